@@ -1,0 +1,94 @@
+"""Compose, run and ship transfer-learning image classifiers from registered parts.
+
+Nothing here imports TensorFlow: that happens in the first call that needs it.
+"""
+
+from __future__ import annotations
+
+from tlkit.classifier import Classifier, load
+from tlkit.config.experiment import Experiment, Fit, Reference, load_experiment
+from tlkit.errors import (
+    ConfigError,
+    DataError,
+    DuplicatePart,
+    FieldError,
+    NumericalError,
+    PartError,
+    ResourceError,
+    RunFolderError,
+    TlkitError,
+    UnknownPart,
+    WeightsError,
+)
+from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
+from tlkit.parts.kinds import (
+    Augmentation,
+    Backbone,
+    ClassWeights,
+    Dataset,
+    Freeze,
+    Head,
+    Optimizer,
+    Schedule,
+    Stage,
+    registries,
+)
+from tlkit.parts.splits import Example, Splits
+from tlkit.plain_keras import (
+    build_model,
+    class_weights,
+    freeze,
+    layer_table,
+    sample_weights,
+)
+from tlkit.plan.plan import Plan
+from tlkit.progress import Epoch, Watcher
+from tlkit.run import Run, check, run
+
+__all__ = [
+    "Augmentation",
+    "Backbone",
+    "ClassWeights",
+    "Classifier",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "DuplicatePart",
+    "Epoch",
+    "Example",
+    "Experiment",
+    "FieldError",
+    "Fit",
+    "Freeze",
+    "Head",
+    "Layer",
+    "LayerError",
+    "LayerRange",
+    "LayerTable",
+    "NumericalError",
+    "Optimizer",
+    "PartError",
+    "Plan",
+    "Reference",
+    "ResourceError",
+    "Run",
+    "RunFolderError",
+    "Schedule",
+    "Splits",
+    "Stage",
+    "TlkitError",
+    "UnknownPart",
+    "Watcher",
+    "WeightsError",
+    "build_model",
+    "check",
+    "class_weights",
+    "freeze",
+    "layer_table",
+    "load",
+    "load_experiment",
+    "registries",
+    "run",
+    "sample_weights",
+]
+__version__ = "0.1.0"

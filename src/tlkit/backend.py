@@ -1,0 +1,85 @@
+"""Keras and TensorFlow, started quietly and with the settings results depend on.
+
+Every module that needs Keras calls `prepare` before its first ``import keras``; nothing else in
+tlkit touches the environment.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from packaging.version import Version
+
+from tlkit.errors import ResourceError
+
+# Below it Keras loads hostile model files (CVE-2025-1550 and its successors), and its `trainable`
+# and BatchNorm behaviour differs from what tlkit's tests pin down.
+KERAS_FLOOR = "3.15.1"
+
+
+@functools.cache
+def prepare() -> None:
+    """Import TensorFlow and Keras once, without their chatter.
+
+    oneDNN is switched on before TensorFlow loads: on some processors it is off by default, which
+    costs 1.2 to 1.8 times the time, and features depend on it.
+
+    Raises:
+        ResourceError: If Keras is older than 3.15.1, runs on another backend than TensorFlow, or
+            the legacy tf_keras is switched on.
+    """
+    if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() not in {"", "0", "false"}:
+        raise ResourceError("TF_USE_LEGACY_KERAS: tlkit needs Keras 3; unset the variable")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ResourceError(f"KERAS_BACKEND: must be 'tensorflow', got {backend!r}; unset it")
+    installed = importlib.metadata.version("keras")
+    if Version(installed) < Version(KERAS_FLOOR):
+        raise ResourceError(
+            f"keras: {KERAS_FLOOR} or newer is needed, got {installed}; "
+            "pip install --upgrade keras"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    with _quiet_stderr():
+        import keras
+        import tensorflow as tf
+
+        tf.constant(0)  # the device set-up talks too
+    if keras.backend.backend() != "tensorflow":  # keras.json may say otherwise
+        raise ResourceError(
+            f"keras: the backend must be tensorflow, got {keras.backend.backend()}; "
+            "set KERAS_BACKEND=tensorflow"
+        )
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hold back what native code writes to file descriptor 2; show it if the body fails.
+
+    TensorFlow's start-up lines are written before its log level is read, so no setting stops them.
+    """
+    try:
+        terminal = os.dup(2)
+    except OSError:  # no standard error at all
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(terminal, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)

@@ -1,0 +1,183 @@
+"""A finished run as a classifier: load it, predict, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from tlkit.config.experiment import Experiment
+from tlkit.config.structure import structure
+from tlkit.errors import DataError, RunFolderError
+from tlkit.parts.datasets import SUFFIXES
+from tlkit.parts.manifest import read_manifest
+from tlkit.parts.splits import Example
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import numpy.typing as npt
+
+    from tlkit.results.metrics import Scores
+
+
+@frozen(kw_only=True)
+class Classifier:
+    """A trained model with what it needs to look at an image.
+
+    Attributes:
+        model: The Keras model, from prepared images to probabilities.
+        classes: Class names in the order of its outputs.
+        experiment: How it was trained.
+        stand_in: What it was trained on in place of real data; empty for real data.
+    """
+
+    model: keras.Model
+    classes: tuple[str, ...]
+    experiment: Experiment
+    stand_in: str = ""
+
+    def predict(self, images: Sequence[str | Path] | npt.NDArray[Any]) -> list[str]:
+        """Return the class name of each image; takes what `probabilities` takes."""
+        return [self.classes[number] for number in self.probabilities(images).argmax(axis=1)]
+
+    def probabilities(
+        self, images: Sequence[str | Path] | npt.NDArray[Any]
+    ) -> npt.NDArray[np.float32]:
+        """Return the probability of every class for each image.
+
+        Args:
+            images: Paths of image files, or pixels `(images, height, width, 3)` in 0-255, RGB,
+                of the model's size.
+
+        Returns:
+            `(images, classes)` float32; each row adds up to 1.
+
+        Raises:
+            DataError: If a file is not a sound image, or pixels have another size.
+        """
+        import numpy as np
+
+        if not isinstance(images, np.ndarray):
+            return self._of_files([str(path) for path in images], lambda p: Path(p).read_bytes())
+        size = self.experiment.backbone.image_size
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise DataError(f"images: must be (count, {size}, {size}, 3), got {images.shape}")
+        extractor = self._extractor()
+        batches = [
+            extractor(images[start : start + extractor.batch].astype(np.uint8))
+            for start in range(0, len(images), extractor.batch)
+        ]
+        return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
+
+    def evaluate(self, data: str | Path, split: str | None = None) -> Scores:
+        """Score the classifier on labelled images.
+
+        Args:
+            data: A folder with one folder a class, or one with such folders for `train`, `val`
+                and `test`, or a CSV manifest.
+            split: Which split of these to use; unset: `test` if there is one, else `val`.
+
+        Raises:
+            DataError: If there are no such images or one is not sound.
+        """
+        from tlkit.results.metrics import score
+
+        examples, read = labelled(Path(data), self.classes, split)
+        found = self._of_files([example.path for example in examples], read)
+        return score([self.classes.index(e.label) for e in examples], found, self.classes)
+
+    def _of_files(
+        self, paths: Sequence[str], read: Callable[[str], bytes]
+    ) -> npt.NDArray[np.float32]:
+        import numpy as np
+
+        from tlkit.train.images import Reader
+
+        reader = Reader(read, self.experiment.backbone.image_size, self.experiment.data.resize)
+        batches = self._extractor().stream(reader, paths)
+        return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
+
+    def _extractor(self) -> Any:
+        """Return what computes the whole model's output, in batches of the run's fixed size."""
+        from tlkit.plan.plan import PREFIX_BATCH
+        from tlkit.train.features import Extractor
+
+        return Extractor(
+            self.model, self.experiment.backbone, self.experiment.augmentation, PREFIX_BATCH
+        )
+
+
+def load(run: str | Path) -> Classifier:
+    """Load a finished run.
+
+    The model is rebuilt from registered parts and the run's arrays; no code is read from the folder.
+
+    Raises:
+        RunFolderError: If it is not the folder of a finished run.
+        WeightsError: If its weights are missing or do not fit.
+        ConfigError: If it names parts or keys that this tlkit does not know.
+    """
+    from tlkit.results.folder import EXPERIMENT, METRICS, PLAN, WEIGHTS, RunFolder, read_weights
+    from tlkit.train.model import assemble, layer_table
+
+    folder = RunFolder(Path(run))
+    folder.read_json(METRICS)  # written last: without it the run is not finished
+    experiment = structure(
+        Experiment,
+        folder.read_json(EXPERIMENT),
+        base=folder.path,
+        source=str(folder.path / EXPERIMENT),
+    )
+    plan = folder.read_json(PLAN)
+    try:
+        classes, stand_in = tuple(plan["classes"]), plan["stand_in"] or ""
+    except (KeyError, TypeError):
+        raise RunFolderError(f"{folder.path / PLAN}: is not a plan written by tlkit") from None
+    model, _ = assemble(
+        experiment.backbone, experiment.head, len(classes), experiment.seed, load_weights=False
+    )
+    read_weights(folder.path / WEIGHTS, model, layer_table(model))
+    return Classifier(model=model, classes=classes, experiment=experiment, stand_in=stand_in)
+
+
+def sound_files(files: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """Return the files that are sound images, and a message for each that is not."""
+    from tlkit.train.images import decode
+
+    sound, rejected = [], []
+    for path in files:
+        try:
+            decode(path.read_bytes())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            rejected.append(f"{path}: {reason}")
+        else:
+            sound.append(str(path))
+    return sound, rejected
+
+
+def labelled(
+    data: Path, classes: Sequence[str], split: str | None = None
+) -> tuple[list[Example], Callable[[str], bytes]]:
+    """Return labelled images and what reads them; see `Classifier.evaluate`."""
+    if data.is_file():
+        rows = read_manifest(data, classes)
+        chosen = split or ("test" if rows["test"] else "val")
+        examples = rows.get(chosen, [])
+        top = data.parent
+    else:
+        top = data
+        if split is not None or not any((data / name).is_dir() for name in classes):
+            top = data / (split or ("test" if (data / "test").is_dir() else "val"))
+        examples = [
+            Example(path.relative_to(top).as_posix(), label)
+            for label in classes
+            for path in sorted((top / label).rglob("*"))
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        ]
+    if not examples:
+        raise DataError(f"{top}: has no images of the classes {', '.join(classes)}")
+    return examples, lambda path: (top / path).read_bytes()

@@ -1,0 +1,256 @@
+"""The command line: `tlkit run`, `check`, `layers`, `list`, `info`, `predict`, `evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import attrs
+import typer
+
+import tlkit
+from tlkit.config.experiment import Reference, load_experiment
+from tlkit.config.structure import structure
+from tlkit.classifier import sound_files
+from tlkit.errors import TlkitError
+from tlkit.parts.kinds import Backbone, Head, registries
+from tlkit.registry import nearest
+
+app = typer.Typer(
+    name="tlkit",
+    help="Compose, run and ship transfer-learning image classifiers from registered parts.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(help="The experiment's TOML file.", metavar="FILE")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one key, in TOML: --set fit.epochs=3. Repeatable."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Format(StrEnum):
+    """How predictions are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        packages = ", ".join(f"{name} {version(name)}" for name in ("keras", "tensorflow"))
+        typer.echo(f"tlkit {tlkit.__version__} ({packages})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print versions."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Read the options that stand before the command."""
+
+
+@app.command()
+def run(
+    file: ExperimentFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run folder; must not exist. Unset: runs/FILE-N.", metavar="DIR"),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train, evaluate and write a run folder."""
+    from tlkit import console
+
+    watcher = console.Terminal()
+    try:
+        done = tlkit.run(file, out, overrides=overrides or [], watcher=watcher)
+    finally:
+        watcher.close()
+    if as_json:
+        scores = {split: found.as_json() for split, found in done.scores.items()}
+        found = {"run": str(done.folder), "evaluated_on": done.plan.evaluated_on, **scores}
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    from tlkit.results.metrics import figures, reference_figures
+
+    typer.echo(console.scores_text(done.plan.evaluated_on, done.result))
+    if references := done.experiment.reference:
+        published = {_source(r): reference_figures(r, done.plan.classes) for r in references}
+        typer.echo("\n" + console.references_text(figures(done.result), published))
+    if done.plan.stand_in:
+        typer.echo("\n" + console.stand_in_banner(done.plan.stand_in))
+    typer.echo(f"\nrun folder: {done.folder}\nnext: tlkit predict {done.folder} IMAGE...")
+
+
+def _source(reference: Reference) -> str:
+    return reference.source + ("" if reference.same_test else " (on other test images)")
+
+
+@app.command()
+def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show what a run would do, and do nothing."""
+    from tlkit import console
+
+    plan = tlkit.check(load_experiment(file, overrides or []))
+    if as_json:
+        typer.echo(json.dumps(plan.as_json(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(console.plan_text(plan))
+
+
+@app.command()
+def layers(
+    backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
+    head: Annotated[str | None, typer.Option(help="A head's name, to number its layers too.")] = None,
+    classes: Annotated[int, typer.Option(min=2, help="How many classes the head tells apart.")] = 2,
+    image_size: Annotated[int | None, typer.Option(help="Height and width, in pixels.")] = None,
+) -> None:
+    """Print the numbered layers of a backbone, with a head if one is named."""
+    from tlkit.plan.plan import model_layers
+
+    settings: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    below: Backbone = structure(registries.backbones.get(backbone), settings, source=backbone)
+    table = below.layers()
+    if head is not None:
+        above: Head = registries.heads.get(head)()
+        table = model_layers(below, above, classes)
+    typer.echo(table)
+    typer.echo(f"{table.params:,} parameters")
+
+
+@app.command("list")
+def list_parts(
+    kind: Annotated[
+        str | None, typer.Argument(help="A kind, such as backbones; unset: all.")
+    ] = None,
+    pattern: Annotated[str, typer.Argument(help="A name or glob.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the registered parts; imports no package but tlkit."""
+    from fnmatch import fnmatchcase
+
+    kinds = dict(registries.items())
+    if kind is not None and kind not in kinds:
+        message = f"no kind named {kind!r}{nearest(kind, kinds)} known: {', '.join(kinds)}"
+        raise typer.BadParameter(message, param_hint="KIND")
+    found = [
+        {"kind": name, **attrs.asdict(registry.find(part))}
+        for name, registry in kinds.items()
+        if kind in {None, name}
+        for part in registry.names()
+        if fnmatchcase(part, pattern)
+    ]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    from tlkit.console import table
+
+    for name in dict.fromkeys(part["kind"] for part in found):
+        typer.echo(f"{name}")
+        for part in found:
+            if part["kind"] == name:
+                summary = part["summary"] or f"from {part['source']}"
+                typer.echo(f"  {part['name']:<18} {summary}")
+
+
+@app.command()
+def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> None:
+    """Show what a part is, where it comes from and which keys it has."""
+    import inspect
+
+    from tlkit.config.keys import describe_keys
+
+    found = [
+        (kind, registry) for kind, registry in registries.items() if name in registry.names()
+    ]
+    if not found:
+        known = sorted({part for _, registry in registries.items() for part in registry.names()})
+        raise tlkit.UnknownPart(f"no part named {name!r}{nearest(name, known)}")
+    for kind, registry in found:
+        part = registry.get(name)
+        where = registry.find(name)
+        typer.echo(f"{kind}: {name}\n{where.target} ({where.source} {where.file})\n")
+        typer.echo(inspect.getdoc(part) or "")
+        typer.echo("\nkeys")
+        for key in describe_keys(part):
+            typer.echo(f"  {key}")
+        typer.echo("")
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    files: Annotated[list[Path], typer.Argument(help="Image files.", metavar="FILES...")],
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+) -> None:
+    """Classify image files; those that cannot be read are named and the others still printed."""
+    from tlkit.console import predictions_text
+
+    classifier = tlkit.load(run)
+    sound, rejected = sound_files(files)
+    rows = classifier.probabilities(sound) if sound else []
+    if classifier.stand_in:
+        typer.echo(f"note: trained on drawn {classifier.stand_in}s, not real images", err=True)
+    typer.echo(predictions_text(sound, rows, classifier.classes, form.value))
+    if rejected:
+        raise tlkit.DataError("\n".join(rejected))
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        Path, typer.Option(help="A folder with a folder a class, or a CSV manifest.")
+    ],
+    split: Annotated[
+        Literal["train", "val", "test"] | None,
+        typer.Option(help="Which split of the data; unset: test if there is one, else val."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a finished run on labelled images."""
+    from tlkit import console
+
+    classifier = tlkit.load(run)
+    scores = classifier.evaluate(data, split)
+    if as_json:
+        typer.echo(json.dumps(scores.as_json(), indent=2, ensure_ascii=False))
+        return
+    if classifier.stand_in:
+        typer.echo(f"note: trained on drawn {classifier.stand_in}s, not real images", err=True)
+    typer.echo(console.scores_text(str(data), scores))
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with the documented exit code."""
+    try:
+        app()
+    except TlkitError as error:
+        if "--debug" in sys.argv:  # typer's own options are gone by now
+            traceback.print_exc()
+        typer.echo(f"{error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the run is not finished", err=True)
+        sys.exit(130)
+    sys.exit(0)

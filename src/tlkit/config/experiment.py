@@ -1,0 +1,220 @@
+"""The experiment: everything one run needs, as one typed object."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import evolve, field, frozen
+
+from tlkit.config.structure import part, structure
+from tlkit.errors import ConfigError, FieldError, Problem
+from tlkit.parts.kinds import (
+    Augmentation,
+    Backbone,
+    ClassWeights,
+    Dataset,
+    Freeze,
+    Head,
+    Optimizer,
+    Schedule,
+    registries,
+)
+from tlkit.rules import at_least, between
+
+MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
+
+
+@frozen(kw_only=True)
+class Fit:
+    """How long and in what portions the network trains.
+
+    Attributes:
+        epochs: How often every training image is seen.
+        batch_size: How many images one step of the optimizer sees.
+        xla: Compile the training step with XLA, which halves its time on a CPU.
+    """
+
+    epochs: int = field(default=10, validator=at_least(1))
+    batch_size: int = field(default=32, validator=at_least(1))
+    xla: bool = True
+
+
+@frozen(kw_only=True)
+class Reference:
+    """Somebody's published result, shown beside ours.
+
+    Attributes:
+        source: Where it was published.
+        confusion: The confusion matrix in counts, rows are the truth, in the order of the classes.
+        accuracy: The accuracy, from 0 to 1; unset: taken from the confusion matrix.
+        precision: Precision by class name; unset: taken from the confusion matrix.
+        recall: Recall by class name; unset: taken from the confusion matrix.
+        same_test: Whether it was obtained on the same test images as this experiment's.
+    """
+
+    source: str
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    accuracy: float | None = None
+    precision: dict[str, float] = field(factory=dict)
+    recall: dict[str, float] = field(factory=dict)
+    same_test: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        rows = self.confusion or ()
+        if any(len(row) != len(rows) for row in rows) or any(n < 0 for row in rows for n in row):
+            raise FieldError("confusion", f"must be a square of counts, got {rows}")
+        named = [("accuracy", self.accuracy)] if self.accuracy is not None else []
+        shares = [
+            *named,
+            *((f"precision.{name}", share) for name, share in self.precision.items()),
+            *((f"recall.{name}", share) for name, share in self.recall.items()),
+        ]
+        for key, share in shares:
+            if not (math.isfinite(share) and 0 <= share <= 1):
+                raise FieldError(key, f"must be from 0 to 1, got {share!r}")
+
+
+@frozen
+class Origin:
+    """Where an experiment was read from.
+
+    Attributes:
+        path: The TOML file.
+        text: What it said when it was read.
+        overrides: The ``--set`` expressions applied to it.
+    """
+
+    path: Path
+    text: str
+    overrides: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Experiment:
+    """Everything one run needs; nothing is read from anywhere else.
+
+    Attributes:
+        schema: The version of this file's layout.
+        seed: What every random draw of the run depends on.
+        data: Where images and labels come from.
+        backbone: The pretrained network.
+        head: The classifier on top of it.
+        freeze: Which layers are trained.
+        class_weights: How much each class counts.
+        augmentation: Random changes of the training images.
+        optimizer: The rule of the steps.
+        schedule: How the learning rate changes.
+        fit: Epochs and batches.
+        reference: Published results to show beside ours.
+        origin: Where it was read from; not a key.
+    """
+
+    schema: Literal[1] = 1
+    seed: int = field(default=0, validator=between(0, 2**31 - 1))
+    data: Dataset = part(registries.datasets)
+    backbone: Backbone = part(registries.backbones, "vgg16")
+    head: Head = part(registries.heads, "flatten_dense")
+    freeze: Freeze = part(registries.freezes, "head_only")
+    class_weights: ClassWeights = part(registries.class_weights, "none")
+    augmentation: Augmentation = part(registries.augmentations, "none")
+    optimizer: Optimizer = part(registries.optimizers, "adam")
+    schedule: Schedule = part(registries.schedules, "constant")
+    fit: Fit = field(factory=Fit)
+    reference: tuple[Reference, ...] = ()
+    origin: Origin | None = field(default=None, eq=False, repr=False, metadata={"key": False})
+
+    @property
+    def name(self) -> str:
+        """Return the name of its file without the suffix, or ``experiment``."""
+        return self.origin.path.stem if self.origin else "experiment"
+
+    @property
+    def base(self) -> Path:
+        """Return the folder that its relative paths are relative to."""
+        return self.origin.path.parent if self.origin else Path()
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file.
+
+    Args:
+        path: A TOML file; paths in it are relative to its folder.
+        overrides: Expressions ``a.b=value`` in TOML syntax, applied to the table before it is
+            checked. A table as value replaces the whole table.
+
+    Raises:
+        ConfigError: If the file cannot be read or is wrong, with every problem there is.
+    """
+    path = Path(path)
+    text = _read(path)
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also integers of 5,000 digits
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError([Problem("", f"not valid TOML: {what}")], str(path)) from None
+    apply_overrides(table, overrides)
+    experiment = structure(Experiment, table, base=path.parent, source=str(path))
+    return evolve(experiment, origin=Origin(path, text, tuple(overrides)))
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError([Problem("", "an experiment file has at most 1 MiB")], str(path))
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}")], str(path)) from None
+    except UnicodeDecodeError as error:
+        message = f"must be UTF-8, got byte {error.object[error.start]:#04x} at {error.start}"
+        raise ConfigError([Problem("", message)], str(path)) from None
+
+
+def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply ``a.b=value`` expressions to a table, in place.
+
+    Raises:
+        ConfigError: If an expression is not one TOML assignment, or two set the same key.
+    """
+    problems, seen = [], set()
+    for text in overrides:
+        keys, value = _assignment(text)
+        if not keys:
+            problems.append(Problem(f"--set {text}", value))
+            continue
+        if keys in seen:
+            problems.append(Problem(f"--set {text}", "the key is set twice"))
+        seen.add(keys)
+        inner: Any = table
+        for key in keys[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                problems.append(Problem(f"--set {text}", f"{key!r} is not a table"))
+                break
+        else:
+            inner[keys[-1]] = value
+    if problems:
+        raise ConfigError(problems)
+
+
+def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
+    """Return the key path and value of one assignment; no path and a message if it is none."""
+    key_text = text.partition("=")[0]
+    try:
+        parsed: Any = tomllib.loads(text)
+        marked: Any = tomllib.loads(f"{key_text} = 0")
+    except (ValueError, RecursionError):
+        return (), "expected key=value in TOML, with strings in quotes: --set 'head.name=\"pooled\"'"
+    keys: list[str] = []
+    while isinstance(marked, Mapping):
+        if len(marked) != 1 or not isinstance(parsed, Mapping) or list(parsed) != list(marked):
+            return (), "expected exactly one key=value"
+        key = next(iter(marked))
+        keys.append(key)
+        marked, parsed = marked[key], parsed[key]
+    return tuple(keys), parsed

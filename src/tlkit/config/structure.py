@@ -1,0 +1,288 @@
+"""From plain tables to attrs objects and back, strictly.
+
+No value is converted but int to float; unknown keys are errors; every problem is found in one pass
+and carries its key path. Fields may have the types `bool`, `int`, `float`, `str`, `Path`,
+`Literal`, `tuple[T, ...]`, `dict[str, T]`, unions, attrs classes, classes with `parse(str)`, and
+parts, whose registry stands in the field's metadata (see `part`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import attrs
+from attrs import NOTHING, Attribute
+
+from tlkit.errors import ConfigError, FieldError, PartError, Problem
+from tlkit.registry import Registry, nearest
+
+T = TypeVar("T")
+NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string",
+         Path: "a path"}  # fmt: skip
+
+
+def part(registry: Registry[Any], default: str | None = None) -> Any:
+    """Return an attrs field that holds a part of `registry`.
+
+    Args:
+        registry: Where the table's `name` is looked up.
+        default: The part used when the table, or its `name`, is left out; None: it is required.
+    """
+    metadata = {"registry": registry, "default": default}
+    if default is None:
+        return attrs.field(metadata=metadata)
+    return attrs.field(metadata=metadata, factory=lambda: registry.get(default)())
+
+
+def is_key(field: Attribute[Any]) -> bool:
+    """Tell whether a field is a TOML key; a record may also hold what is none."""
+    return bool(field.metadata.get("key", True))
+
+
+def keys(cls: type) -> tuple[Attribute[Any], ...]:
+    """Return the fields of an attrs class that are TOML keys."""
+    return tuple(field for field in attrs.fields(cls) if is_key(field))
+
+
+@cache
+def hints(cls: type) -> dict[str, Any]:
+    """Return the resolved type of every field of an attrs class."""
+    return typing.get_type_hints(cls)
+
+
+def structure(
+    cls: type[T], table: Mapping[str, Any], *, base: Path | None = None, source: str = ""
+) -> T:
+    """Make an object of attrs class `cls` from a table as `tomllib` gives it.
+
+    Args:
+        cls: The class to make.
+        table: Plain values.
+        base: The folder that relative paths are relative to; unset: the working directory.
+        source: What the table was read from, for messages.
+
+    Raises:
+        ConfigError: With every problem there is.
+        PartError: If a named part exists but its package is broken.
+    """
+    reader = _Reader(base or Path())
+    value = reader.record(cls, table, "")
+    if reader.problems:
+        raise ConfigError(reader.problems, source)
+    return typing.cast(T, value)
+
+
+class _Reader:
+    """One pass over one table; collects problems and goes on."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.problems: list[Problem] = []
+
+    def record(self, cls: type, table: Any, path: str, skip: frozenset[str] = frozenset()) -> Any:
+        if not isinstance(table, Mapping):
+            return self.wrong(path, f"expected a table, got {table!r}")
+        before = len(self.problems)
+        fields = {field.name: field for field in keys(cls)}
+        for key in table:
+            if key not in fields and key not in skip:
+                known = sorted({*fields, *skip})
+                self.wrong(
+                    _join(path, key),
+                    f"unknown key{nearest(str(key), known)} known: {', '.join(known) or 'none'}",
+                )
+        values = {}
+        for name, field in fields.items():
+            value = self.field(cls, field, table.get(name, NOTHING), _join(path, name))
+            if value is not NOTHING:
+                values[name] = value
+        if len(self.problems) > before:
+            return None
+        try:
+            return cls(**values)
+        except FieldError as error:
+            return self.wrong(_join(path, error.field), error.message)
+        except ValueError as error:
+            return self.wrong(path, str(error))
+
+    def field(self, cls: type, field: Attribute[Any], value: Any, path: str) -> Any:
+        if "registry" in field.metadata:
+            return self.part(field, value, path)
+        if value is NOTHING:
+            if field.default is NOTHING:
+                self.wrong(path, f"missing; {describe(hints(cls)[field.name])} is required")
+            return NOTHING
+        before = len(self.problems)
+        value = self.value(hints(cls)[field.name], value, path)
+        if field.validator is not None and len(self.problems) == before:
+            try:
+                field.validator(typing.cast(Any, None), field, value)
+            except FieldError as error:
+                self.wrong(path, error.message)
+            except ValueError as error:
+                self.wrong(path, str(error))
+        return value
+
+    def part(self, field: Attribute[Any], table: Any, path: str) -> Any:
+        registry, default = field.metadata["registry"], field.metadata["default"]
+        if table is NOTHING:
+            if default is not None:
+                return NOTHING
+            known = ", ".join(registry.names())
+            return self.wrong(path, f"missing; a table with a name is required, one of {known}")
+        if not isinstance(table, Mapping):
+            return self.wrong(path, f"expected a table with a name, got {table!r}")
+        name = table.get("name", default)
+        where = _join(path, "name")
+        if not isinstance(name, str):
+            what = "missing" if name is None else f"expected a string, got {name!r}"
+            return self.wrong(where, f"{what}; known: {', '.join(registry.names())}")
+        if name not in registry.names():
+            known = registry.names()
+            return self.wrong(
+                where,
+                f"no {registry.kind} named {name!r}{nearest(name, known)} "
+                f"known: {', '.join(known)}",
+            )
+        return self.record(registry.get(name), table, path, skip=frozenset({"name"}))
+
+    def value(self, hint: Any, value: Any, path: str) -> Any:
+        origin = get_origin(hint)
+        if origin in {typing.Union, types.UnionType}:
+            return self.union(get_args(hint), value, path)
+        if origin is Literal:
+            return self.literal(get_args(hint), value, path)
+        if origin is tuple:
+            if not isinstance(value, list | tuple):
+                return self.wrong(path, f"expected a list, got {value!r}")
+            inner = get_args(hint)[0]
+            return tuple(self.value(inner, v, f"{path}[{i}]") for i, v in enumerate(value))
+        if origin is dict:
+            if not isinstance(value, Mapping):
+                return self.wrong(path, f"expected a table, got {value!r}")
+            inner = get_args(hint)[1]
+            return {key: self.value(inner, v, _join(path, key)) for key, v in value.items()}
+        if attrs.has(hint) and not hasattr(hint, "parse"):
+            return self.record(hint, value, path)
+        return self.scalar(hint, value, path)
+
+    def scalar(self, hint: Any, value: Any, path: str) -> Any:
+        if not _fits(hint, value):
+            return self.wrong(path, f"expected {describe(hint)}, got {value!r}")
+        if hasattr(hint, "parse"):
+            try:
+                return hint.parse(value)
+            except ValueError as error:
+                return self.wrong(path, str(error))
+        if hint is Path:
+            return self.base / Path(value).expanduser() if value else self.wrong(path, "is empty")
+        if hint is float:
+            if not math.isfinite(value):
+                return self.wrong(path, f"must be a finite number, got {value!r}")
+            return float(value)
+        return value
+
+    def literal(self, choices: tuple[Any, ...], value: Any, path: str) -> Any:
+        if any(value == choice and type(value) is type(choice) for choice in choices):
+            return value
+        hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(
+            value, str
+        ) else ""  # fmt: skip
+        return self.wrong(path, f"expected {describe(Literal[choices])}, got {value!r}{hint}")
+
+    def union(self, members: tuple[Any, ...], value: Any, path: str) -> Any:
+        """Read the first member whose form the value has; TOML's types tell them apart."""
+        for member in members:
+            if _fits(member, value):
+                return self.value(member, value, path)
+        wanted = [describe(member) for member in members if member is not type(None)]
+        return self.wrong(path, f"expected {' or '.join(wanted)}, got {value!r}")
+
+    def wrong(self, path: str, message: str) -> Any:
+        self.problems.append(Problem(path, message))
+        return NOTHING
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Tell whether a value has the outer form of a type."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return any(value == c and type(value) is type(c) for c in get_args(hint))
+    if origin is tuple:
+        return isinstance(value, list | tuple)
+    if origin is dict or (attrs.has(hint) and not hasattr(hint, "parse")):
+        return isinstance(value, Mapping)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint in {str, Path} or hasattr(hint, "parse"):
+        return isinstance(value, str)
+    if hint is type(None):
+        return value is None
+    raise TypeError(f"a key cannot have the type {hint!r}")
+
+
+def describe(hint: Any) -> str:
+    """Return what a type takes, in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in {typing.Union, types.UnionType}:
+        return " or ".join(describe(member) for member in inner if member is not type(None))
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in inner)
+    if origin is tuple:
+        return f"a list of {describe(inner[0]).removeprefix('an ').removeprefix('a ')}s"
+    if origin is dict or attrs.has(hint):
+        return "a string" if hasattr(hint, "parse") else "a table"
+    return NAMES.get(hint, str(hint))
+
+
+def unstructure(value: Any, *, base: Path | None = None, registry: Any = None) -> Any:
+    """Return plain JSON values from which `structure` makes an equal object.
+
+    Args:
+        value: An attrs object, or any value a field may have.
+        base: The folder that paths are written relative to; unset: the working directory.
+        registry: The registry in which the object's class has its name, if it is a part.
+
+    Raises:
+        PartError: If a part's class is in no registry.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return Path(os.path.relpath(value, base or Path())).as_posix()
+    if isinstance(value, Mapping):
+        return {key: unstructure(inner, base=base) for key, inner in value.items()}
+    if isinstance(value, Sequence):
+        return [unstructure(inner, base=base) for inner in value]
+    if hasattr(value, "parse"):
+        return str(value)
+    table = {} if registry is None else {"name": _name(registry, type(value))}
+    for field in keys(type(value)):
+        inner = getattr(value, field.name)
+        if inner is not None:  # TOML has no null: an unset key is a key left out
+            table[field.name] = unstructure(
+                inner, base=base, registry=field.metadata.get("registry")
+            )
+    return table
+
+
+def _name(registry: Registry[Any], cls: type) -> str:
+    for name in registry.names():
+        if registry.find(name).target == f"{cls.__module__}:{cls.__qualname__}":
+            return name
+    raise PartError(f"{registry.kind}: {cls.__qualname__} is not registered; register it first")

@@ -1,0 +1,228 @@
+"""What a person sees: progress on standard error, tables as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from tlkit.parts.splits import Splits
+from tlkit.plan.plan import Plan, PlannedStage
+from tlkit.progress import Epoch, Watcher
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned text: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    )
+
+
+def stand_in_banner(stand_in: str) -> str:
+    """Return the warning that results are not about real images."""
+    line = f"STAND-IN DATA: drawn {stand_in}s, not real images; the results only show that things work"
+    edge = "=" * (len(line) + 4)
+    return f"{edge}\n  {line}\n{edge}"
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as text: data, class weights, layers with rates, stages."""
+    lines = [stand_in_banner(plan.stand_in)] if plan.stand_in else []
+    rows = [
+        [split, *(str(counts[name]) for name in plan.classes), str(sum(counts.values()))]
+        for split, counts in plan.counts.items()
+    ]
+    rows.append(["weight", *(f"{plan.class_weights[name]:.4g}" for name in plan.classes), ""])
+    lines += [table(["images", *plan.classes, "all"], rows), ""]
+    if plan.evaluated_on == "val":
+        lines += ["no test split: the results will be those on val", ""]
+    for number, planned in enumerate(plan.stages, start=1):
+        stage = planned.stage
+        lines += [
+            f"stage {number} of {len(plan.stages)}: {stage.epochs} epoch(s)",
+            plan.layers.render(stage.rates),
+            f"{planned.trainable_params:,} trainable of {plan.layers.params:,} parameters; "
+            + (
+                f"layers 1-{planned.cut} are frozen and run without training"
+                if planned.cut
+                else "no layers are frozen from the start"
+            ),
+            "",
+        ]
+    return "\n".join(lines).rstrip()
+
+
+def scores_text(split: str, scores: Any) -> str:
+    """Return a split's scores as text: accuracy, figures of each class, confusion matrix."""
+    rows = [
+        [name, *(share(value) for value in (one.precision, one.recall, one.f1)), str(one.support)]
+        for name, one in scores.per_class.items()
+    ]
+    confusion = [
+        [name, *map(str, row)] for name, row in zip(scores.classes, scores.confusion, strict=True)
+    ]
+    return "\n".join(
+        [
+            f"{split}: accuracy {share(scores.accuracy)}, "
+            f"balanced accuracy {share(scores.balanced_accuracy)}, {scores.images} images",
+            "",
+            table(["class", "precision", "recall", "F1", "images"], rows),
+            "",
+            table(["truth \\ predicted", *scores.classes], confusion),
+        ]
+    )
+
+
+def predictions_text(
+    paths: Sequence[str], probabilities: Sequence[Any], classes: Sequence[str], form: str
+) -> str:
+    """Return a row an image: its path, the predicted class and every class's probability.
+
+    Args:
+        paths: The images.
+        probabilities: `(images, classes)`.
+        classes: Class names in the order of the columns.
+        form: `table`, `csv` or `json`.
+    """
+    rows: list[list[Any]] = [
+        [path, classes[int(row.argmax())], *(round(float(p), 6) for p in row)]
+        for path, row in zip(paths, probabilities, strict=True)
+    ]
+    head = ["path", "predicted", *(f"p_{name}" for name in classes)]
+    if form == "json":
+        found = [dict(zip(head, row, strict=True)) for row in rows]
+        return json.dumps(found, indent=2, ensure_ascii=False)
+    if form == "csv":
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([head, *rows])
+        return buffer.getvalue().rstrip("\n")
+    return table(head, [[*row[:2], *(f"{p:.3f}" for p in row[2:])] for row in rows])
+
+
+def references_text(ours: Mapping[str, float | None], published: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Return our figures beside published ones, as text."""
+    rows = [
+        [name, share(ours[name]), *(share(found[name], "-") for found in published.values())]
+        for name in ours
+        if any(found[name] is not None for found in published.values())
+    ]
+    numbers = [f"[{number}]" for number in range(1, len(published) + 1)]
+    sources = [f"{number} {source}" for number, source in zip(numbers, published, strict=True)]
+    return "\n".join([table(["beside published results", "ours", *numbers], rows), *sources])
+
+
+def share(value: float | None, missing: str = "undefined") -> str:
+    """Return a share as a percentage with one decimal.
+
+    >>> share(0.7792), share(None)
+    ('77.9 %', 'undefined')
+    """
+    return missing if value is None else f"{100 * value:.1f} %"
+
+
+class Terminal(Watcher):
+    """Shows a run's progress: bars on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.bar: Progress | None = None
+        self.epoch = ""
+
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    def planned(self, plan: Plan, splits: Splits) -> None:
+        """Print what will be done, without the layers."""
+        if plan.stand_in:
+            self.say(stand_in_banner(plan.stand_in))
+        for note in splits.notes:
+            self.say(f"note: {note}")
+        counts = ", ".join(f"{sum(c.values())} {split}" for split, c in plan.counts.items())
+        weights = ", ".join(f"{name} {w:.4g}" for name, w in plan.class_weights.items())
+        self.say(f"images: {counts}; class weights: {weights}")
+        if plan.evaluated_on == "val":
+            self.say("note: there is no test split; the results are those on val")
+
+    def checking(self, done: int, count: int) -> None:
+        """Show how many images are checked."""
+        if done == 1:
+            self._start(f"checking {count} images", count)
+        self._advance(done)
+        if done == count:
+            self._stop()
+
+    def loaded(self, weights: Mapping[str, str]) -> None:
+        """Print which weights were used, and why not others."""
+        if "passed_over" in weights:
+            self.say(f"not available: {weights['passed_over']}")
+        self.say(f"weights: {weights['source']} {weights.get('sha256', '')[:12]}".rstrip())
+
+    def computing(self, split: str, count: int) -> None:
+        """Say that features are computed once."""
+        self.say(f"computing the frozen layers' features of {count} {split} images, once")
+
+    def stage_begins(self, number: int, planned: PlannedStage) -> None:
+        """Print what the stage trains."""
+        self.say(
+            f"stage {number}: {planned.stage.epochs} epochs, "
+            f"{planned.trainable_params:,} parameters are trained"
+        )
+
+    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
+        """Start the epoch's bar."""
+        self.epoch = f"epoch {epoch}/{epochs}"
+        self._start(self.epoch, images)
+
+    def step_done(self, images: int, loss: float, accuracy: float, rate: float) -> None:
+        """Advance the epoch's bar."""
+        figures = f"loss {loss:.4f}  accuracy {share(accuracy)}  rate {rate:.3g}"
+        self._advance(images, f"{self.epoch}  {figures}")
+
+    def epoch_done(self, epoch: Epoch) -> None:
+        """Print the epoch's line."""
+        self._stop()
+        weighted = f"loss {epoch.loss:.4f} (unweighted {epoch.loss_unweighted:.4f})"
+        self.say(
+            f"{self.epoch}  {weighted}  accuracy {share(epoch.accuracy)}  "
+            f"val loss {epoch.val_loss:.4f}  val accuracy {share(epoch.val_accuracy)}  "
+            f"rate {epoch.learning_rate:.3g}"
+        )
+
+    def close(self) -> None:
+        """Take away a bar that is still shown."""
+        self._stop()
+
+    def _start(self, text: str, total: int) -> None:
+        self._stop()
+        if not self.console.is_terminal:
+            return
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=self.console, transient=True)
+        self.bar.add_task(text, total=total)
+        self.bar.start()
+
+    def _advance(self, completed: int, text: str | None = None) -> None:
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=completed, description=text)
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

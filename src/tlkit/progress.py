@@ -1,0 +1,63 @@
+"""Being told how a run goes; the engine talks to a `Watcher` and prints nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from tlkit.parts.splits import Splits
+from tlkit.plan.plan import Plan, PlannedStage
+
+
+@frozen(kw_only=True)
+class Epoch:
+    """What one epoch gave.
+
+    Attributes:
+        epoch: Its number in the run, from 1.
+        stage: Its stage's number, from 1.
+        learning_rate: The rate of a layer whose multiplier is 1.
+        loss: The mean weighted training loss, while the weights were changing.
+        loss_unweighted: The same without class weights.
+        accuracy: The share of training images classified rightly, while the weights were changing.
+        val_loss: The mean unweighted loss on the validation split, after the epoch.
+        val_accuracy: The accuracy there.
+    """
+
+    epoch: int
+    stage: int
+    learning_rate: float
+    loss: float
+    loss_unweighted: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+
+
+class Watcher:
+    """Somebody who is told how a run goes and does nothing about it; override what matters."""
+
+    def planned(self, plan: Plan, splits: Splits) -> None:
+        """Data are found and everything is decided."""
+
+    def checking(self, done: int, count: int) -> None:
+        """So many of the images have been decoded once."""
+
+    def loaded(self, weights: Mapping[str, str]) -> None:
+        """The backbone's weights are loaded; what they are."""
+
+    def computing(self, split: str, count: int) -> None:
+        """Features of `count` images are about to be computed, once."""
+
+    def stage_begins(self, number: int, planned: PlannedStage) -> None:
+        """A stage is about to begin."""
+
+    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
+        """An epoch is about to begin."""
+
+    def step_done(self, images: int, loss: float, accuracy: float, rate: float) -> None:
+        """So many images of the epoch are done, with its figures so far."""
+
+    def epoch_done(self, epoch: Epoch) -> None:
+        """An epoch has ended."""

@@ -1,0 +1,231 @@
+"""The registry: how parts get their names, and how other packages add theirs.
+
+One `Registry` a kind of part. Built-in parts register themselves with a decorator when their module
+is imported, which happens on the first question. Parts of other packages are announced as entry
+points; their names are read from metadata and a package is imported only when one of its parts is
+asked for by its exact name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import attrs
+from attrs import define, field, frozen
+
+from tlkit.errors import DuplicatePart, PartError, UnknownPart
+
+T = TypeVar("T")
+P = TypeVar("P", bound=type)
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+@functools.cache
+def installed_entry_points() -> EntryPoints:
+    """Return the entry points of every installed distribution, read once a process."""
+    return entry_points()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or nothing.
+
+    >>> nearest("vgg61", ["vgg16", "resnet50"])
+    "; did you mean 'vgg16'?"
+    >>> nearest("zzz", ["vgg16"])
+    ''
+    """
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+@frozen
+class Found:
+    """Where a part comes from, as told without importing any package that is not tlkit's.
+
+    Attributes:
+        name: Its registered name.
+        target: ``module:Class``.
+        source: ``tlkit``, ``this process`` or the distribution that announces it.
+        summary: First line of its docstring; empty for a part that is not imported yet.
+        file: The source file and line; empty for a part that is not imported yet.
+    """
+
+    name: str
+    target: str
+    source: str
+    summary: str = ""
+    file: str = ""
+
+
+@define(eq=False)
+class Registry(Generic[T]):
+    """The named parts of one kind.
+
+    Attributes:
+        kind: The kind's name in messages, singular: ``backbone``.
+        base: The abstract class that every part of the kind extends.
+        home: The module whose import registers the built-in parts.
+        group: The entry-point group in which other packages announce theirs.
+    """
+
+    kind: str
+    base: type[T]
+    home: str | None = None
+    group: str | None = None
+    _parts: dict[str, type[T]] = field(factory=dict, init=False, repr=False)
+    _at_home: bool = field(default=False, init=False, repr=False)
+
+    def register(self, name: str) -> Callable[[P], P]:
+        """Return a decorator that registers an attrs class under `name`.
+
+        It must be the outermost decorator, since attrs makes a new class.
+
+        Raises:
+            DuplicatePart: If the name is taken.
+            PartError: If the name is not made of ``a-z 0-9 _ . -``, or the class is not an attrs
+                class of this kind.
+        """
+        if not NAME.fullmatch(name):
+            raise PartError(
+                f"{self.kind} {name!r}: a name consists of a-z, 0-9, '_', '.' and '-' "
+                "and begins with a letter or digit"
+            )
+
+        def decorate(part: P) -> P:
+            self._load_home()
+            self._check(name, part)
+            known = self._parts.get(name)
+            if known is not None and _target(known) != _target(part):
+                raise DuplicatePart(
+                    f"{self.kind} {name!r}: the name is taken by {_target(known)}, "
+                    f"got {_target(part)}; choose another name"
+                )
+            self._parts[name] = part
+            return part
+
+        return decorate
+
+    def names(self) -> tuple[str, ...]:
+        """Return every name, sorted. Imports nothing outside tlkit."""
+        self._load_home()
+        return tuple(sorted({*self._parts, *(point.name for point in self.announced())}))
+
+    def get(self, name: str) -> type[T]:
+        """Return the part called `name`, importing the package that announces it if need be.
+
+        Raises:
+            UnknownPart: If nothing has that name; the message has the nearest and all of them.
+            DuplicatePart: If two packages, or a package and tlkit, claim the name.
+            PartError: If the announcing package cannot be imported or gives no part of this kind.
+        """
+        self._load_home()
+        points = self.announced(name)
+        if name in self._parts:
+            known = _target(self._parts[name])
+            others = [point for point in points if point.value.replace(" ", "") != known]
+            if others:
+                raise DuplicatePart(
+                    f"{self.kind} {name!r}: is {known} already, and "
+                    f"{_origin(others[0])} claims the name too; uninstall one of them"
+                )
+            return self._parts[name]
+        if not points:
+            known_names = self.names()
+            raise UnknownPart(
+                f"no {self.kind} named {name!r}{nearest(name, known_names)} "
+                f"known: {', '.join(known_names)}"
+            )
+        if len({point.value for point in points}) > 1:
+            claims = " and ".join(sorted(_origin(point) for point in points))
+            raise DuplicatePart(f"{self.kind} {name!r}: claimed by {claims}; uninstall one of them")
+        return self._load(points[0])
+
+    def find(self, name: str) -> Found:
+        """Tell where the part called `name` comes from.
+
+        A part of another package is described from its metadata; it is not imported.
+
+        Raises:
+            UnknownPart: If nothing has that name.
+        """
+        self._load_home()
+        points = self.announced(name)
+        if name not in self._parts and points:
+            return Found(name, points[0].value, _distribution(points[0]))
+        part = self.get(name)
+        summary = (inspect.getdoc(part) or "").partition("\n")[0]
+        own = part.__module__.partition(".")[0] == "tlkit"
+        source = "tlkit" if own else _distribution(points[0]) if points else "this process"
+        return Found(name, _target(part), source, summary, _file(part))
+
+    def _load_home(self) -> None:
+        if self.home is None or self._at_home:
+            return
+        self._at_home = True  # before the import: the module's own decorators come back here
+        try:
+            importlib.import_module(self.home)
+        except BaseException:
+            self._at_home = False
+            raise
+
+    def announced(self, name: str | None = None) -> tuple[EntryPoint, ...]:
+        """Return what other packages announce, all or under one name. Imports nothing."""
+        if self.group is None:
+            return ()
+        chosen = installed_entry_points().select(group=self.group)
+        return tuple(point for point in chosen if name is None or point.name == name)
+
+    def _load(self, point: EntryPoint) -> type[T]:
+        try:
+            part = point.load()
+        except (Exception, SystemExit) as error:  # a plugin may do anything at import
+            raise PartError(
+                f"{self.kind} {point.name!r}: {_origin(point)} cannot be imported: "
+                f"{type(error).__name__}: {error}; mend or uninstall that package"
+            ) from error
+        try:
+            self._check(point.name, part)
+        except PartError as error:
+            raise PartError(f"{error} (from {_origin(point)})") from None
+        self._parts[point.name] = part
+        return self._parts[point.name]
+
+    def _check(self, name: str, part: object) -> None:
+        if not (isinstance(part, type) and attrs.has(part)):
+            raise PartError(
+                f"{self.kind} {name!r}: a part is an attrs class, got {part!r}; "
+                "put the register decorator above @frozen"
+            )
+        if not issubclass(part, self.base):
+            raise PartError(
+                f"{self.kind} {name!r}: must extend {self.base.__name__}, got {_target(part)}"
+            )
+
+
+def _target(part: type) -> str:
+    return f"{part.__module__}:{part.__qualname__}"
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"entry point {point.name!r} ({point.value}) of {_distribution(point)}"
+
+
+def _file(part: type) -> str:
+    try:
+        line = inspect.getsourcelines(part)[1]
+        return f"{Path(inspect.getfile(part)).name}:{line}"
+    except (OSError, TypeError):  # defined at a prompt
+        return ""

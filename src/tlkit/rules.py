@@ -1,0 +1,66 @@
+"""Rules for the values of keys, as attrs validators whose messages have the house's shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tlkit.errors import FieldError
+
+Rule = Callable[[Any, Any, Any], None]
+
+
+def _rule(holds: Callable[[Any], bool], text: str) -> Rule:
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if not holds(value):
+            raise FieldError(attribute.name, f"must be {text}, got {value!r}")
+
+    return check
+
+
+def at_least(low: float) -> Rule:
+    """Return a validator for numbers from `low` up."""
+    return _rule(lambda value: low <= value and math.isfinite(value), f"at least {low}")
+
+
+def above(low: float) -> Rule:
+    """Return a validator for finite numbers greater than `low`."""
+    return _rule(lambda value: low < value and math.isfinite(value), f"above {low}")
+
+
+def between(low: float, high: float) -> Rule:
+    """Return a validator for numbers from `low` to `high`, both included."""
+    return _rule(lambda value: low <= value <= high, f"from {low} to {high}")
+
+
+def inside(low: float, high: float) -> Rule:
+    """Return a validator for numbers between `low` and `high`, both excluded."""
+    return _rule(lambda value: low < value < high, f"above {low} and below {high}")
+
+
+def share(below: float) -> Rule:
+    """Return a validator for numbers from 0 up to, but not including, `below`."""
+    return _rule(lambda value: 0 <= value < below, f"at least 0 and below {below}")
+
+
+def each(rule: Rule, least: int = 0) -> Rule:
+    """Return a validator for tuples of at least `least` values that all obey `rule`."""
+
+    def check(instance: Any, attribute: Any, values: Any) -> None:
+        if len(values) < least:
+            raise FieldError(attribute.name, f"needs at least {least}, got {len(values)}")
+        for value in values:
+            rule(instance, attribute, value)
+
+    return check
+
+
+def unless_none(rule: Rule) -> Rule:
+    """Return a validator that applies `rule` to values other than None."""
+
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if value is not None:
+            rule(instance, attribute, value)
+
+    return check

@@ -1,0 +1,288 @@
+"""Training: stage by stage, epoch by epoch, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from attrs import frozen
+
+from tlkit.config.experiment import Experiment
+from tlkit.errors import NumericalError
+from tlkit.parts.splits import Example, Splits
+from tlkit.plan.plan import Plan, PlannedStage, seed_for
+from tlkit.train.features import Extractor, Features, Source
+from tlkit.train.images import Reader
+from tlkit.train.model import apply_rates, split_at
+from tlkit.progress import Epoch, Watcher
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@frozen
+class Sums:
+    """What a step adds up over its images."""
+
+    loss: float = 0.0
+    loss_unweighted: float = 0.0
+    right: float = 0.0
+    images: int = 0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.loss + other.loss,
+            self.loss_unweighted + other.loss_unweighted,
+            self.right + other.right,
+            self.images + other.images,
+        )
+
+    def mean(self, value: str) -> float:
+        """Return the mean over the images of one of the sums."""
+        return float(getattr(self, value)) / self.images
+
+
+def cross_entropy(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+    """Return each image's loss, `(batch,)`.
+
+    Keras finds the logits behind a softmax, so certain and wrong answers keep their gradient.
+    """
+    return keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+
+
+class Stepper:
+    """The training and the evaluation step of one stage, each traced once a batch size.
+
+    Args:
+        tail: The layers behind the cut.
+        optimizer: A fresh optimizer.
+        xla: Compile the training step with XLA.
+    """
+
+    def __init__(
+        self, tail: keras.Model, optimizer: keras.optimizers.Optimizer, xla: bool
+    ) -> None:
+        self.optimizer = optimizer
+        self.variables = tail.trainable_variables
+        optimizer.build(self.variables)
+
+        def train(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            with tf.GradientTape() as tape:
+                probabilities = tail(x, training=True)
+                losses = cross_entropy(labels, probabilities)
+                weighted = tf.reduce_sum(weights * losses)
+                # The batch's loss is divided by how many images it has, not by their weights.
+                loss = weighted / tf.cast(tf.shape(labels)[0], tf.float32)
+                if tail.losses:  # regularizers of the layers
+                    loss += tf.add_n(tail.losses)
+            optimizer.apply(tape.gradient(loss, self.variables), self.variables)
+            return weighted, tf.reduce_sum(losses), _right(labels, probabilities)
+
+        def evaluate(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            probabilities = tail(x, training=False)
+            return cross_entropy(labels, probabilities), probabilities
+
+        self._train = tf.function(train, jit_compile=xla, reduce_retracing=False)
+        self._evaluate = tf.function(evaluate, reduce_retracing=True)
+
+    def train(
+        self, x: Features, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]
+    ) -> Sums:
+        """Take one step and return its sums."""
+        loss, unweighted, right = self._train(x, labels, weights)
+        return Sums(float(loss), float(unweighted), float(right), len(labels))
+
+    def evaluate(
+        self, source: Source, labels: npt.NDArray[np.int32]
+    ) -> tuple[Sums, Probabilities]:
+        """Return the sums and the probabilities of a whole split."""
+        total, found, start = Sums(), [], 0
+        for x in source.batches(source.extractor.batch):
+            chosen = labels[start : start + len(x)]
+            losses, probabilities = (value.numpy() for value in self._evaluate(x, chosen))
+            loss = float(losses.sum(dtype=np.float64))
+            total += Sums(loss, loss, float((probabilities.argmax(1) == chosen).sum()), len(x))
+            found.append(probabilities)
+            start += len(x)
+        return total, np.concatenate(found)
+
+
+def _right(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+    predicted = tf.argmax(probabilities, axis=1, output_type=tf.int32)
+    return tf.reduce_sum(tf.cast(predicted == labels, tf.float32))
+
+
+def fit(
+    model: keras.Model,
+    plan: Plan,
+    experiment: Experiment,
+    splits: Splits,
+    watcher: Watcher,
+    on_epoch: Callable[[Epoch], None],
+) -> tuple[list[Epoch], dict[str, Probabilities]]:
+    """Train a model as planned.
+
+    Args:
+        model: The model of the plan, with its weights loaded; it is changed.
+        plan: What to do.
+        experiment: The parts that do it.
+        splits: The images.
+        watcher: Told how it goes.
+        on_epoch: Called with every finished epoch.
+
+    Returns:
+        The epochs, and the final model's probabilities on the validation and the test split.
+
+    Raises:
+        NumericalError: If the loss is not finite.
+        DataError: If an image cannot be read any more.
+    """
+    history: list[Epoch] = []
+    for number, planned in enumerate(plan.stages, start=1):
+        watcher.stage_begins(number, planned)
+        stage = _Stage(model, plan, planned, experiment, splits, watcher)
+        done: list[Epoch] = []
+        for _ in range(planned.stage.epochs):
+            done.append(stage.epoch(number, len(history) + len(done) + 1, done))
+            on_epoch(done[-1])
+            watcher.epoch_done(done[-1])
+        history += done
+    return history, stage.predictions()
+
+
+class _Stage:
+    """One stage: its halves of the model, its features and its optimizer."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: Plan,
+        planned: PlannedStage,
+        experiment: Experiment,
+        splits: Splits,
+        watcher: Watcher,
+    ) -> None:
+        self.plan, self.planned = plan, planned
+        self.experiment, self.splits, self.watcher = experiment, splits, watcher
+        frozen = apply_rates(model, plan.layers, planned.stage.rates, experiment.freeze.batch_norm)
+        prefix, tail = split_at(model, plan.layers, planned.cut)
+        optimizer = experiment.optimizer.build(frozen.variable_rates)
+        self.stepper = Stepper(tail, optimizer, plan.xla)
+        _assert_as_planned(model, tail, optimizer, planned, experiment)
+        self.extractor = Extractor(
+            prefix, experiment.backbone, experiment.augmentation, plan.prefix_batch
+        )
+        self.reader = Reader(
+            splits.read, experiment.backbone.image_size, experiment.data.resize
+        )
+        fixed = not experiment.augmentation.changes
+        self.train = self._source("train", splits.train, keep=fixed and prefix is not None)
+        self.val = self._source("val", splits.val, keep=prefix is not None)
+
+    def epoch(self, stage: int, number: int, done: Sequence[Epoch]) -> Epoch:
+        """Train for one epoch and return what it gave."""
+        rate = self.experiment.schedule.rate(
+            self.experiment.optimizer.learning_rate,
+            self.planned.stage.epochs,
+            [_values(epoch) for epoch in done],
+        )
+        self.stepper.optimizer.learning_rate.assign(rate)
+        examples = self.splits.train
+        self.watcher.epoch_begins(number, self.experiment.fit.epochs, len(examples))
+        total = Sums()
+        for x, chosen, labels, weights in self._batches(number):
+            step = self.stepper.train(x, labels, weights)
+            if not np.isfinite([step.loss, step.loss_unweighted]).all():
+                files = ", ".join(examples[index].path for index in chosen)
+                raise NumericalError(
+                    f"epoch {number}: the training loss is {step.loss}, got from {files}; "
+                    "lower optimizer.learning_rate"
+                )
+            total += step
+            self.watcher.step_done(
+                total.images, total.mean("loss"), total.mean("right"), rate
+            )
+        val, _ = self.stepper.evaluate(self.val, self._labels(self.splits.val))
+        return Epoch(
+            epoch=number,
+            stage=stage,
+            learning_rate=rate,
+            loss=total.mean("loss"),
+            loss_unweighted=total.mean("loss_unweighted"),
+            accuracy=total.mean("right"),
+            val_loss=val.mean("loss"),
+            val_accuracy=val.mean("right"),
+        )
+
+    def predictions(self) -> dict[str, Probabilities]:
+        """Return the model's probabilities on the validation and the test split."""
+        found = {"val": self.stepper.evaluate(self.val, self._labels(self.splits.val))[1]}
+        if self.splits.test:
+            test = self._source("test", self.splits.test, keep=False)
+            found["test"] = self.stepper.evaluate(test, self._labels(self.splits.test))[1]
+        return found
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the features, numbers, labels and weights of each step of an epoch."""
+        seed, size = self.experiment.seed, self.experiment.fit.batch_size
+        examples = self.splits.train
+        order = np.random.default_rng(seed_for(seed, "order", epoch)).permutation(len(examples))
+        labels = self._labels(examples)
+        weights = np.array(
+            [self.plan.class_weights[example.label] for example in examples], np.float32
+        )
+        keys = None
+        if self.experiment.augmentation.changes:
+            keys = augmentation_keys(seed, epoch - 1, len(examples))
+        start = 0
+        for x in self.train.batches(size, order, keys):
+            chosen = order[start : start + len(x)]
+            yield x, chosen, labels[chosen], weights[chosen]
+            start += len(x)
+
+    def _labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int32]:
+        return np.array(self.splits.labels(examples), np.int32)
+
+    def _source(self, name: str, examples: Sequence[Example], keep: bool) -> Source:
+        paths = tuple(example.path for example in examples)
+        kept = None
+        if keep:
+            self.watcher.computing(name, len(paths))
+            kept = self.extractor.keep(self.reader, paths)
+        return Source(self.extractor, self.reader, paths, kept)
+
+
+def _values(epoch: Epoch) -> Mapping[str, float]:
+    return {
+        name: getattr(epoch, name)
+        for name in ("loss", "loss_unweighted", "accuracy", "val_loss", "val_accuracy")
+    }
+
+
+def augmentation_keys(seed: int, view: int, count: int) -> npt.NDArray[np.int32]:
+    """Return the key of each image's augmentation in one view, `(count, 2)`."""
+    keys = np.empty((count, 2), np.int32)
+    keys[:, 0] = seed_for(seed, "augmentation", view)
+    keys[:, 1] = np.arange(count)
+    return keys
+
+
+def _assert_as_planned(
+    model: keras.Model,
+    tail: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    planned: PlannedStage,
+    experiment: Experiment,
+) -> None:
+    """Make sure that what will be trained, and how fast, is what the plan says."""
+    trained = sum(int(np.prod(variable.shape)) for variable in tail.trainable_variables)
+    assert trained == planned.trainable_params, (trained, planned.trainable_params)
+    ours = {id(variable) for variable in tail.trainable_variables}
+    assert ours == {id(variable) for variable in model.trainable_variables}
+    stated = np.float32(experiment.optimizer.learning_rate)
+    assert np.float32(optimizer.learning_rate) == stated
+
+

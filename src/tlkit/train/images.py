@@ -1,0 +1,189 @@
+"""From image bytes to pixels of one size, by stated rules.
+
+Formats go by content, not by suffix. Palettes and CMYK become RGB, transparency is laid over black,
+16-bit grey is scaled to 8 bits, EXIF rotation is applied, grey is repeated to three channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tlkit.errors import DataError
+from tlkit.parts.splits import Splits
+
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_PIXELS = 80_000_000  # a 9,000 × 9,000 film; what declares more is refused before decoding
+SHOWN = 10  # how many bad images a message lists
+
+Pixels = npt.NDArray[np.uint8]
+Resize = Literal["stretch", "pad", "crop"]
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def decode(content: bytes) -> Image.Image:
+    """Return an image file's picture in mode `L` or `RGB`.
+
+    Raises:
+        ValueError: If it is no image of the allowed formats, is broken, has several frames or
+            declares too many pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"has {image.n_frames} frames, one is expected")  # type: ignore[attr-defined]  # Pillow sets it on some formats only
+        image.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"is no image; {', '.join(FORMATS)} are read") from None
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, struct.error) as error:
+        raise ValueError(f"cannot be decoded: {error}") from None
+    return _plain(ImageOps.exif_transpose(image))
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    if image.mode in {"L", "RGB"}:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it
+        values = np.asarray(image).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("has grey values outside 0-65535")
+        return Image.fromarray(np.round(values / 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("has floating-point grey values, whose range is not defined")
+    if image.mode == "LA" or "transparency" in image.info or image.mode in {"RGBA", "PA"}:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_pixels(content: bytes, size: int, resize: Resize = "stretch") -> Pixels:
+    """Return an image file's pixels at one size.
+
+    Args:
+        content: The file.
+        size: Height and width of the result, in pixels.
+        resize: `stretch` ignores the aspect ratio, `pad` adds black, `crop` cuts the longer side.
+
+    Returns:
+        `(size, size, 3)` uint8; bilinear with antialiasing.
+
+    Raises:
+        ValueError: If the file is not a sound image.
+    """
+    image = decode(content)
+    box = None
+    if resize == "pad":
+        image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
+    elif resize == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+@frozen
+class Reader:
+    """Reads images by path and brings them to one size, several at a time.
+
+    Attributes:
+        read: Gives the bytes at a path.
+        size: Height and width of the pixels.
+        resize: How images that are not square are treated.
+        workers: How many images are decoded at the same time; changes no pixel.
+    """
+
+    read: Callable[[str], bytes]
+    size: int
+    resize: Resize = "stretch"
+    workers: int = os.cpu_count() or 1
+
+    def __call__(self, path: str) -> Pixels:
+        """Return the pixels of one image, `(size, size, 3)` uint8.
+
+        Raises:
+            DataError: If it cannot be read; the message names it.
+        """
+        try:
+            return to_pixels(self.read(path), self.size, self.resize)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error}") from None
+
+    def batches(self, paths: Sequence[str], batch: int) -> Iterator[Pixels]:
+        """Return the pixels in batches, in order; later ones are decoded meanwhile."""
+        images = in_parallel(self, paths, self.workers, ahead=2 * batch)
+        while chunk := list(itertools.islice(images, batch)):
+            yield np.stack(chunk)
+
+
+def in_parallel(
+    work: Callable[[A], B], items: Iterable[A], workers: int, ahead: int = 64
+) -> Iterator[B]:
+    """Return `work(item)` for each item, in order, computed by threads at most `ahead` ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        left = iter(items)
+        waiting = deque(pool.submit(work, item) for item in itertools.islice(left, ahead))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(work, item) for item in itertools.islice(left, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def check_images(splits: Splits, on_image: Callable[[int, int], None]) -> dict[str, str]:
+    """Decode every image once.
+
+    Args:
+        splits: The images.
+        on_image: Told how many of how many are done.
+
+    Returns:
+        SHA-256 of each image file by path.
+
+    Raises:
+        DataError: With the first ten images that cannot be read and how many there are.
+    """
+
+    def check(path: str) -> tuple[str, str]:
+        try:
+            content = splits.read(path)
+            decode(content)
+        except (OSError, ValueError) as error:
+            return "", f"{path}: {error}"
+        return hashlib.sha256(content).hexdigest(), ""
+
+    paths = [example.path for _, examples in splits.items() for example in examples]
+    hashes, problems = {}, []
+    results = in_parallel(check, paths, os.cpu_count() or 1)
+    for done, (path, (found, problem)) in enumerate(zip(paths, results, strict=True), start=1):
+        hashes[path] = found
+        if problem:
+            problems.append(problem)
+        on_image(done, len(paths))
+    if problems:
+        more = f"\n… and {len(problems) - SHOWN} more images" if len(problems) > SHOWN else ""
+        raise DataError(
+            "\n".join(problems[:SHOWN]) + more + "\nreplace or remove them, then run again"
+        )
+    return hashes

@@ -1,0 +1,197 @@
+"""Models: building one from parts, numbering its layers, freezing them, cutting it in two."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import keras
+from attrs import frozen
+
+from tlkit.layers import Layer, LayerRange, LayerTable
+from tlkit.parts.kinds import Backbone, Freeze, Head, Stage
+from tlkit.parts.optimizers import scaled
+from tlkit.plan.plan import model_layers, seed_for
+
+Selectors = str | LayerRange | Sequence[str] | Mapping[str, float]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Make the seeds that Keras draws for initializers and dropout depend on `seed` alone.
+
+    Keras takes a seed that nobody gave from Python's global generator, which is put back after.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def assemble(
+    backbone: Backbone, head: Head, classes: int, seed: int, load_weights: bool = True
+) -> tuple[keras.Model, Mapping[str, str]]:
+    """Build a model and load the backbone's weights; return it and what was loaded.
+
+    Raises:
+        WeightsError: If the backbone's weights are not available or do not fit.
+        PartError: If the built model is not what the parts' tables say.
+    """
+    with seeded(seed_for(seed, "backbone")):
+        base = backbone.build()
+    with seeded(seed_for(seed, "head")):
+        scores = head.attach(base.output, classes)
+        model = keras.Model(base.input, scores, name="model")
+    _check(model, model_layers(backbone, head, classes))
+    loaded = backbone.load_weights(base) if load_weights else {"source": "not loaded"}
+    return model, loaded
+
+
+def _check(model: keras.Model, planned: LayerTable) -> None:
+    """Raise unless the built layers are the planned ones: this ties the numbers to the network."""
+    built = layer_table(model)
+    facts = [
+        [(x.name, x.output_shape, x.params, x.other_params) for _, x in table]
+        for table in (planned, built)
+    ]
+    if facts[0] != facts[1]:
+        different = [pair for pair in zip(*facts, strict=False) if pair[0] != pair[1]]
+        first = different[0] if different else (len(facts[0]), len(facts[1]))
+        raise AssertionError(f"the layer table differs from the built model: {first}")
+
+
+def layer_table(model: keras.Model) -> LayerTable:
+    """Return the numbered layers of any Keras model; see `tlkit.layer_table`."""
+    rows = []
+    for name, layer in _leaves(model):
+        shape = getattr(layer, "output", None)
+        shape = shape.shape[1:] if hasattr(shape, "shape") else ()
+        params = sum(_size(variable) for variable in _trainable_when_unfrozen(layer))
+        rows.append(
+            Layer(
+                name,
+                type(layer).__name__,
+                name.rpartition("/")[0] or name.partition("_")[0],
+                tuple(size or 0 for size in shape),
+                params,
+                sum(_size(variable) for variable in layer.weights) - params,
+                isinstance(layer, keras.layers.BatchNormalization),
+            )
+        )
+    return LayerTable(tuple(rows))
+
+
+def _leaves(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """Yield each layer of a model in order, those of nested models in place of the model."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model) and layer.layers:
+            yield from _leaves(layer, f"{prefix}{layer.name}/")
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield prefix + layer.name, layer
+
+
+def _size(variable: Any) -> int:
+    size = 1
+    for side in variable.shape:
+        size *= side
+    return size
+
+
+def _trainable_when_unfrozen(layer: keras.Layer) -> list[Any]:
+    """Return the variables that learn if nothing is frozen.
+
+    Keras's public lists change with the flags that this must not depend on.
+    """
+    return [v for inner in layer._flatten_layers() for v in inner._trainable_variables]
+
+
+@frozen(str=False)
+class Frozen:
+    """What `freeze` did to a model.
+
+    Attributes:
+        layers: The model's layers.
+        rates: One learning-rate multiplier a layer; 0 is frozen.
+        variable_rates: One multiplier for each of `model.trainable_variables`, in their order.
+    """
+
+    layers: LayerTable
+    rates: tuple[float, ...]
+    variable_rates: tuple[float, ...]
+
+    def scale(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+        """Return a fresh optimizer like the given one that learns at each layer's rate."""
+        return scaled(optimizer, self.variable_rates)
+
+    def __str__(self) -> str:
+        return self.layers.render(self.rates)
+
+
+def freeze(
+    model: keras.Model, train: Selectors | Freeze, batch_norm: Literal["inference", "train"]
+) -> Frozen:
+    """Freeze all layers but the chosen ones; see `tlkit.freeze`."""
+    layers = layer_table(model)
+    if isinstance(train, Freeze):
+        policy = train
+    else:
+        policy = _Chosen(rates=_chosen(layers, train), batch_norm=batch_norm)
+    stage = policy.planned(layers, 1)[0]
+    return apply_rates(model, layers, stage.rates, policy.batch_norm)
+
+
+@frozen(kw_only=True)
+class _Chosen(Freeze):
+    """The policy behind `freeze`: rates that are known already."""
+
+    rates: tuple[float, ...]
+
+    def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
+        return (Stage(epochs, self.rates),)
+
+
+def _chosen(layers: LayerTable, train: Selectors) -> tuple[float, ...]:
+    if isinstance(train, str | LayerRange):
+        train = [str(train)]
+    chosen = train if isinstance(train, Mapping) else dict.fromkeys(train, 1.0)
+    rates = [0.0] * len(layers)
+    for selector, rate in chosen.items():
+        for number in layers.select(selector):
+            rates[number - 1] = float(rate)
+    return tuple(rates)
+
+
+def apply_rates(
+    model: keras.Model, layers: LayerTable, rates: Sequence[float], batch_norm: str
+) -> Frozen:
+    """Set the `trainable` flags of a model to what the rates say, and check that they took."""
+    layers.check(rates)
+    rate_of: dict[int, float] = {}
+    model.trainable = True  # a container that is not trainable hides everything in it
+    leaves = [layer for _, layer in _leaves(model)]
+    for layer, rate in zip(leaves, rates, strict=True):
+        layer.trainable = rate > 0
+        for inner in layer._flatten_layers():
+            if batch_norm == "inference" and isinstance(inner, keras.layers.BatchNormalization):
+                inner.trainable = False
+        rate_of |= {id(variable): rate for variable in layer.trainable_variables}
+    # Keras goes on using a step traced with the old flags; this makes `fit` demand a new compile.
+    model.compiled = False
+    assert {id(v) for v in model.trainable_variables} == rate_of.keys()
+    return Frozen(layers, tuple(rates), tuple(rate_of[id(v)] for v in model.trainable_variables))
+
+
+def split_at(model: keras.Model, layers: LayerTable, cut: int) -> tuple[keras.Model | None, keras.Model]:
+    """Cut a flat model behind a layer; both halves share its layers.
+
+    Returns:
+        The prefix, None for cut 0, and the tail.
+    """
+    if cut == 0:
+        return None, model
+    middle = model.get_layer(layers[cut].name).output
+    return keras.Model(model.input, middle), keras.Model(middle, model.output)
