@@ -42,8 +42,7 @@ def prepare() -> None:
     installed = importlib.metadata.version("keras")
     if Version(installed) < Version(KERAS_FLOOR):
         raise ResourceError(
-            f"keras: {KERAS_FLOOR} or newer is needed, got {installed}; "
-            "pip install --upgrade keras"
+            f"keras: {KERAS_FLOOR} or newer is needed, got {installed}; pip install --upgrade keras"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"

@@ -113,7 +113,7 @@ class Classifier:
 def load(run: str | Path) -> Classifier:
     """Load a finished run.
 
-    The model is rebuilt from registered parts and the run's arrays; no code is read from the folder.
+    The model is rebuilt from registered parts and the run's arrays; the folder holds no code.
 
     Raises:
         RunFolderError: If it is not the folder of a finished run.

@@ -13,9 +13,9 @@ import attrs
 import typer
 
 import tlkit
+from tlkit.classifier import sound_files
 from tlkit.config.experiment import Reference, load_experiment
 from tlkit.config.structure import structure
-from tlkit.classifier import sound_files
 from tlkit.errors import TlkitError
 from tlkit.parts.kinds import Backbone, Head, registries
 from tlkit.registry import nearest
@@ -34,7 +34,9 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder of a finished run.",
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one key, in TOML: --set fit.epochs=3. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key, in TOML: --set fit.epochs=3. Repeatable.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -121,7 +123,9 @@ def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = F
 @app.command()
 def layers(
     backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
-    head: Annotated[str | None, typer.Option(help="A head's name, to number its layers too.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="A head's name, to number its layers too.")
+    ] = None,
     classes: Annotated[int, typer.Option(min=2, help="How many classes the head tells apart.")] = 2,
     image_size: Annotated[int | None, typer.Option(help="Height and width, in pixels.")] = None,
 ) -> None:
@@ -163,7 +167,6 @@ def list_parts(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    from tlkit.console import table
 
     for name in dict.fromkeys(part["kind"] for part in found):
         typer.echo(f"{name}")
@@ -180,9 +183,7 @@ def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> No
 
     from tlkit.config.keys import describe_keys
 
-    found = [
-        (kind, registry) for kind, registry in registries.items() if name in registry.names()
-    ]
+    found = [(kind, registry) for kind, registry in registries.items() if name in registry.names()]
     if not found:
         known = sorted({part for _, registry in registries.items() for part in registry.names()})
         raise tlkit.UnknownPart(f"no part named {name!r}{nearest(name, known)}")
@@ -208,7 +209,7 @@ def predict(
 
     classifier = tlkit.load(run)
     sound, rejected = sound_files(files)
-    rows = classifier.probabilities(sound) if sound else []
+    rows = list(classifier.probabilities(sound))
     if classifier.stand_in:
         typer.echo(f"note: trained on drawn {classifier.stand_in}s, not real images", err=True)
     typer.echo(predictions_text(sound, rows, classifier.classes, form.value))
@@ -219,9 +220,7 @@ def predict(
 @app.command()
 def evaluate(
     run: RunFolder,
-    data: Annotated[
-        Path, typer.Option(help="A folder with a folder a class, or a CSV manifest.")
-    ],
+    data: Annotated[Path, typer.Option(help="A folder with a folder a class, or a CSV manifest.")],
     split: Annotated[
         Literal["train", "val", "test"] | None,
         typer.Option(help="Which split of the data; unset: test if there is one, else val."),

@@ -31,7 +31,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def stand_in_banner(stand_in: str) -> str:
     """Return the warning that results are not about real images."""
-    line = f"STAND-IN DATA: drawn {stand_in}s, not real images; the results only show that things work"
+    line = (
+        f"STAND-IN DATA: drawn {stand_in}s, not real images; the results only show that things work"
+    )
     edge = "=" * (len(line) + 4)
     return f"{edge}\n  {line}\n{edge}"
 
@@ -72,10 +74,13 @@ def scores_text(split: str, scores: Any) -> str:
     confusion = [
         [name, *map(str, row)] for name, row in zip(scores.classes, scores.confusion, strict=True)
     ]
+    headline = (
+        f"{split}: accuracy {share(scores.accuracy)}, "
+        f"balanced accuracy {share(scores.balanced_accuracy)}, {scores.images} images"
+    )
     return "\n".join(
         [
-            f"{split}: accuracy {share(scores.accuracy)}, "
-            f"balanced accuracy {share(scores.balanced_accuracy)}, {scores.images} images",
+            headline,
             "",
             table(["class", "precision", "recall", "F1", "images"], rows),
             "",
@@ -110,7 +115,9 @@ def predictions_text(
     return table(head, [[*row[:2], *(f"{p:.3f}" for p in row[2:])] for row in rows])
 
 
-def references_text(ours: Mapping[str, float | None], published: Mapping[str, Mapping[str, float | None]]) -> str:
+def references_text(
+    ours: Mapping[str, float | None], published: Mapping[str, Mapping[str, float | None]]
+) -> str:
     """Return our figures beside published ones, as text."""
     rows = [
         [name, share(ours[name]), *(share(found[name], "-") for found in published.values())]

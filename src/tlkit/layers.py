@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from tlkit.registry import nearest
 
@@ -107,7 +107,7 @@ class LayerTable:
         layers: The rows; row 0 of the tuple is layer 1.
     """
 
-    layers: tuple[Layer, ...] = field(converter=tuple)
+    layers: tuple[Layer, ...]
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -159,7 +159,9 @@ class LayerTable:
         )
         if not found:
             names = [*self.blocks, *(layer.name for layer in self.layers)]
-            raise LayerError(f"no layer or block matches {pattern!r}{nearest(pattern, names)}\n{self}")
+            raise LayerError(
+                f"no layer or block matches {pattern!r}{nearest(pattern, names)}\n{self}"
+            )
         return found
 
     def select(self, chosen: LayerRange | str) -> frozenset[int]:

@@ -32,7 +32,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 @functools.cache
 def installed_entry_points() -> EntryPoints:
     """Return the entry points of every installed distribution, read once a process."""
-    return entry_points()
+    return entry_points()  # type: ignore[return-value]  # typeshed has 3.11's deprecated class
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -91,6 +91,7 @@ def run(
     from tlkit.train.fit import fit
     from tlkit.train.images import check_images
     from tlkit.train.model import assemble
+
     if out is not None and out.exists():
         raise RunFolderError(exists(out))
     watcher = watcher or Watcher()

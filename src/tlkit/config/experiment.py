@@ -209,7 +209,10 @@ def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
         parsed: Any = tomllib.loads(text)
         marked: Any = tomllib.loads(f"{key_text} = 0")
     except (ValueError, RecursionError):
-        return (), "expected key=value in TOML, with strings in quotes: --set 'head.name=\"pooled\"'"
+        return (
+            (),
+            "expected key=value in TOML, with strings in quotes: --set 'head.name=\"pooled\"'",
+        )
     keys: list[str] = []
     while isinstance(marked, Mapping):
         if len(marked) != 1 or not isinstance(parsed, Mapping) or list(parsed) != list(marked):

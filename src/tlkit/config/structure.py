@@ -76,7 +76,7 @@ def structure(
     value = reader.record(cls, table, "")
     if reader.problems:
         raise ConfigError(reader.problems, source)
-    return typing.cast(T, value)
+    return typing.cast("T", value)
 
 
 class _Reader:
@@ -123,7 +123,7 @@ class _Reader:
         value = self.value(hints(cls)[field.name], value, path)
         if field.validator is not None and len(self.problems) == before:
             try:
-                field.validator(typing.cast(Any, None), field, value)
+                field.validator(typing.cast("Any", None), field, value)
             except FieldError as error:
                 self.wrong(path, error.message)
             except ValueError as error:

@@ -94,9 +94,7 @@ def uniforms(keys: tf.Tensor, count: int) -> tf.Tensor:
     return tf.map_fn(draw, tf.convert_to_tensor(keys), fn_output_signature=tf.float32)
 
 
-def moved(
-    images: tf.Tensor, draws: tf.Tensor, rotation_deg: float, shift_frac: float
-) -> tf.Tensor:
+def moved(images: tf.Tensor, draws: tf.Tensor, rotation_deg: float, shift_frac: float) -> tf.Tensor:
     """Return images rotated about their centre and shifted; what comes in from outside is 0.
 
     Args:

@@ -33,8 +33,8 @@ class Balanced(ClassWeights):
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Return N / (K · n_k) for each class.
 
-        >>> Balanced().for_counts({"normal": 200, "pneumonia": 200, "covid-19": 100})
-        {'normal': 0.8333333333333334, 'pneumonia': 0.8333333333333334, 'covid-19': 1.6666666666666667}
+        >>> Balanced().for_counts({"normal": 50, "pneumonia": 100})
+        {'normal': 1.5, 'pneumonia': 0.75}
 
         Raises:
             ValueError: If a class has no images.
@@ -73,8 +73,7 @@ class Fixed(ClassWeights):
             if name not in counts:
                 raise FieldError(
                     "weights",
-                    f"no class named {name!r}{nearest(name, counts)} "
-                    f"classes: {', '.join(counts)}",
+                    f"no class named {name!r}{nearest(name, counts)} classes: {', '.join(counts)}",
                 )
         missing = [name for name in counts if name not in self.weights]
         if missing:

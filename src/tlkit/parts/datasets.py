@@ -49,22 +49,21 @@ class Folder(Dataset):
                 f"{self.path / 'train'}: needs one folder for each of two or more classes, "
                 f"got {', '.join(classes) or 'none'}"
             )
-        found, left_out = {}, []
+        found: dict[str, tuple[Example, ...]] = {}
+        left_out: list[str] = []
         for split in SPLITS:
             found[split] = self._examples(split, classes, left_out)
-        notes = ()
+        notes = []
         if left_out:
-            notes = (
-                f"{len(left_out)} file(s) without an image suffix were left out, "
-                f"such as {left_out[0]}",
-            )
+            count, first = len(left_out), left_out[0]
+            notes.append(f"{count} file(s) without an image suffix were left out, such as {first}")
         return Splits(
             classes=classes,
             train=found["train"],
             val=found["val"],
             test=found["test"],
             read=lambda path: (self.path / path).read_bytes(),
-            notes=notes,
+            notes=tuple(notes),
         )
 
     def _examples(
@@ -84,9 +83,7 @@ class Folder(Dataset):
             images = _files(top / label, left_out)
             if not images:
                 raise DataError(f"{top / label}: class {label!r} has no images in {split}")
-            examples += [
-                Example(path.relative_to(self.path).as_posix(), label) for path in images
-            ]
+            examples += [Example(path.relative_to(self.path).as_posix(), label) for path in images]
         return tuple(examples)
 
 
@@ -115,7 +112,7 @@ def _files(top: Path, left_out: list[str]) -> list[Path]:
 @registries.datasets.register("manifest")
 @frozen(kw_only=True)
 class Manifest(Dataset):
-    """A CSV file with one row an image: `path, label, split` and, if known, `patient, source, view`.
+    """A CSV file, one row an image: `path, label, split` and, if known, `patient, source, view`.
 
     Image paths are relative to the CSV file's folder and must stay below it.
 

@@ -16,9 +16,7 @@ OPTIONAL = ("patient", "source", "view", "sha256")
 SHOWN = 10  # how many wrong rows a message lists
 
 
-def read_manifest(
-    path: Path, classes: Sequence[str] | None
-) -> dict[str, list[Example]]:
+def read_manifest(path: Path, classes: Sequence[str] | None) -> dict[str, list[Example]]:
     """Return the examples of each split in the order of the rows.
 
     Args:

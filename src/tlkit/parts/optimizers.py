@@ -73,7 +73,7 @@ class SGD(Optimizer):
 def scaled(
     optimizer: keras.optimizers.Optimizer, rates: Sequence[float]
 ) -> keras.optimizers.Optimizer:
-    """Return a fresh optimizer like `optimizer` whose i-th variable learns at `rates[i]` × its rate.
+    """Return an optimizer like `optimizer` whose i-th variable learns at `rates[i]` × its rate.
 
     The multiplier acts on the step itself: scaling gradients would do nothing under Adam, which
     divides by their size. A rate of 0 leaves the variable bit-identical, decoupled weight decay
@@ -83,10 +83,11 @@ def scaled(
         optimizer: Any Keras optimizer that has not been built.
         rates: One multiplier for each trainable variable, in the model's order.
     """
-    fresh = type(optimizer).from_config(optimizer.get_config())
-    if any(rate != 1 for rate in rates):
-        fresh = _scaled_class(type(optimizer)).from_config(optimizer.get_config())
-        fresh.rates = tuple(rates)
+    cls: Any = type(optimizer)
+    if all(rate == 1 for rate in rates):
+        return cls.from_config(optimizer.get_config())
+    fresh = _scaled_class(cls).from_config(optimizer.get_config())
+    fresh.rates = tuple(rates)
     return fresh
 
 
@@ -121,5 +122,3 @@ def _scaled_class(cls: type) -> Any:
 
     Scaled.__name__ = Scaled.__qualname__ = f"Scaled{cls.__name__}"
     return Scaled
-
-

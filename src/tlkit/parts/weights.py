@@ -28,7 +28,7 @@ READ_SECONDS = 15  # a server that accepts and then says nothing is given up aft
 OLD_VARIABLES = {"W": "kernel", "b": "bias"}
 
 
-class NotAvailable(WeightsError):
+class NotAvailableError(WeightsError):
     """A source that is not there; the next one is tried. Anything else that is wrong ends it."""
 
 
@@ -76,7 +76,7 @@ def load_first(
     Args:
         model: A flat model whose layer names are those in the files.
         sources: What to try, in order.
-        arrays: Reads one source; raises `NotAvailable` if it is not there.
+        arrays: Reads one source; raises `NotAvailableError` if it is not there.
 
     Returns:
         `source`, `file` (its name) and `sha256` of what was used, and why earlier ones were not
@@ -85,13 +85,13 @@ def load_first(
     Raises:
         WeightsError: If no source is available, or one is broken or does not fit.
     """
-    missing = []
+    missing: list[str] = []
     for source in sources:
         if source == "none":
             return _record("none", passed_over=missing)
         try:
             found = arrays(source)
-        except NotAvailable as error:
+        except NotAvailableError as error:
             missing.append(f"{source}: {error}")
             continue
         assign(model, found)
@@ -99,7 +99,9 @@ def load_first(
     raise WeightsError("backbone.weights: none is available\n" + "\n".join(missing))
 
 
-def _record(source: str, found: Arrays | None = None, passed_over: Sequence[str] = ()) -> Any:
+def _record(
+    source: str, found: Arrays | None = None, passed_over: Sequence[str] = ()
+) -> dict[str, str]:
     record = {"source": source}
     if found is not None:
         record |= {"file": found.path.name, "sha256": found.sha256}
@@ -178,12 +180,15 @@ def read_arrays(path: Path) -> Arrays:
     """
     if not path.is_file():
         raise WeightsError(
-            f"backbone.weights: there is no file {path}{nearest(path.name, ('imagenet', 'bsds500'))}"
+            f"backbone.weights: there is no file {path}"
+            f"{nearest(path.name, ('imagenet', 'bsds500', 'none'))}"
         )
     content = path.read_bytes()
     head = content[:200].lstrip().lower()
     if head.startswith((b"version https://git-lfs", b"<!doctype", b"<html")):
-        raise WeightsError(f"{path}: is a pointer or a web page, not weights; fetch the file itself")
+        raise WeightsError(
+            f"{path}: is a pointer or a web page, not weights; fetch the file itself"
+        )
     if content[:8] == b"\x89HDF\r\n\x1a\n":
         named = _read_h5(path)
     elif path.suffix == ".safetensors":
@@ -249,21 +254,23 @@ def installed_file(distribution: str, name: str) -> Path:
     """Return a data file of an installed distribution without importing it.
 
     Raises:
-        NotAvailable: If the distribution or the file is not installed.
+        NotAvailableError: If the distribution or the file is not installed.
     """
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:
-        raise NotAvailable(
+        raise NotAvailableError(
             f"the package {distribution} is not installed; pip install 'tlkit[offline]'"
         ) from None
     for file in files:
         if file.as_posix() == name:
             return Path(str(file.locate()))
-    raise NotAvailable(f"the package {distribution} has no file {name}")
+    raise NotAvailableError(f"the package {distribution} has no file {name}")
 
 
-def fetch(remote: RemoteFile, connect_s: float = CONNECT_SECONDS, read_s: float = READ_SECONDS) -> Path:
+def fetch(
+    remote: RemoteFile, connect_s: float = CONNECT_SECONDS, read_s: float = READ_SECONDS
+) -> Path:
     """Return the path of a published file, downloading it into Keras's own place if need be.
 
     Args:
@@ -272,7 +279,7 @@ def fetch(remote: RemoteFile, connect_s: float = CONNECT_SECONDS, read_s: float 
         read_s: How long the server may be silent, in seconds.
 
     Raises:
-        NotAvailable: If it is not there and cannot be had: no connection, no answer, not found.
+        NotAvailableError: If it is not there and cannot be had: no connection, no answer, not found.
         WeightsError: If its hash is wrong.
     """
     if remote.path.is_file():
@@ -282,11 +289,11 @@ def fetch(remote: RemoteFile, connect_s: float = CONNECT_SECONDS, read_s: float 
     try:
         with requests.get(remote.url, stream=True, timeout=(connect_s, read_s)) as answer:
             if answer.status_code == 404:
-                raise NotAvailable(f"{remote.url}: not found")
+                raise NotAvailableError(f"{remote.url}: not found")
             answer.raise_for_status()
             return _store(remote, answer.iter_content(1 << 20))
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise NotAvailable(
+        raise NotAvailableError(
             f"{remote.url}: cannot be reached ({type(error).__name__}); "
             f"offline, put the file at {remote.path}"
         ) from None
@@ -307,5 +314,7 @@ def _store(remote: RemoteFile, chunks: Iterable[bytes]) -> Path:
 def _checked(remote: RemoteFile, path: Path) -> Path:
     found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     if found != remote.md5:
-        raise WeightsError(f"{path}: has MD5 {found}, expected {remote.md5}; delete it or replace it")
+        raise WeightsError(
+            f"{path}: has MD5 {found}, expected {remote.md5}; delete it or replace it"
+        )
     return path

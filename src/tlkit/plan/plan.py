@@ -144,9 +144,7 @@ def _problem(table: str, error: ValueError) -> Problem:
     return Problem(table, str(error))
 
 
-def _reference_problems(
-    path: str, reference: Reference, classes: tuple[str, ...]
-) -> list[Problem]:
+def _reference_problems(path: str, reference: Reference, classes: tuple[str, ...]) -> list[Problem]:
     problems = [
         Problem(f"{path}.{key}.{name}", f"is none of the classes {', '.join(classes)}")
         for key, values in (("precision", reference.precision), ("recall", reference.recall))

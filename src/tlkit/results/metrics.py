@@ -96,7 +96,9 @@ def score_predictions(
         labels, predicted, labels=numbers, zero_division=np.nan
     )
     per_class = {
-        name: ClassScores(_defined(precision[k]), _defined(recall[k]), _defined(f1[k]), int(support[k]))
+        name: ClassScores(
+            _defined(precision[k]), _defined(recall[k]), _defined(f1[k]), int(support[k])
+        )
         for k, name in enumerate(classes)
     }
     recalls = [float(value) for value in recall if not math.isnan(value)]

@@ -15,10 +15,10 @@ from tlkit.config.experiment import Experiment
 from tlkit.errors import NumericalError
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import Plan, PlannedStage, seed_for
+from tlkit.progress import Epoch, Watcher
 from tlkit.train.features import Extractor, Features, Source
 from tlkit.train.images import Reader
 from tlkit.train.model import apply_rates, split_at
-from tlkit.progress import Epoch, Watcher
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -62,9 +62,7 @@ class Stepper:
         xla: Compile the training step with XLA.
     """
 
-    def __init__(
-        self, tail: keras.Model, optimizer: keras.optimizers.Optimizer, xla: bool
-    ) -> None:
+    def __init__(self, tail: keras.Model, optimizer: keras.optimizers.Optimizer, xla: bool) -> None:
         self.optimizer = optimizer
         self.variables = tail.trainable_variables
         optimizer.build(self.variables)
@@ -95,9 +93,7 @@ class Stepper:
         loss, unweighted, right = self._train(x, labels, weights)
         return Sums(float(loss), float(unweighted), float(right), len(labels))
 
-    def evaluate(
-        self, source: Source, labels: npt.NDArray[np.int32]
-    ) -> tuple[Sums, Probabilities]:
+    def evaluate(self, source: Source, labels: npt.NDArray[np.int32]) -> tuple[Sums, Probabilities]:
         """Return the sums and the probabilities of a whole split."""
         total, found, start = Sums(), [], 0
         for x in source.batches(source.extractor.batch):
@@ -175,9 +171,7 @@ class _Stage:
         self.extractor = Extractor(
             prefix, experiment.backbone, experiment.augmentation, plan.prefix_batch
         )
-        self.reader = Reader(
-            splits.read, experiment.backbone.image_size, experiment.data.resize
-        )
+        self.reader = Reader(splits.read, experiment.backbone.image_size, experiment.data.resize)
         fixed = not experiment.augmentation.changes
         self.train = self._source("train", splits.train, keep=fixed and prefix is not None)
         self.val = self._source("val", splits.val, keep=prefix is not None)
@@ -202,9 +196,7 @@ class _Stage:
                     "lower optimizer.learning_rate"
                 )
             total += step
-            self.watcher.step_done(
-                total.images, total.mean("loss"), total.mean("right"), rate
-            )
+            self.watcher.step_done(total.images, total.mean("loss"), total.mean("right"), rate)
         val, _ = self.stepper.evaluate(self.val, self._labels(self.splits.val))
         return Epoch(
             epoch=number,
@@ -284,5 +276,3 @@ def _assert_as_planned(
     assert ours == {id(variable) for variable in model.trainable_variables}
     stated = np.float32(experiment.optimizer.learning_rate)
     assert np.float32(optimizer.learning_rate) == stated
-
-

@@ -44,7 +44,9 @@ def decode(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+            raise ValueError(
+                f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}"
+            )
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"has {image.n_frames} frames, one is expected")  # type: ignore[attr-defined]  # Pillow sets it on some formats only
         image.load()

@@ -68,8 +68,8 @@ def layer_table(model: keras.Model) -> LayerTable:
     """Return the numbered layers of any Keras model; see `tlkit.layer_table`."""
     rows = []
     for name, layer in _leaves(model):
-        shape = getattr(layer, "output", None)
-        shape = shape.shape[1:] if hasattr(shape, "shape") else ()
+        output = getattr(layer, "output", None)  # a layer that was never called has none
+        shape = getattr(output, "shape", (None,))[1:]
         params = sum(_size(variable) for variable in _trainable_when_unfrozen(layer))
         rows.append(
             Layer(
@@ -185,7 +185,9 @@ def apply_rates(
     return Frozen(layers, tuple(rates), tuple(rate_of[id(v)] for v in model.trainable_variables))
 
 
-def split_at(model: keras.Model, layers: LayerTable, cut: int) -> tuple[keras.Model | None, keras.Model]:
+def split_at(
+    model: keras.Model, layers: LayerTable, cut: int
+) -> tuple[keras.Model | None, keras.Model]:
     """Cut a flat model behind a layer; both halves share its layers.
 
     Returns:
