@@ -14,11 +14,11 @@ import typer
 
 import tlkit
 from tlkit.classifier import sound_files
-from tlkit.config.experiment import Reference, load_experiment
+from tlkit.config.experiment import load_experiment
 from tlkit.config.structure import structure
 from tlkit.errors import TlkitError
 from tlkit.parts.kinds import Backbone, Head, registries
-from tlkit.registry import nearest
+from tlkit.registry import suggest
 
 app = typer.Typer(
     name="tlkit",
@@ -86,6 +86,10 @@ def run(
     watcher = console.Terminal()
     try:
         done = tlkit.run(file, out, overrides=overrides or [], watcher=watcher)
+    except KeyboardInterrupt:
+        watcher.close()
+        typer.echo("interrupted; the run is not finished and cannot be resumed", err=True)
+        raise typer.Exit(130) from None
     finally:
         watcher.close()
     if as_json:
@@ -96,16 +100,15 @@ def run(
     from tlkit.results.metrics import figures, reference_figures
 
     typer.echo(console.scores_text(done.plan.evaluated_on, done.result))
-    if references := done.experiment.reference:
-        published = {_source(r): reference_figures(r, done.plan.classes) for r in references}
+    if done.experiment.reference:
+        published = [
+            (reference, reference_figures(reference, done.plan.classes))
+            for reference in done.experiment.reference
+        ]
         typer.echo("\n" + console.references_text(figures(done.result), published))
     if done.plan.stand_in:
         typer.echo("\n" + console.stand_in_banner(done.plan.stand_in))
     typer.echo(f"\nrun folder: {done.folder}\nnext: tlkit predict {done.folder} IMAGE...")
-
-
-def _source(reference: Reference) -> str:
-    return reference.source + ("" if reference.same_test else " (on other test images)")
 
 
 @app.command()
@@ -155,7 +158,7 @@ def list_parts(
 
     kinds = dict(registries.items())
     if kind is not None and kind not in kinds:
-        message = f"no kind named {kind!r}{nearest(kind, kinds)} known: {', '.join(kinds)}"
+        message = f"no kind named {kind!r}{suggest(kind, kinds)}"
         raise typer.BadParameter(message, param_hint="KIND")
     found = [
         {"kind": name, **attrs.asdict(registry.find(part))}
@@ -186,7 +189,7 @@ def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> No
     found = [(kind, registry) for kind, registry in registries.items() if name in registry.names()]
     if not found:
         known = sorted({part for _, registry in registries.items() for part in registry.names()})
-        raise tlkit.UnknownPart(f"no part named {name!r}{nearest(name, known)}")
+        raise tlkit.UnknownPart(f"no part named {name!r}{suggest(name, known)}")
     for kind, registry in found:
         part = registry.get(name)
         where = registry.find(name)
@@ -249,7 +252,4 @@ def main() -> NoReturn:
             traceback.print_exc()
         typer.echo(f"{error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the run is not finished", err=True)
-        sys.exit(130)
     sys.exit(0)

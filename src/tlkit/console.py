@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from tlkit.config.experiment import Reference
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan, PlannedStage
 from tlkit.progress import Epoch, Watcher
@@ -50,19 +51,19 @@ def plan_text(plan: Plan) -> str:
     if plan.evaluated_on == "val":
         lines += ["no test split: the results will be those on val", ""]
     for number, planned in enumerate(plan.stages, start=1):
-        stage = planned.stage
-        lines += [
-            f"stage {number} of {len(plan.stages)}: {stage.epochs} epoch(s)",
-            plan.layers.render(stage.rates),
-            f"{planned.trainable_params:,} trainable of {plan.layers.params:,} parameters; "
-            + (
-                f"layers 1-{planned.cut} are frozen and run without training"
-                if planned.cut
-                else "no layers are frozen from the start"
-            ),
-            "",
-        ]
+        lines += [_stage_text(plan, number, planned), ""]
     return "\n".join(lines).rstrip()
+
+
+def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
+    stage = planned.stage
+    head = f"stage {number} of {len(plan.stages)}, "
+    head += f"{stage.epochs} epochs of {plan.steps_per_epoch} steps"
+    frozen = f"layers 1-{planned.cut} are frozen and run without training"
+    if not planned.cut:
+        frozen = "no frozen layers before the first trained one"
+    params = f"{planned.trainable_params:,} trainable of {plan.layers.params:,} parameters"
+    return f"{head}\n{plan.layers.render(stage.rates)}\n{params}; {frozen}"
 
 
 def scores_text(split: str, scores: Any) -> str:
@@ -116,16 +117,25 @@ def predictions_text(
 
 
 def references_text(
-    ours: Mapping[str, float | None], published: Mapping[str, Mapping[str, float | None]]
+    ours: Mapping[str, float | None],
+    published: Sequence[tuple[Reference, Mapping[str, float | None]]],
 ) -> str:
-    """Return our figures beside published ones, as text."""
+    """Return our figures beside published ones, as text.
+
+    Args:
+        ours: Our figures by name.
+        published: Published results with their figures under the same names.
+    """
     rows = [
-        [name, share(ours[name]), *(share(found[name], "-") for found in published.values())]
+        [name, share(ours[name]), *(share(found[name], "-") for _, found in published)]
         for name in ours
-        if any(found[name] is not None for found in published.values())
+        if any(found[name] is not None for _, found in published)
     ]
     numbers = [f"[{number}]" for number in range(1, len(published) + 1)]
-    sources = [f"{number} {source}" for number, source in zip(numbers, published, strict=True)]
+    sources = [
+        f"{number} {reference.source}" + ("" if reference.same_test else ", on other test images")
+        for number, (reference, _) in zip(numbers, published, strict=True)
+    ]
     return "\n".join([table(["beside published results", "ours", *numbers], rows), *sources])
 
 

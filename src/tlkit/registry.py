@@ -47,6 +47,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return what to say after an unknown name: the nearest known one and the whole list.
+
+    >>> suggest("vgg61", ["vgg16", "resnet50"])
+    "; did you mean 'vgg16'? known: vgg16, resnet50"
+    >>> suggest("zzz", [])
+    '; known: none'
+    """
+    names = list(known)
+    return f"{nearest(name, names) or ';'} known: {', '.join(names) or 'none'}"
+
+
 @frozen
 class Found:
     """Where a part comes from, as told without importing any package that is not tlkit's.
@@ -139,11 +151,7 @@ class Registry(Generic[T]):
                 )
             return self._parts[name]
         if not points:
-            known_names = self.names()
-            raise UnknownPart(
-                f"no {self.kind} named {name!r}{nearest(name, known_names)} "
-                f"known: {', '.join(known_names)}"
-            )
+            raise UnknownPart(f"no {self.kind} named {name!r}{suggest(name, self.names())}")
         if len({point.value for point in points}) > 1:
             claims = " and ".join(sorted(_origin(point) for point in points))
             raise DuplicatePart(f"{self.kind} {name!r}: claimed by {claims}; uninstall one of them")

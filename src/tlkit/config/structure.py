@@ -21,7 +21,7 @@ import attrs
 from attrs import NOTHING, Attribute
 
 from tlkit.errors import ConfigError, FieldError, PartError, Problem
-from tlkit.registry import Registry, nearest
+from tlkit.registry import Registry, nearest, suggest
 
 T = TypeVar("T")
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string",
@@ -94,10 +94,7 @@ class _Reader:
         for key in table:
             if key not in fields and key not in skip:
                 known = sorted({*fields, *skip})
-                self.wrong(
-                    _join(path, key),
-                    f"unknown key{nearest(str(key), known)} known: {', '.join(known) or 'none'}",
-                )
+                self.wrong(_join(path, key), f"unknown key{suggest(str(key), known)}")
         values = {}
         for name, field in fields.items():
             value = self.field(cls, field, table.get(name, NOTHING), _join(path, name))
@@ -145,12 +142,8 @@ class _Reader:
             what = "missing" if name is None else f"expected a string, got {name!r}"
             return self.wrong(where, f"{what}; known: {', '.join(registry.names())}")
         if name not in registry.names():
-            known = registry.names()
-            return self.wrong(
-                where,
-                f"no {registry.kind} named {name!r}{nearest(name, known)} "
-                f"known: {', '.join(known)}",
-            )
+            message = f"no {registry.kind} named {name!r}{suggest(name, registry.names())}"
+            return self.wrong(where, message)
         return self.record(registry.get(name), table, path, skip=frozenset({"name"}))
 
     def value(self, hint: Any, value: Any, path: str) -> Any:
@@ -192,10 +185,8 @@ class _Reader:
     def literal(self, choices: tuple[Any, ...], value: Any, path: str) -> Any:
         if any(value == choice and type(value) is type(choice) for choice in choices):
             return value
-        hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(
-            value, str
-        ) else ""  # fmt: skip
-        return self.wrong(path, f"expected {describe(Literal[choices])}, got {value!r}{hint}")
+        near = nearest(str(value), map(str, choices))
+        return self.wrong(path, f"expected {describe(Literal[choices])}, got {value!r}{near}")
 
     def union(self, members: tuple[Any, ...], value: Any, path: str) -> Any:
         """Read the first member whose form the value has; TOML's types tell them apart."""

@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from tlkit.errors import FieldError
 from tlkit.parts.kinds import ClassWeights, registries
-from tlkit.registry import nearest
+from tlkit.registry import suggest
 
 
 @registries.class_weights.register("none")
@@ -71,10 +71,7 @@ class Fixed(ClassWeights):
         """
         for name in self.weights:
             if name not in counts:
-                raise FieldError(
-                    "weights",
-                    f"no class named {name!r}{nearest(name, counts)} classes: {', '.join(counts)}",
-                )
+                raise FieldError("weights", f"no class named {name!r}{suggest(name, counts)}")
         missing = [name for name in counts if name not in self.weights]
         if missing:
             raise FieldError("weights", f"no weight for class {missing[0]!r}; give every class one")

@@ -63,6 +63,7 @@ class Folder(Dataset):
             val=found["val"],
             test=found["test"],
             read=lambda path: (self.path / path).read_bytes(),
+            root=str(self.path),
             notes=tuple(notes),
         )
 
@@ -144,6 +145,7 @@ class Manifest(Dataset):
                 val=tuple(rows["val"]),
                 test=tuple(rows["test"]),
                 read=lambda path: (top / path).read_bytes(),
+                root=str(top),
             )
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,9 @@ from tlkit.registry import nearest
 
 REQUIRED = ("path", "label", "split")
 OPTIONAL = ("patient", "source", "view", "sha256")
+LOCATION = re.compile(
+    r"[A-Za-z]:[\\/]|[A-Za-z]+://"
+)  # a drive or an address, not a path below the folder
 SHOWN = 10  # how many wrong rows a message lists
 
 
@@ -88,7 +92,11 @@ def _problem(values: Mapping[str, str], classes: Sequence[str] | None) -> str:
     path = values["path"]
     if not path or "\0" in path:
         return "path: is empty or not a path"
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or ":" in path[:8]:
+    if (
+        PurePosixPath(path).is_absolute()
+        or ".." in PurePosixPath(path).parts
+        or LOCATION.match(path)
+    ):
         return f"path: must stay below the manifest's folder, got {path!r}"
     if not values["label"]:
         return "label: is empty"

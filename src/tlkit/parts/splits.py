@@ -55,6 +55,7 @@ class Splits:
         val: The images watched while training.
         test: The images judged by in the end; may be empty.
         read: Gives the bytes of the image file at a path of an `Example`.
+        root: The folder the paths are relative to, for messages; empty if there is none.
         stand_in: What takes the place of data that are not there; empty for real data.
         notes: What the user should know about the data.
     """
@@ -64,6 +65,7 @@ class Splits:
     val: tuple[Example, ...]
     test: tuple[Example, ...] = ()
     read: Callable[[str], bytes] = field(eq=False, repr=False)
+    root: str = ""
     stand_in: str = ""
     notes: tuple[str, ...] = ()
 
@@ -83,6 +85,10 @@ class Splits:
         """Return how many images of each class a split has, in the order of `classes`."""
         counted = Counter(example.label for example in dict(self.items()).get(split, ()))
         return {name: counted[name] for name in self.classes}
+
+    def where(self, path: str) -> str:
+        """Return an image's path as the user would type it."""
+        return f"{self.root}/{path}" if self.root else path
 
     def labels(self, examples: Iterable[Example]) -> list[int]:
         """Return the class numbers of `examples`."""

@@ -279,7 +279,7 @@ def fetch(
         read_s: How long the server may be silent, in seconds.
 
     Raises:
-        NotAvailableError: If it is not there and cannot be had: no connection, no answer, not found.
+        NotAvailableError: If it cannot be had: no connection, no answer, not found.
         WeightsError: If its hash is wrong.
     """
     if remote.path.is_file():
@@ -295,10 +295,16 @@ def fetch(
     except (requests.ConnectionError, requests.Timeout) as error:
         raise NotAvailableError(
             f"{remote.url}: cannot be reached ({type(error).__name__}); "
-            f"offline, put the file at {remote.path}"
+            f"offline, put the file at {_short(remote.path)}"
         ) from None
     except requests.RequestException as error:
         raise WeightsError(f"{remote.url}: {error}") from None
+
+
+def _short(path: Path) -> str:
+    """Return a path with the home folder written as `~`: messages are kept in run folders."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _store(remote: RemoteFile, chunks: Iterable[bytes]) -> Path:

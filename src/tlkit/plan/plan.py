@@ -44,6 +44,7 @@ class Plan:
         class_weights: What an image of each class counts in the training loss.
         evaluated_on: The split whose results are the run's: `test`, or `val` if there is no test.
         stand_in: What takes the place of missing data; empty for real data.
+        steps_per_epoch: How many steps of the optimizer an epoch has.
         xla: Whether the training step is compiled with XLA.
         prefix_batch: How many images go through the frozen prefix at a time.
     """
@@ -55,6 +56,7 @@ class Plan:
     class_weights: Mapping[str, float]
     evaluated_on: str
     stand_in: str
+    steps_per_epoch: int
     xla: bool
     prefix_batch: int = PREFIX_BATCH
 
@@ -66,6 +68,7 @@ class Plan:
             "class_weights": dict(self.class_weights),
             "evaluated_on": self.evaluated_on,
             "stand_in": self.stand_in or None,
+            "steps_per_epoch": self.steps_per_epoch,
             "xla": self.xla,
             "prefix_batch": self.prefix_batch,
             "params": self.layers.params,
@@ -134,6 +137,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         class_weights=weights,
         evaluated_on="test" if splits.test else "val",
         stand_in=splits.stand_in,
+        steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),
         xla=experiment.fit.xla,
     )
 

@@ -191,13 +191,12 @@ class _Stage:
             step = self.stepper.train(x, labels, weights)
             if not np.isfinite([step.loss, step.loss_unweighted]).all():
                 files = ", ".join(examples[index].path for index in chosen)
-                raise NumericalError(
-                    f"epoch {number}: the training loss is {step.loss}, got from {files}; "
-                    "lower optimizer.learning_rate"
-                )
+                raise _not_finite(number, f"the training loss on {files}", step.loss)
             total += step
             self.watcher.step_done(total.images, total.mean("loss"), total.mean("right"), rate)
         val, _ = self.stepper.evaluate(self.val, self._labels(self.splits.val))
+        if not np.isfinite(val.loss):
+            raise _not_finite(number, "the validation loss", val.loss)
         return Epoch(
             epoch=number,
             stage=stage,
@@ -245,6 +244,10 @@ class _Stage:
             self.watcher.computing(name, len(paths))
             kept = self.extractor.keep(self.reader, paths)
         return Source(self.extractor, self.reader, paths, kept)
+
+
+def _not_finite(epoch: int, what: str, value: float) -> NumericalError:
+    return NumericalError(f"epoch {epoch}: {what} is {value}; lower optimizer.learning_rate")
 
 
 def _values(epoch: Epoch) -> Mapping[str, float]:

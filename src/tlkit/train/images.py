@@ -172,7 +172,7 @@ def check_images(splits: Splits, on_image: Callable[[int, int], None]) -> dict[s
             content = splits.read(path)
             decode(content)
         except (OSError, ValueError) as error:
-            return "", f"{path}: {error}"
+            return "", f"{splits.where(path)}: {error}"
         return hashlib.sha256(content).hexdigest(), ""
 
     paths = [example.path for _, examples in splits.items() for example in examples]

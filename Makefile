@@ -1,0 +1,47 @@
+# Two commands for everybody: `make run` and `make test`. Each sets up what it needs by itself.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
+  $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test test-all lint type docs clean
+
+run: $(VENV)/run.stamp  ## train and evaluate experiment 3
+	$(BIN)/tlkit run examples/covidx/exp3.toml
+
+test: lint type  ## everything CI asks for, under 10 minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint type  ## the slow laws too, under 60 minutes
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/test.stamp
+	$(BIN)/mypy
+
+docs: $(VENV)/docs.stamp  ## the site, into site/
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "tlkit needs Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[offline]'
+	@touch $@
+
+$(VENV)/test.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[offline,dev]'
+	@touch $@
+
+$(VENV)/docs.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[offline,docs]'
+	@touch $@

@@ -1,0 +1,294 @@
+"""For authors of parts: random inputs, and checks that a part keeps what its kind promises.
+
+Each check raises `AssertionError` with what was broken, so a test of a part is one line a promise:
+
+```python
+def test_my_head() -> None:
+    head = check_part(tlkit.registries.heads, "my_head", units=[8])
+    check_head(head)
+```
+
+This module needs Hypothesis; nothing else in tlkit imports it.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from attrs import exceptions, make_class
+from hypothesis import given, reject
+from hypothesis import strategies as st
+
+from tlkit.backend import prepare
+from tlkit.config import structure as tables
+from tlkit.config.keys import describe_keys
+from tlkit.errors import ConfigError
+from tlkit.layers import HEAD, Layer, LayerRange, LayerTable
+from tlkit.parts import kinds
+from tlkit.parts.splits import Splits
+from tlkit.registry import Registry
+
+T = TypeVar("T")
+
+KINDS = ("Conv2D", "Dense", "BatchNormalization", "MaxPooling2D")
+UNKNOWN = "a_key_that_no_part_has"
+
+
+@st.composite
+def layer_tables(draw: st.DrawFn) -> LayerTable:
+    """Return a strategy for layer tables: one to eight backbone rows, then one to three of a head.
+
+    Names are unique and begin with their block's; blocks are in order; the last row has weights.
+    """
+    blocks = sorted(draw(st.lists(st.integers(1, 4), min_size=1, max_size=8)))
+    named = [*(f"block{block}" for block in blocks), *[HEAD] * draw(st.integers(0, 2))]
+    rows = [draw(_layers(block, number)) for number, block in enumerate(named, start=1)]
+    scores = Layer(f"{HEAD}_scores", "Dense", HEAD, (3,), params=draw(st.integers(1, 5000)))
+    return LayerTable((*rows, scores))
+
+
+@st.composite
+def _layers(draw: st.DrawFn, block: str, number: int) -> Layer:
+    kind = draw(st.sampled_from(KINDS))
+    params = 0 if kind == "MaxPooling2D" else draw(st.integers(1, 5000))
+    batch_norm = kind == "BatchNormalization"
+    return Layer(
+        name=f"{block}_{kind.lower()}_{number}",
+        kind=kind,
+        block=block,
+        output_shape=tuple(draw(st.lists(st.integers(1, 64), min_size=1, max_size=3))),
+        params=params,
+        other_params=params if batch_norm else 0,
+        batch_norm=batch_norm,
+        cut=draw(st.booleans()),
+    )
+
+
+@st.composite
+def layer_ranges(draw: st.DrawFn, length: int) -> LayerRange:
+    """Return a strategy for ranges that fit a table of `length` layers, open ones included."""
+    first = draw(st.integers(1, length))
+    return LayerRange(first, draw(st.none() | st.integers(first, length)))
+
+
+def class_counts(min_classes: int = 2) -> st.SearchStrategy[dict[str, int]]:
+    """Return a strategy for images a class: `min_classes` to seven classes, none empty."""
+    names = st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=9)
+    return st.dictionaries(names, st.integers(1, 100_000), min_size=min_classes, max_size=7)
+
+
+def check_part(registry: Registry[T], name: str, **settings: Any) -> T:
+    """Check what every part promises, and return the part made from `settings`.
+
+    It is a frozen attrs class of its kind, its docstring says what each key means, it can be
+    written out and read back, and it refuses a key that it does not have.
+
+    Args:
+        registry: The registry of its kind.
+        name: The name it is registered under.
+        **settings: Its keys as TOML would give them, at least those that have no default. Paths
+            are relative: an absolute one is written out relative to the working directory.
+
+    Raises:
+        ConfigError: If the settings are wrong.
+    """
+    cls = registry.get(name)
+    for key in describe_keys(cls):
+        assert key.meaning, f"{name}: the docstring has no entry `{key.name}:` below `Attributes:`"
+    holder = make_class("Holder", {"part": tables.part(registry)}, frozen=True)
+    held: Any = tables.structure(holder, {"part": {"name": name, **settings}})
+    part: T = held.part
+    assert isinstance(part, registry.base), f"{name}: must extend {registry.base.__name__}"
+    assert _is_frozen(part), f"{name}: must be frozen; decorate the class with attrs.frozen"
+    table = tables.unstructure(held)
+    again: Any = tables.structure(holder, table)
+    assert again == held, f"{name}: read back from {table} it is {again}, not {held}"
+    problems = _problems(holder, {"part": {**table["part"], UNKNOWN: 1}})
+    assert problems == [f"part.{UNKNOWN}"], f"{name}: an unknown key gives problems at {problems}"
+    return part
+
+
+def _is_frozen(part: object) -> bool:
+    try:
+        setattr(part, UNKNOWN, None)
+    except exceptions.FrozenInstanceError:
+        return True
+    return False
+
+
+def _problems(cls: type, table: Mapping[str, Any]) -> list[str]:
+    try:
+        tables.structure(cls, table)
+    except ConfigError as error:
+        return [problem.path for problem in error.problems]
+    return []
+
+
+def check_dataset(dataset: kinds.Dataset) -> None:
+    """Check that loading twice gives the same splits and that every image can be read."""
+    from tlkit.train.images import decode
+
+    splits = dataset.load()
+    assert isinstance(splits, Splits), f"load: must return Splits, got {splits!r}"
+    assert dataset.load() == splits, "load: must give the same splits every time"
+    for _, examples in splits.items():
+        for example in examples:
+            try:
+                decode(splits.read(example.path))
+            except (OSError, ValueError) as error:
+                raise AssertionError(f"read: {example.path} is no sound image: {error}") from error
+
+
+def check_backbone(backbone: kinds.Backbone) -> None:
+    """Build a backbone of small image size; check its layer table and what `prepare` gives."""
+    prepare()
+    import tensorflow as tf
+
+    from tlkit.train.model import split_at
+
+    model, table = backbone.build(), backbone.layers()
+    _check_table(table, model)
+    for number, layer in table:
+        if layer.cut and number < len(table):  # behind the last row there is nothing to cut off
+            try:
+                split_at(model, table, number)
+            except ValueError as error:
+                raise AssertionError(f"layers: row {number} says cut, but is no cut") from error
+    shape = (2, backbone.image_size, backbone.image_size, 3)
+    assert model.input.shape[1:] == shape[1:], f"build: the input must be {shape[1:]}"
+    prepared = backbone.prepare(tf.random.stateless_uniform(shape, (0, 0), 0, 255))
+    assert prepared.shape == shape, f"prepare: must keep the shape {shape}, got {prepared.shape}"
+    assert prepared.dtype == tf.float32, f"prepare: must give float32, got {prepared.dtype.name}"
+
+
+def check_head(head: kinds.Head, features: tuple[int, ...] = (4, 4, 8), classes: int = 3) -> None:
+    """Check the layer table against the built layers, and that probabilities sum to 1.
+
+    Args:
+        head: The head.
+        features: The shape of its input, without the batch axis.
+        classes: How many classes it tells apart.
+    """
+    prepare()
+    import keras
+    import tensorflow as tf
+
+    inputs = keras.Input(features)
+    model = keras.Model(inputs, head.attach(inputs, classes))
+    _check_table(head.layers(features, classes), model)
+    scores = model(tf.random.stateless_normal((5, *features), (0, 0))).numpy()
+    assert scores.shape == (5, classes), f"attach: must give (5, {classes}), got {scores.shape}"
+    sums = scores.sum(axis=1)
+    assert (scores >= 0).all(), "attach: probabilities must be at least 0"
+    assert (abs(sums - 1) < 1e-5).all(), f"attach: probabilities must sum to 1, got {sums}"
+
+
+def _check_table(table: LayerTable, model: Any) -> None:
+    from tlkit.train.model import layer_table
+
+    built = layer_table(model)
+    assert len(table) == len(built), f"layers: {len(table)} rows, but the model has\n{built}"
+    for (number, said), (_, is_so) in zip(table, built, strict=True):
+        for fact in ("name", "kind", "output_shape", "params", "other_params", "batch_norm"):
+            claimed, found = getattr(said, fact), getattr(is_so, fact)
+            assert claimed == found, f"layers: row {number}: {fact} is {found!r}, not {claimed!r}"
+
+
+def check_freeze(
+    policy: kinds.Freeze, fitting: st.SearchStrategy[LayerTable] | None = None
+) -> None:
+    """Check that on random layers the stages are pure, whole and have one rate a layer.
+
+    Args:
+        policy: The policy.
+        fitting: Layer tables that it fits, if random ones hardly ever do.
+    """
+
+    @given(fitting or layer_tables(), st.integers(1, 30))
+    def check(layers: LayerTable, epochs: int) -> None:
+        for method in (policy.stages, policy.planned):
+            try:
+                stages = method(layers, epochs)
+            except ValueError:  # the layers do not fit the policy, or nothing would be trained
+                reject()
+            assert method(layers, epochs) == stages, "stages: must give the same every time"
+            given_epochs = [stage.epochs for stage in stages]
+            assert sum(given_epochs) == epochs, f"stages: {given_epochs} do not sum to {epochs}"
+            assert min(given_epochs) > 0, f"stages: each needs an epoch, got {given_epochs}"
+            for stage in stages:
+                sound = [math.isfinite(rate) and rate >= 0 for rate in stage.rates]
+                assert len(sound) == len(layers), f"stages: one rate a layer, got {stage}"
+                assert all(sound), f"stages: rates must be finite and at least 0, got {stage}"
+
+    check()
+
+
+def check_class_weights(weighting: kinds.ClassWeights, counts: Mapping[str, int]) -> None:
+    """Check that every class gets a finite weight above 0, in the same order, every time."""
+    weights = weighting.for_counts(counts)
+    assert list(weights) == list(counts), f"for_counts: classes {[*counts]}, got {[*weights]}"
+    sound = [math.isfinite(weight) and weight > 0 for weight in weights.values()]
+    assert all(sound), f"for_counts: weights must be finite and above 0, got {weights}"
+    assert weighting.for_counts(counts) == weights, "for_counts: must give the same every time"
+
+
+def check_augmentation(augmentation: kinds.Augmentation) -> None:
+    """Check that shape, dtype and range are kept, and that a row depends on its key alone."""
+    prepare()
+    import numpy as np
+    import tensorflow as tf
+
+    def augment(images: Any, keys: Any) -> Any:
+        return augmentation.augment(tf.constant(images), tf.constant(keys)).numpy()
+
+    random = np.random.default_rng(0)
+    for count in range(1, 19):  # vectorized arithmetic may treat a batch's last rows differently
+        images = random.uniform(0, 255, (count, 16, 16, 3)).astype(np.float32)
+        keys = random.integers(0, 2**31 - 1, (count, 2), dtype=np.int32)
+        changed = augment(images, keys)
+        assert changed.shape == images.shape, f"augment: the shape became {changed.shape}"
+        assert changed.dtype == np.float32, f"augment: must give float32, got {changed.dtype}"
+        low, high = changed.min(), changed.max()
+        assert 0 <= low <= high <= 255, f"augment: pixels left [0, 255]: {low} to {high}"
+        order = random.permutation(count)
+        moved = augment(images[order], keys[order])
+        alike = (moved == changed[order]).all()
+        assert alike, f"augment: in another order, {count} images are not changed alike"
+    same = augment(np.repeat(images[:1], count, axis=0), keys)
+    differ = any((row != same[0]).any() for row in same)
+    assert differ or not augmentation.changes, "augment: every key gives the same picture"
+    assert augmentation.changes or (same == images[0]).all(), "changes: is False, but images change"
+
+
+def check_optimizer(optimizer: kinds.Optimizer) -> None:
+    """Check that steps are taken at the rates given, and none at rate 0."""
+    prepare()
+    import keras
+    import tensorflow as tf
+
+    start = tf.constant([1.0, -2.0])
+    held, learning = keras.Variable(start), keras.Variable(start)
+    built = optimizer.build((0.0, 1.0))
+    for _ in range(3):
+        built.apply([tf.ones(2), tf.ones(2)], [held, learning])
+    assert all(held.numpy() == start.numpy()), "build: rate 0 must leave a variable as it is"
+    assert all(learning.numpy() < start.numpy()), "build: rate 1 must go against the gradient"
+
+
+def check_schedule(schedule: kinds.Schedule) -> None:
+    """Check that rates are finite, above 0, and depend on nothing but the history."""
+    values = ("loss", "loss_unweighted", "val_loss", "accuracy", "val_accuracy")
+    epoch = st.fixed_dictionaries(dict.fromkeys(values, st.floats(0, 10)))
+
+    @given(st.floats(1e-6, 1), st.lists(epoch, max_size=15))
+    def check(base: float, history: list[dict[str, float]]) -> None:
+        epochs = len(history) + 1
+        rate = schedule.rate(base, epochs, history)
+        assert 0 < rate < math.inf, f"rate: must be above 0, got {rate}"
+        copies = [dict(reversed(epoch.items())) for epoch in history]
+        assert schedule.rate(base, epochs, copies) == rate, "rate: same history, another rate"
+
+    check()

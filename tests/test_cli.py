@@ -1,0 +1,296 @@
+"""The command line: what it prints where, and the exit code of every mistake."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import tlkit
+from tlkit import cli
+
+QUICK = """
+[data]
+name = "phantom"
+train = 6
+val = 3
+test = 3
+image_px = 32
+
+[backbone]
+weights = "none"
+image_size = 32
+
+[head]
+name = "pooled"
+
+[fit]
+epochs = 2
+batch_size = 4
+
+[[reference]]
+source = "somebody"
+accuracy = 0.5
+"""
+
+
+class Done:
+    """A finished command: its exit code and what it printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def tlkit_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> CommandLine:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick.toml").write_text(QUICK)
+    return CommandLine(monkeypatch, capfd)
+
+
+class CommandLine:
+    """Runs `tlkit` in this process, through the same `main` as the installed command."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capfd = monkeypatch, capfd
+
+    def __call__(self, *arguments: str) -> Done:
+        self.monkeypatch.setattr("sys.argv", ["tlkit", *arguments])
+        self.capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Done(int(ended.value.code or 0), *self.capfd.readouterr())
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 40), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished quick run for the commands that need one."""
+    top = tmp_path_factory.mktemp("finished")
+    (top / "quick.toml").write_text(QUICK)
+    return tlkit.run(top / "quick.toml", top / "run").folder
+
+
+def test_run_prints_results_on_stdout_and_messages_on_stderr(tlkit_command: CommandLine) -> None:
+    done = tlkit_command("run", "quick.toml")
+    assert done.code == 0
+    assert "test: accuracy" in done.out
+    assert "truth \\ predicted" in done.out
+    assert "[1] somebody" in done.out
+    assert done.out.rstrip().endswith("next: tlkit predict runs/quick-1 IMAGE...")
+    assert [line.split("  ")[0] for line in done.err.splitlines() if line[:5] == "epoch"] == [
+        "epoch 1/2",
+        "epoch 2/2",
+    ]
+    assert "weights: none" in done.err
+
+
+def test_run_prints_json_alone_on_stdout(tlkit_command: CommandLine) -> None:
+    done = tlkit_command("run", "quick.toml", "--json", "--out", "there")
+    found = json.loads(done.out)
+    assert found["run"] == "there"
+    assert found["test"] == json.loads(Path("there/metrics.json").read_text())["test"]
+
+
+def test_runs_are_numbered(tlkit_command: CommandLine) -> None:
+    Path("runs/quick-1").mkdir(parents=True)
+    assert "run folder: runs/quick-2" in tlkit_command("run", "quick.toml").out
+
+
+def test_check_writes_nothing(tlkit_command: CommandLine) -> None:
+    done = tlkit_command("check", "quick.toml")
+    assert "1,539 trainable of 14,716,227 parameters" in done.out
+    assert [path.name for path in Path().iterdir()] == ["quick.toml"]
+    assert json.loads(tlkit_command("check", "quick.toml", "--json").out)["stages"][0]["cut"] == 18
+
+
+# Each mistake: what is typed, the exit code, and the one line that says what is wrong.
+MISTAKES = {
+    "misspelt key": (
+        ["check", "quick.toml", "--set", "fit.epohcs=3"],
+        3,
+        "quick.toml: fit.epohcs: unknown key; did you mean 'epochs'? known: ",
+    ),
+    "wrong type": (
+        ["check", "quick.toml", "--set", 'fit.batch_size="8"'],
+        3,
+        "quick.toml: fit.batch_size: expected an integer, got '8'",
+    ),
+    "unknown part": (
+        ["check", "quick.toml", "--set", 'backbone.name="vgg61"'],
+        3,
+        "quick.toml: backbone.name: no backbone named 'vgg61'; did you mean 'vgg16'? known: ",
+    ),
+    "range past the end": (
+        ["check", "quick.toml", "--set", 'freeze={name="layer_range", train="19-25"}'],
+        3,
+        "quick.toml: freeze.train: layers 19-25 reach past the last one, 20 (scores)",
+    ),
+    "weight for no class": (
+        ["check", "quick.toml", "--set", 'class_weights={name="fixed", weights={claer=1}}'],
+        3,
+        "class_weights.weights: no class named 'claer'; did you mean 'clear'? known: ",
+    ),
+    "no such file": (["check", "none.toml"], 3, "none.toml: cannot be read: No such file"),
+    "missing data": (
+        ["check", "quick.toml", "--set", 'data={name="manifest", path="no.csv"}'],
+        4,
+        "no.csv: the manifest is not there; set data.path",
+    ),
+    "empty class folder": (
+        ["run", "quick.toml", "--set", 'data={name="folder", path="empty"}'],
+        4,
+        "empty/val/b: class 'b' has no images in val",
+    ),
+    "truncated JPEG": (
+        ["run", "quick.toml", "--set", 'data={name="folder", path="broken"}'],
+        4,
+        "broken/val/b/1.jpg: cannot be decoded: ",
+    ),
+    "missing weights": (
+        ["run", "quick.toml", "--set", 'backbone.weights="no.h5"'],
+        5,
+        "backbone.weights: there is no file no.h5",
+    ),
+    "unknown backbone": (
+        ["layers", "vgg61"],
+        6,
+        "no backbone named 'vgg61'; did you mean 'vgg16'? known: ",
+    ),
+    "existing run folder": (
+        ["run", "quick.toml", "--out", "empty"],
+        7,
+        "empty: the run folder exists; choose another with --out, nothing is overwritten",
+    ),
+    "no run folder": (["predict", "empty", "x.png"], 7, "empty: this is not a run folder"),
+    "diverging": (
+        ["run", "quick.toml", "--set", 'optimizer={name="sgd", learning_rate=1e38}'],
+        9,
+        "epoch 1: the ",
+    ),
+    "no arguments": (["run"], 2, "Missing argument"),
+    "unknown command": (["rnu"], 2, "No such command"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gives_one_clear_message_and_its_exit_code(
+    mistake: str, tlkit_command: CommandLine
+) -> None:
+    for top in ("empty", "broken"):
+        for name in ("train/a", "train/b", "val/a"):
+            picture(Path(top, name, "1.jpg"))
+    Path("empty/val/b").mkdir()
+    whole = picture(Path("broken/val/b/1.jpg"))
+    whole.write_bytes(whole.read_bytes()[:300])
+    before = sorted(str(path) for path in Path().rglob("*"))
+
+    arguments, code, message = MISTAKES[mistake]
+    done = tlkit_command(*arguments)
+
+    assert done.code == code
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    if mistake != "diverging":  # found while training, when the folder is there
+        assert sorted(str(path) for path in Path().rglob("*")) == before
+
+
+def test_all_problems_are_shown_at_once_and_sorted(tlkit_command: CommandLine) -> None:
+    done = tlkit_command("check", "quick.toml", "--set", "fit.x=1", "--set", "data.y=2")
+    assert [line.split(": ")[1] for line in done.err.splitlines()] == ["data.y", "fit.x"]
+
+
+def test_debug_shows_the_traceback(tlkit_command: CommandLine) -> None:
+    done = tlkit_command("--debug", "check", "none.toml")
+    assert "Traceback" in done.err
+    assert done.code == 3
+
+
+def test_ctrl_c_ends_with_130(tlkit_command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tlkit, "run", stop)
+    done = tlkit_command("run", "quick.toml")
+    assert (done.code, "not finished" in done.err) == (130, True)
+
+
+def test_layers_prints_the_study_s_table(tlkit_command: CommandLine) -> None:
+    done = tlkit_command("layers", "vgg16", "--head", "flatten_dense", "--classes", "3")
+    rows = done.out.splitlines()
+    assert len(rows) == 24
+    assert rows[19].split()[:3] == ["19", "flatten", "Flatten"]
+    assert rows[23] == "41,458,499 parameters"
+
+
+def test_list_and_info_tell_the_same_parts(tlkit_command: CommandLine) -> None:
+    parts = json.loads(tlkit_command("list", "--json").out)
+    for part in parts:
+        assert part["target"] in tlkit_command("info", part["name"]).out
+    assert {part["kind"] for part in parts} == {kind for kind, _ in tlkit.registries.items()}
+    assert "pooled" not in tlkit_command("list", "heads", "flat*").out
+
+
+def test_info_of_an_unknown_name_suggests_one(tlkit_command: CommandLine) -> None:
+    done = tlkit_command("info", "covdix")
+    assert (done.code, "did you mean 'covidx'?" in done.err) == (6, True)
+
+
+def test_predict_keeps_the_order_and_names_what_it_rejects(
+    tlkit_command: CommandLine, finished: Path
+) -> None:
+    names = ["c.png", "a.png", "b.png"]
+    for number, name in enumerate(names):
+        picture(Path(name), number)
+    Path("bad.png").write_text("no image")
+    done = tlkit_command(
+        "predict", str(finished), "c.png", "a.png", "bad.png", "b.png", "--format", "csv"
+    )
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [row["path"] for row in rows] == names
+    assert done.code == 4
+    assert "bad.png: is no image" in done.err
+    for row in rows:
+        assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-5)
+
+
+CLASSES = ("clear", "one_sided", "both_sided")
+
+
+def test_predict_prints_json_and_a_table(tlkit_command: CommandLine, finished: Path) -> None:
+    picture(Path("a.png"))
+    found = json.loads(tlkit_command("predict", str(finished), "a.png", "--format", "json").out)
+    assert found[0]["predicted"] in CLASSES
+    table = tlkit_command("predict", str(finished), "a.png").out
+    assert table.split()[:2] == ["path", "predicted"]
+    assert found[0]["predicted"] in table
+
+
+def test_evaluate_scores_a_folder(tlkit_command: CommandLine, finished: Path) -> None:
+    for number, name in enumerate(CLASSES):
+        picture(Path("data", name, "1.png"), number)
+    done = tlkit_command("evaluate", str(finished), "--data", "data", "--json")
+    assert json.loads(done.out)["images"] == 3
+    assert "data: accuracy" in tlkit_command("evaluate", str(finished), "--data", "data").out
+
+
+def test_every_command_has_help() -> None:
+    runner = CliRunner()
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__  # type: ignore[union-attr]  # all have one
+        assert runner.invoke(cli.app, [name, "--help"]).exit_code == 0

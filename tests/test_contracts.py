@@ -1,0 +1,76 @@
+"""Every registered part keeps its kind's promises; a new part is covered as soon as it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import NOTHING, evolve
+from PIL import Image
+
+from tlkit.config.structure import keys
+from tlkit.parts.kinds import registries
+from tlkit.testing import (
+    check_augmentation,
+    check_backbone,
+    check_class_weights,
+    check_dataset,
+    check_freeze,
+    check_head,
+    check_optimizer,
+    check_part,
+    check_schedule,
+)
+
+COUNTS = {"normal": 50, "pneumonia": 30, "covid-19": 4}
+IMAGE_PX = 32  # the smallest that VGG-16 takes
+
+# The keys that have no default. Extend this when a new part has one.
+REQUIRED: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("datasets", "folder"): {"path": "images"},
+    ("datasets", "manifest"): {"path": "images/images.csv"},
+    ("freezes", "layer_range"): {"train": "1-2"},
+    ("freezes", "layer_names"): {"train": ["block1_*", "head"]},
+    ("class_weights", "fixed"): {"weights": dict.fromkeys(COUNTS, 1.5)},
+}
+# What else a part of each kind must do. Extend this when there is a new kind.
+CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "datasets": check_dataset,
+    "backbones": lambda backbone: check_backbone(evolve(backbone, image_size=IMAGE_PX)),
+    "heads": check_head,
+    "freezes": check_freeze,
+    "class_weights": lambda weighting: check_class_weights(weighting, COUNTS),
+    "augmentations": check_augmentation,
+    "optimizers": check_optimizer,
+    "schedules": check_schedule,
+}
+PARTS = [(kind, name) for kind, registry in registries.items() for name in registry.names()]
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of tiny images in the working directory, and a manifest of the same ones."""
+    monkeypatch.chdir(tmp_path)
+    rows = ["path,label,split"]
+    for split in ("train", "val"):
+        for label in COUNTS:
+            path = Path("images", split, label, "1.png")
+            path.parent.mkdir(parents=True)
+            Image.new("L", (8, 8)).save(path)
+            rows.append(f"{path.relative_to('images').as_posix()},{label},{split}")
+    Path("images", "images.csv").write_text("\n".join(rows))
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_part_keeps_its_promises(kind: str, name: str) -> None:
+    registry = dict(registries.items())[kind]
+    settings = REQUIRED.get((kind, name), {})
+    lacking = {key.name for key in keys(registry.get(name)) if key.default is NOTHING} - {*settings}
+    assert not lacking, f"give REQUIRED in {__file__} a value for {lacking} of {kind} {name!r}"
+    assert kind in CHECKS, f"give CHECKS in {__file__} what every part of {kind} must do"
+
+    part = check_part(registry, name, **settings)
+    CHECKS[kind](part)

@@ -1,0 +1,282 @@
+"""A setting that changes nothing is a bug: every key of every part is changed here once.
+
+The study's published code declared a learning rate of 2e-5 and never used it. Each key must change
+what its part does; the second half trains with one table changed and must end elsewhere.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attrs import fields
+from PIL import Image
+
+import tlkit
+from tlkit.config.experiment import Experiment, Fit, Reference
+from tlkit.config.structure import is_key, keys, structure
+from tlkit.console import references_text
+from tlkit.layers import Layer, LayerTable
+from tlkit.parts.datasets import load_splits
+from tlkit.parts.kinds import registries
+from tlkit.plan.plan import make_plan
+from tlkit.results.metrics import figures, reference_figures, score_confusion
+from tlkit.train.images import to_pixels
+
+# Keys that cannot change anything, each with its reason.
+EXCEPTIONS = {
+    "experiment.schema": "there is one version so far",
+    "datasets.phantom.stand_in": "phantoms are never absent, so they need no stand-in",
+    "datasets.phantom.resize": "phantoms are square",
+}
+
+# For each key another value than the default or the one in NEEDED. A star stands for any part.
+CHANGED: dict[str, Any] = {
+    "datasets.*.classes": ["one_sided", "clear", "both_sided"],
+    "datasets.*.stand_in": "phantom",
+    "datasets.*.resize": "crop",
+    "datasets.folder.path": "other",
+    "datasets.manifest.path": "other.csv",
+    "datasets.phantom.train": 9,
+    "datasets.phantom.val": 9,
+    "datasets.phantom.test": 9,
+    "datasets.phantom.image_px": 64,
+    "datasets.phantom.draw_seed": 1,
+    "backbones.*.weights": "bsds500",
+    "backbones.*.preprocess": "unit",
+    "backbones.*.image_size": 64,
+    "heads.*.units": [3],
+    "heads.pooled.pooling": "max",
+    "heads.pooled.dropout": 0.5,
+    "freezes.*.batch_norm": "train",
+    "freezes.layer_range.train": "2-3",
+    "freezes.layer_names.train": ["block1"],
+    "class_weights.fixed.weights": {"a": 1, "b": 3},
+    "augmentations.*.rotation_deg": 20,
+    "augmentations.*.shift_frac": 0.2,
+    "augmentations.covidx_published.flip": False,
+    "augmentations.covidx_published.brightness_frac": 0.5,
+    "optimizers.*.learning_rate": 0.5,
+    "optimizers.adam.beta_1": 0.5,
+    "optimizers.adam.beta_2": 0.5,
+    "optimizers.adam.epsilon": 0.5,
+    "optimizers.sgd.momentum": 0.5,
+    "optimizers.sgd.nesterov": True,
+    "schedules.plateau.monitor": "val_loss",
+    "schedules.plateau.factor": 0.5,
+    "schedules.plateau.patience": 1,
+    "schedules.plateau.min_delta": 0.5,
+    "schedules.plateau.cooldown": 3,
+    "schedules.plateau.min_rate": 0.9,
+}
+# Keys a part cannot do without, or needs for its other keys to matter.
+NEEDED: dict[str, dict[str, Any]] = {
+    "datasets.folder": {"path": "images"},
+    "datasets.manifest": {"path": "images.csv"},
+    "datasets.phantom": {"train": 6, "val": 3, "test": 3, "image_px": 32},
+    "backbones.vgg16": {"weights": "none", "image_size": 32},
+    "freezes.layer_range": {"train": "1-2"},
+    "freezes.layer_names": {"train": ["head"]},
+    "class_weights.fixed": {"weights": {"a": 1, "b": 2}},
+    "schedules.plateau": {"patience": 2},
+}
+
+
+def all_keys() -> Iterator[str]:
+    for kind, registry in registries.items():
+        for name in registry.names():
+            for key in keys(registry.get(name)):
+                if f"{kind}.{name}.{key.name}" not in EXCEPTIONS:
+                    yield f"{kind}.{name}.{key.name}"
+
+
+def changed_value(key: str) -> Any:
+    kind, _, field = key.split(".")
+    found = CHANGED.get(key, CHANGED.get(f"{kind}.*.{field}"))
+    assert found is not None, f"add a changed value for the new key {key} to CHANGED"
+    return found
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders and two manifests of wide pictures, so that `resize` matters."""
+    top = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    classes = ("both_sided", "clear", "one_sided")
+    for folder in ("images", "other"):
+        rows = ["path,label,split"]
+        for split in ("train", "val"):
+            for label in classes:
+                path = top / folder / split / label / f"{folder}.png"
+                path.parent.mkdir(parents=True)
+                Image.fromarray(random.integers(0, 255, (20, 40), np.uint8)).save(path)
+                rows.append(f"{path.relative_to(top)},{label},{split}")
+        (top / f"{folder}.csv").write_text("\n".join(rows))
+    return top
+
+
+def seen_datasets(part: Any) -> Any:
+    splits = load_splits(part)
+    content = splits.read(splits.train[0].path)
+    pixels = to_pixels(content, 16, part.resize).tobytes()
+    return splits, Image.open(io.BytesIO(content)).size, pixels
+
+
+def seen_backbones(part: Any) -> Any:
+    with_weights = tlkit.build_model(part, "pooled", classes=2)
+    pixels = np.full((1, 4, 4, 3), 100, np.float32)
+    weights = [np.asarray(weight).tobytes() for weight in with_weights.weights]
+    return part.layers(), weights, np.asarray(part.prepare(pixels)).tobytes()
+
+
+def seen_heads(part: Any) -> Any:
+    import keras
+
+    features = keras.Input((4, 4, 8))
+    model = keras.Model(features, part.attach(features, 3))
+    return part.layers((4, 4, 8), 3), [layer.get_config() for layer in model.layers[1:]]
+
+
+def seen_freezes(part: Any) -> Any:
+    row = {"kind": "Conv2D", "output_shape": (1,), "params": 1}
+    names = [("a", "block1"), ("b", "block1"), ("c", "block2"), ("d", "head"), ("e", "head")]
+    layers = [Layer(name=n, block=b, batch_norm=n in "be", **row) for n, b in names]
+    return part.planned(LayerTable(tuple(layers)), 2)
+
+
+def seen_augmentations(part: Any) -> Any:
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
+    keys = np.array([[1, number] for number in range(8)], np.int32)
+    return np.asarray(part.augment(pixels, keys)).tobytes()
+
+
+def seen_schedules(part: Any) -> Any:
+    falling = [5, 4.9, 4.8, 4.7, 4.7, 4.7, 4.7, 4.0, 4.0, 4.0, 4.0, 4.0]
+    history = [
+        {"loss": loss, "loss_unweighted": 9 - loss, "val_loss": 1 / loss} for loss in falling
+    ]
+    return [part.rate(1.0, 12, history[:done]) for done in range(len(history) + 1)]
+
+
+SEEN: dict[str, Callable[[Any], Any]] = {
+    "datasets": seen_datasets,
+    "backbones": seen_backbones,
+    "heads": seen_heads,
+    "freezes": seen_freezes,
+    "class_weights": lambda part: part.for_counts({"a": 1, "b": 2}),
+    "augmentations": seen_augmentations,
+    "optimizers": lambda part: part.build([1.0]).get_config(),
+    "schedules": seen_schedules,
+}
+
+
+@pytest.mark.parametrize("key", list(all_keys()))
+def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
+    kind, name, field = key.split(".")
+    settings = NEEDED.get(f"{kind}.{name}", {})
+    changed = settings | {field: changed_value(key)}
+    if field == "stand_in":  # matters only where the data are missing
+        settings, changed = settings | {"path": "absent"}, changed | {"path": "absent"}
+    if key == "optimizers.sgd.nesterov":
+        settings, changed = settings | {"momentum": 0.5}, changed | {"momentum": 0.5}
+    part = dict(registries.items())[kind].get(name)
+    one, other = (structure(part, table, base=images) for table in (settings, changed))
+    assert outcome(SEEN[kind], one) != outcome(SEEN[kind], other)
+
+
+def outcome(seen: Callable[[Any], Any], part: Any) -> Any:
+    """Return what a part does; a dataset that is not there does nothing but say so."""
+    absent = getattr(part, "absent", lambda: None)()
+    if absent is not None and part.stand_in is None:
+        with pytest.raises(tlkit.DataError, match="not there"):
+            part.load()
+        return "absent"
+    return seen(part)
+
+
+def experiment(**changed: Any) -> Experiment:
+    table = {
+        "data": {"name": "phantom"} | NEEDED["datasets.phantom"],
+        "backbone": NEEDED["backbones.vgg16"],
+        "head": {"name": "pooled"},
+    }
+    return structure(Experiment, table | changed)
+
+
+@pytest.mark.parametrize(("key", "value"), [("epochs", 3), ("batch_size", 4), ("xla", False)])
+def test_every_key_of_fit_changes_the_plan(key: str, value: Any) -> None:
+    plans = [
+        make_plan(chosen, load_splits(chosen.data)).as_json()
+        for chosen in (experiment(), experiment(fit={key: value}))
+    ]
+    assert plans[0] != plans[1]
+    assert {"epochs", "batch_size", "xla"} == {field.name for field in fields(Fit)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("source", "another paper"),
+        ("confusion", [[1, 0], [1, 1]]),
+        ("accuracy", 0.5),
+        ("precision", {"a": 0.5}),
+        ("recall", {"b": 0.5}),
+        ("same_test", False),
+    ],
+)
+def test_every_key_of_a_reference_changes_what_is_printed(key: str, value: Any) -> None:
+    def printed(**changed: Any) -> str:
+        table = {"source": "paper", "confusion": [[3, 1], [0, 2]]} | changed
+        reference = structure(Reference, table)
+        ours = figures(score_confusion([[1, 1], [1, 1]], "ab"))
+        return references_text(ours, [(reference, reference_figures(reference, "ab"))])
+
+    assert printed() != printed(**{key: value})
+    assert len([field for field in fields(Reference) if is_key(field)]) == 6
+
+
+# One changed table for each field of the experiment: training must end elsewhere.
+TABLES: dict[str, Any] = {
+    "seed": 1,
+    "data": {"name": "phantom", "draw_seed": 1} | NEEDED["datasets.phantom"],
+    "backbone": NEEDED["backbones.vgg16"] | {"preprocess": "unit"},
+    "head": {"name": "pooled", "dropout": 0.5},
+    "freeze": {"name": "layer_range", "train": "17-"},
+    "class_weights": {
+        "name": "fixed",
+        "weights": {"clear": 1, "one_sided": 1, "both_sided": 12},
+    },
+    "augmentation": {"name": "covidx"},
+    "optimizer": {"name": "adam", "learning_rate": 2e-5},
+    "schedule": {"name": "plateau", "patience": 1, "min_delta": 1e3},
+    "fit": {"epochs": 3, "batch_size": 4},
+}
+
+
+def test_the_changed_tables_are_all_there_are() -> None:
+    names = {field.name for field in fields(Experiment) if is_key(field)}
+    exceptions = {key.removeprefix("experiment.") for key in EXCEPTIONS}
+    assert names - exceptions == {*TABLES, "reference"}
+
+
+def trained(folder: Path, **changed: Any) -> bytes:
+    fit = {"epochs": 3, "batch_size": 2, "xla": False}
+    tlkit.run(experiment(**({"fit": fit} | changed)), folder)
+    return (folder / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        name if name in {"optimizer", "schedule"} else pytest.param(name, marks=pytest.mark.slow)
+        for name in TABLES
+    ],
+)
+def test_every_table_changes_what_training_ends_with(table: str, tmp_path: Path) -> None:
+    one = trained(tmp_path / "one")
+    other = trained(tmp_path / "other", **{table: TABLES[table]})
+    assert one != other

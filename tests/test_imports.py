@@ -1,0 +1,125 @@
+"""The house's two import rules: light to start, and one way only."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "tlkit"
+
+# Imports go down this list only. Packages stand for all their modules, in which the order is free
+# but for cycles, which Python itself refuses.
+ORDER = (
+    "__main__",
+    "testing",
+    "cli",
+    "__init__",
+    "console",
+    "run",
+    "classifier",
+    "plain_keras",
+    "results",
+    "train",
+    "progress",
+    "plan",
+    "config",
+    "parts",
+    "layers",
+    "registry",
+    "rules",
+    "files",
+    "backend",
+    "errors",
+)
+HEAVY = ("tensorflow", "keras", "keras_cv", "sklearn", "numpy", "PIL", "h5py", "requests")
+EXPERIMENT_3 = str(ROOT / "examples" / "covidx" / "exp3.toml")
+
+
+def level(module: str) -> int:
+    """Return the place in `ORDER` of `tlkit.a.b`."""
+    return ORDER.index([*module.split("."), "__init__"][1])
+
+
+def imported(path: Path) -> set[str]:
+    """Return the tlkit modules that a file imports, in functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return {name for name in found if name.partition(".")[0] == "tlkit" and is_module(name)}
+
+
+def is_module(name: str) -> bool:
+    path = SOURCE.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_down_the_list_only(path: Path) -> None:
+    module = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+    own = level(module)
+    assert not [name for name in imported(path) if level(name) < own]
+
+
+def test_every_module_has_its_place_in_the_list() -> None:
+    top = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in MODULES}
+    assert top == set(ORDER)
+
+
+# Run with the heavy packages blocked, so that importing one is an error and not only slow.
+BLOCKED = f"""
+import sys
+for name in {HEAVY!r}:
+    sys.modules[name] = None
+from tlkit.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["list"],
+        ["list", "backbones", "vgg*"],
+        ["info", "vgg16"],
+        ["layers", "vgg16", "--head", "flatten_dense", "--classes", "3"],
+        ["check", EXPERIMENT_3],
+    ],
+    ids=" ".join,
+)
+def test_light_commands_start_without_heavy_packages(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_the_block_works() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, "evaluate", "nowhere", "--data", "nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "import of" in done.stderr
+    assert "halted" in done.stderr
