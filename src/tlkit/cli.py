@@ -87,7 +87,7 @@ def run(
     try:
         done = tlkit.run(file, out, overrides=overrides or [], watcher=watcher)
     except KeyboardInterrupt:
-        watcher.close()
+        watcher.close()  # before the message: a bar would be drawn over it
         typer.echo("interrupted; the run is not finished and cannot be resumed", err=True)
         raise typer.Exit(130) from None
     finally:

@@ -155,6 +155,7 @@ class Terminal(Watcher):
         self.console = Console(stderr=True, highlight=False)
         self.bar: Progress | None = None
         self.epoch = ""
+        self.before = 0  # images of the epochs before this one
 
     def say(self, text: str) -> None:
         """Print a line as it is."""
@@ -192,24 +193,26 @@ class Terminal(Watcher):
 
     def stage_begins(self, number: int, planned: PlannedStage) -> None:
         """Print what the stage trains."""
+        self._stop()
         self.say(
             f"stage {number}: {planned.stage.epochs} epochs, "
             f"{planned.trainable_params:,} parameters are trained"
         )
 
     def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
-        """Start the epoch's bar."""
+        """Start the bar with the first epoch; it spans them all, so its time left is the run's."""
         self.epoch = f"epoch {epoch}/{epochs}"
-        self._start(self.epoch, images)
+        self.before = (epoch - 1) * images
+        if self.bar is None:
+            self._start(self.epoch, epochs * images)
 
     def step_done(self, images: int, loss: float, accuracy: float, rate: float) -> None:
-        """Advance the epoch's bar."""
+        """Advance the bar."""
         figures = f"loss {loss:.4f}  accuracy {share(accuracy)}  rate {rate:.3g}"
-        self._advance(images, f"{self.epoch}  {figures}")
+        self._advance(self.before + images, f"{self.epoch}  {figures}")
 
     def epoch_done(self, epoch: Epoch) -> None:
-        """Print the epoch's line."""
-        self._stop()
+        """Print the epoch's line, above the bar if there is one."""
         weighted = f"loss {epoch.loss:.4f} (unweighted {epoch.loss_unweighted:.4f})"
         self.say(
             f"{self.epoch}  {weighted}  accuracy {share(epoch.accuracy)}  "

@@ -166,7 +166,7 @@ class _Stage:
         frozen = apply_rates(model, plan.layers, planned.stage.rates, experiment.freeze.batch_norm)
         prefix, tail = split_at(model, plan.layers, planned.cut)
         optimizer = experiment.optimizer.build(frozen.variable_rates)
-        self.stepper = Stepper(tail, optimizer, plan.xla)
+        self.stepper = Stepper(tail, optimizer, planned.xla)
         _assert_as_planned(model, tail, optimizer, planned, experiment)
         self.extractor = Extractor(
             prefix, experiment.backbone, experiment.augmentation, plan.prefix_batch
@@ -175,6 +175,7 @@ class _Stage:
         fixed = not experiment.augmentation.changes
         self.train = self._source("train", splits.train, keep=fixed and prefix is not None)
         self.val = self._source("val", splits.val, keep=prefix is not None)
+        self.on_val: Probabilities = np.empty((0, len(plan.classes)), np.float32)
 
     def epoch(self, stage: int, number: int, done: Sequence[Epoch]) -> Epoch:
         """Train for one epoch and return what it gave."""
@@ -194,7 +195,7 @@ class _Stage:
                 raise _not_finite(number, f"the training loss on {files}", step.loss)
             total += step
             self.watcher.step_done(total.images, total.mean("loss"), total.mean("right"), rate)
-        val, _ = self.stepper.evaluate(self.val, self._labels(self.splits.val))
+        val, self.on_val = self.stepper.evaluate(self.val, self._labels(self.splits.val))
         if not np.isfinite(val.loss):
             raise _not_finite(number, "the validation loss", val.loss)
         return Epoch(
@@ -209,8 +210,8 @@ class _Stage:
         )
 
     def predictions(self) -> dict[str, Probabilities]:
-        """Return the model's probabilities on the validation and the test split."""
-        found = {"val": self.stepper.evaluate(self.val, self._labels(self.splits.val))[1]}
+        """Return the probabilities on the validation split after the last epoch, and on test."""
+        found = {"val": self.on_val}
         if self.splits.test:
             test = self._source("test", self.splits.test, keep=False)
             found["test"] = self.stepper.evaluate(test, self._labels(self.splits.test))[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ def _check(model: keras.Model, planned: LayerTable) -> None:
 def layer_table(model: keras.Model) -> LayerTable:
     """Return the numbered layers of any Keras model; see `tlkit.layer_table`."""
     rows = []
+    cuts = _cuts(model)
     for name, layer in _leaves(model):
         output = getattr(layer, "output", None)  # a layer that was never called has none
         shape = getattr(output, "shape", (None,))[1:]
@@ -80,9 +82,32 @@ def layer_table(model: keras.Model) -> LayerTable:
                 params,
                 sum(_size(variable) for variable in layer.weights) - params,
                 isinstance(layer, keras.layers.BatchNormalization),
+                cut=id(layer) in cuts,
             )
         )
     return LayerTable(tuple(rows))
+
+
+def _cuts(model: keras.Model) -> set[int]:
+    """Return the ids of the layers whose output is all that the rest of the model needs.
+
+    A branch or skip connection around a layer rules it out. Operations that are no layers count:
+    the graph is followed along `operations`, not `layers`.
+    """
+    if isinstance(model, keras.Sequential):
+        return {id(layer) for layer in model.layers}
+    place = {id(operation): number for number, operation in enumerate(model.operations)}
+    last_use = dict.fromkeys(place, 0)
+    for node in itertools.chain.from_iterable(model._nodes_by_depth.values()):
+        for tensor in node.input_tensors:
+            producer = id(tensor._keras_history.operation)
+            last_use[producer] = max(last_use[producer], place[id(node.operation)])
+    cuts, needed = set(), 0  # `needed`: how far any earlier operation's output is used
+    for number, operation in enumerate(model.operations):
+        if needed <= number:
+            cuts.add(id(operation))
+        needed = max(needed, last_use[id(operation)])
+    return cuts
 
 
 def _leaves(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:

@@ -1,0 +1,266 @@
+"""A finished run as a classifier: the same answers as the run gave, and strict about its folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from attrs import frozen
+
+import tlkit
+from tlkit.classifier import sound_files
+from tlkit.parts.backbones import VGG16
+from tlkit.parts.datasets import Phantom
+from tlkit.parts.heads import Pooled
+from tlkit.train.images import Reader
+
+DATA = Phantom(train=6, val=3, test=4, image_px=40)
+
+
+@frozen
+class Finished:
+    """A run, what it is as a classifier, and its pictures as files."""
+
+    run: tlkit.Run
+    classifier: tlkit.Classifier
+    images: Path
+
+    @property
+    def test_files(self) -> list[Path]:
+        return [self.images / example.path for example in DATA.load().test]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    top = tmp_path_factory.mktemp("classifier")
+    experiment = tlkit.Experiment(
+        data=DATA,
+        backbone=VGG16(weights="none", image_size=32),
+        head=Pooled(units=(4,)),
+        optimizer=tlkit.registries.optimizers.get("adam")(learning_rate=0.01),
+        fit=tlkit.Fit(epochs=1),
+    )
+    run = tlkit.run(experiment, top / "run")
+    splits = DATA.load()
+    for _, examples in splits.items():
+        for example in examples:
+            path = top / "images" / example.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(splits.read(example.path))
+    return Finished(run, tlkit.load(run.folder), top / "images")
+
+
+def predictions(finished: Finished, split: str) -> npt.NDArray[np.float32]:
+    """Return the probabilities that the run wrote down."""
+    with (finished.run.folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    return np.array(
+        [[row[f"p_{name}"] for name in finished.classifier.classes] for row in rows], np.float32
+    )
+
+
+def test_it_is_the_model_that_was_trained(finished: Finished) -> None:
+    trained, loaded = finished.run.model, finished.classifier.model
+    assert [v.numpy().tobytes() for v in loaded.weights] == [
+        v.numpy().tobytes() for v in trained.weights
+    ]
+    assert finished.classifier.classes == ("clear", "one_sided", "both_sided")
+    assert finished.classifier.experiment == finished.run.experiment
+    assert finished.classifier.stand_in == ""
+
+
+def test_probabilities_of_files_are_those_of_the_run_to_the_digit(finished: Finished) -> None:
+    found = finished.classifier.probabilities(finished.test_files)
+    np.testing.assert_array_equal(found, predictions(finished, "test"))
+    assert found.dtype == np.float32
+
+
+def test_pixels_give_what_their_files_give(finished: Finished) -> None:
+    reader = Reader(lambda path: Path(path).read_bytes(), size=32)
+    pixels = np.stack([reader(str(path)) for path in finished.test_files])
+    expected = finished.classifier.probabilities(finished.test_files)
+    for kind in (np.uint8, np.int64, np.float32):
+        found = finished.classifier.probabilities(pixels.astype(kind))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_predicted_class_is_the_most_probable(finished: Finished) -> None:
+    classes = finished.classifier.classes
+    found = finished.classifier.predict([str(path) for path in finished.test_files])
+    best = finished.classifier.probabilities(finished.test_files).argmax(axis=1)
+    assert found == [classes[number] for number in best]
+
+
+def test_an_images_answer_does_not_depend_on_the_others(finished: Finished) -> None:
+    together = finished.classifier.probabilities(finished.test_files)
+    one_by_one = [finished.classifier.probabilities([path])[0] for path in finished.test_files]
+    np.testing.assert_array_equal(together, one_by_one)
+
+
+def test_more_than_one_batch_of_pixels_keeps_its_order(finished: Finished) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 32, 32, 3), dtype=np.uint8)
+    found = finished.classifier.probabilities(pixels)
+    assert found.shape == (33, 3)
+    np.testing.assert_array_equal(found[32], finished.classifier.probabilities(pixels[32:])[0])
+
+
+@pytest.mark.parametrize("images", [[], np.empty((0, 32, 32, 3), np.uint8)], ids=["files", "array"])
+def test_no_images_have_no_answers(finished: Finished, images: Any) -> None:
+    assert finished.classifier.probabilities(images).shape == (0, 3)
+    assert finished.classifier.predict(images) == []
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (1, 16, 32, 3), (1, 32, 32, 1), (1, 3, 32, 32)])
+def test_pixels_of_another_shape_are_refused(finished: Finished, shape: tuple[int, ...]) -> None:
+    with pytest.raises(tlkit.DataError, match=r"^images: must be \(count, 32, 32, 3\), got \("):
+        finished.classifier.probabilities(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("value", [-1, 256, np.nan], ids=str)
+def test_pixels_outside_0_to_255_are_refused(finished: Finished, value: float) -> None:
+    """A cast to bytes would make something else of them in silence."""
+    with pytest.raises(tlkit.DataError, match=r"^images: "):
+        finished.classifier.probabilities(np.full((1, 32, 32, 3), value))
+
+
+def test_a_file_that_is_no_image_is_named(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "note.png").write_text("a note", encoding="utf-8")
+    with pytest.raises(tlkit.DataError, match=r"/note\.png: is no image"):
+        finished.classifier.predict([finished.test_files[0], tmp_path / "note.png"])
+
+
+def test_files_are_sorted_into_sound_ones_and_reasons(finished: Finished, tmp_path: Path) -> None:
+    good, text, absent = finished.test_files[0], tmp_path / "text.png", tmp_path / "absent.png"
+    text.write_text("text", encoding="utf-8")
+    sound, rejected = sound_files([text, good, absent])
+    assert sound == [str(good)]
+    assert rejected[0].startswith(f"{text}: is no image")
+    assert rejected[1] == f"{absent}: No such file or directory"
+
+
+@pytest.mark.parametrize(("split", "expected"), [(None, "test"), ("test", "test"), ("val", "val")])
+def test_a_folder_of_splits_is_scored_as_the_run_was(
+    finished: Finished, split: str | None, expected: str
+) -> None:
+    assert finished.classifier.evaluate(finished.images, split) == finished.run.scores[expected]
+
+
+def test_a_folder_of_classes_is_scored(finished: Finished) -> None:
+    found = finished.classifier.evaluate(finished.images / "test")
+    assert found == finished.run.scores["test"]
+
+
+@pytest.mark.parametrize(("split", "expected"), [(None, "test"), ("val", "val")])
+def test_a_manifest_is_scored(finished: Finished, split: str | None, expected: str) -> None:
+    path = finished.images / "manifest.csv"
+    lines = [
+        f"{example.path},{example.label},{name}"
+        for name, examples in DATA.load().items()
+        for example in examples
+    ]
+    path.write_text("\n".join(["path,label,split", *lines]), encoding="utf-8")
+    assert finished.classifier.evaluate(path, split) == finished.run.scores[expected]
+
+
+def test_a_folder_without_images_of_the_classes_is_refused(
+    finished: Finished, tmp_path: Path
+) -> None:
+    with pytest.raises(tlkit.DataError, match=r"has no images of the classes clear, one_sided"):
+        finished.classifier.evaluate(tmp_path)
+
+
+@pytest.fixture
+def copy(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the run's folder, to be spoilt."""
+    return Path(shutil.copytree(finished.run.folder, tmp_path / "copy"))
+
+
+def test_a_run_can_be_moved(finished: Finished, copy: Path) -> None:
+    found = tlkit.load(str(copy)).probabilities(finished.test_files)
+    np.testing.assert_array_equal(found, predictions(finished, "test"))
+
+
+def rewrite(name: str, change: Callable[[Any], object]) -> Callable[[Path], object]:
+    """Return what changes one of a folder's JSON files."""
+
+    def spoil(folder: Path) -> None:
+        table = json.loads((folder / name).read_text(encoding="utf-8"))
+        change(table)
+        (folder / name).write_text(json.dumps(table), encoding="utf-8")
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (shutil.rmtree, tlkit.RunFolderError, r"/copy: there is no such run folder$"),
+        (
+            lambda folder: [path.unlink() for path in folder.iterdir()],
+            tlkit.RunFolderError,
+            r"/copy: this is not a run folder, it has no metrics\.json$",
+        ),
+        (
+            lambda folder: (folder / "metrics.json").unlink(),
+            tlkit.RunFolderError,
+            r"/copy: the run is not finished, it has no metrics\.json$",
+        ),
+        (
+            lambda folder: (folder / "plan.json").write_text("[", encoding="utf-8"),
+            tlkit.RunFolderError,
+            r"/plan\.json: cannot be read: ",
+        ),
+        (
+            lambda folder: (folder / "plan.json").write_text("[]", encoding="utf-8"),
+            tlkit.RunFolderError,
+            r"/plan\.json: is not a plan written by tlkit$",
+        ),
+        (
+            lambda folder: (folder / "weights.safetensors").unlink(),
+            tlkit.WeightsError,
+            r"/weights\.safetensors: there is no such file$",
+        ),
+        (
+            rewrite("plan.json", lambda table: table["classes"].append("fourth")),
+            tlkit.WeightsError,
+            r"021\.scores/kernel is float32 \(4, 3\), expected float32 \(4, 4\)$",
+        ),
+        (
+            rewrite("experiment.json", lambda table: table["head"].update(name="os.system")),
+            tlkit.ConfigError,
+            r"/experiment\.json: head\.name: no head named 'os\.system'",
+        ),
+        (
+            rewrite("experiment.json", lambda table: table["head"].update(code="import os")),
+            tlkit.ConfigError,
+            r"/experiment\.json: head\.code: unknown key",
+        ),
+        (
+            rewrite("experiment.json", lambda table: table["backbone"].update(image_size=10**9)),
+            tlkit.TlkitError,
+            r"image_size|does not fit|too ",
+        ),
+        (
+            lambda folder: (folder / "experiment.json").write_text("[1]", encoding="utf-8"),
+            tlkit.ConfigError,
+            r"/experiment\.json: expected a table",
+        ),
+    ],
+    ids=[
+        "no folder", "empty folder", "unfinished", "broken plan", "no plan", "no weights",
+        "other classes", "unknown part", "unknown key", "huge images", "no table",
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_not_a_sound_run_is_refused(
+    spoil: Callable[[Path], object], error: type[Exception], message: str, copy: Path
+) -> None:
+    spoil(copy)
+    with pytest.raises(error, match=message):
+        tlkit.load(copy)

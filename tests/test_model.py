@@ -1,0 +1,323 @@
+"""Models: built as their tables say, seeded, numbered, frozen and cut in two."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from attrs import frozen
+
+import tlkit
+from tlkit.layers import LayerRange
+from tlkit.parts.backbones import VGG16
+from tlkit.parts.freezes import TrainRange
+from tlkit.parts.heads import FlattenDense, Pooled
+from tlkit.plan.plan import model_layers
+from tlkit.train.model import assemble, seeded, split_at
+
+SMALLEST = VGG16(weights="none", image_size=32)
+X = np.random.default_rng(5).normal(size=(4, 8, 8, 3)).astype(np.float32)
+
+
+def convolutions() -> list[Any]:
+    return [
+        keras.layers.Conv2D(4, 3, name="block1_conv"),
+        keras.layers.BatchNormalization(name="block1_norm"),
+        keras.layers.Conv2D(2, 3, activation="relu", name="block2_conv"),
+    ]
+
+
+def classifier() -> list[Any]:
+    return [keras.layers.Flatten(name="flatten"), keras.layers.Dense(3, "softmax", name="scores")]
+
+
+def flat() -> Any:
+    return keras.Sequential([keras.layers.Input((8, 8, 3)), *convolutions(), *classifier()])
+
+
+def functional() -> Any:
+    inputs = keras.layers.Input((8, 8, 3))
+    outputs = inputs
+    for layer in [*convolutions(), *classifier()]:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs)
+
+
+def nested() -> Any:
+    base = keras.Sequential([keras.layers.Input((8, 8, 3)), *convolutions()], name="base")
+    return keras.Sequential([keras.layers.Input((8, 8, 3)), base, *classifier()])
+
+
+def rates(found: Any) -> dict[str, float]:
+    return {layer.name: rate for rate, (_, layer) in zip(found.rates, found.layers, strict=True)}
+
+
+def weights_of(model: Any) -> list[bytes]:
+    return [variable.numpy().tobytes() for variable in model.weights]
+
+
+def test_a_built_model_has_the_rows_of_the_parts_tables() -> None:
+    model, loaded = assemble(SMALLEST, FlattenDense(units=(8,)), classes=3, seed=0)
+    facts = [
+        [(layer.name, layer.kind, layer.output_shape, layer.params) for _, layer in table]
+        for table in (tlkit.layer_table(model), model_layers(SMALLEST, FlattenDense(units=(8,)), 3))
+    ]
+    assert facts[0] == facts[1]
+    assert model.count_params() == 14_714_688 + (512 + 1) * 8 + (8 + 1) * 3
+    assert loaded == {"source": "none"}
+
+
+@frozen(kw_only=True)
+class Lying(Pooled):
+    """A head whose table has fewer parameters than it builds."""
+
+    def layers(self, features: tuple[int, ...], classes: int) -> tlkit.LayerTable:
+        return super().layers(features, classes - 1)
+
+
+def test_a_part_that_builds_something_else_than_its_table_is_refused() -> None:
+    with pytest.raises(tlkit.PartError, match=r"differs from the built model.*'scores'"):
+        assemble(SMALLEST, Lying(), classes=3, seed=0)
+
+
+def test_the_seed_decides_every_random_weight() -> None:
+    """And the head's are drawn apart: another head leaves the backbone's as they are."""
+    before = random.getstate()
+    head = Pooled(dropout=0.5)
+    first, again, other = (
+        tlkit.build_model(SMALLEST, head, classes=3, seed=seed) for seed in (0, 0, 1)
+    )
+    assert random.getstate() == before
+    seeds = [model.get_layer("dropout_1").seed_generator.state for model in (first, again, other)]
+    assert weights_of(first) == weights_of(again)
+    assert np.array_equal(seeds[0], seeds[1])
+    assert not np.array_equal(seeds[0], seeds[2])
+    kernels = [model.get_layer("block3_conv1").kernel.numpy() for model in (first, other)]
+    assert not np.array_equal(*kernels)
+    wider = tlkit.build_model(SMALLEST, Pooled(units=(7,)), classes=2, seed=0)
+    assert np.array_equal(wider.get_layer("block3_conv1").kernel, kernels[0])
+
+
+def test_pythons_own_generator_is_put_back_after_an_error_too() -> None:
+    before = random.getstate()
+    with pytest.raises(KeyError, match="broken"), seeded(1):
+        raise KeyError(f"broken after drawing {random.random()}")
+    assert random.getstate() == before
+
+
+@pytest.mark.parametrize("build", [flat, functional])
+def test_layers_are_numbered_in_forward_order_without_the_input(build: Any) -> None:
+    table = tlkit.layer_table(build())
+    assert [(number, layer.name, layer.block) for number, layer in table] == [
+        (1, "block1_conv", "block1"),
+        (2, "block1_norm", "block1"),
+        (3, "block2_conv", "block2"),
+        (4, "flatten", "flatten"),
+        (5, "scores", "scores"),
+    ]
+    assert table[2].batch_norm
+    assert (table[2].params, table[2].other_params) == (8, 8)
+    assert table[3].output_shape == (4, 4, 2)
+    assert table.params == build().count_params()
+
+
+def test_a_nested_model_has_the_numbers_of_the_flat_one() -> None:
+    one, other = tlkit.layer_table(nested()), tlkit.layer_table(flat())
+    assert [layer.name for _, layer in one] == [
+        "base/block1_conv", "base/block1_norm", "base/block2_conv", "flatten", "scores",
+    ]  # fmt: skip
+    assert one.named("base") == {1, 2, 3}
+    assert [(x.kind, x.params, x.other_params) for _, x in one] == [
+        (x.kind, x.params, x.other_params) for _, x in other
+    ]
+
+
+class Composite(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """One layer made of two, one of them a BatchNorm."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inner = keras.layers.Dense(4)
+        self.norm = keras.layers.BatchNormalization()
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+        self.norm.build(shape)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.norm(self.inner(inputs), training=training)
+
+
+def with_composite() -> Any:
+    return keras.Sequential(
+        [keras.layers.Input((4,)), Composite(name="composite"), keras.layers.Dense(2, name="out")]
+    )
+
+
+def test_a_composite_layer_is_one_row_with_all_that_is_in_it() -> None:
+    row = tlkit.layer_table(with_composite())[1]
+    assert (row.name, row.params, row.other_params) == ("composite", 20 + 8, 8)
+
+
+def test_batch_norm_inside_a_composite_layer_is_held_too() -> None:
+    model = with_composite()
+    found = tlkit.freeze(model, train="1-2")
+    composite = model.get_layer("composite")
+    assert not composite.norm.trainable_variables
+    assert len(composite.inner.trainable_variables) == 2
+    assert found.variable_rates == (1, 1, 1, 1)
+
+
+def called_twice() -> Any:
+    shared = keras.layers.Dense(4, name="shared")
+    inputs = keras.layers.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(2, name="out")(shared(shared(inputs))))
+
+
+def in_both_models() -> Any:
+    shared = keras.layers.Dense(4, name="shared")
+    inner_inputs = keras.layers.Input((4,))
+    inner = keras.Model(inner_inputs, shared(inner_inputs), name="inner")
+    inputs = keras.layers.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(2, name="out")(shared(inner(inputs))))
+
+
+@pytest.mark.parametrize("build", [called_twice, in_both_models])
+def test_a_shared_layer_is_counted_once(build: Any) -> None:
+    model = build()
+    assert len(tlkit.layer_table(model)) == 2
+    assert tlkit.layer_table(model).params == model.count_params()
+
+
+def test_a_layer_shared_with_a_nested_model_can_be_trained() -> None:
+    model = in_both_models()
+    tlkit.freeze(model, train="inner/shared")
+    assert len(model.trainable_variables) == 2
+
+
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_prefix_and_tail_are_the_whole_to_the_bit(cut: int) -> None:
+    model = functional()
+    prefix, tail = split_at(model, tlkit.layer_table(model), cut)
+    assert prefix is not None
+    assert tail(prefix(X)).numpy().tobytes() == model(X).numpy().tobytes()
+    assert {id(v) for v in [*prefix.variables, *tail.variables]} == {id(v) for v in model.variables}
+    assert len(prefix.variables) + len(tail.variables) == len(model.variables)
+
+
+def test_without_a_cut_the_tail_is_the_model() -> None:
+    model = functional()
+    assert split_at(model, tlkit.layer_table(model), 0) == (None, model)
+
+
+@pytest.mark.parametrize(
+    ("train", "trained"),
+    [
+        ("4-5", {"scores": 1, "flatten": 1}),
+        ("4–5", {"scores": 1, "flatten": 1}),
+        ("5", {"scores": 1}),
+        (LayerRange(5), {"scores": 1}),
+        ("scores", {"scores": 1}),
+        ("block?_conv", {"block1_conv": 1, "block2_conv": 1}),
+        ("block2", {"block2_conv": 1}),
+        (["block2", "scores"], {"block2_conv": 1, "scores": 1}),
+        ({"-5": 0.1, "scores": 1}, {"block1_conv": 0.1, "block2_conv": 0.1, "flatten": 0.1,
+                                    "scores": 1}),
+        ({"scores": 1, "1-5": 0, "block2": 2}, {"block2_conv": 2}),
+        (TrainRange(train=LayerRange(1, 3)), {"block1_conv": 1, "block2_conv": 1}),
+        (TrainRange(train=LayerRange(1, 3), batch_norm="train"),
+         {"block1_conv": 1, "block1_norm": 1, "block2_conv": 1}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_chosen_is_trained_and_nothing_else(train: Any, trained: dict[str, float]) -> None:
+    model = flat()
+    found = tlkit.freeze(model, train=train)
+    assert {name: rate for name, rate in rates(found).items() if rate} == trained
+    learning = {layer.name for layer in model.layers if layer.trainable_variables}
+    assert learning == trained.keys() - {"flatten"}
+    assert len(found.variable_rates) == len(model.trainable_variables)
+
+
+def test_rates_follow_their_variables_through_a_nested_model() -> None:
+    model = nested()
+    found = tlkit.freeze(model, train={"base/block2_conv": 0.5, "scores": 1})
+    of_variable = dict(zip(map(id, model.trainable_variables), found.variable_rates, strict=True))
+    convolution = model.get_layer("base").get_layer("block2_conv")
+    assert [of_variable[id(v)] for v in convolution.weights] == [0.5, 0.5]
+    assert [of_variable[id(v)] for v in model.get_layer("scores").weights] == [1, 1]
+
+
+def test_batch_norm_learns_only_when_asked_to() -> None:
+    found = [rates(tlkit.freeze(flat(), train="1-5", batch_norm=m)) for m in ("inference", "train")]
+    assert [one["block1_norm"] for one in found] == [0, 1]
+
+
+def test_a_frozen_container_hides_nothing() -> None:
+    model = nested()
+    model.get_layer("base").trainable = False
+    tlkit.freeze(model, train="base/block2_conv")
+    assert [v.path for v in model.trainable_variables] == [
+        v.path for v in model.get_layer("base").get_layer("block2_conv").weights
+    ]
+
+
+def test_freezing_again_forgets_what_was_frozen_before() -> None:
+    model = flat()
+    tlkit.freeze(model, train="scores")
+    assert rates(tlkit.freeze(model, train="block2")) == rates(tlkit.freeze(flat(), train="block2"))
+    assert [layer.name for layer in model.layers if layer.trainable_variables] == ["block2_conv"]
+
+
+@pytest.mark.parametrize("train", ["scores", "1-5", "block1_conv"])
+def test_the_table_is_the_same_whatever_the_flags(train: str) -> None:
+    model = nested()
+    before = tlkit.layer_table(model)
+    train = "base/block1_conv" if train == "block1_conv" else train
+    assert tlkit.freeze(model, train=train).layers == before
+    assert tlkit.layer_table(model) == before
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("score", r"^no layer or block matches 'score'; did you mean 'scores'\?"),
+        (["scores", "block9_*"], r"^no layer or block matches 'block9_\*'"),
+        ("4-6", r"^layers 4-6 reach past the last one, 5 \(scores\)"),
+        ({"9": 1.0}, r"^layers 9 reach past the last one"),
+    ],
+)
+def test_a_choice_that_matches_nothing_is_an_error_with_the_table(
+    train: str | Sequence[str] | Mapping[str, float], message: str
+) -> None:
+    with pytest.raises(tlkit.LayerError, match=message + r"(?s:.*)no\.  layer"):
+        tlkit.freeze(flat(), train=train)
+
+
+@pytest.mark.parametrize("train", ["flatten", "block1_norm", [], {"scores": 0.0}], ids=str)
+def test_training_nothing_is_an_error(train: Any) -> None:
+    with pytest.raises(ValueError, match=r"^nothing would be trained"):
+        tlkit.freeze(flat(), train=train)
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf")])
+def test_a_rate_that_is_no_rate_is_an_error(rate: float) -> None:
+    with pytest.raises(ValueError, match=r"^rates must be finite and at least 0"):
+        tlkit.freeze(flat(), train={"1-5": 1.0, "scores": rate})
+
+
+def test_an_error_leaves_the_model_as_it_was() -> None:
+    model = flat()
+    with pytest.raises(tlkit.LayerError, match=r"^no layer or block matches"):
+        tlkit.freeze(model, train="nothing")
+    assert len(model.trainable_variables) == len(flat().trainable_variables)
+
+
+def test_the_result_prints_as_the_table_with_rates() -> None:
+    lines = str(tlkit.freeze(flat(), train={"scores": 0.1})).splitlines()
+    assert lines[0].endswith("rate")
+    assert [line.split()[-1] for line in lines[1:]] == ["frozen"] * 4 + ["0.1"]

@@ -1,0 +1,325 @@
+"""The registry: names, decorators, and parts that other packages announce as entry points."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from tlkit.config.structure import unstructure
+from tlkit.errors import DuplicatePart, PartError, UnknownPart
+from tlkit.parts.heads import FlattenDense, Pooled
+from tlkit.parts.kinds import Head, registries
+from tlkit.registry import Registry, installed_entry_points
+
+GROUP = "tlkit.heads"
+# A package that announces a head; it says so in `sys.modules` when it is imported.
+HEAD_MODULE = """
+from attrs import frozen
+from tlkit.layers import LayerTable
+from tlkit.parts.kinds import Head
+
+@frozen(kw_only=True)
+class {name}(Head):
+    \"\"\"A head of another package.\"\"\"
+
+    def layers(self, features, classes): return LayerTable(())
+    def attach(self, features, classes): return features
+"""
+
+
+class Tool(ABC):
+    """A kind of part to register."""
+
+    @abstractmethod
+    def use(self) -> str: ...
+
+
+@frozen
+class Hammer(Tool):
+    """Drive nails.
+
+    Attributes:
+        weight: In kilograms.
+    """
+
+    weight: float = 1.0
+
+    def use(self) -> str:
+        return "bang"
+
+
+@frozen
+class Saw(Tool):
+    """Cut wood."""
+
+    def use(self) -> str:
+        return "zip"
+
+
+class Plain(Tool):
+    """No attrs class."""
+
+    def use(self) -> str:
+        return ""
+
+
+@frozen
+class Stone:
+    """An attrs class, but no tool."""
+
+
+@pytest.fixture
+def tools() -> Registry[Tool]:
+    found = Registry("tool", Tool)
+    found.register("hammer")(Hammer)
+    return found
+
+
+@pytest.fixture
+def heads() -> Registry[Head]:
+    """A registry of heads that other packages may add to, without the state of tlkit's own."""
+    found = Registry("head", Head, group=GROUP)
+    found.register("pooled")(Pooled)
+    found.register("flatten_dense")(FlattenDense)
+    return found
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Give a function that installs a distribution with entry points and modules."""
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = {*sys.modules}
+
+    def installed(distribution: str, points: dict[str, str], **sources: str) -> None:
+        info = tmp_path / f"{distribution}-1.2.dist-info"
+        info.mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n"
+        (info / "METADATA").write_text(metadata)
+        lines = [f"{name} = {target}" for name, target in points.items()]
+        (info / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines]))
+        for module, source in sources.items():
+            (tmp_path / f"{module}.py").write_text(source)
+        installed_entry_points.cache_clear()
+
+    yield installed
+    installed_entry_points.cache_clear()
+    for module in {*sys.modules} - modules:
+        del sys.modules[module]
+
+
+class TestNames:
+    def test_a_part_is_found_by_its_name(self, tools: Registry[Tool]) -> None:
+        assert tools.get("hammer") is Hammer
+        assert tools.names() == ("hammer",)
+
+    def test_names_are_sorted(self, tools: Registry[Tool]) -> None:
+        tools.register("axe.2-x_y")(Saw)
+        assert tools.names() == ("axe.2-x_y", "hammer")
+
+    def test_the_decorator_returns_the_class_itself(self, tools: Registry[Tool]) -> None:
+        assert tools.register("saw")(Saw) is Saw
+
+    def test_a_part_is_described_by_its_docstring_and_place(self, tools: Registry[Tool]) -> None:
+        found = tools.find("hammer")
+        assert found.target == f"{__name__}:Hammer"
+        assert found.source == "this process"
+        assert found.summary == "Drive nails."
+        assert found.file.startswith("test_registry.py:")
+
+    def test_a_part_of_tlkit_is_described_as_such(self) -> None:
+        found = registries.heads.find("pooled")
+        assert (found.target, found.source) == ("tlkit.parts.heads:Pooled", "tlkit")
+
+    def test_a_taken_name_is_refused(self, tools: Registry[Tool]) -> None:
+        message = r"^tool 'hammer': the name is taken by \S+:Hammer, got \S+:Saw; choose another"
+        with pytest.raises(DuplicatePart, match=message):
+            tools.register("hammer")(Saw)
+        assert tools.get("hammer") is Hammer
+
+    def test_the_same_class_can_be_registered_twice(self, tools: Registry[Tool]) -> None:
+        tools.register("hammer")(Hammer)
+        assert tools.names() == ("hammer",)
+
+    @pytest.mark.parametrize(
+        "name", ["", "Hammer", "a/b", "..", ".a", "-a", "_a", "a b", "a\n", "ä", "a:b"]
+    )
+    def test_a_name_of_other_characters_is_refused(self, tools: Registry[Tool], name: str) -> None:
+        with pytest.raises(PartError, match=r"a name consists of a-z, 0-9, '_', '\.' and '-'"):
+            tools.register(name)
+
+    @pytest.mark.parametrize("part", [Plain, Hammer(), len])
+    def test_what_is_no_attrs_class_is_refused(self, tools: Registry[Tool], part: Any) -> None:
+        with pytest.raises(PartError, match=r"'x': a part is an attrs class, got .*above @frozen$"):
+            tools.register("x")(part)
+
+    def test_a_decorator_below_frozen_is_refused(self, tools: Registry[Tool]) -> None:
+        with pytest.raises(PartError, match=r"put the register decorator above @frozen$"):
+
+            @frozen
+            @tools.register("upside_down")
+            class UpsideDown(Tool):
+                size: int = 1
+
+                def use(self) -> str:
+                    return ""
+
+    def test_a_part_of_another_kind_is_refused(self, tools: Registry[Tool]) -> None:
+        with pytest.raises(PartError, match=r"^tool 'stone': must extend Tool, got \S+:Stone$"):
+            tools.register("stone")(Stone)
+
+    def test_an_unknown_name_gives_the_nearest_and_the_whole_list(
+        self, tools: Registry[Tool]
+    ) -> None:
+        tools.register("saw")(Saw)
+        message = r"^no tool named 'hamer'; did you mean 'hammer'\? known: hammer, saw$"
+        for ask in (tools.get, tools.find):
+            with pytest.raises(UnknownPart, match=message):
+                ask("hamer")
+        with pytest.raises(UnknownPart, match=r"^no tool named 'zzz'; known: hammer, saw$"):
+            tools.get("zzz")
+
+
+class TestAnnounced:
+    def test_a_part_is_listed_and_described_without_importing_its_package(
+        self, heads: Registry[Head], install: Callable[..., None]
+    ) -> None:
+        install("acme", {"acme_head": "acme_mod:Acme"}, acme_mod="raise SystemExit('imported')")
+        assert "acme_head" in heads.names()
+        found = heads.find("acme_head")
+        assert (found.target, found.source) == ("acme_mod:Acme", "acme 1.2")
+        assert "acme_mod" not in sys.modules
+
+    def test_a_part_is_loaded_when_asked_for_by_its_exact_name(
+        self, heads: Registry[Head], install: Callable[..., None]
+    ) -> None:
+        install("acme", {"acme_head": "acme_mod:Acme"}, acme_mod=HEAD_MODULE.format(name="Acme"))
+        with pytest.raises(UnknownPart, match="did you mean 'acme_head'"):
+            heads.get("acme_hea")
+        assert "acme_mod" not in sys.modules
+        assert heads.get("acme_head").__name__ == "Acme"
+        assert heads.get("acme_head") is heads.get("acme_head")
+        assert heads.find("acme_head").summary == "A head of another package."
+
+    @pytest.mark.parametrize(
+        ("source", "reason"),
+        [
+            ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+            ("def", "SyntaxError: invalid syntax"),
+            ("raise SystemExit(3)", "SystemExit: 3"),
+            ("1 / 0", "ZeroDivisionError: division by zero"),
+            ("", "AttributeError: module 'acme_mod' has no attribute 'Acme'"),
+        ],
+    )
+    def test_a_broken_package_is_named_and_harmless_unless_used(
+        self, heads: Registry[Head], install: Callable[..., None], source: str, reason: str
+    ) -> None:
+        install("acme", {"acme_head": "acme_mod:Acme"}, acme_mod=source)
+        assert heads.get("pooled") is Pooled
+        assert "acme_head" in heads.names()
+        message = (
+            r"^head 'acme_head': entry point 'acme_head' \(acme_mod:Acme\) of acme 1\.2 "
+            rf"cannot be imported: {reason}"
+        )
+        with pytest.raises(PartError, match=message):
+            heads.get("acme_head")
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("Acme = 3", "a part is an attrs class, got 3"),
+            ("class Acme: pass", "a part is an attrs class"),
+            (
+                "import attrs\n@attrs.frozen\nclass Acme: pass",
+                "must extend Head, got acme_mod:Acme",
+            ),
+        ],
+    )
+    def test_an_object_of_the_wrong_kind_is_refused_with_its_distribution(
+        self, heads: Registry[Head], install: Callable[..., None], source: str, message: str
+    ) -> None:
+        install("acme", {"acme_head": "acme_mod:Acme"}, acme_mod=source)
+        with pytest.raises(PartError, match=rf"{message}.*\(from entry point .* of acme 1\.2\)$"):
+            heads.get("acme_head")
+
+    def test_two_distributions_that_claim_one_name_are_both_named(
+        self, heads: Registry[Head], install: Callable[..., None]
+    ) -> None:
+        install("acme", {"shared": "acme_mod:Acme"}, acme_mod=HEAD_MODULE.format(name="Acme"))
+        install("zeta", {"shared": "zeta_mod:Zeta"}, zeta_mod=HEAD_MODULE.format(name="Zeta"))
+        assert heads.get("pooled") is Pooled
+        message = r"^head 'shared': claimed by .* of acme 1\.2 and .* of zeta 1\.2; uninstall one"
+        with pytest.raises(DuplicatePart, match=message):
+            heads.get("shared")
+
+    def test_a_distribution_that_claims_a_built_in_name_never_replaces_it(
+        self, heads: Registry[Head], install: Callable[..., None]
+    ) -> None:
+        install("acme", {"pooled": "acme_mod:Acme"}, acme_mod="raise SystemExit('imported')")
+        message = r"^head 'pooled': is tlkit\.parts\.heads:Pooled already, .* of acme 1\.2 claims"
+        with pytest.raises(DuplicatePart, match=message):
+            heads.get("pooled")
+        assert heads.get("flatten_dense").__name__ == "FlattenDense"
+
+    def test_a_claimed_built_in_name_hinders_no_other_part(
+        self, heads: Registry[Head], install: Callable[..., None]
+    ) -> None:
+        install("acme", {"flatten_dense": "acme_mod:Acme"})
+        assert unstructure(Pooled(), registry=heads)["name"] == "pooled"
+
+    def test_a_claimed_name_can_still_be_listed(
+        self, heads: Registry[Head], install: Callable[..., None]
+    ) -> None:
+        install("acme", {"pooled": "acme_mod:Acme"})
+        assert [heads.find(name).name for name in heads.names()] == [*heads.names()]
+
+    def test_a_package_that_registers_a_built_in_name_is_named(
+        self, heads: Registry[Head], install: Callable[..., None]
+    ) -> None:
+        source = HEAD_MODULE.format(name="Acme") + (
+            "\nfrom tlkit.parts.kinds import registries\nregistries.heads.register('pooled')(Acme)"
+        )
+        install("acme", {"acme_head": "acme_mod:Acme"}, acme_mod=source)
+        message = r"of acme 1\.2 cannot be imported: DuplicatePart: head 'pooled': .* is taken"
+        with pytest.raises(PartError, match=message):
+            heads.get("acme_head")
+        assert registries.heads.get("pooled") is Pooled
+
+    def test_a_class_may_be_decorated_and_announced(
+        self, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(registries.heads, "_parts", {**registries.heads._parts})
+        source = HEAD_MODULE.format(name="Acme").replace(
+            "@frozen",
+            "import tlkit.parts.kinds as kinds\n@kinds.registries.heads.register('acme')\n@frozen",
+        )
+        install("acme", {"acme": "acme_mod:Acme"}, acme_mod=source)
+        part = registries.heads.get("acme")
+        assert registries.heads.get("acme") is part
+        assert registries.heads.find("acme").source == "acme 1.2"
+        assert unstructure(part(), registry=registries.heads) == {"name": "acme"}
+
+    def test_a_class_may_be_announced_where_it_is_re_exported(
+        self, heads: Registry[Head], install: Callable[..., None]
+    ) -> None:
+        install(
+            "acme",
+            {"acme": "acme_mod:Acme"},
+            acme_mod="from acme_inner import Acme",
+            acme_inner=HEAD_MODULE.format(name="Acme"),
+        )
+        part = heads.get("acme")
+        assert heads.get("acme") is part  # the second time it is known, and its own entry point too
+        assert unstructure(part(), registry=heads) == {"name": "acme"}
+
+
+def test_a_home_that_cannot_be_imported_is_tried_again() -> None:
+    found = Registry("tool", Tool, home="no_such_home")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_home"):
+            found.names()

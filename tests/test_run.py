@@ -1,0 +1,196 @@
+"""A run from end to end: what it tells, what it leaves, and what stops it before it begins."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+import tlkit
+from tlkit.parts.augmentations import Covidx
+from tlkit.parts.backbones import VGG16
+from tlkit.parts.datasets import Folder, Phantom
+from tlkit.parts.heads import Pooled
+from tlkit.parts.optimizers import SGD
+
+SMALL = tlkit.Experiment(
+    data=Phantom(train=6, val=3, test=3, image_px=32),
+    backbone=VGG16(weights="none", image_size=32),
+    head=Pooled(),
+    fit=tlkit.Fit(epochs=2, batch_size=4),
+)
+
+
+class Listener(tlkit.Watcher):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.steps: list[int] = []
+
+    def planned(self, plan: tlkit.Plan, splits: tlkit.Splits) -> None:
+        self.heard.append("planned")
+
+    def checking(self, done: int, count: int) -> None:
+        self.heard.append(f"checked {done} of {count}")
+
+    def loaded(self, weights: Mapping[str, str]) -> None:
+        self.heard.append(f"loaded {weights['source']}")
+
+    def computing(self, split: str, count: int) -> None:
+        self.heard.append(f"computing {count} of {split}")
+
+    def stage_begins(self, number: int, planned: Any) -> None:
+        self.heard.append(f"stage {number}")
+
+    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
+        self.heard.append(f"epoch {epoch} of {epochs}")
+
+    def step_done(self, images: int, loss: float, accuracy: float, rate: float) -> None:
+        self.steps.append(images)
+
+    def epoch_done(self, epoch: tlkit.Epoch) -> None:
+        self.heard.append(f"epoch {epoch.epoch} done")
+
+
+@pytest.fixture(scope="module")
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> tlkit.Run:
+    return tlkit.run(SMALL, tmp_path_factory.mktemp("run") / "out", watcher=listener)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_history_has_a_row_an_epoch(done: tlkit.Run) -> None:
+    found = rows(done.folder / "history.csv")
+    assert [int(row["epoch"]) for row in found] == [1, 2]
+    for row, epoch in zip(found, done.history, strict=True):
+        assert float(row["loss"]) == epoch.loss
+        assert float(row["val_loss"]) == epoch.val_loss
+        assert float(row["learning_rate"]) == 1e-3
+    assert done.history[0].loss != done.history[1].loss
+
+
+def test_the_timing_has_a_row_an_epoch(done: tlkit.Run) -> None:
+    found = rows(done.folder / "timing.csv")
+    assert [row["epoch"] for row in found] == ["1", "2"]
+    assert all(float(row["seconds"]) > 0 for row in found)
+
+
+def test_the_metrics_are_the_scores_returned(done: tlkit.Run) -> None:
+    found = json.loads((done.folder / "metrics.json").read_text(encoding="utf-8"))
+    assert (found["evaluated_on"], found["stand_in"]) == ("test", None)
+    assert found["weights"] == {"source": "none"}
+    assert found["val"] == done.scores["val"].as_json()
+    assert found["test"] == done.result.as_json()
+    assert done.result is done.scores["test"]
+
+
+def test_the_environment_says_what_may_differ_elsewhere(done: tlkit.Run) -> None:
+    found = json.loads((done.folder / "environment.json").read_text(encoding="utf-8"))
+    assert found["onednn"] is True
+    assert {"tlkit", "keras", "tensorflow", "numpy"} <= found["packages"].keys()
+
+
+def test_the_watcher_is_told_in_order(done: tlkit.Run, listener: Listener) -> None:
+    checks = [f"checked {number} of 12" for number in range(1, 13)]
+    assert listener.heard == [
+        "planned", *checks, "loaded none", "stage 1", "computing 6 of train", "computing 3 of val",
+        "epoch 1 of 2", "epoch 1 done", "epoch 2 of 2", "epoch 2 done",
+    ]  # fmt: skip
+    assert listener.steps == [4, 6, 4, 6]
+
+
+def test_a_study_without_test_images_is_judged_by_its_validation_split(tmp_path: Path) -> None:
+    experiment = evolve(SMALL, data=evolve(SMALL.data, test=0), fit=tlkit.Fit(epochs=1))
+    run = tlkit.run(experiment, tmp_path / "out")
+    assert run.plan.evaluated_on == "val"
+    assert run.result is run.scores["val"]
+    assert {row["split"] for row in rows(run.folder / "predictions.csv")} == {"val"}
+    assert "test" not in json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_a_folder_that_exists_is_refused_before_any_work(tmp_path: Path) -> None:
+    listener = Listener()
+    with pytest.raises(tlkit.RunFolderError, match=r"the run folder exists"):
+        tlkit.run(SMALL, tmp_path, watcher=listener)
+    assert listener.heard == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"backbone": VGG16(weights=Path("no/such.h5"), image_size=32)},
+            tlkit.WeightsError,
+            r"there is no file no/such\.h5",
+        ),
+        ({"freeze": None}, tlkit.ConfigError, r"^freeze\.train: layers 30 reach past the last"),
+        ({"data": Folder(path=Path("no/such"))}, tlkit.DataError, r"^no/such: the data's folder"),
+    ],
+    ids=["weights", "layers", "data"],
+)
+def test_a_mistake_leaves_no_folder(
+    change: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    if "freeze" in change:
+        change = {"freeze": tlkit.registries.freezes.get("layer_range")(train=tlkit.LayerRange(30))}  # type: ignore[call-arg]
+    with pytest.raises(error, match=message):
+        tlkit.run(evolve(SMALL, **change), tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_image_leaves_no_folder(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for label in ("one", "two"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            (tmp_path / "data" / split / label / "image.png").write_bytes(b"not a picture")
+    experiment = evolve(SMALL, data=Folder(path=tmp_path / "data"))
+    with pytest.raises(tlkit.DataError, match=r"train/one/image\.png: is no image"):
+        tlkit.run(experiment, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("augmentation", [SMALL.augmentation, Covidx()], ids=["kept", "streamed"])
+def test_a_loss_that_is_not_finite_names_epoch_and_files(
+    augmentation: tlkit.Augmentation, tmp_path: Path
+) -> None:
+    experiment = evolve(SMALL, optimizer=SGD(learning_rate=1e30), augmentation=augmentation)
+    with pytest.raises(
+        tlkit.NumericalError,
+        match=r"^epoch 1: the training loss is (nan|inf), got from train/\w+/\d+\.png, "
+        r"train/\S+\.png; lower optimizer\.learning_rate$",
+    ) as caught:
+        tlkit.run(experiment, tmp_path / "out")
+    assert caught.value.exit_code == 9
+    with pytest.raises(tlkit.RunFolderError, match=r"the run is not finished"):
+        tlkit.load(tmp_path / "out")
+
+
+def test_an_experiment_file_is_run_with_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(
+        '[data]\nname = "phantom"\ntrain = 3\nval = 3\ntest = 0\nimage_px = 32\n'
+        '[backbone]\nweights = "none"\nimage_size = 32\n[head]\nname = "pooled"\n',
+        encoding="utf-8",
+    )
+    run = tlkit.run("tiny.toml", overrides=["fit.epochs=1", "seed=4"])
+    assert run.folder == Path("runs/tiny-1")
+    assert (run.experiment.seed, len(run.history)) == (4, 1)
+    recorded = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    assert recorded["overrides"] == ["fit.epochs=1", "seed=4"]

