@@ -243,11 +243,6 @@ def rewrite(name: str, change: Callable[[Any], object]) -> Callable[[Path], obje
             r"/experiment\.json: head\.code: unknown key",
         ),
         (
-            rewrite("experiment.json", lambda table: table["backbone"].update(image_size=10**9)),
-            tlkit.TlkitError,
-            r"image_size|does not fit|too ",
-        ),
-        (
             lambda folder: (folder / "experiment.json").write_text("[1]", encoding="utf-8"),
             tlkit.ConfigError,
             r"/experiment\.json: expected a table",
@@ -255,7 +250,7 @@ def rewrite(name: str, change: Callable[[Any], object]) -> Callable[[Path], obje
     ],
     ids=[
         "no folder", "empty folder", "unfinished", "broken plan", "no plan", "no weights",
-        "other classes", "unknown part", "unknown key", "huge images", "no table",
+        "other classes", "unknown part", "unknown key", "no table",
     ],
 )  # fmt: skip
 def test_a_folder_that_is_not_a_sound_run_is_refused(

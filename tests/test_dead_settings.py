@@ -142,9 +142,8 @@ def seen_heads(part: Any) -> Any:
 
 
 def seen_freezes(part: Any) -> Any:
-    row = {"kind": "Conv2D", "output_shape": (1,), "params": 1}
     names = [("a", "block1"), ("b", "block1"), ("c", "block2"), ("d", "head"), ("e", "head")]
-    layers = [Layer(name=n, block=b, batch_norm=n in "be", **row) for n, b in names]
+    layers = [Layer(n, "Conv2D", b, (1,), params=1, batch_norm=n in "be") for n, b in names]
     return part.planned(LayerTable(tuple(layers)), 2)
 
 

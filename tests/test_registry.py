@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,8 @@ class {name}(Head):
 """
 
 
-class Tool(ABC):
+class Tool:
     """A kind of part to register."""
-
-    @abstractmethod
-    def use(self) -> str: ...
 
 
 @frozen
@@ -50,23 +46,14 @@ class Hammer(Tool):
 
     weight: float = 1.0
 
-    def use(self) -> str:
-        return "bang"
-
 
 @frozen
 class Saw(Tool):
     """Cut wood."""
 
-    def use(self) -> str:
-        return "zip"
-
 
 class Plain(Tool):
     """No attrs class."""
-
-    def use(self) -> str:
-        return ""
 
 
 @frozen
@@ -84,7 +71,7 @@ def tools() -> Registry[Tool]:
 @pytest.fixture
 def heads() -> Registry[Head]:
     """A registry of heads that other packages may add to, without the state of tlkit's own."""
-    found = Registry("head", Head, group=GROUP)
+    found = Registry("head", registries.heads.base, group=GROUP)
     found.register("pooled")(Pooled)
     found.register("flatten_dense")(FlattenDense)
     return found
@@ -165,9 +152,6 @@ class TestNames:
             @tools.register("upside_down")
             class UpsideDown(Tool):
                 size: int = 1
-
-                def use(self) -> str:
-                    return ""
 
     def test_a_part_of_another_kind_is_refused(self, tools: Registry[Tool]) -> None:
         with pytest.raises(PartError, match=r"^tool 'stone': must extend Tool, got \S+:Stone$"):

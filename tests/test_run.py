@@ -12,10 +12,12 @@ import pytest
 from attrs import evolve
 
 import tlkit
-from tlkit.parts.augmentations import Covidx
+from tlkit.layers import LayerRange
+from tlkit.parts.augmentations import Covidx, NoAugmentation
 from tlkit.parts.backbones import VGG16
 from tlkit.parts.datasets import Folder, Phantom
-from tlkit.parts.heads import Pooled
+from tlkit.parts.freezes import TrainRange
+from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.optimizers import SGD
 
 SMALL = tlkit.Experiment(
@@ -114,7 +116,9 @@ def test_the_watcher_is_told_in_order(done: tlkit.Run, listener: Listener) -> No
 
 
 def test_a_study_without_test_images_is_judged_by_its_validation_split(tmp_path: Path) -> None:
-    experiment = evolve(SMALL, data=evolve(SMALL.data, test=0), fit=tlkit.Fit(epochs=1))
+    experiment = evolve(
+        SMALL, data=Phantom(train=6, val=3, test=0, image_px=32), fit=tlkit.Fit(epochs=1)
+    )
     run = tlkit.run(experiment, tmp_path / "out")
     assert run.plan.evaluated_on == "val"
     assert run.result is run.scores["val"]
@@ -138,7 +142,11 @@ def test_a_folder_that_exists_is_refused_before_any_work(tmp_path: Path) -> None
             tlkit.WeightsError,
             r"there is no file no/such\.h5",
         ),
-        ({"freeze": None}, tlkit.ConfigError, r"^freeze\.train: layers 30 reach past the last"),
+        (
+            {"freeze": TrainRange(train=LayerRange(30))},
+            tlkit.ConfigError,
+            r"^freeze\.train: layers 30- reach past the last",
+        ),
         ({"data": Folder(path=Path("no/such"))}, tlkit.DataError, r"^no/such: the data's folder"),
     ],
     ids=["weights", "layers", "data"],
@@ -146,8 +154,6 @@ def test_a_folder_that_exists_is_refused_before_any_work(tmp_path: Path) -> None
 def test_a_mistake_leaves_no_folder(
     change: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
-    if "freeze" in change:
-        change = {"freeze": tlkit.registries.freezes.get("layer_range")(train=tlkit.LayerRange(30))}  # type: ignore[call-arg]
     with pytest.raises(error, match=message):
         tlkit.run(evolve(SMALL, **change), tmp_path / "deep" / "out")
     assert list(tmp_path.iterdir()) == []
@@ -164,20 +170,30 @@ def test_a_broken_image_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("augmentation", [SMALL.augmentation, Covidx()], ids=["kept", "streamed"])
+# Two layers that both take a giant step: their product is not finite.
+EXPLODING = evolve(SMALL, head=FlattenDense(units=(8,)), optimizer=SGD(learning_rate=1e30))
+
+
+@pytest.mark.parametrize("augmentation", [NoAugmentation(), Covidx()], ids=["kept", "streamed"])
 def test_a_loss_that_is_not_finite_names_epoch_and_files(
     augmentation: tlkit.Augmentation, tmp_path: Path
 ) -> None:
-    experiment = evolve(SMALL, optimizer=SGD(learning_rate=1e30), augmentation=augmentation)
     with pytest.raises(
         tlkit.NumericalError,
         match=r"^epoch 1: the training loss is (nan|inf), got from train/\w+/\d+\.png, "
         r"train/\S+\.png; lower optimizer\.learning_rate$",
     ) as caught:
-        tlkit.run(experiment, tmp_path / "out")
+        tlkit.run(evolve(EXPLODING, augmentation=augmentation), tmp_path / "out")
     assert caught.value.exit_code == 9
     with pytest.raises(tlkit.RunFolderError, match=r"the run is not finished"):
         tlkit.load(tmp_path / "out")
+
+
+def test_weights_that_explode_in_the_last_step_are_noticed_too(tmp_path: Path) -> None:
+    """No training loss comes after it; the validation loss is what tells."""
+    one_step = evolve(EXPLODING, fit=tlkit.Fit(epochs=1, batch_size=6))
+    with pytest.raises(tlkit.NumericalError, match=r"^epoch 1: the validation loss is "):
+        tlkit.run(one_step, tmp_path / "out")
 
 
 def test_an_experiment_file_is_run_with_overrides(

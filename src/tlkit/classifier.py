@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import structure
@@ -14,6 +14,7 @@ from tlkit.errors import DataError, RunFolderError
 from tlkit.parts.datasets import SUFFIXES
 from tlkit.parts.manifest import read_manifest
 from tlkit.parts.splits import Example
+from tlkit.plan.plan import PREFIX_BATCH
 
 if TYPE_CHECKING:
     import keras
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tlkit.results.metrics import Scores
+    from tlkit.train.features import Extractor
 
 
 @frozen(kw_only=True)
@@ -31,12 +33,14 @@ class Classifier:
         model: The Keras model, from prepared images to probabilities.
         classes: Class names in the order of its outputs.
         experiment: How it was trained.
+        extractor: What runs images through the whole model, in batches of the run's fixed size.
         stand_in: What it was trained on in place of real data; empty for real data.
     """
 
     model: keras.Model
     classes: tuple[str, ...]
     experiment: Experiment
+    extractor: Extractor = field(repr=False)
     stand_in: str = ""
 
     def predict(self, images: Sequence[str | Path] | npt.NDArray[Any]) -> list[str]:
@@ -49,26 +53,28 @@ class Classifier:
         """Return the probability of every class for each image.
 
         Args:
-            images: Paths of image files, or pixels `(images, height, width, 3)` in 0-255, RGB,
-                of the model's size.
+            images: Paths of image files, or pixels `(images, height, width, 3)` uint8, RGB, of
+                the model's size.
 
         Returns:
             `(images, classes)` float32; each row adds up to 1.
 
         Raises:
-            DataError: If a file is not a sound image, or pixels have another size.
+            DataError: If a file is not a sound image, or pixels have another size or dtype.
         """
         import numpy as np
 
         if not isinstance(images, np.ndarray):
             return self._of_files([str(path) for path in images], lambda p: Path(p).read_bytes())
         size = self.experiment.backbone.image_size
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise DataError(f"images: must be (count, {size}, {size}, 3), got {images.shape}")
-        extractor = self._extractor()
+        if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
+            raise DataError(
+                f"images: must be (count, {size}, {size}, 3) uint8 from 0 to 255, "
+                f"got {images.shape} {images.dtype}"
+            )
+        batch = self.extractor.batch
         batches = [
-            extractor(images[start : start + extractor.batch].astype(np.uint8))
-            for start in range(0, len(images), extractor.batch)
+            self.extractor(images[start : start + batch]) for start in range(0, len(images), batch)
         ]
         return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
 
@@ -97,17 +103,8 @@ class Classifier:
         from tlkit.train.images import Reader
 
         reader = Reader(read, self.experiment.backbone.image_size, self.experiment.data.resize)
-        batches = self._extractor().stream(reader, paths)
+        batches = self.extractor.stream(reader, paths)
         return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
-
-    def _extractor(self) -> Any:
-        """Return what computes the whole model's output, in batches of the run's fixed size."""
-        from tlkit.plan.plan import PREFIX_BATCH
-        from tlkit.train.features import Extractor
-
-        return Extractor(
-            self.model, self.experiment.backbone, self.experiment.augmentation, PREFIX_BATCH
-        )
 
 
 def load(run: str | Path) -> Classifier:
@@ -121,6 +118,7 @@ def load(run: str | Path) -> Classifier:
         ConfigError: If it names parts or keys that this tlkit does not know.
     """
     from tlkit.results.folder import EXPERIMENT, METRICS, PLAN, WEIGHTS, RunFolder, read_weights
+    from tlkit.train.features import Extractor
     from tlkit.train.model import assemble, layer_table
 
     folder = RunFolder(Path(run))
@@ -140,7 +138,14 @@ def load(run: str | Path) -> Classifier:
         experiment.backbone, experiment.head, len(classes), experiment.seed, load_weights=False
     )
     read_weights(folder.path / WEIGHTS, model, layer_table(model))
-    return Classifier(model=model, classes=classes, experiment=experiment, stand_in=stand_in)
+    extractor = Extractor(model, experiment.backbone, experiment.augmentation, PREFIX_BATCH)
+    return Classifier(
+        model=model,
+        classes=classes,
+        experiment=experiment,
+        extractor=extractor,
+        stand_in=stand_in,
+    )
 
 
 def sound_files(files: Sequence[Path]) -> tuple[list[str], list[str]]:

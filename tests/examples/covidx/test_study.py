@@ -55,7 +55,13 @@ def images(sizes: dict[str, tuple[int, ...]]) -> tlkit.Splits:
         )
         for split, wanted in sizes.items()
     }
-    return tlkit.Splits(classes=CLASSES, read=lambda path: path.encode(), **found)
+    return tlkit.Splits(
+        classes=CLASSES,
+        train=found["train"],
+        val=found["val"],
+        test=found["test"],
+        read=lambda path: path.encode(),
+    )
 
 
 def plan(number: int, sizes: dict[str, tuple[int, ...]] | None = None) -> Plan:
@@ -99,7 +105,8 @@ def test_the_first_reference_is_the_paper_s_result(number: int) -> None:
     accuracy, precision, recall = RESULTS[number]
     found = reference_figures(experiment(number).reference[0], CLASSES)
     wanted = {"accuracy": accuracy, "covid-19 precision": precision, "covid-19 recall": recall}
-    rounded = {name: found[name] and round(100 * found[name], 1) for name in wanted}
+    shares = {name: found[name] for name in wanted}
+    rounded = {name: None if v is None else round(100 * v, 1) for name, v in shares.items()}
     assert rounded == wanted
 
 

@@ -1,0 +1,77 @@
+"""What the README shows works as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tlkit
+from tlkit.config.structure import structure
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_example_file_is_a_valid_experiment() -> None:
+    experiment = structure(tlkit.Experiment, tomllib.loads(blocks("toml")[0]))
+    layers = tlkit.LayerTable(
+        experiment.backbone.layers().layers + experiment.head.layers((7, 7, 512), 2).layers
+    )
+    trained = experiment.freeze.planned(layers, 1)[0].rates
+    assert [layers[number].block for number, rate in enumerate(trained, start=1) if rate] == (
+        ["block5"] * 4 + ["head"] * 4
+    )
+
+
+def test_the_example_part_registers_and_works() -> None:
+    part = next(block for block in blocks("python") if "SquareRoot" in block)
+    try:
+        exec(part, {})
+        found = tlkit.registries.class_weights.get("square_root")()
+        assert found.for_counts({"a": 1, "b": 3}) == {"a": 2**0.5, "b": (4 / 6) ** 0.5}
+    finally:
+        tlkit.registries.class_weights._parts.pop("square_root")
+
+
+def test_the_plain_keras_lines_are_those_of_the_example() -> None:
+    example = (ROOT / "examples" / "plain_keras.py").read_text(encoding="utf-8")
+    shown = next(block for block in blocks("python") if "tlkit.freeze(" in block)
+    for line in shown.splitlines():
+        assert line.partition("#")[0].rstrip().removesuffix(")") in example
+
+
+def test_the_plain_keras_example_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "plain_keras.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        check=True,
+    )
+    row = next(line for line in done.stdout.splitlines() if " block_16_expand " in line)
+    assert row.split()[-1] == "0.1"
+
+
+def test_every_command_shown_has_its_make_target_or_subcommand() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([\w-]+)", README, re.MULTILINE):
+        assert f"\n{target}:" in makefile
+    known = {c.name or c.callback.__name__ for c in tlkit_commands()}
+    shown = set(re.findall(r"^tlkit (\w+)", README, re.MULTILINE))
+    assert shown <= known
+    assert shown
+
+
+def tlkit_commands() -> list[Any]:
+    from tlkit.cli import app
+
+    return list(app.registered_commands)

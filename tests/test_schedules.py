@@ -1,0 +1,84 @@
+"""Schedules, with Keras's own `ReduceLROnPlateau` as the oracle."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlkit.backend import prepare
+from tlkit.parts.schedules import Constant, Plateau
+
+# Keras compares in float32, where sixteenths and their like are exact: no rounding can differ.
+sixteenths = st.integers(0, 48).map(lambda n: n / 16)
+plateaus = st.builds(
+    Plateau,
+    factor=st.sampled_from([0.25, 0.5, 0.75]),
+    patience=st.integers(1, 3),
+    min_delta=st.sampled_from([0.0, 1 / 16, 1 / 4]),
+    cooldown=st.integers(0, 3),
+    min_rate=st.sampled_from([0.0, 1 / 64, 1 / 8, 2.0]),
+)
+
+
+def keras_rates(plateau: Plateau, base: float, losses: list[float]) -> list[float]:
+    """The rate of every epoch, and of the one after the last, as Keras's callback sets them."""
+    prepare()
+    import keras
+
+    callback = keras.callbacks.ReduceLROnPlateau(
+        monitor="loss",
+        mode="min",
+        factor=plateau.factor,
+        patience=plateau.patience,
+        min_delta=plateau.min_delta,
+        cooldown=plateau.cooldown,
+        min_lr=plateau.min_rate,
+    )
+    model = SimpleNamespace(optimizer=SimpleNamespace(learning_rate=base))
+    callback.set_model(model)
+    callback.on_train_begin()
+    rates = [base]
+    for epoch, loss in enumerate(losses):
+        callback.on_epoch_end(epoch, {"loss": loss})
+        rates.append(model.optimizer.learning_rate)
+    return rates
+
+
+def our_rates(plateau: Plateau, base: float, losses: list[float]) -> list[float]:
+    history = [{"loss": loss} for loss in losses]
+    return [plateau.rate(base, len(losses), history[:n]) for n in range(len(losses) + 1)]
+
+
+@given(plateaus, st.sampled_from([1.0, 1 / 8]), st.lists(sixteenths, max_size=14))
+def test_plateau_lowers_the_rate_when_keras_does(
+    plateau: Plateau, base: float, losses: list[float]
+) -> None:
+    assert our_rates(plateau, base, losses) == keras_rates(plateau, base, losses)
+
+
+def test_plateau_lowers_again_after_as_many_bad_epochs() -> None:
+    plateau = Plateau(factor=0.5, patience=2)
+    assert our_rates(plateau, 1.0, [3, 3, 3, 3, 3, 2]) == [1, 1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_plateau_never_goes_below_its_least_rate_nor_raises_a_lower_one() -> None:
+    plateau = Plateau(factor=0.1, patience=1, min_rate=0.02)
+    assert our_rates(plateau, 1.0, [1, 1, 1, 1]) == [1, 1, 0.1, 0.02, 0.02]
+    assert our_rates(plateau, 0.01, [1, 1, 1]) == [0.01] * 4
+
+
+@pytest.mark.parametrize("monitor", ["loss", "loss_unweighted", "val_loss"])
+def test_plateau_watches_what_it_is_told_to(monitor: str) -> None:
+    watched = Plateau(monitor=monitor, patience=1, factor=0.5)  # type: ignore[arg-type]  # a literal
+    falling = {"loss": 1.0, "loss_unweighted": 1.0, "val_loss": 1.0}
+    history = [{name: value / n for name, value in falling.items()} for n in (1, 2, 3)]
+    assert watched.rate(1.0, 9, history) == 1.0
+    assert watched.rate(1.0, 9, [*history, {**history[-1], monitor: 5.0}]) == 0.5
+
+
+@given(st.floats(1e-9, 10), st.lists(st.fixed_dictionaries({"loss": sixteenths}), max_size=5))
+def test_constant_is_constant(base: float, history: list[dict[str, float]]) -> None:
+    assert Constant().rate(base, 9, history) == base
