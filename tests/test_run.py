@@ -180,8 +180,8 @@ def test_a_loss_that_is_not_finite_names_epoch_and_files(
 ) -> None:
     with pytest.raises(
         tlkit.NumericalError,
-        match=r"^epoch 1: the training loss is (nan|inf), got from train/\w+/\d+\.png, "
-        r"train/\S+\.png; lower optimizer\.learning_rate$",
+        match=r"^epoch 1: the training loss on train/\w+/\d+\.png, train/\S+\.png is (nan|inf); "
+        r"lower optimizer\.learning_rate$",
     ) as caught:
         tlkit.run(evolve(EXPLODING, augmentation=augmentation), tmp_path / "out")
     assert caught.value.exit_code == 9

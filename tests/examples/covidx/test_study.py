@@ -19,11 +19,13 @@ from tlkit.results.metrics import reference_figures
 
 STUDY = Path(__file__).parents[3] / "examples" / "covidx"
 CLASSES = ("normal", "pneumonia", "covid-19")
-# Table 2: images of each class in each split.
-PLUS = {"train": (7966, 5451, 152), "val": (785, 494, 71), "test": (100, 100, 31)}
-MINI = {"train": (200, 200, 152), "val": (100, 100, 71), "test": (100, 100, 31)}
+Sizes = dict[str, tuple[int, ...]]  # images of each class, by split
+
+# Table 2.
+PLUS: Sizes = {"train": (7966, 5451, 152), "val": (785, 494, 71), "test": (100, 100, 31)}
+MINI: Sizes = {"train": (200, 200, 152), "val": (100, 100, 71), "test": (100, 100, 31)}
 # Table 4: data, class weights, epochs and the layers that are trained; then the paper's results.
-TABLE_4: dict[int, tuple[dict[str, tuple[int, ...]], str, int, str]] = {
+TABLE_4: dict[int, tuple[Sizes, str, int, str]] = {
     1: (PLUS, "1:1:12", 22, "19-22"),
     2: (PLUS, "1:1:12", 22, "1-22"),
     3: (MINI, "balanced", 12, "19-22"),
@@ -45,7 +47,7 @@ def experiment(number: int, folder: str = "") -> tlkit.Experiment:
     return tlkit.load_experiment(STUDY / folder / f"exp{number}.toml")
 
 
-def images(sizes: dict[str, tuple[int, ...]]) -> tlkit.Splits:
+def images(sizes: Sizes) -> tlkit.Splits:
     """Return splits with so many images of each class, without any files."""
     found = {
         split: tuple(
@@ -64,7 +66,7 @@ def images(sizes: dict[str, tuple[int, ...]]) -> tlkit.Splits:
     )
 
 
-def plan(number: int, sizes: dict[str, tuple[int, ...]] | None = None) -> Plan:
+def plan(number: int, sizes: Sizes | None = None) -> Plan:
     return make_plan(experiment(number), images(sizes or TABLE_4[number][0]))
 
 

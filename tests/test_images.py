@@ -1,0 +1,361 @@
+"""From bytes to pixels: what is read, by which rules, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import resource
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+import tlkit
+from tlkit.train.images import Reader, Resize, check_images, decode, in_parallel, to_pixels
+
+Pixels = npt.NDArray[Any]
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+
+
+def noise(height: int = 16, width: int = 24, channels: int = 3) -> Pixels:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(pixels: Pixels | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decoded(content: bytes) -> Pixels:
+    return np.asarray(decode(content))
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless_formats_come_back_to_the_bit(kind: str, channels: int) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    expected = noise(channels=channels)
+    found = decoded(encoded(expected, kind, **options))
+    grey_in_webp = kind == "WEBP" and channels == 1  # which knows colour only
+    np.testing.assert_array_equal(found[..., 0] if grey_in_webp else found, expected)
+
+
+def test_jpeg_comes_back_as_jpeg_does() -> None:
+    content = encoded(noise(), "JPEG")
+    np.testing.assert_array_equal(decoded(content), np.asarray(Image.open(io.BytesIO(content))))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"just text", b"<html>error</html>", encoded(noise(), "GIF"), encoded(noise(), "EPS")],
+    ids=["no bytes", "text", "html", "GIF", "EPS"],
+)
+def test_other_content_is_no_image_and_the_formats_are_listed(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^is no image; BMP, JPEG, PNG, TIFF, WEBP are read$"):
+        decode(content)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+def test_several_frames_are_refused(kind: str) -> None:
+    frames = [Image.fromarray(noise()), Image.fromarray(255 - noise())]
+    content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"^has 2 frames, one is expected$"):
+        decode(content)
+
+
+@pytest.mark.parametrize("tenth", range(10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
+def test_a_truncated_image_is_refused_and_never_filled_with_grey(kind: str, tenth: int) -> None:
+    content = encoded(noise(64, 64), kind)
+    with pytest.raises(ValueError, match=r"^(is no image; |cannot be decoded: )"):
+        decode(content[: len(content) * tenth // 10])
+
+
+def png_that_declares(width: int, height: int) -> bytes:
+    """A picture of a few bytes whose header promises more."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9_000, 10_000, 20_000])
+def test_too_many_declared_pixels_are_refused_before_decoding(side: int) -> None:
+    content = png_that_declares(side, side)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"pixels"):
+        decode(content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # in kB
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
+    values = np.array([[0, 128, 257, 300, 32896, 65535]], np.uint16)
+    expected = np.array([[0, 0, 1, 1, 128, 255]], np.uint8)
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(decoded(encoded(values, kind)), expected)
+
+
+def test_32_bit_grey_is_read_where_it_is_16_bit_grey() -> None:
+    content = encoded(Image.fromarray(np.array([[0, 65535]], np.int32)), "TIFF")
+    np.testing.assert_array_equal(decoded(content), [[0, 255]])
+    for wrong in (-1, 65536):
+        content = encoded(Image.fromarray(np.array([[0, wrong]], np.int32)), "TIFF")
+        with pytest.raises(ValueError, match=r"^has grey values outside 0-65535$"):
+            decode(content)
+
+
+def test_floating_point_grey_is_refused() -> None:
+    content = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
+    with pytest.raises(ValueError, match=r"^has floating-point grey values"):
+        decode(content)
+
+
+def test_one_bit_becomes_black_and_white() -> None:
+    image = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    np.testing.assert_array_equal(decoded(encoded(image)), [[0, 255]])
+
+
+def test_a_palette_becomes_its_colours() -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    np.testing.assert_array_equal(decoded(encoded(image)), [[[10, 20, 30], [200, 100, 50]]])
+
+
+def test_cmyk_becomes_rgb() -> None:
+    inks = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 255]]], np.uint8)
+    content = encoded(Image.fromarray(inks, "CMYK"), "TIFF")
+    np.testing.assert_array_equal(decoded(content), [[[255] * 3, [0, 255, 255], [0] * 3]])
+
+
+WHITE, HALF, CLEAR = (255, 255), (255, 128), (255, 0)
+
+
+def clear_white(mode: str) -> Image.Image:
+    """Two white pixels, of which the second is transparent."""
+    if mode == "P":
+        image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+        image.putpalette([255] * 6)
+        return image
+    return Image.new(mode, (2, 1), "white")
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (Image.fromarray(np.array([[WHITE, HALF, CLEAR]], np.uint8), "LA"), {}, [255, 128, 0]),
+        (
+            Image.fromarray(np.array([[[255, 255, *p] for p in (WHITE, CLEAR)]], np.uint8), "RGBA"),
+            {},
+            [255, 0],
+        ),
+        (clear_white("P"), {"transparency": bytes([255, 0])}, [255, 0]),
+        (clear_white("RGB"), {"transparency": (255, 255, 255)}, [0, 0]),
+        (clear_white("L"), {"transparency": 255}, [0, 0]),
+    ],
+    ids=["LA", "RGBA", "palette", "a clear colour", "a clear grey"],
+)
+def test_transparency_is_laid_over_black(
+    image: Image.Image, options: dict[str, Any], expected: list[int]
+) -> None:
+    found = decoded(encoded(image, **options))
+    np.testing.assert_array_equal(found[0, ..., 0] if found.ndim == 3 else found[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(
+    ("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)], ids=["none", "180", "270", "90"]
+)
+def test_rotation_noted_by_the_camera_is_applied(kind: str, orientation: int, turns: int) -> None:
+    quarters = np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((16, 32), np.uint8))
+    image = Image.fromarray(np.stack([quarters] * 3, axis=-1))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decoded(encoded(image, kind, exif=exif)).astype(int)
+    expected = np.rot90(np.asarray(image), turns)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 4  # JPEG and WEBP lose a little
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (32, 32), (31, 77)])
+def test_any_shape_becomes_the_wanted_one(resize: Resize, shape: tuple[int, int]) -> None:
+    found = to_pixels(encoded(noise(*shape, channels=1)), 32, resize)
+    assert found.shape == (32, 32, 3)
+    assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_of_the_right_size_is_left_alone(resize: Resize, channels: int) -> None:
+    image = noise(8, 8, channels)
+    expected = image if channels == 3 else np.stack([image] * 3, axis=-1)
+    np.testing.assert_array_equal(to_pixels(encoded(image), 8, resize), expected)
+
+
+STRIPES = np.array([[0, 0, 200, 200, 0, 0, 0, 0]] * 4, np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "resize", "rows"),
+    [
+        (STRIPES, "stretch", [[0, 200, 0, 0]] * 4),
+        (STRIPES, "crop", [[200, 200, 0, 0]] * 4),
+        (STRIPES, "pad", [[0, 0, 0, 0], [0, 200, 0, 0], [0, 200, 0, 0], [0, 0, 0, 0]]),
+        (STRIPES.T, "stretch", [[0] * 4, [200] * 4, [0] * 4, [0] * 4]),
+        (STRIPES.T, "crop", [[200] * 4, [200] * 4, [0] * 4, [0] * 4]),
+        (STRIPES.T, "pad", [[0] * 4, [0, 200, 200, 0], [0] * 4, [0] * 4]),
+    ],
+    ids=["wide stretch", "wide crop", "wide pad", "tall stretch", "tall crop", "tall pad"],
+)
+def test_what_is_not_square_is_stretched_cropped_or_padded(
+    image: Pixels, resize: Resize, rows: list[list[int]]
+) -> None:
+    """A bar a quarter of the width from the left: where it goes, and how wide it gets."""
+    found = to_pixels(encoded(image), 32, resize)[..., 0]
+    middles = found[4::8, 4::8]  # of a grid of four by four, away from blurred edges
+    np.testing.assert_array_equal(middles, rows)
+
+
+def test_making_small_averages_and_does_not_pick() -> None:
+    checks = np.indices((64, 64)).sum(axis=0).astype(np.uint8) % 2 * 200
+    assert np.abs(to_pixels(encoded(checks), 8)[1:-1, 1:-1].astype(int) - 100).max() <= 2
+
+
+def test_the_reader_names_what_it_cannot_read() -> None:
+    files = {"good.png": encoded(noise()), "bad.png": b"text"}
+    reader = Reader(files.__getitem__, size=8)
+    np.testing.assert_array_equal(reader("good.png"), to_pixels(files["good.png"], 8))
+    with pytest.raises(tlkit.DataError, match=r"^bad\.png: is no image"):
+        reader("bad.png")
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_batches_keep_the_order_whatever_the_workers(workers: int) -> None:
+    files = {str(n): encoded(np.full((2, 2), n, np.uint8)) for n in range(7)}
+    reader = Reader(files.__getitem__, size=2, workers=workers)
+    batches = list(reader.batches(list(files), 3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate(batches)[:, 0, 0, 0], range(7))
+
+
+@given(
+    count=st.integers(0, 20), workers=st.integers(1, 4), ahead=st.integers(1, 8), taken=st.data()
+)
+def test_in_parallel_is_a_map_that_looks_no_further_than_it_may(
+    count: int, workers: int, ahead: int, taken: st.DataObject
+) -> None:
+    looked_at: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(count):
+            looked_at.append(number)
+            yield number
+
+    results = in_parallel(lambda number: number * number, items(), workers, ahead)
+    stop = taken.draw(st.integers(0, count))
+    for number in range(stop):
+        assert next(results) == number * number
+        assert len(looked_at) <= number + 1 + ahead
+    assert stop < count or list(results) == []
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 64])
+def test_the_first_error_in_order_ends_it(ahead: int) -> None:
+    later_failed = threading.Event()
+
+    def work(number: int) -> int:
+        if number == 3:
+            later_failed.set()
+            raise KeyError("later")
+        if number == 2:
+            later_failed.wait(timeout=0.5 if ahead > 1 else 0)
+            raise KeyError("first")
+        return number
+
+    results = in_parallel(work, range(6), workers=4, ahead=ahead)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(KeyError, match="first"):
+        next(results)
+
+
+def test_what_was_not_asked_for_is_not_done() -> None:
+    done = []
+    results = in_parallel(done.append, range(1000), workers=1, ahead=4)
+    next(results)
+    results.close()  # type: ignore[attr-defined]  # an iterator that is a generator
+    assert len(done) <= 6
+
+
+def splits_of(files: dict[str, bytes]) -> tlkit.Splits:
+    """Put files into a training split, with two sound ones to validate on."""
+    sound = {f"val{number}.png": encoded(noise()) for number in range(2)}
+    everything = files | sound
+    return tlkit.Splits(
+        classes=("one", "two"),
+        train=tuple(tlkit.Example(path, ("one", "two")[n % 2]) for n, path in enumerate(files)),
+        val=(tlkit.Example("val0.png", "one"), tlkit.Example("val1.png", "two")),
+        read=everything.__getitem__,
+    )
+
+
+def test_every_image_is_checked_and_hashed() -> None:
+    splits = splits_of({"a.png": encoded(noise()), "b.png": encoded(noise(4, 4))})
+    heard: list[tuple[int, int]] = []
+    hashes = check_images(splits, lambda done, count: heard.append((done, count)))
+    assert hashes == {
+        path: hashlib.sha256(splits.read(path)).hexdigest()
+        for path in ("a.png", "b.png", "val0.png", "val1.png")
+    }
+    assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(("broken", "more"), [(1, ""), (10, ""), (13, "\n… and 3 more images")])
+def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str) -> None:
+    files = {f"{number:02d}.png": b"text" for number in range(broken)}
+    with pytest.raises(tlkit.DataError, match=r"^00\.png: is no image") as caught:
+        check_images(splits_of(files | {"sound.png": encoded(noise())}), lambda *_: None)
+    lines = [
+        f"{number:02d}.png: is no image; BMP, JPEG, PNG, TIFF, WEBP are read"
+        for number in range(min(broken, 10))
+    ]
+    assert str(caught.value) == "\n".join(lines) + more + "\nreplace or remove them, then run again"
+
+
+PICTURES = {kind: encoded(noise(8, 8), kind) for kind in FORMATS}
+
+
+@given(
+    kind=st.sampled_from(FORMATS), place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255)
+)
+@example(kind="PNG", place=0.0, byte=0)
+def test_a_damaged_byte_is_survived_or_refused(kind: str, place: float, byte: int) -> None:
+    content = bytearray(PICTURES[kind])
+    content[int(place * len(content))] = byte
+    outcome = check_one(bytes(content))
+    assert outcome is None or outcome.startswith(("is no ", "cannot ", "declares ", "has "))
+
+
+def check_one(content: bytes) -> str | None:
+    """Return why an image is refused; None if it is not."""
+    splits = splits_of({"a.png": content, "b.png": encoded(noise())})
+    try:
+        check_images(splits, lambda *_: None)
+    except tlkit.DataError as error:
+        return str(error).removeprefix("a.png: ")
+    return None
