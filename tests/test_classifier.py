@@ -85,10 +85,10 @@ def test_probabilities_of_files_are_those_of_the_run_to_the_digit(finished: Fini
 def test_pixels_give_what_their_files_give(finished: Finished) -> None:
     reader = Reader(lambda path: Path(path).read_bytes(), size=32)
     pixels = np.stack([reader(str(path)) for path in finished.test_files])
-    expected = finished.classifier.probabilities(finished.test_files)
-    for kind in (np.uint8, np.int64, np.float32):
-        found = finished.classifier.probabilities(pixels.astype(kind))
-        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(
+        finished.classifier.probabilities(pixels),
+        finished.classifier.probabilities(finished.test_files),
+    )
 
 
 def test_the_predicted_class_is_the_most_probable(finished: Finished) -> None:
@@ -117,17 +117,24 @@ def test_no_images_have_no_answers(finished: Finished, images: Any) -> None:
     assert finished.classifier.predict(images) == []
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 3), (1, 16, 32, 3), (1, 32, 32, 1), (1, 3, 32, 32)])
-def test_pixels_of_another_shape_are_refused(finished: Finished, shape: tuple[int, ...]) -> None:
-    with pytest.raises(tlkit.DataError, match=r"^images: must be \(count, 32, 32, 3\), got \("):
-        finished.classifier.probabilities(np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize("value", [-1, 256, np.nan], ids=str)
-def test_pixels_outside_0_to_255_are_refused(finished: Finished, value: float) -> None:
-    """A cast to bytes would make something else of them in silence."""
-    with pytest.raises(tlkit.DataError, match=r"^images: "):
-        finished.classifier.probabilities(np.full((1, 32, 32, 3), value))
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((32, 32, 3), np.uint8),
+        ((1, 16, 32, 3), np.uint8),
+        ((1, 32, 32, 1), np.uint8),
+        ((1, 3, 32, 32), np.uint8),
+        ((1, 32, 32, 3), np.float32),
+        ((1, 32, 32, 3), np.int64),
+    ],
+    ids=str,
+)
+def test_pixels_of_another_shape_or_type_are_refused(
+    finished: Finished, shape: tuple[int, ...], dtype: type
+) -> None:
+    """A picture from 0 to 1 would be all black as bytes: nothing is converted in silence."""
+    with pytest.raises(tlkit.DataError, match=r"^images: must be \(count, 32, 32, 3\) uint8"):
+        finished.classifier.probabilities(np.zeros(shape, dtype))
 
 
 def test_a_file_that_is_no_image_is_named(finished: Finished, tmp_path: Path) -> None:

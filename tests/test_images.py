@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import resource
 import struct
-import threading
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import example, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -75,7 +76,7 @@ def test_several_frames_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("tenth", range(10))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_truncated_image_is_refused_and_never_filled_with_grey(kind: str, tenth: int) -> None:
     content = encoded(noise(64, 64), kind)
     with pytest.raises(ValueError, match=r"^(is no image; |cannot be decoded: )"):
@@ -116,13 +117,13 @@ def test_32_bit_grey_is_read_where_it_is_16_bit_grey() -> None:
     np.testing.assert_array_equal(decoded(content), [[0, 255]])
     for wrong in (-1, 65536):
         content = encoded(Image.fromarray(np.array([[0, wrong]], np.int32)), "TIFF")
-        with pytest.raises(ValueError, match=r"^has grey values outside 0-65535$"):
+        with pytest.raises(ValueError, match=r"has grey values outside 0-65535$"):
             decode(content)
 
 
 def test_floating_point_grey_is_refused() -> None:
     content = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
-    with pytest.raises(ValueError, match=r"^has floating-point grey values"):
+    with pytest.raises(ValueError, match=r"has floating-point grey values"):
         decode(content)
 
 
@@ -277,29 +278,28 @@ def test_in_parallel_is_a_map_that_looks_no_further_than_it_may(
 
 @pytest.mark.parametrize("ahead", [1, 2, 64])
 def test_the_first_error_in_order_ends_it(ahead: int) -> None:
-    later_failed = threading.Event()
-
     def work(number: int) -> int:
-        if number == 3:
-            later_failed.set()
-            raise KeyError("later")
-        if number == 2:
-            later_failed.wait(timeout=0.5 if ahead > 1 else 0)
-            raise KeyError("first")
+        if number >= 2:
+            raise KeyError(f"item {number}")
         return number
 
     results = in_parallel(work, range(6), workers=4, ahead=ahead)
     assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(KeyError, match="first"):
+    with pytest.raises(KeyError, match="item 2"):
         next(results)
 
 
 def test_what_was_not_asked_for_is_not_done() -> None:
-    done = []
-    results = in_parallel(done.append, range(1000), workers=1, ahead=4)
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        time.sleep(0.005)
+        done.append(number)
+
+    results = in_parallel(work, range(100), workers=1, ahead=50)
     next(results)
     results.close()  # type: ignore[attr-defined]  # an iterator that is a generator
-    assert len(done) <= 6
+    assert len(done) < 25  # and not all that was looked at
 
 
 def splits_of(files: dict[str, bytes]) -> tlkit.Splits:
@@ -337,25 +337,20 @@ def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str
     assert str(caught.value) == "\n".join(lines) + more + "\nreplace or remove them, then run again"
 
 
-PICTURES = {kind: encoded(noise(8, 8), kind) for kind in FORMATS}
+def with_exif(kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    return encoded(noise(8, 8), kind, **({} if kind == "BMP" else {"exif": exif}))
 
 
-@given(
-    kind=st.sampled_from(FORMATS), place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255)
-)
-@example(kind="PNG", place=0.0, byte=0)
-def test_a_damaged_byte_is_survived_or_refused(kind: str, place: float, byte: int) -> None:
+PICTURES = {kind: with_exif(kind) for kind in FORMATS}
+
+
+@given(kind=st.sampled_from(FORMATS), place=st.integers(0), byte=st.integers(0, 255))
+@settings(max_examples=600)
+def test_a_damaged_byte_gives_an_image_or_a_value_error(kind: str, place: int, byte: int) -> None:
+    """Whatever a decoder makes of it: nothing else reaches the user, and nothing hangs."""
     content = bytearray(PICTURES[kind])
-    content[int(place * len(content))] = byte
-    outcome = check_one(bytes(content))
-    assert outcome is None or outcome.startswith(("is no ", "cannot ", "declares ", "has "))
-
-
-def check_one(content: bytes) -> str | None:
-    """Return why an image is refused; None if it is not."""
-    splits = splits_of({"a.png": content, "b.png": encoded(noise())})
-    try:
-        check_images(splits, lambda *_: None)
-    except tlkit.DataError as error:
-        return str(error).removeprefix("a.png: ")
-    return None
+    content[place % len(content)] = byte
+    with contextlib.suppress(ValueError):
+        assert decode(bytes(content)).mode in {"L", "RGB"}

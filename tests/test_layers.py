@@ -141,9 +141,7 @@ class TestMessages:
 
     def test_rates_for_another_number_of_layers_are_refused(self) -> None:
         for use in (STUDY.cut, STUDY.trainable_params, STUDY.render):
-            with pytest.raises(
-                ValueError, match=r"^expected one rate for each of 22 "
-            ):
+            with pytest.raises(ValueError, match=r"^expected one rate for each of 22 "):
                 use([1.0])
 
 

@@ -199,14 +199,40 @@ def test_a_layer_shared_with_a_nested_model_can_be_trained() -> None:
     assert len(model.trainable_variables) == 2
 
 
-@pytest.mark.parametrize("cut", range(1, 5))
-def test_prefix_and_tail_are_the_whole_to_the_bit(cut: int) -> None:
-    model = functional()
-    prefix, tail = split_at(model, tlkit.layer_table(model), cut)
-    assert prefix is not None
-    assert tail(prefix(X)).numpy().tobytes() == model(X).numpy().tobytes()
-    assert {id(v) for v in [*prefix.variables, *tail.variables]} == {id(v) for v in model.variables}
-    assert len(prefix.variables) + len(tail.variables) == len(model.variables)
+def with_skip() -> Any:
+    """A sum of two layers' outputs, which is an operation of the graph but no layer."""
+    inputs = keras.layers.Input((4,))
+    first = keras.layers.Dense(4, name="first")(inputs)
+    around = keras.layers.Dense(4, name="around")(first)
+    after = keras.layers.Dense(4, name="after")(first + around)
+    return keras.Model(inputs, keras.layers.Dense(2, name="out")(after))
+
+
+@pytest.mark.parametrize(
+    ("build", "not_cut_behind"),
+    [(flat, set()), (functional, set()), (called_twice, {"shared"}), (with_skip, {"around"})],
+)
+def test_a_model_can_be_cut_where_it_is_one_tensor(build: Any, not_cut_behind: set[str]) -> None:
+    table = tlkit.layer_table(build())
+    assert {layer.name for _, layer in table if not layer.cut} == not_cut_behind
+
+
+def test_a_model_is_not_cut_inside_a_nested_one() -> None:
+    table = tlkit.layer_table(nested())
+    assert [layer.cut for _, layer in table] == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("build", [functional, with_skip])
+def test_prefix_and_tail_are_the_whole_to_the_bit(build: Any) -> None:
+    model = build()
+    table = tlkit.layer_table(model)
+    x = X if build is not with_skip else X[:, 0, :4, 0]
+    for cut in (number for number, layer in table if layer.cut and number < len(table)):
+        prefix, tail = split_at(model, table, cut)
+        assert prefix is not None
+        assert tail(prefix(x)).numpy().tobytes() == model(x).numpy().tobytes()
+        halves = [id(variable) for variable in [*prefix.variables, *tail.variables]]
+        assert sorted(halves) == sorted(id(variable) for variable in model.variables)
 
 
 def test_without_a_cut_the_tail_is_the_model() -> None:
@@ -257,12 +283,14 @@ def test_batch_norm_learns_only_when_asked_to() -> None:
     assert [one["block1_norm"] for one in found] == [0, 1]
 
 
-def test_a_frozen_container_hides_nothing() -> None:
+@pytest.mark.parametrize("container", ["outer", "inner"])
+def test_a_frozen_container_hides_nothing(container: str) -> None:
     model = nested()
-    model.get_layer("base").trainable = False
+    base = model.get_layer("base")
+    (model if container == "outer" else base).trainable = False
     tlkit.freeze(model, train="base/block2_conv")
     assert [v.path for v in model.trainable_variables] == [
-        v.path for v in model.get_layer("base").get_layer("block2_conv").weights
+        v.path for v in base.get_layer("block2_conv").weights
     ]
 
 

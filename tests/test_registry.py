@@ -32,8 +32,9 @@ class {name}(Head):
 """
 
 
+@frozen
 class Tool:
-    """A kind of part to register."""
+    """A kind of part to register; as every kind, an attrs class."""
 
 
 @frozen
@@ -53,7 +54,9 @@ class Saw(Tool):
 
 
 class Plain(Tool):
-    """No attrs class."""
+    """No attrs class itself: what it declares would be no field."""
+
+    length: int = 3
 
 
 @frozen

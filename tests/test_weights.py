@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -383,11 +384,13 @@ def test_other_refusals_are_errors(status: int, server: Any) -> None:
     assert not isinstance(caught.value, NotAvailableError)
 
 
-def test_a_server_that_never_answers_is_given_up(home: Path) -> None:
+def test_a_server_that_never_answers_is_given_up_in_time(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts, nobody answers
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/file.h5"
+        began = time.monotonic()
         with pytest.raises(NotAvailableError, match=r"cannot be reached \(ReadTimeout\); offline"):
             fetch(remote(url), connect_s=0.2, read_s=0.2)
+    assert time.monotonic() - began < 2
     assert files_below(home) == []
 
 

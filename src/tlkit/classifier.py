@@ -150,13 +150,13 @@ def load(run: str | Path) -> Classifier:
 
 def sound_files(files: Sequence[Path]) -> tuple[list[str], list[str]]:
     """Return the files that are sound images, and a message for each that is not."""
-    from tlkit.train.images import decode
+    from tlkit.train.images import ImageError, decode
 
     sound, rejected = [], []
     for path in files:
         try:
             decode(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ImageError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             rejected.append(f"{path}: {reason}")
         else:

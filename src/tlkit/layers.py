@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from tlkit.registry import nearest
 
 HEAD = "head"
-RANGE = re.compile(r"\s*(\d+)?\s*([-–])?\s*(\d+)?\s*")
+RANGE = re.compile(r"\s*(\d{1,9})?\s*([-–])?\s*(\d{1,9})?\s*", re.ASCII)
 
 
 class LayerError(ValueError):
@@ -55,7 +55,8 @@ class LayerRange:
         """
         match = RANGE.fullmatch(text)
         first, hyphen, last = match.groups() if match else (None, None, None)
-        if (first is None and last is None) or len(text) > 40:
+        both = first is not None and last is not None
+        if (first is None and last is None) or (both and hyphen is None):
             raise ValueError(
                 f"expected layers such as '19-22', '20', '19-' or '-18', got {text[:40]!r}"
             )

@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
@@ -142,14 +143,14 @@ class Registry(Generic[T]):
         self._load_home()
         points = self.announced(name)
         if name in self._parts:
-            known = _target(self._parts[name])
-            others = [point for point in points if point.value.replace(" ", "") != known]
+            part = self._parts[name]
+            others = [point for point in points if not _announces(point, part)]
             if others:
                 raise DuplicatePart(
-                    f"{self.kind} {name!r}: is {known} already, and "
+                    f"{self.kind} {name!r}: is {_target(part)} already, and "
                     f"{_origin(others[0])} claims the name too; uninstall one of them"
                 )
-            return self._parts[name]
+            return part
         if not points:
             raise UnknownPart(f"no {self.kind} named {name!r}{suggest(name, self.names())}")
         if len({point.value for point in points}) > 1:
@@ -167,13 +168,29 @@ class Registry(Generic[T]):
         """
         self._load_home()
         points = self.announced(name)
-        if name not in self._parts and points:
+        if name not in self._parts:
+            if not points:
+                self.get(name)  # says that there is none
             return Found(name, points[0].value, _distribution(points[0]))
-        part = self.get(name)
+        part = self._parts[name]
         summary = (inspect.getdoc(part) or "").partition("\n")[0]
-        own = part.__module__.partition(".")[0] == "tlkit"
-        source = "tlkit" if own else _distribution(points[0]) if points else "this process"
+        own = [point for point in points if _announces(point, part)]
+        source = _distribution(own[0]) if own else "this process"
+        if part.__module__.partition(".")[0] == "tlkit":
+            source = "tlkit"
         return Found(name, _target(part), source, summary, _file(part))
+
+    def name_of(self, part: type) -> str:
+        """Return the name under which a class is registered.
+
+        Raises:
+            PartError: If it is not.
+        """
+        self._load_home()
+        for name, known in sorted(self._parts.items()):
+            if known is part:
+                return name
+        raise PartError(f"{self.kind}: {part.__qualname__} is not registered; register it first")
 
     def _load_home(self) -> None:
         if self.home is None or self._at_home:
@@ -221,6 +238,14 @@ class Registry(Generic[T]):
 
 def _target(part: type) -> str:
     return f"{part.__module__}:{part.__qualname__}"
+
+
+def _announces(point: EntryPoint, part: type) -> bool:
+    """Tell whether an entry point means a class that is loaded, under whichever module's name."""
+    found: object = sys.modules.get(point.module)
+    for name in point.attr.split("."):
+        found = getattr(found, name, None)
+    return found is part
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,27 @@ from tlkit.errors import FieldError
 
 Rule = Callable[[Any, Any, Any], None]
 
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = 60
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: one line, and short whatever it is.
+
+    >>> shown("abc"), shown(12), len(shown("x" * 1000))
+    ("'abc'", '12', 60)
+    """
+    return _brief.repr(value)
+
 
 def _rule(holds: Callable[[Any], bool], text: str) -> Rule:
     def check(instance: Any, attribute: Any, value: Any) -> None:
-        if not holds(value):
-            raise FieldError(attribute.name, f"must be {text}, got {value!r}")
+        try:
+            obeyed = holds(value)
+        except OverflowError:  # an integer beyond all floats
+            obeyed = False
+        if not obeyed:
+            raise FieldError(attribute.name, f"must be {text}, got {shown(value)}")
 
     return check
 

@@ -121,6 +121,7 @@ def test_exactly_the_layers_with_a_rate_change(
 def test_rate_0_inside_the_optimizer_leaves_every_bit(
     optimizer: Callable[[], Any], values: Any, gradients: Any
 ) -> None:
+    values[0, 0] = -0.0  # of which even subtracting 0 would change a bit
     held, learning = (keras.Variable(row) for row in values)
     apply = scaled(optimizer(), [0.0, 1.0]).apply
     for _ in range(3):
@@ -196,6 +197,14 @@ def test_frozen_batch_norm_works_in_inference_mode_while_training() -> None:
     tlkit.freeze(model, train="scores")
     trained, asked = (model(X, training=mode).numpy() for mode in (True, False))
     assert trained.tobytes() == asked.tobytes()
+
+
+def test_batch_norm_of_rate_0_keeps_its_statistics_though_others_learn() -> None:
+    model = small_model()
+    before = contents(model)
+    rates = {"first": 1.0, "norm": 0.0, "scores": 1.0}
+    by_stepper(model, tlkit.freeze(model, train=rates, batch_norm="train"), OPTIMIZERS["sgd"]())
+    assert changed(before, contents(model)) == {"first/kernel", "scores/kernel", "scores/bias"}
 
 
 def test_freezing_after_compile_demands_a_new_compile() -> None:

@@ -68,6 +68,8 @@ class Reference:
         rows = self.confusion or ()
         if any(len(row) != len(rows) for row in rows) or any(n < 0 for row in rows for n in row):
             raise FieldError("confusion", f"must be a square of counts, got {rows}")
+        if self.confusion is not None and not any(n for row in rows for n in row):
+            raise FieldError("confusion", f"must count at least one image, got {rows}")
         named = [("accuracy", self.accuracy)] if self.accuracy is not None else []
         shares = [
             *named,
@@ -182,7 +184,8 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: If an expression is not one TOML assignment, or two set the same key.
     """
-    problems, seen = [], set()
+    problems: list[Problem] = []
+    seen: set[tuple[str, ...]] = set()
     for text in overrides:
         keys, value = _assignment(text)
         if not keys:
@@ -190,6 +193,8 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
             continue
         if keys in seen:
             problems.append(Problem(f"--set {text}", "the key is set twice"))
+        elif any(known[: len(keys)] == keys for known in seen):
+            problems.append(Problem(f"--set {text}", "would undo another --set; put it first"))
         seen.add(keys)
         inner: Any = table
         for key in keys[:-1]:
@@ -214,6 +219,8 @@ def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
             (),
             "expected key=value in TOML, with strings in quotes: --set 'head.name=\"pooled\"'",
         )
+    if key_text.lstrip().startswith("["):  # a table's head before the key
+        return (), "expected exactly one key=value"
     keys: list[str] = []
     while isinstance(marked, Mapping):
         if len(marked) != 1 or not isinstance(parsed, Mapping) or list(parsed) != list(marked):

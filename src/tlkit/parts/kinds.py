@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attrs import field, fields_dict, frozen
 
+from tlkit.errors import FieldError
 from tlkit.layers import LayerTable
 from tlkit.parts.splits import Splits, check_classes
 from tlkit.registry import Registry
@@ -65,6 +66,11 @@ class Dataset(ABC):
         return None
 
 
+def _check_sources(instance: Any, attribute: Any, value: Any) -> None:
+    if value == ():
+        raise FieldError("weights", "needs at least 1, got 0")
+
+
 @frozen(kw_only=True)
 class Backbone(ABC):
     """The pretrained network below the head.
@@ -78,7 +84,9 @@ class Backbone(ABC):
         image_size: Height and width of the input, in pixels.
     """
 
-    weights: WeightsSource | tuple[WeightsSource, ...] = "imagenet"
+    weights: WeightsSource | tuple[WeightsSource, ...] = field(
+        default="imagenet", validator=_check_sources
+    )
     preprocess: Literal["native", "unit"] = "native"
     image_size: int = field(default=224, validator=at_least(1))
 
@@ -166,8 +174,11 @@ class Freeze(ABC):
             ValueError: If the stages do not fit the layers or the epochs, or train nothing.
         """
         stages = self.stages(layers, epochs)
-        if sum(stage.epochs for stage in stages) != epochs:
-            raise ValueError(f"the stages' epochs must add up to {epochs}, got {stages}")
+        lengths = [stage.epochs for stage in stages]
+        if sum(lengths) != epochs or min(lengths) < 1:
+            raise ValueError(
+                f"the stages' epochs must be 1 or more and must add up to {epochs}, got {lengths}"
+            )
         if self.batch_norm == "inference":
             stages = tuple(Stage(s.epochs, _hold_batch_norm(layers, s.rates)) for s in stages)
         for stage in stages:

@@ -32,10 +32,11 @@ def read_manifest(path: Path, classes: Sequence[str] | None) -> dict[str, list[E
     """
     problems: list[str] = []
     found: dict[str, list[Example]] = {split: [] for split in SPLITS}
-    first_row: dict[str, int] = {}
+    first_row: dict[PurePosixPath, int] = {}
     for row, values in _rows(path):
         problem = _problem(values, classes)
-        if not problem and (known := first_row.setdefault(values["path"], row)) != row:
+        same = PurePosixPath(values["path"])  # a//b and ./a/b are a/b
+        if not problem and (known := first_row.setdefault(same, row)) != row:
             problem = f"path: {values['path']!r} stands in row {known} already"
         if not problem and not (path.parent / values["path"]).is_file():
             problem = f"path: there is no file {values['path']!r}"

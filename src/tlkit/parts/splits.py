@@ -60,7 +60,7 @@ class Splits:
         notes: What the user should know about the data.
     """
 
-    classes: tuple[str, ...] = field(validator=check_classes)
+    classes: tuple[str, ...]
     train: tuple[Example, ...]
     val: tuple[Example, ...]
     test: tuple[Example, ...] = ()
@@ -70,10 +70,12 @@ class Splits:
     notes: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        for name in ("train", "val"):
+        try:
+            check_classes(self, None, self.classes)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        for name in ("train", "val", *(["test"] if self.test else [])):
             self._check_every_class(name)
-        if self.test:
-            self._check_every_class("test")
         self._check_disjoint()
 
     def items(self) -> tuple[tuple[str, tuple[Example, ...]], ...]:
@@ -110,7 +112,11 @@ class Splits:
             )
 
     def _check_disjoint(self) -> None:
-        """Refuse a file or a patient that is in two splits."""
+        """Refuse a file or a patient that is in two splits, and a file that is twice in one."""
+        for split, examples in self.items():
+            twice = [path for path, n in Counter(e.path for e in examples).items() if n > 1]
+            if twice:
+                raise DataError(f"image {twice[0]!r}: must be there once, is twice in {split}")
         for what, value in (("image", "path"), ("patient", "patient")):
             first: dict[str, str] = {}
             for split, examples in self.items():

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 15  # a server that accepts and then says nothing is given up after this
+KERAS_3_OPTIMIZER = "optimizer/"  # a trained model's file has its optimizer's arrays too
+MOST_COMPRESSED = 100  # weights hardly compress; what declares more than this is a bomb
 # Array names in files of Keras 2's time: `block1_conv1/block1_conv1_W_1:0` and the like.
 OLD_VARIABLES = {"W": "kernel", "b": "bias"}
 
@@ -56,7 +57,7 @@ class Arrays:
     """The arrays of one weights file.
 
     Attributes:
-        named: Array by `LAYER/VARIABLE` (or by its place, in files of Keras 3).
+        named: Array by `LAYER/VARIABLE`, or by `LAYER/NUMBER` in files of Keras 3.
         path: The file.
         sha256: Its hash.
     """
@@ -119,9 +120,9 @@ def assign(model: keras.Model, arrays: Arrays) -> None:
     variables = {
         f"{layer.name}/{variable.name}": variable
         for layer in model.layers
-        for variable in layer.variables
+        for variable in layer.weights
     }
-    named = _by_layer_name(model, arrays.named)
+    named = _by_variable_name(model, arrays.named)
     lacking = sorted(variables.keys() - named.keys())
     surplus = sorted(named.keys() - variables.keys())
     if lacking or surplus:
@@ -142,23 +143,14 @@ def assign(model: keras.Model, arrays: Arrays) -> None:
         variable.assign(named[name])
 
 
-def _by_layer_name(model: keras.Model, named: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the arrays of a Keras 3 file, which are numbered by layer class, their layers' names.
-
-    Keras 3 writes `layers/conv2d_1/vars/0` for the first variable of the second `Conv2D`.
-    """
-    if not all(re.fullmatch(r"layers/\w+/vars/\d+", key) for key in named):
-        return named
-    seen: Counter[str] = Counter()
-    renamed = dict(named)
-    for layer in model.layers:
-        kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__)
-        place = f"layers/{kind.lower()}" + (f"_{seen[kind]}" if seen[kind] else "")
-        seen[kind] += 1
-        for index, variable in enumerate(layer.variables):
-            if f"{place}/vars/{index}" in renamed:
-                renamed[f"{layer.name}/{variable.name}"] = renamed.pop(f"{place}/vars/{index}")
-    return renamed
+def _by_variable_name(model: keras.Model, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the arrays of a Keras 3 file, numbered within a layer, their variables' names."""
+    names = {
+        f"{layer.name}/{index}": f"{layer.name}/{variable.name}"
+        for layer in model.layers
+        for index, variable in enumerate(layer.weights)
+    }
+    return {names.get(key, key): array for key, array in named.items()}
 
 
 def _some(names: Sequence[str]) -> str:
@@ -201,19 +193,26 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def _read_h5(path: Path) -> dict[str, Any]:
-    """Return every array, in files of Keras 2's layout by layer and variable name."""
+    """Return every array by layer and variable, or by layer and number in files of Keras 3."""
     import h5py
     import numpy as np
 
     named: dict[str, Any] = {}
 
     def visit(key: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise WeightsError(f"{path}: {key} points outside the file")
-            if not np.issubdtype(item.dtype, np.floating):
-                raise WeightsError(f"{path}: {key} must hold floating-point numbers")
-            named[_h5_name(key)] = np.asarray(item, dtype=np.float32)
+        if not isinstance(item, h5py.Dataset) or key.startswith(KERAS_3_OPTIMIZER):
+            return
+        if item.external or item.is_virtual:
+            raise WeightsError(f"{path}: {key} points outside the file")
+        if not np.issubdtype(item.dtype, np.floating):
+            raise WeightsError(f"{path}: {key} must hold floating-point numbers")
+        if item.nbytes > MOST_COMPRESSED * item.id.get_storage_size():
+            raise WeightsError(f"{path}: {key} declares far more numbers than it holds")
+        layer = item.parent.attrs.get("name")  # Keras 3 notes it beside the numbered arrays
+        name = f"{layer}/{key.rpartition('/')[2]}" if layer else _h5_name(key)
+        if name in named:
+            raise WeightsError(f"{path}: there are two arrays called {name}")
+        named[name] = np.asarray(item, dtype=np.float32)
 
     try:
         with h5py.File(path, "r") as file:
@@ -224,12 +223,12 @@ def _read_h5(path: Path) -> dict[str, Any]:
 
 
 def _h5_name(key: str) -> str:
-    """Return `LAYER/VARIABLE` for a Keras 2 array; other keys as they are.
+    """Return `LAYER/VARIABLE` for an array of Keras 2's time; other keys as they are.
 
     >>> _h5_name("block1_conv1/block1_conv1_W_1:0")
     'block1_conv1/kernel'
-    >>> _h5_name("conv2d/vars/0")
-    'conv2d/vars/0'
+    >>> _h5_name("other/array")
+    'other/array'
     """
     match = re.fullmatch(r"(?:.*/)?([^/]+)/(?:\1[_/])?([^/:]+?)(?:_\d+)?:0", key)
     if not match:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import platform
@@ -68,20 +69,12 @@ class RunFolder:
         try:
             if out is not None:
                 out.parent.mkdir(parents=True, exist_ok=True)
-                out.mkdir()
+                if not _make(out):
+                    raise RunFolderError(exists(out))
                 return cls(out)
-            top = Path("runs")
-            top.mkdir(exist_ok=True)
-            number = 1
-            while True:
-                try:
-                    (top / f"{name}-{number}").mkdir()
-                except FileExistsError:
-                    number += 1
-                else:
-                    return cls(top / f"{name}-{number}")
-        except FileExistsError:
-            raise RunFolderError(exists(out or Path("runs"))) from None
+            Path("runs").mkdir(exist_ok=True)
+            numbered = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
+            return cls(next(path for path in numbered if _make(path)))
         except OSError as error:
             raise ResourceError(f"{out or 'runs'}: cannot be made: {error.strerror}") from None
 
@@ -179,6 +172,15 @@ class RunFolder:
         writer.writerow(columns)
         writer.writerows(rows)
         write_text(self.path / name, buffer.getvalue())
+
+
+def _make(path: Path) -> bool:
+    """Make a folder and tell whether it is new: of two runs at once, one is told so."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def exists(out: Path) -> str:

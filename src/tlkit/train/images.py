@@ -10,7 +10,6 @@ import hashlib
 import io
 import itertools
 import os
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,41 +33,53 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
+class ImageError(ValueError):
+    """A file is not an image that can be used, and why."""
+
+
 def decode(content: bytes) -> Image.Image:
     """Return an image file's picture in mode `L` or `RGB`.
 
     Raises:
-        ValueError: If it is no image of the allowed formats, is broken, has several frames or
+        ImageError: If it is no image of the allowed formats, is broken, has several frames or
             declares too many pixels.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(
-                f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}"
-            )
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"has {image.n_frames} frames, one is expected")  # type: ignore[attr-defined]  # Pillow sets it on some formats only
+        _check_header(image)
         image.load()
+        return _plain(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
     except UnidentifiedImageError:
-        raise ValueError(f"is no image; {', '.join(FORMATS)} are read") from None
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, struct.error) as error:
-        raise ValueError(f"cannot be decoded: {error}") from None
-    return _plain(ImageOps.exif_transpose(image))
+        raise ImageError(f"is no image; {', '.join(FORMATS)} are read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"declares too many pixels: {error}") from None
+    except Exception as error:  # on hostile bytes a decoder may raise anything
+        raise ImageError(f"cannot be decoded: {error}") from None
+
+
+def _check_header(image: Image.Image) -> None:
+    """Refuse a picture before its pixels take any memory."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ImageError(f"has {frames} frames, one is expected")
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    if image.mode in {"L", "RGB"}:
+    if image.mode in {"L", "RGB"} and "transparency" not in image.info:
         return image
     if image.mode == "1":
         return image.convert("L")
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it
         values = np.asarray(image).astype(np.float64)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("has grey values outside 0-65535")
+            raise ImageError("has grey values outside 0-65535")
         return Image.fromarray(np.round(values / 257).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("has floating-point grey values, whose range is not defined")
+        raise ImageError("has floating-point grey values, whose range is not defined")
     if image.mode == "LA" or "transparency" in image.info or image.mode in {"RGBA", "PA"}:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -88,7 +99,7 @@ def to_pixels(content: bytes, size: int, resize: Resize = "stretch") -> Pixels:
         `(size, size, 3)` uint8; bilinear with antialiasing.
 
     Raises:
-        ValueError: If the file is not a sound image.
+        ImageError: If the file is not a sound image.
     """
     image = decode(content)
     box = None
@@ -127,7 +138,7 @@ class Reader:
         """
         try:
             return to_pixels(self.read(path), self.size, self.resize)
-        except (OSError, ValueError) as error:
+        except (OSError, ImageError) as error:
             raise DataError(f"{path}: {error}") from None
 
     def batches(self, paths: Sequence[str], batch: int) -> Iterator[Pixels]:
@@ -171,7 +182,7 @@ def check_images(splits: Splits, on_image: Callable[[int, int], None]) -> dict[s
         try:
             content = splits.read(path)
             decode(content)
-        except (OSError, ValueError) as error:
+        except (OSError, ImageError) as error:
             return "", f"{splits.where(path)}: {error}"
         return hashlib.sha256(content).hexdigest(), ""
 

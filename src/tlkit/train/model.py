@@ -11,6 +11,7 @@ from typing import Any, Literal
 import keras
 from attrs import frozen
 
+from tlkit.errors import PartError
 from tlkit.layers import Layer, LayerRange, LayerTable
 from tlkit.parts.kinds import Backbone, Freeze, Head, Stage
 from tlkit.parts.optimizers import scaled
@@ -62,7 +63,10 @@ def _check(model: keras.Model, planned: LayerTable) -> None:
     if facts[0] != facts[1]:
         different = [pair for pair in zip(*facts, strict=False) if pair[0] != pair[1]]
         first = different[0] if different else (len(facts[0]), len(facts[1]))
-        raise AssertionError(f"the layer table differs from the built model: {first}")
+        raise PartError(
+            f"backbone or head: its layer table differs from the built model, {first}; "
+            "mend its `layers` or what it builds"
+        )
 
 
 def layer_table(model: keras.Model) -> LayerTable:
@@ -110,12 +114,16 @@ def _cuts(model: keras.Model) -> set[int]:
     return cuts
 
 
-def _leaves(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """Yield each layer of a model in order, those of nested models in place of the model."""
+def _leaves(
+    model: keras.Model, prefix: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, keras.Layer]]:
+    """Yield each layer of a model once, those of nested models in place of the model."""
+    seen = set() if seen is None else seen
     for layer in model.layers:
         if isinstance(layer, keras.Model) and layer.layers:
-            yield from _leaves(layer, f"{prefix}{layer.name}/")
-        elif not isinstance(layer, keras.layers.InputLayer):
+            yield from _leaves(layer, f"{prefix}{layer.name}/", seen)
+        elif not isinstance(layer, keras.layers.InputLayer) and id(layer) not in seen:
+            seen.add(id(layer))
             yield prefix + layer.name, layer
 
 

@@ -1,0 +1,115 @@
+"""Starting Keras: only where it will work, with the settings results depend on, and quietly."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import keras
+import pytest
+
+from tlkit.backend import KERAS_FLOOR, _quiet_stderr, prepare
+from tlkit.errors import ResourceError
+
+start: Callable[[], None] = prepare.__wrapped__  # without the cache: Keras has been started
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh process, as a user's shell would start it."""
+    ours = ("TF_", "KERAS_", "PYTHONWARNINGS")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("installed", ["2.15.0", "3.12.4", "3.15.0", "3.15.1rc1"])
+def test_a_keras_below_the_floor_is_refused(
+    installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: installed)
+    message = rf"^keras: 3\.15\.1 or newer is needed, got {installed}; pip install --upgrade keras$"
+    with pytest.raises(ResourceError, match=message):
+        start()
+
+
+@pytest.mark.parametrize("installed", [KERAS_FLOOR, "3.15.10", "4.0"])
+def test_the_floor_and_what_is_above_it_will_do(
+    installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: installed)
+    start()
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch", "numpy", "TensorFlow"])
+def test_another_backend_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    with pytest.raises(
+        ResourceError, match=rf"^KERAS_BACKEND: must be 'tensorflow', got '{backend}'; unset it$"
+    ) as caught:
+        start()
+    assert caught.value.exit_code == 8
+
+
+def test_another_backend_in_keras_own_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ResourceError, match=r"^keras: the backend must be tensorflow, got jax"):
+        start()
+
+
+@pytest.mark.parametrize("value", ["1", "True", "yes"])
+def test_legacy_keras_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", value)
+    with pytest.raises(ResourceError, match=r"^TF_USE_LEGACY_KERAS: tlkit needs Keras 3"):
+        start()
+
+
+@pytest.mark.parametrize("value", ["0", "false", ""])
+def test_legacy_keras_switched_off_is_fine(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", value)
+    start()
+
+
+def test_the_first_use_is_quiet_and_switches_onednn_on() -> None:
+    found = python(
+        "import tlkit, tlkit.train.model, os\n"
+        "print(os.environ['TF_ENABLE_ONEDNN_OPTS'], os.environ['KERAS_BACKEND'])",
+        TF_ENABLE_ONEDNN_OPTS="0",
+    )
+    assert (found.stderr, found.stdout, found.returncode) == ("", "1 tensorflow\n", 0)
+
+
+def test_python_without_standard_error_can_start_it_too() -> None:
+    found = python(
+        "import os; os.close(2)\nfrom tlkit.backend import _quiet_stderr\n"
+        "with _quiet_stderr(): print('inside')"
+    )
+    assert (found.stdout, found.returncode) == ("inside\n", 0)
+
+
+def test_what_native_code_writes_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
+    with _quiet_stderr():
+        os.write(2, b"chatter\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def failing_import() -> None:
+    with _quiet_stderr():
+        os.write(2, b"the reason\n")
+        raise ImportError("no such library")
+
+
+def test_a_failure_shows_what_was_held_back(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ImportError, match="no such library"):
+        failing_import()
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "the reason\nafter\n"

@@ -1,0 +1,85 @@
+"""Class weights: the study's numbers, and what is refused. The laws are in test_weighting.py."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tlkit
+from tlkit.errors import FieldError
+from tlkit.parts.class_weights import Balanced, Fixed, Unweighted
+
+COUNTS = {"normal": 50, "pneumonia": 100, "covid-19": 25}
+
+
+@pytest.mark.parametrize(
+    ("weighting", "weights"),
+    [
+        (Unweighted(), {"normal": 1, "pneumonia": 1, "covid-19": 1}),
+        (Balanced(), {"normal": 175 / 150, "pneumonia": 175 / 300, "covid-19": 175 / 75}),
+        (
+            Fixed(weights={"covid-19": 12, "normal": 1, "pneumonia": 1}),  # experiments 1 and 2
+            {"normal": 1, "pneumonia": 1, "covid-19": 12},
+        ),
+    ],
+)
+def test_weights_by_class_name(weighting: tlkit.ClassWeights, weights: dict[str, float]) -> None:
+    found = weighting.for_counts(COUNTS)
+    assert list(found.items()) == list(weights.items())
+    assert {type(weight) for weight in found.values()} == {float}
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
+def test_a_written_weight_that_is_not_finite_and_above_0_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=rf"must be finite and above 0, got 'b' = {weight}$"):
+        Fixed(weights={"a": 1.0, "b": weight})
+
+
+def test_a_misspelt_class_gets_the_nearest_and_the_whole_list() -> None:
+    message = (
+        r"^weights: no class named 'covid19'; did you mean 'covid-19'\? "
+        r"(known|classes): normal, pneumonia, covid-19$"
+    )
+    with pytest.raises(FieldError, match=message):
+        Fixed(weights={"normal": 1, "pneumonia": 1, "covid19": 12}).for_counts(COUNTS)
+
+
+class TestFromLabels:
+    def test_a_weighting_goes_by_its_name_or_itself(self) -> None:
+        assert tlkit.class_weights(COUNTS, "none") == Unweighted().for_counts(COUNTS)
+        fixed = Fixed(weights={"a": 2, "b": 3})
+        assert tlkit.class_weights(["b", "a", "b"], fixed) == {"a": 2, "b": 3}
+
+    @pytest.mark.parametrize(
+        ("labels", "weighting", "message"),
+        [
+            ([], "balanced", "^labels: there are none$"),
+            ({}, "balanced", "^labels: there are none$"),
+            ({"a": 3, "b": 0}, "balanced", "^class 'b' has no training images"),
+            (["a", "b"], Fixed(weights={"a": 1}), "^weights: no weight for class 'b'"),
+        ],
+    )
+    def test_what_cannot_be_weighed_is_refused(
+        self, labels: Any, weighting: Any, message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            tlkit.class_weights(labels, weighting)
+
+    def test_an_unknown_weighting_is_named(self) -> None:
+        with pytest.raises(tlkit.UnknownPart, match=r"^no class weighting named 'balance'; did"):
+            tlkit.class_weights(COUNTS, "balance")
+
+    def test_class_numbers_as_text_are_no_class_numbers(self) -> None:
+        numbered: dict[Any, float] = {0: 1.0, 1: 2.0}
+        with pytest.raises(ValueError, match=r"^labels: '0' has no weight, known: \[0, 1\]$"):
+            tlkit.sample_weights(["0"], numbered)
+
+    def test_no_labels_have_no_weights(self) -> None:
+        assert tlkit.sample_weights([], {0: 1.0}).shape == (0,)
+
+    def test_numpy_labels_find_python_weights(self) -> None:
+        labels = np.array([1, 0, 1], np.uint8)
+        assert tlkit.sample_weights(labels, {0: 0.5, 1: 2.0}).tolist() == [2.0, 0.5, 2.0]

@@ -1,0 +1,253 @@
+"""Datasets: folders, manifests, drawn phantoms, and what takes the place of missing data."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tlkit.errors import DataError
+from tlkit.parts.datasets import Folder, Manifest, Phantom, load_splits
+from tlkit.parts.kinds import Dataset
+from tlkit.parts.splits import Example
+
+
+def make(top: Path, *files: str) -> Path:
+    """Make empty files below a folder; a name with a slash at its end is an empty folder."""
+    for name in files:
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir()
+        else:
+            path.write_bytes(name.encode())
+    return top
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes, one image of each in `train` and `val`, no `test`."""
+    files = [f"{split}/{label}/1.png" for split in ("train", "val") for label in "ba"]
+    return make(tmp_path / "images", *files)
+
+
+class TestFolder:
+    def test_classes_are_the_sorted_folders_and_images_the_sorted_files(self, images: Path) -> None:
+        make(images, "train/a/0.PNG", "train/a/deep/er/3.jpeg")
+        splits = Folder(path=images).load()
+        assert splits.classes == ("a", "b")
+        assert splits.train == (
+            Example("train/a/0.PNG", "a"),
+            Example("train/a/1.png", "a"),
+            Example("train/a/deep/er/3.jpeg", "a"),
+            Example("train/b/1.png", "b"),
+        )
+        assert splits.read("train/a/1.png") == b"train/a/1.png"
+
+    def test_named_classes_keep_their_order(self, images: Path) -> None:
+        splits = Folder(path=images, classes=("b", "a")).load()
+        assert splits.classes == ("b", "a")
+        assert [example.label for example in splits.train] == ["b", "a"]
+
+    def test_test_is_optional(self, images: Path) -> None:
+        assert Folder(path=images).load().test == ()
+        make(images, "test/a/3.png", "test/b/3.png")
+        assert len(Folder(path=images).load().test) == 2
+
+    @pytest.mark.parametrize(
+        "name", [".DS_Store", "train/.cache/x.png", "train/a/.hidden.png", "train/a/.git/y.png"]
+    )
+    def test_hidden_files_and_folders_are_passed_over(self, images: Path, name: str) -> None:
+        before = Folder(path=images).load()
+        make(images, name)
+        assert Folder(path=images).load() == before
+
+    def test_files_without_an_image_suffix_are_left_out_and_counted(self, images: Path) -> None:
+        make(images, "train/a/notes.txt", "val/b/thumbs.db", "val/b/noext")
+        splits = Folder(path=images).load()
+        assert splits.counts("train") == {"a": 1, "b": 1}
+        (note,) = splits.notes
+        assert note.startswith("3 file(s) without an image suffix were left out, such as ")
+        assert note.endswith("notes.txt")
+
+    @pytest.mark.parametrize(
+        ("made", "message"),
+        [
+            ([], r"/data: the data's folder is not there; set data\.path$"),
+            (["val/a/1.png"], "/data/train: there is no such folder; it is needed$"),
+            (["train/a/1.png"], "/data/val: there is no such folder; it is needed$"),
+            (["train/", "val/"], "/data/train: needs one folder for each .* got none$"),
+            (["train/a/1.png", "val/a/1.png"], "/data/train: needs one folder for each .* got a$"),
+            (
+                ["train/a/1.png", "train/b/", "val/a/1.png", "val/b/1.png"],
+                "/data/train/b: class 'b' has no images in train$",
+            ),
+            (
+                ["train/a/1.png", "train/b/.1.png", "val/a/1.png", "val/b/1.png"],
+                "/data/train/b: class 'b' has no images in train$",
+            ),
+            (
+                ["train/a/1.png", "train/b/1.png", "val/a/1.png"],
+                "/data/val/b: class 'b' has no images in val$",
+            ),
+            (
+                ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "test/a/1.png"],
+                "/data/test/b: class 'b' has no images in test$",
+            ),
+        ],
+    )
+    def test_what_is_missing_is_named(self, tmp_path: Path, made: list[str], message: str) -> None:
+        make(tmp_path / "data", *made)
+        with pytest.raises(DataError, match=rf"^{tmp_path}{message}"):
+            Folder(path=tmp_path / "data").load()
+
+    def test_a_folder_that_is_no_class_is_an_error_with_the_nearest_class(
+        self, images: Path
+    ) -> None:
+        make(images, "val/pnuemonia/1.png", "train/pneumonia/1.png", "val/pneumonia/1.png")
+        message = r"/val/pnuemonia: is none of the classes a, b, pneumonia; did you mean 'pneumon"
+        with pytest.raises(DataError, match=message):
+            Folder(path=images).load()
+        with pytest.raises(DataError, match=r"/train/pneumonia: is none of the classes a, b; name"):
+            Folder(path=images, classes=("a", "b")).load()
+
+    def test_class_folders_alike_but_for_case_are_a_data_error(self, images: Path) -> None:
+        make(images, "train/A/1.png", "val/A/1.png")
+        with pytest.raises(DataError, match="class names must differ by more than case"):
+            Folder(path=images).load()
+
+
+class TestManifest:
+    def test_classes_are_the_sorted_labels_unless_they_are_named(self, images: Path) -> None:
+        rows = [f"{split}/{c}/1.png,{c},{split}" for split in ("train", "val") for c in "ba"]
+        path = images / "data.csv"
+        path.write_text("\n".join(["path,label,split", *rows]))
+        splits = Manifest(path=path).load()
+        assert splits.classes == ("a", "b")
+        assert [example.path for example in splits.train] == ["train/b/1.png", "train/a/1.png"]
+        assert splits.read("val/a/1.png") == b"val/a/1.png"
+        assert Manifest(path=path, classes=("b", "a")).load().classes == ("b", "a")
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ([], "needs two or more classes, got none$"),
+            (["train/a/1.png,a,train"], "needs two or more classes, got a$"),
+            (
+                ["train/a/1.png,a,train", "train/b/1.png,b,train", "val/a/1.png,a,val"],
+                "val split: every class needs at least one image, got none of 'b'$",
+            ),
+            (
+                ["train/a/1.png,a,train", "train/b/1.png,A,train", "val/a/1.png,a,val"],
+                "class names must differ by more than case, got 'a' twice$",
+            ),
+        ],
+    )
+    def test_what_does_not_make_a_study_is_told_with_the_file(
+        self, images: Path, rows: list[str], message: str
+    ) -> None:
+        path = images / "data.csv"
+        path.write_text("\n".join(["path,label,split", *rows]))
+        with pytest.raises(DataError, match=rf"^{path}: {message}"):
+            Manifest(path=path).load()
+
+    def test_a_patient_in_two_splits_is_told_with_the_file(self, images: Path) -> None:
+        path = images / "data.csv"
+        path.write_text(
+            "path,label,split,patient\n"
+            "train/a/1.png,a,train,p1\ntrain/b/1.png,b,train,p2\n"
+            "val/a/1.png,a,val,p3\nval/b/1.png,b,val,p2\n"
+        )
+        message = rf"^{path}: patient 'p2': must be in one split only, got train and val$"
+        with pytest.raises(DataError, match=message):
+            Manifest(path=path).load()
+
+    def test_a_manifest_that_is_not_there_says_what_to_set(self, tmp_path: Path) -> None:
+        for path in (tmp_path / "none.csv", tmp_path):
+            with pytest.raises(DataError, match=rf"^{path}: the manifest is not there; set data\."):
+                Manifest(path=path).load()
+
+
+class TestPhantom:
+    def test_images_are_spread_evenly_over_the_classes(self) -> None:
+        splits = Phantom(train=31, val=7, test=3).load()
+        assert splits.classes == ("clear", "one_sided", "both_sided")
+        assert splits.counts("train") == {"clear": 11, "one_sided": 10, "both_sided": 10}
+        assert splits.counts("val") == {"clear": 3, "one_sided": 2, "both_sided": 2}
+        assert splits.counts("test") == {"clear": 1, "one_sided": 1, "both_sided": 1}
+
+    def test_test_may_be_empty_and_classes_may_have_names(self) -> None:
+        splits = Phantom(classes=("no", "yes"), test=0).load()
+        assert splits.test == ()
+        assert splits.counts("val") == {"no": 8, "yes": 7}
+
+    def test_an_image_is_a_png_of_the_wanted_size(self) -> None:
+        splits = Phantom(image_px=48).load()
+        image = Image.open(io.BytesIO(splits.read(splits.train[0].path)))
+        assert (image.format, image.mode, image.size) == ("PNG", "L", (48, 48))
+
+    def test_every_image_is_another_and_another_seed_gives_others(self) -> None:
+        studies = [Phantom(train=6, val=3, test=3, image_px=16, draw_seed=n).load() for n in (0, 1)]
+        contents = [
+            splits.read(example.path)
+            for splits in studies
+            for _, examples in splits.items()
+            for example in examples
+        ]
+        assert Counter(contents).most_common(1)[0][1] == 1
+
+    def test_the_picture_shows_what_its_class_says_whatever_the_class_is_called(self) -> None:
+        named = Phantom(classes=("x", "y", "z"), image_px=32).load()
+        plain = Phantom(image_px=32).load()
+        for one, other in zip(named.train, plain.train, strict=True):
+            assert named.read(one.path) == plain.read(other.path)
+
+    def test_more_classes_than_findings_are_refused(self) -> None:
+        with pytest.raises(
+            DataError, match=r"^phantom: there are 3 findings to draw, got classes "
+        ):
+            Phantom(classes=("a", "b", "c", "d")).load()
+
+    def test_too_few_images_for_every_class_are_refused(self) -> None:
+        with pytest.raises(DataError, match=r"^val split: every class needs at least one image"):
+            Phantom(val=2).load()
+
+
+class TestStandIn:
+    @pytest.mark.parametrize("kind", [Folder, Manifest])
+    def test_phantoms_take_the_place_of_data_that_are_not_there_at_all(
+        self, tmp_path: Path, kind: type[Folder] | type[Manifest]
+    ) -> None:
+        missing = tmp_path / "data"
+        splits = load_splits(kind(path=missing, stand_in="phantom", classes=("a", "b")))
+        assert splits.stand_in == "phantom"
+        assert splits.classes == ("a", "b")
+        assert splits.notes == (
+            f"{missing} is not there: these are drawn phantoms, not real images",
+        )
+        assert splits.read(splits.train[0].path).startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize("kind", [Folder, Manifest])
+    def test_without_a_stand_in_missing_data_are_an_error(
+        self, tmp_path: Path, kind: type[Folder] | type[Manifest]
+    ) -> None:
+        with pytest.raises(DataError, match=r"is not there; set data\.path$"):
+            load_splits(kind(path=tmp_path / "data"))
+
+    def test_data_that_are_there_are_used(self, images: Path) -> None:
+        splits = load_splits(Folder(path=images, stand_in="phantom"))
+        assert splits.stand_in == ""
+        assert splits == Folder(path=images).load()
+
+    @pytest.mark.parametrize("rows", [[], ["x.png,a,train", "y.png,b,train"]])
+    def test_a_manifest_that_is_wrong_is_an_error_stand_in_or_not(
+        self, tmp_path: Path, rows: list[str]
+    ) -> None:
+        path = tmp_path / "data.csv"
+        path.write_text("\n".join(["path,label,split", *rows]))
+        dataset: Dataset = Manifest(path=path, stand_in="phantom", classes=("a", "b"))
+        with pytest.raises(DataError, match=f"^{path}: "):
+            load_splits(dataset)

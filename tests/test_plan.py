@@ -1,0 +1,196 @@
+"""The plan: golden numbers of the study, and problems with the path of the table they are in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from tlkit.config.experiment import Experiment, Fit, Origin, Reference
+from tlkit.errors import ConfigError
+from tlkit.layers import LayerRange
+from tlkit.parts.class_weights import Balanced, Fixed
+from tlkit.parts.datasets import Phantom
+from tlkit.parts.freezes import TrainAll, TrainNames, TrainRange
+from tlkit.parts.kinds import Stage
+from tlkit.parts.splits import Example, Splits
+from tlkit.plan.plan import make_plan, seed_for
+
+CLASSES = ("normal", "pneumonia", "covid-19")
+EXPERIMENT = Experiment(data=Phantom(), fit=Fit(epochs=12, batch_size=8))
+
+
+def splits(**images: tuple[int, int, int]) -> Splits:
+    """A study with so many images of each class in each split."""
+    wanted = {"train": (20, 40, 10), "val": (5, 5, 5), "test": (4, 4, 4), **images}
+    examples = {
+        split: tuple(
+            Example(f"{split}/{label}/{number}.png", label)
+            for label, count in zip(CLASSES, counts, strict=True)
+            for number in range(count)
+        )
+        for split, counts in wanted.items()
+    }
+    train, val, test = (examples[split] for split in ("train", "val", "test"))
+    return Splits(classes=CLASSES, train=train, val=val, test=test, read=str.encode)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "cut", "params"),
+    [
+        (TrainRange(train=LayerRange(19, 22)), 18, 26_743_811),
+        (TrainRange(train=LayerRange(20)), 19, 26_743_811),
+        (TrainRange(train=LayerRange(1, 22)), 0, 41_458_499),
+        (TrainAll(), 0, 41_458_499),
+        (TrainNames(train=("block5_*", "head")), 14, 7_079_424 + 26_743_811),
+        (TrainNames(train=("scores",)), 21, 3_075),
+        (TrainRange(train=LayerRange(1, 1)), 0, 1_792),
+    ],
+)
+def test_the_studys_layers_have_their_published_numbers(freeze: Any, cut: int, params: int) -> None:
+    plan = make_plan(evolve(EXPERIMENT, freeze=freeze), splits())
+    (stage,) = plan.stages
+    assert plan.layers.params == 41_458_499
+    assert (stage.cut, stage.trainable_params, stage.stage.epochs) == (cut, params, 12)
+
+
+def test_counts_classes_and_weights_are_those_of_the_data() -> None:
+    plan = make_plan(evolve(EXPERIMENT, class_weights=Balanced()), splits())
+    assert plan.classes == CLASSES
+    assert plan.counts["train"] == {"normal": 20, "pneumonia": 40, "covid-19": 10}
+    assert plan.class_weights == pytest.approx(
+        {"normal": 70 / 60, "pneumonia": 70 / 120, "covid-19": 70 / 30}
+    )
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(1, 70), (8, 9), (69, 2), (70, 1), (71, 1)])
+def test_the_last_short_batch_is_a_step(batch_size: int, steps: int) -> None:
+    plan = make_plan(evolve(EXPERIMENT, fit=Fit(batch_size=batch_size)), splits())
+    assert plan.steps_per_epoch == steps
+
+
+def test_results_are_those_on_test_or_else_on_val() -> None:
+    assert make_plan(EXPERIMENT, splits()).evaluated_on == "test"
+    without = make_plan(EXPERIMENT, splits(test=(0, 0, 0)))
+    assert without.evaluated_on == "val"
+    assert list(without.counts) == ["train", "val"]
+
+
+def test_xla_is_used_where_no_convolution_is_trained_unless_it_is_settled() -> None:
+    head_only, whole = EXPERIMENT, evolve(EXPERIMENT, freeze=TrainAll())
+    assert make_plan(head_only, splits()).stages[0].xla
+    assert not make_plan(whole, splits()).stages[0].xla
+    for experiment in (head_only, whole):
+        for settled in (True, False):
+            fit = evolve(experiment.fit, xla=settled)
+            assert make_plan(evolve(experiment, fit=fit), splits()).stages[0].xla is settled
+
+
+def test_a_stand_in_is_in_the_plan() -> None:
+    plan = make_plan(EXPERIMENT, evolve(splits(), stand_in="phantom"))
+    assert plan.stand_in == plan.as_json()["stand_in"] == "phantom"
+    assert make_plan(EXPERIMENT, splits()).as_json()["stand_in"] is None
+
+
+def test_the_plan_is_written_as_plain_json_with_every_layer_and_rate() -> None:
+    plan = make_plan(EXPERIMENT, splits())
+    table = json.loads(json.dumps(plan.as_json()))
+    assert table == plan.as_json()
+    assert table["params"] == 41_458_499
+    assert [row["number"] for row in table["layers"]] == list(range(1, 23))
+    assert table["layers"][19]["name"] == "dense_1"
+    assert table["layers"][19]["output_shape"] == [1024]
+    assert table["stages"][0]["rates"] == [0.0] * 18 + [1.0] * 4
+    assert list(table["class_weights"]) == table["classes"] == list(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"freeze": TrainRange(train=LayerRange(19, 23))},
+            r"freeze\.train: layers 19-23 reach past the last one, 22 \(scores\)\nno\.  layer",
+        ),
+        (
+            {"freeze": TrainNames(train=("head", "block6_*"))},
+            r"freeze\.train: no layer or block matches 'block6_\*'; did you mean 'block\d'",
+        ),
+        (
+            {"freeze": TrainRange(train=LayerRange(18, 19))},
+            r"freeze: nothing would be trained\nno\.  layer",
+        ),
+        (
+            {"class_weights": Fixed(weights={"normal": 1, "pneumonia": 1, "covid": 12})},
+            r"class_weights\.weights: no class named 'covid'; did you mean 'covid-19'\?",
+        ),
+        (
+            {"class_weights": Fixed(weights={"normal": 1, "pneumonia": 1})},
+            r"class_weights\.weights: no weight for class 'covid-19'; give every class one$",
+        ),
+        (
+            {"reference": (Reference(source="x"), Reference(source="y", confusion=((1,),)))},
+            r"reference\[1\]\.confusion: must have a row for each of 3 classes",
+        ),
+        (
+            {"reference": (Reference(source="x", recall={"covid": 0.9}),)},
+            r"reference\[0\]\.recall\.covid: is none of the classes normal, pneumonia, covid-19$",
+        ),
+        (
+            {"reference": (Reference(source="x", precision={"normal": 1, "flu": 0.9}),)},
+            r"reference\[0\]\.precision\.flu: is none of the classes",
+        ),
+    ],
+)
+def test_a_problem_has_the_path_of_its_key(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\A{problem}"):
+        make_plan(evolve(EXPERIMENT, **changes), splits())
+
+
+def test_every_problem_is_told_at_once_with_the_file() -> None:
+    experiment = evolve(
+        EXPERIMENT,
+        freeze=TrainRange(train=LayerRange(30)),
+        class_weights=Fixed(weights={}),
+        reference=(Reference(source="x", confusion=((1,),), recall={"a": 1}, precision={"b": 1}),),
+        origin=Origin(Path("exp.toml"), ""),
+    )
+    with pytest.raises(ConfigError, match=r"\Aexp\.toml: class_weights") as raised:
+        make_plan(experiment, splits())
+    assert [problem.path for problem in raised.value.problems] == [
+        "class_weights.weights",
+        "freeze.train",
+        "reference[0].confusion",
+        "reference[0].precision.b",
+        "reference[0].recall.a",
+    ]
+
+
+def test_stages_are_planned_one_by_one() -> None:
+    class TwoPhases(TrainAll):
+        """The head first, then everything."""
+
+        def stages(self, layers: Any, epochs: int) -> tuple[Stage, ...]:
+            head = layers.rates(layers.named("head"))
+            return (Stage(1, head), Stage(epochs - 1, tuple(0.1 for _ in head)))
+
+    plan = make_plan(evolve(EXPERIMENT, freeze=TwoPhases()), splits())
+    found = [(s.stage.epochs, s.cut, s.trainable_params, s.xla) for s in plan.stages]
+    assert found == [(1, 18, 26_743_811, True), (11, 0, 41_458_499, False)]
+
+
+class TestSeeds:
+    def test_a_seed_is_the_same_on_every_machine(self) -> None:
+        assert seed_for(10, "order", 3) == 1_545_510_532
+
+    def test_every_purpose_has_its_own_seed_below_2_to_the_31(self) -> None:
+        seeds = [
+            seed_for(seed, purpose, number)
+            for seed in range(5)
+            for purpose in ("order", "head", "backbone")
+            for number in range(50)
+        ]
+        assert len({*seeds}) == len(seeds)
+        assert 0 <= min(seeds) < max(seeds) < 2**31

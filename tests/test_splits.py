@@ -1,0 +1,106 @@
+"""What a dataset gives: rules for class names, and for images, labels and patients in splits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tlkit.errors import DataError
+from tlkit.parts.datasets import Phantom
+from tlkit.parts.splits import Example, Splits
+
+
+def splits(**settings: Any) -> Splits:
+    """One image of each of two classes in each split, but for what is set."""
+    examples = {
+        split: tuple(Example(f"{split}/{label}.png", label) for label in ("normal", "covid-19"))
+        for split in ("train", "val", "test")
+    }
+    return Splits(**{"classes": ("normal", "covid-19"), "read": str.encode, **examples, **settings})
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ((), "at least two classes are needed, got "),
+        (("normal",), "at least two classes are needed, got "),
+        (("normal", ""), "a class name must not be empty, got "),
+        (("normal", "  "), "a class name must not be empty, got "),
+        (("normal", "normal"), "must differ by more than case, got 'normal' twice"),
+        (("normal", "Normal"), "must differ by more than case, got 'normal' twice"),
+        (("normal", " normal"), "must differ by more than case, got 'normal' twice"),
+        (("straße", "STRASSE"), "must differ by more than case, got 'strasse' twice"),
+        (("caf\u00e9", "cafe\u0301"), "must differ by more than case, got 'café' twice"),
+        (("CAF\u00c9", "cafe\u0301"), "must differ by more than case, got 'café' twice"),
+    ],
+)
+def test_class_names_that_could_be_confused_are_refused(
+    classes: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        splits(classes=classes)
+    with pytest.raises(ValueError, match=message):
+        Phantom(classes=classes)
+
+
+def test_class_names_that_differ_are_kept_as_they_are() -> None:
+    for classes in (("Normal", "COVID-19"), ("0", "00"), ("café", "cafe"), ("a", "a b")):
+        assert Phantom(classes=classes).load().classes == classes
+
+
+def test_counts_and_labels_are_in_the_order_of_the_classes() -> None:
+    found = splits(
+        classes=("covid-19", "normal"),
+        train=(Example("1", "normal"), Example("2", "covid-19"), Example("3", "normal")),
+    )
+    assert list(found.counts("train").items()) == [("covid-19", 1), ("normal", 2)]
+    assert found.labels(found.train) == [1, 0, 1]
+
+
+def test_only_test_may_be_empty() -> None:
+    found = splits(test=())
+    assert [name for name, _ in found.items()] == ["train", "val"]
+    assert found.counts("test") == {"normal": 0, "covid-19": 0}
+    for split in ("train", "val"):
+        with pytest.raises(DataError, match=rf"^{split} split: every class needs .* 'normal', "):
+            splits(**{split: ()})
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_class_needs_an_image_in_every_split(split: str) -> None:
+    message = rf"^{split} split: every class needs at least one image, got none of 'covid-19'$"
+    with pytest.raises(DataError, match=message):
+        splits(**{split: (Example("x.png", "normal"),)})
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_label_that_is_no_class_is_refused(split: str) -> None:
+    labels = ("normal", "covid-19", "pneumonia")
+    message = rf"^{split} split: label 'pneumonia' is none of the classes 'normal', 'covid-19'$"
+    with pytest.raises(DataError, match=message):
+        splits(**{split: tuple(Example(f"{label}.png", label) for label in labels)})
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "val"), ("train", "test"), ("val", "test")])
+def test_a_patient_or_file_in_two_splits_is_refused(one: str, other: str) -> None:
+    def shared(split: str, path: str, patient: str) -> tuple[Example, ...]:
+        return (Example(path, "normal", patient), Example(f"{split}/x.png", "covid-19"))
+
+    paths = {split: shared(split, "same.png", f"p-{split}") for split in (one, other)}
+    with pytest.raises(DataError, match=rf"^image 'same\.png': .* {one} and {other}$"):
+        splits(**paths)
+    patients = {split: shared(split, f"{split}.png", "p7") for split in (one, other)}
+    with pytest.raises(DataError, match=rf"^patient 'p7': must be in one .* {one} and {other}$"):
+        splits(**patients)
+
+
+def test_a_file_twice_in_one_split_is_refused() -> None:
+    twice = (Example("a.png", "normal"), Example("a.png", "covid-19"))
+    with pytest.raises(DataError, match=r"a\.png"):
+        splits(train=twice)
+
+
+def test_a_patient_may_have_several_images_in_one_split() -> None:
+    train = (Example("1", "normal", "p"), Example("2", "covid-19", "p"))
+    assert splits(train=train).train == train
