@@ -349,3 +349,9 @@ def test_the_result_prints_as_the_table_with_rates() -> None:
     lines = str(tlkit.freeze(flat(), train={"scores": 0.1})).splitlines()
     assert lines[0].endswith("rate")
     assert [line.split()[-1] for line in lines[1:]] == ["frozen"] * 4 + ["0.1"]
+
+
+def test_the_head_of_an_assembled_model_is_known_by_its_block() -> None:
+    model = tlkit.build_model(SMALLEST, "pooled", classes=3)
+    frozen = tlkit.freeze(model, train="head")
+    assert [n for n, rate in enumerate(frozen.rates, start=1) if rate] == [19, 20]

@@ -21,7 +21,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import tlkit
-from tlkit.parts import backbones
+from tlkit.parts import backbones, weights
 from tlkit.parts.backbones import VGG16
 from tlkit.parts.weights import (
     Arrays,
@@ -293,6 +293,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
+        if name == "drip.h5":
+            for byte in CONTENT[:20]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+            return
         self.wfile.write(CONTENT[: len(CONTENT) // 2] if name == "cut.h5" else CONTENT)
 
     def log_message(self, *_: Any) -> None:
@@ -391,6 +396,15 @@ def test_a_server_that_never_answers_is_given_up_in_time(home: Path) -> None:
         with pytest.raises(NotAvailableError, match=r"cannot be reached \(ReadTimeout\); offline"):
             fetch(remote(url), connect_s=0.2, read_s=0.2)
     assert time.monotonic() - began < 2
+    assert files_below(home) == []
+
+
+def test_a_server_whose_bytes_drip_is_given_up_in_time(
+    server: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "TOTAL_SECONDS", 0.2)
+    with pytest.raises(NotAvailableError, match=r"drip\.h5: took more than 0\.2 s"):
+        fetch(remote(f"{server.url}/drip.h5"))
     assert files_below(home) == []
 
 

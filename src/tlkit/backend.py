@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import logging
 import os
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def prepare() -> None:
         import tensorflow as tf
 
         tf.constant(0)  # the device set-up talks too
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # a second run's "retracing"
     if keras.backend.backend() != "tensorflow":  # keras.json may say otherwise
         raise ResourceError(
             f"keras: the backend must be tensorflow, got {keras.backend.backend()}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -245,6 +246,8 @@ def evaluate(
 
 def main() -> NoReturn:
     """Run the command line and end the process with the documented exit code."""
+    # Pillow warns of large pictures without naming them; tlkit names and refuses them itself.
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     try:
         app()
     except TlkitError as error:

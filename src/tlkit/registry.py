@@ -19,7 +19,6 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import attrs
 from attrs import define, field, frozen
 
 from tlkit.errors import DuplicatePart, PartError, UnknownPart
@@ -225,7 +224,7 @@ class Registry(Generic[T]):
         return self._parts[point.name]
 
     def _check(self, name: str, part: object) -> None:
-        if not (isinstance(part, type) and attrs.has(part)):
+        if not (isinstance(part, type) and "__attrs_attrs__" in part.__dict__):  # not inherited
             raise PartError(
                 f"{self.kind} {name!r}: a part is an attrs class, got {part!r}; "
                 "put the register decorator above @frozen"

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CONNECT_SECONDS = 5
+TOTAL_SECONDS = 1800  # 60 MB at 33 kB a second; what is slower is as good as not there
 READ_SECONDS = 15  # a server that accepts and then says nothing is given up after this
 KERAS_3_OPTIMIZER = "optimizer/"  # a trained model's file has its optimizer's arrays too
 MOST_COMPRESSED = 100  # weights hardly compress; what declares more than this is a bomb
@@ -284,20 +286,28 @@ def fetch(
     if remote.path.is_file():
         return _checked(remote, remote.path)
     import requests
+    import urllib3
 
+    whole = {"Accept-Encoding": "identity"}  # the hash is that of the file itself
     try:
-        with requests.get(remote.url, stream=True, timeout=(connect_s, read_s)) as answer:
+        with requests.get(
+            remote.url, headers=whole, stream=True, timeout=(connect_s, read_s)
+        ) as answer:
             if answer.status_code == 404:
                 raise NotAvailableError(f"{remote.url}: not found")
             answer.raise_for_status()
-            return _store(remote, answer.iter_content(1 << 20))
-    except (requests.ConnectionError, requests.Timeout) as error:
+            # One read of the connection at a time: `iter_content` waits for a whole chunk, however
+            # slowly its bytes drip in.
+            return _store(remote, iter(lambda: answer.raw.read1(1 << 16), b""))
+    except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
         raise NotAvailableError(
             f"{remote.url}: cannot be reached ({type(error).__name__}); "
             f"offline, put the file at {_short(remote.path)}"
         ) from None
     except requests.RequestException as error:
         raise WeightsError(f"{remote.url}: {error}") from None
+    except OSError as error:
+        raise WeightsError(f"{_short(remote.path)}: cannot be written: {error.strerror}") from None
 
 
 def _short(path: Path) -> str:
@@ -307,11 +317,14 @@ def _short(path: Path) -> str:
 
 
 def _store(remote: RemoteFile, chunks: Iterable[bytes]) -> Path:
+    end = time.monotonic() + TOTAL_SECONDS
     remote.path.parent.mkdir(parents=True, exist_ok=True)
     with beside(remote.path) as partial:
         with partial.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
+                if time.monotonic() > end:
+                    raise NotAvailableError(f"{remote.url}: took more than {TOTAL_SECONDS} s")
         _checked(remote, partial)
     return remote.path
 

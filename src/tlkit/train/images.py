@@ -24,7 +24,7 @@ from tlkit.errors import DataError
 from tlkit.parts.splits import Splits
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_PIXELS = 80_000_000  # a 9,000 × 9,000 film; what declares more is refused before decoding
+MAX_PIXELS = 81_000_000  # a 9,000 × 9,000 film; what declares more is refused before decoding
 SHOWN = 10  # how many bad images a message lists
 
 Pixels = npt.NDArray[np.uint8]

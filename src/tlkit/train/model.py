@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from tlkit.parts.kinds import Backbone, Freeze, Head, Stage
 from tlkit.parts.optimizers import scaled
 from tlkit.plan.plan import model_layers, seed_for
 
+BLOCK = "_tlkit_block"  # the attribute in which a layer of an assembled model notes its block
 Selectors = str | LayerRange | Sequence[str] | Mapping[str, float]
 
 
@@ -48,7 +50,10 @@ def assemble(
     with seeded(seed_for(seed, "head")):
         scores = head.attach(base.output, classes)
         model = keras.Model(base.input, scores, name="model")
-    _check(model, model_layers(backbone, head, classes))
+    layers = model_layers(backbone, head, classes)
+    _check(model, layers)
+    for _, row in layers:  # so that `freeze` and `layer_table` know the head of this model too
+        setattr(model.get_layer(row.name), BLOCK, row.block)
     loaded = backbone.load_weights(base) if load_weights else {"source": "not loaded"}
     return model, loaded
 
@@ -81,7 +86,7 @@ def layer_table(model: keras.Model) -> LayerTable:
             Layer(
                 name,
                 type(layer).__name__,
-                name.rpartition("/")[0] or name.partition("_")[0],
+                getattr(layer, BLOCK, name.rpartition("/")[0] or name.partition("_")[0]),
                 tuple(size or 0 for size in shape),
                 params,
                 sum(_size(variable) for variable in layer.weights) - params,
@@ -106,9 +111,12 @@ def _cuts(model: keras.Model) -> set[int]:
         for tensor in node.input_tensors:
             producer = id(tensor._keras_history.operation)
             last_use[producer] = max(last_use[producer], place[id(node.operation)])
+    calls = Counter(
+        id(node.operation) for nodes in model._nodes_by_depth.values() for node in nodes
+    )
     cuts, needed = set(), 0  # `needed`: how far any earlier operation's output is used
     for number, operation in enumerate(model.operations):
-        if needed <= number:
+        if needed <= number and calls[id(operation)] == 1:  # called twice, it has two outputs
             cuts.add(id(operation))
         needed = max(needed, last_use[id(operation)])
     return cuts
@@ -221,7 +229,7 @@ def apply_rates(
 def split_at(
     model: keras.Model, layers: LayerTable, cut: int
 ) -> tuple[keras.Model | None, keras.Model]:
-    """Cut a flat model behind a layer; both halves share its layers.
+    """Cut a flat functional model behind a layer; both halves share its layers.
 
     Returns:
         The prefix, None for cut 0, and the tail.
