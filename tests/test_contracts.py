@@ -33,6 +33,7 @@ REQUIRED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("datasets", "manifest"): {"path": "images/images.csv"},
     ("freezes", "layer_range"): {"train": "1-2"},
     ("freezes", "layer_names"): {"train": ["block1_*", "head"]},
+    ("freezes", "head_then"): {"train": ["block1"]},
     ("class_weights", "fixed"): {"weights": dict.fromkeys(COUNTS, 1.5)},
 }
 # What else a part of each kind must do. Extend this when there is a new kind.

@@ -55,16 +55,26 @@ CHANGED: dict[str, Any] = {
     "freezes.*.batch_norm": "train",
     "freezes.layer_range.train": "2-3",
     "freezes.layer_names.train": ["block1"],
+    "freezes.head_then.head_epochs": 2,
+    "freezes.head_then.train": ["block2"],
+    "freezes.head_then.rate": 0.5,
+    "freezes.gradual.every": 2,
+    "freezes.gradual.blocks": 1,
+    "freezes.layer_decay.factor": 0.9,
+    "freezes.layer_decay.per": "layer",
     "class_weights.fixed.weights": {"a": 1, "b": 3},
     "augmentations.*.rotation_deg": 20,
     "augmentations.*.shift_frac": 0.2,
     "augmentations.covidx_published.flip": False,
     "augmentations.covidx_published.brightness_frac": 0.5,
     "optimizers.*.learning_rate": 0.5,
-    "optimizers.adam.beta_1": 0.5,
-    "optimizers.adam.beta_2": 0.5,
-    "optimizers.adam.epsilon": 0.5,
-    "optimizers.sgd.momentum": 0.5,
+    "optimizers.*.beta_1": 0.5,
+    "optimizers.*.beta_2": 0.5,
+    "optimizers.*.epsilon": 0.5,
+    "optimizers.*.momentum": 0.5,
+    "optimizers.adamw.weight_decay": 0.5,
+    "optimizers.rmsprop.rho": 0.5,
+    "optimizers.rmsprop.centered": True,
     "optimizers.sgd.nesterov": True,
     "schedules.plateau.monitor": "val_loss",
     "schedules.plateau.factor": 0.5,
@@ -72,6 +82,8 @@ CHANGED: dict[str, Any] = {
     "schedules.plateau.min_delta": 0.5,
     "schedules.plateau.cooldown": 3,
     "schedules.plateau.min_rate": 0.9,
+    "schedules.cosine.warmup_epochs": 3,
+    "schedules.cosine.min_rate": 0.5,
 }
 # Keys a part cannot do without, or needs for its other keys to matter.
 NEEDED: dict[str, dict[str, Any]] = {
@@ -81,6 +93,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "backbones.vgg16": {"weights": "none", "image_size": 32},
     "freezes.layer_range": {"train": "1-2"},
     "freezes.layer_names": {"train": ["head"]},
+    "freezes.head_then": {"train": ["block1"]},
     "class_weights.fixed": {"weights": {"a": 1, "b": 2}},
     "schedules.plateau": {"patience": 2},
 }
@@ -144,7 +157,7 @@ def seen_heads(part: Any) -> Any:
 def seen_freezes(part: Any) -> Any:
     names = [("a", "block1"), ("b", "block1"), ("c", "block2"), ("d", "head"), ("e", "head")]
     layers = [Layer(n, "Conv2D", b, (1,), params=1, batch_norm=n in "be") for n, b in names]
-    return part.planned(LayerTable(tuple(layers)), 2)
+    return part.planned(LayerTable(tuple(layers)), 4)
 
 
 def seen_augmentations(part: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -96,7 +97,7 @@ def png_that_declares(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("side", [9_000, 10_000, 20_000])
+@pytest.mark.parametrize("side", [9_001, 10_000, 20_000])
 def test_too_many_declared_pixels_are_refused_before_decoding(side: int) -> None:
     content = png_that_declares(side, side)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -323,6 +324,16 @@ def test_every_image_is_checked_and_hashed() -> None:
         for path in ("a.png", "b.png", "val0.png", "val1.png")
     }
     assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_an_image_that_is_not_the_one_listed_is_named() -> None:
+    splits = splits_of({"a.png": encoded(noise())})
+    found = hashlib.sha256(splits.read("a.png")).hexdigest()
+    listed = [evolve(splits, train=(evolve(splits.train[0], sha256=s),)) for s in (found, "0" * 64)]
+    check_images(listed[0], lambda *_: None)
+    message = rf"^a\.png: has SHA-256 {found}, expected 0{{64}}"
+    with pytest.raises(tlkit.DataError, match=message):
+        check_images(listed[1], lambda *_: None)
 
 
 @pytest.mark.parametrize(("broken", "more"), [(1, ""), (10, ""), (13, "\n… and 3 more images")])

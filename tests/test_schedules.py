@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlkit.backend import prepare
-from tlkit.parts.schedules import Constant, Plateau
+from tlkit.parts.schedules import Constant, Cosine, Plateau
 
 # Keras compares in float32, where sixteenths and their like are exact: no rounding can differ.
 sixteenths = st.integers(0, 16).map(lambda n: n / 16)
@@ -82,3 +82,29 @@ def test_plateau_watches_what_it_is_told_to(monitor: str) -> None:
 @given(st.floats(1e-9, 10), st.lists(st.fixed_dictionaries({"loss": sixteenths}), max_size=5))
 def test_constant_is_constant(base: float, history: list[dict[str, float]]) -> None:
     assert Constant().rate(base, 9, history) == base
+
+
+def cosine_rates(cosine: Cosine, base: float, epochs: int) -> list[float]:
+    return [cosine.rate(base, epochs, [{}] * done) for done in range(epochs)]
+
+
+def test_cosine_rises_to_the_full_rate_and_falls_by_half_a_wave() -> None:
+    found = cosine_rates(Cosine(warmup_epochs=3), 1.0, 7)
+    assert found[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert found[4:] == pytest.approx([0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+
+
+@given(
+    st.builds(Cosine, warmup_epochs=st.integers(0, 8), min_rate=st.floats(0, 0.5)),
+    st.floats(0.5, 2),
+    st.integers(1, 30),
+)
+def test_cosine_stays_between_its_limits_and_never_rises_after_the_warm_up(
+    cosine: Cosine, base: float, epochs: int
+) -> None:
+    found = cosine_rates(cosine, base, epochs)
+    falling = found[cosine.warmup_epochs :]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[:1] in ([], [base])
+    assert all(cosine.min_rate <= rate <= base for rate in falling)
+    assert all(0 < rate < base for rate in found[: cosine.warmup_epochs])

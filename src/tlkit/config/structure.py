@@ -272,7 +272,7 @@ def unstructure(
     registry: Registry[Any] | None = None,
     words: frozenset[str] = frozenset(),
 ) -> Any:
-    """Return plain JSON values from which `structure` makes an equal object.
+    """Return plain JSON values from which `structure` makes an equal object, paths normalised.
 
     Args:
         value: An attrs object, or any value a field may have.

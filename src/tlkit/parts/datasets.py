@@ -55,7 +55,7 @@ class Folder(Dataset):
             found[split] = self._examples(split, classes, left_out)
         notes = []
         if left_out:
-            count, first = len(left_out), left_out[0]
+            count, first = len(left_out), min(left_out)
             notes.append(f"{count} file(s) without an image suffix were left out, such as {first}")
         return Splits(
             classes=classes,
@@ -113,7 +113,7 @@ def _files(top: Path, left_out: list[str]) -> list[Path]:
 @registries.datasets.register("manifest")
 @frozen(kw_only=True)
 class Manifest(Dataset):
-    """A CSV file, one row an image: `path, label, split` and, if known, `patient, source, view`.
+    """A CSV file, one row an image: `path, label, split`, optional `patient, source, view, sha256`.
 
     Image paths are relative to the CSV file's folder and must stay below it.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from attrs import field, frozen
 
 from tlkit.errors import FieldError
 from tlkit.layers import HEAD, LayerError, LayerRange, LayerTable
 from tlkit.parts.kinds import Freeze, Stage, registries
+from tlkit.rules import above, at_least, inside, unless_none
 
 
 @registries.freezes.register("head_only")
@@ -58,11 +61,15 @@ class TrainNames(Freeze):
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
         """Return one stage in which the named layers have the full rate."""
-        try:
-            trained = frozenset[int]().union(*(layers.named(name) for name in self.train))
-        except LayerError as error:
-            raise FieldError("train", str(error)) from None
-        return (Stage(epochs, layers.rates(trained)),)
+        return (Stage(epochs, layers.rates(_chosen(layers, self.train))),)
+
+
+def _chosen(layers: LayerTable, names: tuple[str, ...]) -> frozenset[int]:
+    """Return the numbers of the layers that the key `train` denotes."""
+    try:
+        return frozenset[int]().union(*(layers.named(name) for name in names))
+    except LayerError as error:
+        raise FieldError("train", str(error)) from None
 
 
 @registries.freezes.register("all_layers")
@@ -73,3 +80,92 @@ class TrainAll(Freeze):
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
         """Return one stage in which every layer has the full rate."""
         return (Stage(epochs, (1.0,) * len(layers)),)
+
+
+@registries.freezes.register("head_then")
+@frozen(kw_only=True)
+class HeadThen(Freeze):
+    """Two phases: the head alone, then the head and some layers of the backbone.
+
+    A fresh head sends large gradients; training it alone first keeps them from the backbone.
+
+    Attributes:
+        head_epochs: How many epochs the head is trained alone; fewer than `fit.epochs`.
+        train: What joins it, as in `layer_names`.
+        rate: The learning-rate multiplier of what joins; the head keeps the full rate.
+    """
+
+    head_epochs: int = field(default=1, validator=at_least(1))
+    train: tuple[str, ...] = field(validator=_check_names)
+    rate: float = field(default=0.1, validator=above(0))
+
+    def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
+        """Return the two stages."""
+        if self.head_epochs >= epochs:
+            raise FieldError(
+                "head_epochs", f"must be below fit.epochs, {epochs}, got {self.head_epochs}"
+            )
+        head = layers.rates(layers.named(HEAD))
+        joined = layers.rates(_chosen(layers, self.train), self.rate)
+        both = tuple(max(pair) for pair in zip(head, joined, strict=True))
+        return (Stage(self.head_epochs, head), Stage(epochs - self.head_epochs, both))
+
+
+@registries.freezes.register("gradual")
+@frozen(kw_only=True)
+class Gradual(Freeze):
+    """The head alone, then one more block of the backbone at a time, from the top down.
+
+    Blocks without parameters join with the one above. The last stage has the epochs that are left.
+
+    Attributes:
+        every: How many epochs pass before the next block joins.
+        blocks: How many blocks join at the most; unset: all, if the epochs suffice.
+    """
+
+    every: int = field(default=1, validator=at_least(1))
+    blocks: int | None = field(default=None, validator=unless_none(at_least(1)))
+
+    def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
+        """Return a stage for each block that joins."""
+        joining = [block for block in reversed(layers.blocks) if block != HEAD]
+        joining = [block for block in joining if _params(layers, block)][: self.blocks]
+        trained = layers.named(HEAD)
+        rates = [layers.rates(trained)]
+        for block in joining[: (epochs - 1) // self.every]:
+            trained |= frozenset(range(min(layers.named(block)), len(layers) + 1))
+            rates.append(layers.rates(trained))
+        lengths = [self.every] * (len(rates) - 1)
+        return tuple(
+            Stage(length, each)
+            for length, each in zip([*lengths, epochs - sum(lengths)], rates, strict=True)
+        )
+
+
+def _params(layers: LayerTable, block: str) -> int:
+    return sum(layers[number].params for number in layers.named(block))
+
+
+@registries.freezes.register("layer_decay")
+@frozen(kw_only=True)
+class LayerDecay(Freeze):
+    """Train every layer, the lower the slower: general features change less than special ones.
+
+    Attributes:
+        factor: What the rate is multiplied with at each step down from the head.
+        per: Whether a step is a `block` or a `layer` that has parameters.
+    """
+
+    factor: float = field(default=0.5, validator=inside(0, 1))
+    per: Literal["block", "layer"] = "block"
+
+    def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
+        """Return one stage in which the head has rate 1 and each step down `factor` times less."""
+        steps, last, rates = 0, HEAD, []
+        for number in range(len(layers), 0, -1):
+            layer = layers[number]
+            own = layer.block if self.per == "block" else layer.name
+            if layer.block != HEAD and own != last and (self.per == "block" or layer.params):
+                steps, last = steps + 1, own
+            rates.append(self.factor**steps)
+        return (Stage(epochs, tuple(reversed(rates))),)

@@ -43,7 +43,7 @@ def read_manifest(path: Path, classes: Sequence[str] | None) -> dict[str, list[E
         if problem:
             problems.append(f"{path}: row {row}: {problem}")
         else:
-            known_values = {key: values.get(key) or "" for key in ("patient", "source", "view")}
+            known_values = {key: values.get(key, "") for key in OPTIONAL}
             found[values["split"]].append(Example(values["path"], values["label"], **known_values))
     if problems:
         more = f"\n… and {len(problems) - SHOWN} more rows" if len(problems) > SHOWN else ""

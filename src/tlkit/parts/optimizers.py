@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 from tlkit.backend import prepare
 from tlkit.parts.kinds import Optimizer, registries
-from tlkit.rules import above, share
+from tlkit.rules import above, at_least, share
 
 if TYPE_CHECKING:
     import keras
@@ -33,15 +33,46 @@ class Adam(Optimizer):
 
     def build(self, rates: Sequence[float]) -> keras.optimizers.Optimizer:
         """Return Keras's Adam."""
-        prepare()
-        import keras
+        return _keras("Adam", self, rates)
 
-        return scaled(
-            keras.optimizers.Adam(
-                self.learning_rate, beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon
-            ),
-            rates,
-        )
+
+@registries.optimizers.register("adamw")
+@frozen(kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Attributes:
+        weight_decay: What share of a weight is taken off at each step, times the learning rate and
+            the layer's multiplier; frozen layers keep their weights.
+    """
+
+    weight_decay: float = field(default=0.004, validator=at_least(0))
+
+    def build(self, rates: Sequence[float]) -> keras.optimizers.Optimizer:
+        """Return Keras's AdamW."""
+        return _keras("AdamW", self, rates)
+
+
+@registries.optimizers.register("rmsprop")
+@frozen(kw_only=True)
+class RMSprop(Optimizer):
+    """RMSprop (Hinton 2012).
+
+    Attributes:
+        rho: The decay of the squared gradients' running mean.
+        momentum: How much of the last step is added to the next.
+        epsilon: What is added under the root.
+        centered: Divide by the gradients' spread instead of their size.
+    """
+
+    rho: float = field(default=0.9, validator=share(below=1))
+    momentum: float = field(default=0.0, validator=share(below=1))
+    epsilon: float = field(default=1e-7, validator=above(0))
+    centered: bool = False
+
+    def build(self, rates: Sequence[float]) -> keras.optimizers.Optimizer:
+        """Return Keras's RMSprop."""
+        return _keras("RMSprop", self, rates)
 
 
 @registries.optimizers.register("sgd")
@@ -59,15 +90,15 @@ class SGD(Optimizer):
 
     def build(self, rates: Sequence[float]) -> keras.optimizers.Optimizer:
         """Return Keras's SGD."""
-        prepare()
-        import keras
+        return _keras("SGD", self, rates)
 
-        return scaled(
-            keras.optimizers.SGD(
-                self.learning_rate, momentum=self.momentum, nesterov=self.nesterov
-            ),
-            rates,
-        )
+
+def _keras(name: str, part: Optimizer, rates: Sequence[float]) -> keras.optimizers.Optimizer:
+    """Return Keras's optimizer of that name; a part's keys are called as its arguments are."""
+    prepare()
+    import keras
+
+    return scaled(getattr(keras.optimizers, name)(**asdict(part)), rates)
 
 
 def scaled(

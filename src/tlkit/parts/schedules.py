@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -56,3 +57,26 @@ class Plateau(Schedule):
                 if waited >= self.patience and rate > self.min_rate:
                     rate, waited, cooling = max(rate * self.factor, self.min_rate), 0, self.cooldown
         return rate
+
+
+@registries.schedules.register("cosine")
+@frozen(kw_only=True)
+class Cosine(Schedule):
+    """Rise evenly for some epochs, then fall along half a cosine wave (Loshchilov and Hutter 2017).
+
+    Attributes:
+        warmup_epochs: How many epochs the rate rises; the next one has the full rate.
+        min_rate: What the rate falls towards; it would be reached an epoch after the last.
+    """
+
+    warmup_epochs: int = field(default=0, validator=at_least(0))
+    min_rate: float = field(default=0.0, validator=at_least(0))
+
+    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+        """Return the rate of the stage's next epoch, which depends on nothing but its number."""
+        done = len(history)
+        if done < self.warmup_epochs:
+            return base * (done + 1) / (self.warmup_epochs + 1)
+        progress = (done - self.warmup_epochs) / max(1, epochs - self.warmup_epochs)
+        fallen = (1 - math.cos(math.pi * progress)) / 2
+        return base - (base - self.min_rate) * fallen

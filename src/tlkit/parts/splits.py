@@ -36,6 +36,7 @@ class Example:
         patient: Whose it is; empty if unknown.
         source: Which collection it comes from; empty if unknown.
         view: The projection, such as ``PA``; empty if unknown.
+        sha256: What the file must hash to; empty if anything will do.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Example:
     patient: str = ""
     source: str = ""
     view: str = ""
+    sha256: str = ""
 
 
 @frozen(kw_only=True)

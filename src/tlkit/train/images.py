@@ -21,7 +21,7 @@ from attrs import frozen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tlkit.errors import DataError
-from tlkit.parts.splits import Splits
+from tlkit.parts.splits import Example, Splits
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 81_000_000  # a 9,000 × 9,000 film; what declares more is refused before decoding
@@ -175,25 +175,29 @@ def check_images(splits: Splits, on_image: Callable[[int, int], None]) -> dict[s
         SHA-256 of each image file by path.
 
     Raises:
-        DataError: With the first ten images that cannot be read and how many there are.
+        DataError: With the first ten images that cannot be read, or are not those the data say,
+            and how many there are.
     """
 
-    def check(path: str) -> tuple[str, str]:
+    def check(example: Example) -> tuple[str, str]:
         try:
-            content = splits.read(path)
+            content = splits.read(example.path)
             decode(content)
         except (OSError, ImageError) as error:
-            return "", f"{splits.where(path)}: {error}"
-        return hashlib.sha256(content).hexdigest(), ""
+            return "", str(error)
+        found = hashlib.sha256(content).hexdigest()
+        if example.sha256 not in {"", found}:
+            return found, f"has SHA-256 {found}, expected {example.sha256}"
+        return found, ""
 
-    paths = [example.path for _, examples in splits.items() for example in examples]
+    examples = [example for _, some in splits.items() for example in some]
     hashes, problems = {}, []
-    results = in_parallel(check, paths, os.cpu_count() or 1)
-    for done, (path, (found, problem)) in enumerate(zip(paths, results, strict=True), start=1):
-        hashes[path] = found
+    results = in_parallel(check, examples, os.cpu_count() or 1)
+    for done, (example, (found, problem)) in enumerate(zip(examples, results, strict=True), 1):
+        hashes[example.path] = found
         if problem:
-            problems.append(problem)
-        on_image(done, len(paths))
+            problems.append(f"{splits.where(example.path)}: {problem}")
+        on_image(done, len(examples))
     if problems:
         more = f"\n… and {len(problems) - SHOWN} more images" if len(problems) > SHOWN else ""
         raise DataError(
