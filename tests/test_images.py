@@ -327,9 +327,10 @@ def test_every_image_is_checked_and_hashed() -> None:
 
 
 def test_an_image_that_is_not_the_one_listed_is_named() -> None:
-    splits = splits_of({"a.png": encoded(noise())})
+    splits = splits_of({"a.png": encoded(noise()), "b.png": encoded(noise())})
     found = hashlib.sha256(splits.read("a.png")).hexdigest()
-    listed = [evolve(splits, train=(evolve(splits.train[0], sha256=s),)) for s in (found, "0" * 64)]
+    first, second = splits.train
+    listed = [evolve(splits, train=(evolve(first, sha256=s), second)) for s in (found, "0" * 64)]
     check_images(listed[0], lambda *_: None)
     message = rf"^a\.png: has SHA-256 {found}, expected 0{{64}}"
     with pytest.raises(tlkit.DataError, match=message):
