@@ -11,7 +11,7 @@ import pytest
 
 import tlkit
 from tlkit.parts.optimizers import SGD, Adam
-from tlkit.train.fit import Stepper
+from tlkit.train.step import Stepper
 
 EXPERIMENT_3 = Path(__file__).parents[1] / "examples/covidx/exp3.toml"
 

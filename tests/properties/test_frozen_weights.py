@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 
 import tlkit
 from tlkit.parts.optimizers import scaled
-from tlkit.train.fit import Stepper
 from tlkit.train.model import Frozen, seeded
+from tlkit.train.step import Stepper
 
 once = settings(max_examples=1)  # one draw a case: each traces a training step
 

@@ -20,8 +20,9 @@ from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
 from tlkit.parts.optimizers import SGD
 from tlkit.plan.plan import make_plan
-from tlkit.train.fit import Stepper, Sums, fit
+from tlkit.train.fit import fit
 from tlkit.train.model import assemble
+from tlkit.train.step import Stepper, Sums
 
 Floats = npt.NDArray[np.float32]
 FEATURES, CLASSES = 4, 3

@@ -1,4 +1,4 @@
-"""Training: stage by stage, epoch by epoch, step by step."""
+"""Training: stage by stage, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -8,107 +8,16 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
-from attrs import frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.errors import NumericalError
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import Plan, PlannedStage, seed_for
 from tlkit.progress import Epoch, Watcher
-from tlkit.train.features import Extractor, Features, Source
+from tlkit.train.features import Extractor, Source
 from tlkit.train.images import Reader
 from tlkit.train.model import apply_rates, split_at
-
-Probabilities = npt.NDArray[np.float32]
-
-
-@frozen
-class Sums:
-    """What a step adds up over its images."""
-
-    loss: float = 0.0
-    loss_unweighted: float = 0.0
-    right: float = 0.0
-    images: int = 0
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            self.loss + other.loss,
-            self.loss_unweighted + other.loss_unweighted,
-            self.right + other.right,
-            self.images + other.images,
-        )
-
-    def mean(self, value: str) -> float:
-        """Return the mean over the images of one of the sums."""
-        return float(getattr(self, value)) / self.images
-
-
-def cross_entropy(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-    """Return each image's loss, `(batch,)`.
-
-    Keras finds the logits behind a softmax, so certain and wrong answers keep their gradient.
-    """
-    return keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-
-
-class Stepper:
-    """The training and the evaluation step of one stage, each traced once a batch size.
-
-    Args:
-        tail: The layers behind the cut.
-        optimizer: A fresh optimizer.
-        xla: Compile the training step with XLA.
-    """
-
-    def __init__(self, tail: keras.Model, optimizer: keras.optimizers.Optimizer, xla: bool) -> None:
-        self.optimizer = optimizer
-        self.variables = tail.trainable_variables
-        optimizer.build(self.variables)
-
-        def train(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            with tf.GradientTape() as tape:
-                probabilities = tail(x, training=True)
-                losses = cross_entropy(labels, probabilities)
-                weighted = tf.reduce_sum(weights * losses)
-                # The batch's loss is divided by how many images it has, not by their weights.
-                loss = weighted / tf.cast(tf.shape(labels)[0], tf.float32)
-                if tail.losses:  # regularizers of the layers
-                    loss += tf.add_n(tail.losses)
-            optimizer.apply(tape.gradient(loss, self.variables), self.variables)
-            return weighted, tf.reduce_sum(losses), _right(labels, probabilities)
-
-        def evaluate(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            probabilities = tail(x, training=False)
-            return cross_entropy(labels, probabilities), probabilities
-
-        self._train = tf.function(train, jit_compile=xla, reduce_retracing=False)
-        self._evaluate = tf.function(evaluate, reduce_retracing=True)
-
-    def train(
-        self, x: Features, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]
-    ) -> Sums:
-        """Take one step and return its sums."""
-        loss, unweighted, right = self._train(x, labels, weights)
-        return Sums(float(loss), float(unweighted), float(right), len(labels))
-
-    def evaluate(self, source: Source, labels: npt.NDArray[np.int32]) -> tuple[Sums, Probabilities]:
-        """Return the sums and the probabilities of a whole split."""
-        total, found, start = Sums(), [], 0
-        for x in source.batches(source.extractor.batch):
-            chosen = labels[start : start + len(x)]
-            losses, probabilities = (value.numpy() for value in self._evaluate(x, chosen))
-            loss = float(losses.sum(dtype=np.float64))
-            total += Sums(loss, loss, float((probabilities.argmax(1) == chosen).sum()), len(x))
-            found.append(probabilities)
-            start += len(x)
-        return total, np.concatenate(found)
-
-
-def _right(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-    predicted = tf.argmax(probabilities, axis=1, output_type=tf.int32)
-    return tf.reduce_sum(tf.cast(predicted == labels, tf.float32))
+from tlkit.train.step import Probabilities, Stepper, Sums
 
 
 def fit(
