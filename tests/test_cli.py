@@ -289,6 +289,18 @@ def test_evaluate_scores_a_folder(tlkit_command: CommandLine, finished: Path) ->
     assert "data: accuracy" in tlkit_command("evaluate", str(finished), "--data", "data").out
 
 
+def test_the_cache_is_shown_and_cleared(
+    tlkit_command: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "features"))
+    tlkit_command("run", "quick.toml")
+    assert tlkit_command("cache", "path").out == f"{tmp_path / 'features'}\n"
+    assert json.loads(tlkit_command("cache", "info", "--json").out)["entries"] == 3
+    assert tlkit_command("cache", "info").out.startswith(f"{tmp_path / 'features'}: 3 entries, ")
+    assert tlkit_command("cache", "clear").out.startswith("freed 0.0")
+    assert json.loads(tlkit_command("cache", "info", "--json").out)["entries"] == 0
+
+
 def test_every_command_has_help() -> None:
     runner = CliRunner()
     for command in cli.app.registered_commands:

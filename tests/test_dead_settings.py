@@ -32,6 +32,7 @@ EXCEPTIONS = {
     "experiment.schema": "there is one version so far",
     "datasets.phantom.stand_in": "phantoms are never absent, so they need no stand-in",
     "datasets.phantom.resize": "phantoms are square",
+    "augmentations.none.views": "nothing is drawn, so there is one view",
 }
 
 # For each key another value than the default or the one in NEEDED. A star stands for any part.
@@ -63,6 +64,7 @@ CHANGED: dict[str, Any] = {
     "freezes.layer_decay.factor": 0.9,
     "freezes.layer_decay.per": "layer",
     "class_weights.fixed.weights": {"a": 1, "b": 3},
+    "augmentations.*.views": 2,
     "augmentations.*.rotation_deg": 20,
     "augmentations.*.shift_frac": 0.2,
     "augmentations.covidx_published.flip": False,
@@ -163,7 +165,7 @@ def seen_freezes(part: Any) -> Any:
 def seen_augmentations(part: Any) -> Any:
     pixels = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
     keys = np.array([[1, number] for number in range(8)], np.int32)
-    return np.asarray(part.augment(pixels, keys)).tobytes()
+    return np.asarray(part.augment(pixels, keys)).tobytes(), [part.view(e) for e in range(1, 5)]
 
 
 def seen_schedules(part: Any) -> Any:
@@ -219,14 +221,16 @@ def experiment(**changed: Any) -> Experiment:
     return structure(Experiment, table | changed)
 
 
-@pytest.mark.parametrize(("key", "value"), [("epochs", 3), ("batch_size", 4), ("xla", False)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("epochs", 3), ("batch_size", 4), ("xla", False), ("cache", False)]
+)
 def test_every_key_of_fit_changes_the_plan(key: str, value: Any) -> None:
     plans = [
         make_plan(chosen, load_splits(chosen.data)).as_json()
         for chosen in (experiment(), experiment(fit={key: value}))
     ]
     assert plans[0] != plans[1]
-    assert {"epochs", "batch_size", "xla"} == {field.name for field in fields(Fit)}
+    assert {"epochs", "batch_size", "xla", "cache"} == {field.name for field in fields(Fit)}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,10 +14,11 @@ from attrs import field, frozen
 from PIL import Image
 
 import tlkit
+from tlkit.cache import FeatureCache
 from tlkit.parts.augmentations import NoAugmentation
-from tlkit.train import features
 from tlkit.train.features import Extractor, Source
 from tlkit.train.images import Reader
+from tlkit.train.shelf import Shelf
 
 SIDE, BATCH = 8, 4
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, SIDE, SIDE, 3), dtype=np.uint8)
@@ -81,21 +83,63 @@ def reader() -> tuple[Reader, tuple[str, ...]]:
     return Reader(files.__getitem__, SIDE), tuple(files)
 
 
-def test_what_is_too_much_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = 4 * len(PIXELS) * 3
-    monkeypatch.setattr(features, "KEPT_BYTES", needed)
-    assert extractor(means()).keep(*reader()) is not None
-    monkeypatch.setattr(features, "KEPT_BYTES", needed - 1)
-    assert extractor(means()).keep(*reader()) is None
+def counting(files: Reader, read: list[str]) -> Reader:
+    """Return a reader that notes what it reads."""
+
+    def noted(path: str) -> bytes:
+        read.append(path)
+        return files.read(path)
+
+    return Reader(noted, SIDE)
 
 
-def test_kept_features_are_not_computed_again() -> None:
-    readable, paths = reader()
-    kept = extractor(means()).keep(readable, paths)
-    assert kept is not None
-    unreadable = Reader(dict[str, bytes]().__getitem__, SIDE)
-    source = Source(extractor(means()), unreadable, paths, kept)
-    np.testing.assert_array_equal(np.concatenate(list(source.batches(3))), kept)
+@pytest.mark.parametrize(("spare", "times"), [(0, 1), (-1, 2)])
+def test_features_are_kept_in_memory_if_they_are_no_more_than_allowed(
+    spare: int, times: int
+) -> None:
+    files, paths = reader()
+    read: list[str] = []
+    source = Source(
+        extractor(means()), counting(files, read), paths, memory_bytes=4 * len(PIXELS) * 3 + spare
+    )
+    for _ in range(2):
+        assert sum(len(batch) for batch in source.batches(3)) == len(PIXELS)
+    assert len(read) == times * len(PIXELS)
+
+
+def test_features_on_disk_are_found_by_another_source(tmp_path: Path) -> None:
+    files, paths = reader()
+    read: list[str] = []
+    shelf = Shelf(FeatureCache(tmp_path), {"layers": "x"}, {})
+    found = [
+        np.concatenate(list(source.batches(3)))
+        for source in (
+            Source(extractor(means()), counting(files, read), paths, images=paths, shelf=shelf)
+            for _ in range(2)
+        )
+    ]
+    assert len(read) == len(PIXELS)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_features_that_cannot_be_written_are_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FeatureCache, "put", full)
+    notes: list[str] = []
+
+    class Listening(tlkit.Watcher):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    files, paths = reader()
+    shelf = Shelf(FeatureCache(tmp_path), {}, {})
+    source = Source(extractor(means()), files, paths, "val", paths, shelf, watcher=Listening())
+    assert sum(len(batch) for batch in source.batches(3)) == len(PIXELS)
+    assert notes == ["features cannot be kept: No space left on device; go on without"]
 
 
 def test_a_file_that_has_gone_since_is_named() -> None:

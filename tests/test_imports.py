@@ -33,6 +33,7 @@ ORDER = (
     "layers",
     "registry",
     "rules",
+    "cache",
     "files",
     "backend",
     "errors",
@@ -98,6 +99,7 @@ main()
         ["info", "vgg16"],
         ["layers", "vgg16", "--head", "flatten_dense", "--classes", "3"],
         ["check", EXPERIMENT_3],
+        ["cache", "info"],
     ],
     ids=" ".join,
 )

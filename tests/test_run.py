@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Listener(tlkit.Watcher):
     def loaded(self, weights: Mapping[str, str]) -> None:
         self.heard.append(f"loaded {weights['source']}")
 
-    def computing(self, split: str, count: int) -> None:
-        self.heard.append(f"computing {count} of {split}")
+    def computing(self, split: str, done: int, count: int) -> None:
+        self.heard.append(f"computed {done} of {count} {split}")
 
     def stage_begins(self, number: int, planned: Any) -> None:
         self.heard.append(f"stage {number}")
@@ -66,8 +66,11 @@ def listener() -> Listener:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> tlkit.Run:
-    return tlkit.run(SMALL, tmp_path_factory.mktemp("run") / "out", watcher=listener)
+def done(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> Iterator[tlkit.Run]:
+    """A finished run that found nothing in the feature cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLKIT_CACHE", str(tmp_path_factory.mktemp("features")))
+        yield tlkit.run(SMALL, tmp_path_factory.mktemp("run") / "out", watcher=listener)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -109,8 +112,9 @@ def test_the_environment_says_what_may_differ_elsewhere(done: tlkit.Run) -> None
 def test_the_watcher_is_told_in_order(done: tlkit.Run, listener: Listener) -> None:
     checks = [f"checked {number} of 12" for number in range(1, 13)]
     assert listener.heard == [
-        "planned", *checks, "loaded none", "stage 1", "computing 6 of train", "computing 3 of val",
-        "epoch 1 of 2", "epoch 1 done", "epoch 2 of 2", "epoch 2 done",
+        "planned", *checks, "loaded none", "stage 1",
+        "epoch 1 of 2", "computed 6 of 6 train", "computed 3 of 3 val", "epoch 1 done",
+        "epoch 2 of 2", "epoch 2 done", "computed 3 of 3 test",
     ]  # fmt: skip
     assert listener.steps == [4, 6, 4, 6]
 

@@ -113,9 +113,9 @@ def problems_in(toml: str) -> list[str]:
         ("origin = 1", f"origin: unknown key; known: {TABLES}"),
         (
             "fit.bath_size = 3",
-            "fit.bath_size: unknown key; did you mean 'batch_size'? known: batch_size, epochs, xla",
+            "fit.bath_size: unknown key; did you mean 'batch_size'? known: batch_size, cache, epochs, xla",
         ),
-        ("fit.zzz = 3", "fit.zzz: unknown key; known: batch_size, epochs, xla"),
+        ("fit.zzz = 3", "fit.zzz: unknown key; known: batch_size, cache, epochs, xla"),
         ("class_weights.weights = 1", "class_weights.weights: unknown key; known: name"),
         # parts
         (

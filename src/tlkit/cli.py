@@ -1,4 +1,4 @@
-"""The command line: `tlkit run`, `check`, `layers`, `list`, `info`, `predict`, `evaluate`."""
+"""The command line: `run`, `check`, `layers`, `list`, `info`, `predict`, `evaluate`, `cache`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import attrs
 import typer
 
 import tlkit
+from tlkit.cache import FeatureCache, default_folder
 from tlkit.classifier import sound_files
 from tlkit.config.experiment import load_experiment
 from tlkit.config.structure import structure
@@ -242,6 +243,36 @@ def evaluate(
     if classifier.stand_in:
         typer.echo(f"note: trained on drawn {classifier.stand_in}s, not real images", err=True)
     typer.echo(console.scores_text(str(data), scores))
+
+
+caches = typer.Typer(no_args_is_help=True, help="The cache of frozen layers' features.")
+app.add_typer(caches, name="cache")
+
+
+@caches.command("info")
+def cache_info(as_json: AsJson = False) -> None:
+    """Tell where the cache is, what it holds and what it may take."""
+    cache = FeatureCache(default_folder())
+    entries = cache.entries()
+    used, limit = sum(entry.size_bytes for entry in entries), cache.limit()
+    if as_json:
+        found = {"folder": str(cache.folder), "entries": len(entries), "bytes": used}
+        typer.echo(json.dumps(found | {"limit_bytes": limit}, indent=2))
+        return
+    typer.echo(f"{cache.folder}: {len(entries)} entries, {used / 1e9:.2f} of {limit / 1e9:.1f} GB")
+
+
+@caches.command("clear")
+def cache_clear() -> None:
+    """Remove every entry."""
+    freed = FeatureCache(default_folder()).clear()
+    typer.echo(f"freed {freed / 1e9:.2f} GB")
+
+
+@caches.command("path")
+def cache_path() -> None:
+    """Print where the cache is."""
+    typer.echo(default_folder())
 
 
 def main() -> NoReturn:

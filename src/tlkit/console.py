@@ -59,7 +59,8 @@ def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
     stage = planned.stage
     head = f"stage {number} of {len(plan.stages)}, "
     head += f"{stage.epochs} epochs of {plan.steps_per_epoch} steps"
-    frozen = f"layers 1-{planned.cut} are frozen and run without training"
+    times = "once" if len(planned.views) == 1 else f"{len(planned.views)} times"
+    frozen = f"each training image goes through the frozen layers 1-{planned.cut} {times}"
     if not planned.cut:
         frozen = "no frozen layers before the first trained one"
     params = f"{planned.trainable_params:,} trainable of {plan.layers.params:,} parameters"
@@ -166,12 +167,12 @@ class Terminal(Watcher):
         if plan.stand_in:
             self.say(stand_in_banner(plan.stand_in))
         for note in splits.notes:
-            self.say(f"note: {note}")
+            self.note(note)
         counts = ", ".join(f"{sum(c.values())} {split}" for split, c in plan.counts.items())
         weights = ", ".join(f"{name} {w:.4g}" for name, w in plan.class_weights.items())
         self.say(f"images: {counts}; class weights: {weights}")
         if plan.evaluated_on == "val":
-            self.say("note: there is no test split; the results are those on val")
+            self.note("there is no test split; the results are those on val")
 
     def checking(self, done: int, count: int) -> None:
         """Show how many images are checked."""
@@ -187,13 +188,26 @@ class Terminal(Watcher):
             self.say(f"not available: {weights['passed_over']}")
         self.say(f"weights: {weights['source']} {weights.get('sha256', '')[:12]}".rstrip())
 
-    def computing(self, split: str, count: int) -> None:
-        """Say that features are computed once."""
-        self.say(f"computing the frozen layers' features of {count} {split} images, once")
+    def note(self, text: str) -> None:
+        """Print it."""
+        self.say(f"note: {text}")
+
+    def computing(self, split: str, done: int, count: int) -> None:
+        """Show how far the features are, in the run's bar if there is one."""
+        text = f"{self.epoch}  frozen layers: {done}/{count} {split} images".strip()
+        if self.bar is None:
+            self._start(text, count)
+        if self.epoch:
+            self._advance(None, text)
+        else:
+            self._advance(done, text)
+            if done == count:
+                self._stop()
 
     def stage_begins(self, number: int, planned: PlannedStage) -> None:
         """Print what the stage trains."""
         self._stop()
+        self.epoch = ""
         self.say(
             f"stage {number}: {planned.stage.epochs} epochs, "
             f"{planned.trainable_params:,} parameters are trained"
@@ -238,7 +252,7 @@ class Terminal(Watcher):
         self.bar.add_task(text, total=total)
         self.bar.start()
 
-    def _advance(self, completed: int, text: str | None = None) -> None:
+    def _advance(self, completed: int | None, text: str | None = None) -> None:
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=completed, description=text)
 

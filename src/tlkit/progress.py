@@ -47,8 +47,11 @@ class Watcher:
     def loaded(self, weights: Mapping[str, str]) -> None:
         """The backbone's weights are loaded; what they are."""
 
-    def computing(self, split: str, count: int) -> None:
-        """Features of `count` images are about to be computed, once."""
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+    def computing(self, split: str, done: int, count: int) -> None:
+        """So many of a split's images have gone through the frozen layers, to be kept."""
 
     def stage_begins(self, number: int, planned: PlannedStage) -> None:
         """A stage is about to begin."""

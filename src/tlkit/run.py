@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from tlkit.cache import FeatureCache, default_folder
 from tlkit.config.experiment import Experiment, load_experiment
 from tlkit.errors import RunFolderError
 from tlkit.parts.datasets import load_splits
@@ -106,7 +107,10 @@ def run(
     folder.write_inputs(experiment, plan, splits, hashes)
     folder.write_environment(experiment, weights)
     keep_record = partial(_write_history, folder, [], [time.perf_counter()])
-    history, probabilities = fit(model, plan, experiment, splits, watcher, keep_record)
+    cache = FeatureCache(default_folder()) if plan.cache else None
+    history, probabilities = fit(
+        model, plan, experiment, splits, hashes, cache, watcher, keep_record
+    )
     examples = dict(splits.items())
     scores = {
         split: score(splits.labels(examples[split]), found, plan.classes)

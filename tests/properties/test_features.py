@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tlkit
+from tlkit.cache import FeatureCache
 from tlkit.parts.augmentations import CovidxPublished
 from tlkit.train.features import Extractor, Features, Source, rebatched
 from tlkit.train.fit import augmentation_keys
 from tlkit.train.images import Reader
 from tlkit.train.model import seeded
+from tlkit.train.shelf import Shelf
 
 SIDE, IMAGES, BATCH = 8, 7, 4
 PIXELS = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
@@ -48,16 +50,9 @@ class Unit(tlkit.Backbone):
         raise NotImplementedError
 
 
-@frozen
-class Sources:
-    """The same images, their features kept and computed again."""
-
-    kept: Source
-    streamed: Source
-
-
 @pytest.fixture(scope="module")
-def sources() -> Sources:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+    """The same images, their features kept on disk, kept in memory and computed again."""
     inputs = keras.layers.Input((SIDE, SIDE, 3))
     with seeded(0):
         convolved = keras.layers.Conv2D(16, 3, activation="relu")(inputs)
@@ -69,9 +64,18 @@ def sources() -> Sources:
         Image.fromarray(pixels).save(buffer, "PNG")
         files[f"{number}.png"] = buffer.getvalue()
     reader, paths = Reader(files.__getitem__, SIDE), tuple(files)
-    kept = extractor.keep(reader, paths)
-    assert kept is not None
-    return Sources(Source(extractor, reader, paths, kept), Source(extractor, reader, paths))
+    shelf = Shelf(FeatureCache(tmp_path_factory.mktemp("features")), {}, {})
+    return {
+        "on disk": Source(extractor, reader, paths, images=paths, shelf=shelf),
+        "in memory": Source(extractor, reader, paths),
+        "streamed": Source(extractor, reader, paths, memory_bytes=0),
+    }
+
+
+@pytest.fixture(scope="module")
+def features(sources: dict[str, Source]) -> Features:
+    """The features of all images as they are."""
+    return whole(sources["streamed"].batches(BATCH))
 
 
 def whole(batches: Any) -> Features:
@@ -98,52 +102,31 @@ def test_rebatching_keeps_the_rows_and_makes_batches_of_one_size(
 @given(order=st.lists(st.integers(0, IMAGES - 1), min_size=1, max_size=BATCH))
 @repeatedly
 def test_a_row_does_not_depend_on_its_mates_or_its_place(
-    sources: Sources, order: list[int]
+    sources: dict[str, Source], features: Features, order: list[int]
 ) -> None:
-    kept = sources.kept.kept
-    assert kept is not None
-    found = sources.kept.extractor(PIXELS[order])
-    assert found.tobytes() == kept[order].tobytes()
+    found = sources["streamed"].extractor(PIXELS[order])
+    assert found.tobytes() == features[order].tobytes()
 
 
+@pytest.mark.parametrize("how", ["on disk", "in memory", "streamed"])
 @given(size=sizes, order=orders)
 @repeatedly
-def test_kept_features_are_the_streamed_ones_to_the_byte(
-    sources: Sources, size: int, order: list[int]
+def test_features_are_the_same_bytes_however_they_are_come_by(
+    sources: dict[str, Source], features: Features, how: str, size: int, order: list[int]
 ) -> None:
-    numbers = np.array(order)
-    kept = list(sources.kept.batches(size, numbers))
-    streamed = list(sources.streamed.batches(size, numbers))
-    assert [len(batch) for batch in kept] == [len(batch) for batch in streamed]
-    assert whole(kept).tobytes() == whole(streamed).tobytes()
-
-
-@given(size=sizes)
-@repeatedly
-def test_without_an_order_the_images_come_as_they_are(sources: Sources, size: int) -> None:
-    kept = sources.kept.kept
-    for source in (sources.kept, sources.streamed):
-        np.testing.assert_array_equal(whole(source.batches(size)), kept)
+    batches = list(sources[how].batches(size, np.array(order)))
+    assert {len(batch) for batch in batches[:-1]} <= {size}
+    assert whole(batches).tobytes() == features[order].tobytes()
+    assert whole(sources[how].batches(size)).tobytes() == features.tobytes()
 
 
 @given(size=sizes, order=orders, seed=st.integers(0, 2**31 - 1), view=st.integers(0, 5))
 @repeatedly
 def test_an_augmented_image_depends_on_its_key_alone(
-    sources: Sources, size: int, order: list[int], seed: int, view: int
+    sources: dict[str, Source], size: int, order: list[int], seed: int, view: int
 ) -> None:
-    """Whatever the batch size and the order, and though unaugmented features are kept."""
+    """Whatever the batch size and the order, and whether it is kept."""
     keys = augmentation_keys(seed, view, IMAGES)
-    as_they_are = whole(sources.streamed.batches(BATCH, keys=keys))
-    found = whole(sources.kept.batches(size, np.array(order), keys))
-    assert found.tobytes() == as_they_are[order].tobytes()
-
-
-Key = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 100))
-
-
-@given(first=Key, second=Key)
-def test_keys_are_those_of_seed_and_view(first: tuple[int, int], second: tuple[int, int]) -> None:
-    one, other = (augmentation_keys(seed, view, 5) for seed, view in (first, second))
-    assert len(np.unique(one, axis=0)) == 5
-    np.testing.assert_array_equal(one[:3], augmentation_keys(*first, 3))  # of each image its own
-    assert np.array_equal(one, other) == (first == second)
+    expected = whole(sources["streamed"].batches(BATCH, keys=keys))[order].tobytes()
+    for source in sources.values():
+        assert whole(source.batches(size, np.array(order), keys)).tobytes() == expected

@@ -21,6 +21,7 @@ from tlkit.parts.heads import Pooled
 from tlkit.parts.optimizers import SGD
 from tlkit.plan.plan import make_plan
 from tlkit.train.fit import fit
+from tlkit.train.images import check_images
 from tlkit.train.model import assemble
 from tlkit.train.step import Stepper, Sums
 
@@ -267,7 +268,9 @@ def first_epoch(batch_size: int, weights: tlkit.ClassWeights) -> tlkit.Epoch:
     splits = experiment.data.load()
     plan = make_plan(experiment, splits)
     model, _ = assemble(experiment.backbone, experiment.head, len(plan.classes), seed=0)
-    history, _ = fit(model, plan, experiment, splits, tlkit.Watcher(), lambda epoch: None)
+    hashes = check_images(splits, lambda *_: None)
+    watcher = tlkit.Watcher()
+    history, _ = fit(model, plan, experiment, splits, hashes, None, watcher, lambda epoch: None)
     return history[0]
 
 

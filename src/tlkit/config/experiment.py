@@ -37,11 +37,14 @@ class Fit:
         batch_size: How many images one step of the optimizer sees.
         xla: Compile the training step with XLA; unset: in stages that train or pass no
             convolution. There it halves a step's time on a CPU, elsewhere it only costs its own.
+        cache: Keep the frozen layers' features on disk, for later epochs and later runs; changes
+            no result.
     """
 
     epochs: int = field(default=10, validator=at_least(1))
     batch_size: int = field(default=32, validator=at_least(1))
     xla: bool | None = None
+    cache: bool = True
 
 
 @frozen(kw_only=True)

@@ -207,12 +207,25 @@ class ClassWeights(ABC):
 
 @frozen(kw_only=True)
 class Augmentation(ABC):
-    """Random changes of training images; each image's draw depends on nothing but its key."""
+    """Random changes of training images; each image's draw depends on nothing but its key.
+
+    Attributes:
+        views: How many different copies of each image are drawn; epoch e sees copy e modulo views.
+            Unset: a new one in every epoch. With few, frozen layers run that often and no more.
+    """
+
+    views: int | None = field(default=None, validator=unless_none(at_least(1)))
 
     @property
     def changes(self) -> bool:
         """Tell whether it does anything: if not, features are the same in every epoch."""
         return True
+
+    def view(self, epoch: int) -> int:
+        """Return which copy an epoch, numbered from 1, sees."""
+        if not self.changes:
+            return 0
+        return epoch - 1 if self.views is None else (epoch - 1) % self.views
 
     @abstractmethod
     def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from tlkit.backend import processor
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
 from tlkit.errors import ResourceError, RunFolderError, WeightsError
@@ -102,7 +103,7 @@ class RunFolder:
             {
                 "python": platform.python_version(),
                 "system": platform.system(),
-                "processor": _processor(),
+                "processor": processor(),
                 "cpus": os.cpu_count(),
                 "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1",
                 "packages": dict(_versions()),
@@ -242,13 +243,3 @@ def _versions() -> Iterable[tuple[str, str]]:
             yield name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-
-
-def _processor() -> str:
-    """Return the processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -6,6 +6,7 @@ it fixed, the features of an image do not depend on its batch-mates, nor on bein
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,13 +14,15 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from attrs import frozen
+from attrs import define, field
 
 from tlkit.parts.kinds import Augmentation, Backbone
+from tlkit.progress import Watcher
 from tlkit.train.images import Pixels, Reader
+from tlkit.train.shelf import AugmentationKeys, Shelf
 
 Features = npt.NDArray[np.float32]
-# Features of images that do not change are kept if they are no more than this, else computed again.
+# Without a cache, features of images that do not change are kept in memory if this is enough.
 KEPT_BYTES = 2 << 30
 
 
@@ -58,7 +61,7 @@ class Extractor:
             input_signature=[pixels, keys],
         )
 
-    def __call__(self, pixels: Pixels, keys: npt.NDArray[np.int32] | None = None) -> Features:
+    def __call__(self, pixels: Pixels, keys: AugmentationKeys | None = None) -> Features:
         """Return the features of up to `batch` images, augmented if keys are given."""
         count = len(pixels)
         padded = _padded(pixels, self.batch)
@@ -69,7 +72,7 @@ class Extractor:
         return found.numpy()[:count]  # type: ignore[no-any-return]  # TensorFlow has no types
 
     def stream(
-        self, reader: Reader, paths: Sequence[str], keys: npt.NDArray[np.int32] | None = None
+        self, reader: Reader, paths: Sequence[str], keys: AugmentationKeys | None = None
     ) -> Iterator[Features]:
         """Yield the features of many images in order, `batch` at a time."""
         start = 0
@@ -78,39 +81,47 @@ class Extractor:
             yield self(pixels, chosen)
             start += len(pixels)
 
-    def keep(self, reader: Reader, paths: Sequence[str]) -> Features | None:
-        """Return the features of many images, or None if they are too many to keep."""
-        if 4 * len(paths) * int(np.prod(self.shape)) > KEPT_BYTES:
-            return None
-        kept = np.empty((len(paths), *self.shape), np.float32)
-        start = 0
-        for features in self.stream(reader, paths):
-            kept[start : start + len(features)] = features
-            start += len(features)
-        return kept
 
-
-@frozen
+@define
 class Source:
-    """The features of one split's images, kept or computed again each time.
+    """The features of one split's images, kept on disk or in memory or computed again each time.
 
     Attributes:
         extractor: What computes them.
         reader: What reads the images.
         paths: The images, in order.
-        kept: Their features; None if they are computed again.
+        split: The split's name.
+        images: Their hashes, in the same order; needed for a shelf.
+        shelf: Where features are kept on disk, if they are.
+        memory_bytes: What may be kept in memory otherwise, of features that do not change.
+        watcher: Told while features are computed to be kept.
     """
 
     extractor: Extractor
     reader: Reader
     paths: tuple[str, ...]
-    kept: Features | None = None
+    split: str = "train"
+    images: tuple[str, ...] = ()
+    shelf: Shelf | None = None
+    memory_bytes: int = KEPT_BYTES
+    watcher: Watcher = field(factory=Watcher)
+    _kept: dict[str, Features] = field(factory=dict, init=False, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of all features: `(images, ...)`."""
+        return (len(self.paths), *self.extractor.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what the features take."""
+        return 4 * math.prod(self.shape)
 
     def batches(
         self,
         size: int,
         order: npt.NDArray[np.int64] | None = None,
-        keys: npt.NDArray[np.int32] | None = None,
+        keys: AugmentationKeys | None = None,
     ) -> Iterator[Features]:
         """Yield features in batches of `size`.
 
@@ -121,13 +132,42 @@ class Source:
         """
         if order is None:
             order = np.arange(len(self.paths))
-        if self.kept is not None and keys is None:
+        kept = self._features(keys)
+        if kept is not None:
             for start in range(0, len(order), size):
-                yield self.kept[order[start : start + size]]
+                yield kept[order[start : start + size]]
             return
         paths = [self.paths[number] for number in order]
         chosen = None if keys is None else keys[order]
         yield from rebatched(self.extractor.stream(self.reader, paths, chosen), size)
+
+    def _features(self, keys: AugmentationKeys | None) -> Features | None:
+        """Return all features in the order of the images, if they are kept."""
+        if self.shelf is None:
+            if keys is not None or self.size_bytes > self.memory_bytes:
+                return None
+            if "" not in self._kept:
+                self._kept[""] = np.concatenate(list(self._computed(None)))
+            return self._kept[""]
+        key = self.shelf.key(self.images, keys)
+        if key not in self._kept:
+            found = self.shelf.cache.get(key)
+            if found is None:
+                try:
+                    found = self.shelf.cache.put(key, self.shape, self._computed(keys))
+                except OSError as error:
+                    self.watcher.note(f"features cannot be kept: {error.strerror}; go on without")
+                    self.shelf = None
+                    return self._features(keys)
+            self._kept[key] = found
+        return self._kept[key]
+
+    def _computed(self, keys: AugmentationKeys | None) -> Iterator[Features]:
+        done = 0
+        for features in self.extractor.stream(self.reader, self.paths, keys):
+            yield features
+            done += len(features)
+            self.watcher.computing(self.split, done, len(self.paths))
 
 
 def rebatched(chunks: Iterable[npt.NDArray[Any]], size: int) -> Iterator[npt.NDArray[Any]]:

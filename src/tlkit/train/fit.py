@@ -9,14 +9,16 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from tlkit.cache import FeatureCache
 from tlkit.config.experiment import Experiment
 from tlkit.errors import NumericalError
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import Plan, PlannedStage, seed_for
 from tlkit.progress import Epoch, Watcher
-from tlkit.train.features import Extractor, Source
+from tlkit.train.features import KEPT_BYTES, Extractor, Source
 from tlkit.train.images import Reader
 from tlkit.train.model import apply_rates, split_at
+from tlkit.train.shelf import AugmentationKeys, Shelf, make_shelf
 from tlkit.train.step import Probabilities, Stepper, Sums
 
 
@@ -25,6 +27,8 @@ def fit(
     plan: Plan,
     experiment: Experiment,
     splits: Splits,
+    hashes: Mapping[str, str],
+    cache: FeatureCache | None,
     watcher: Watcher,
     on_epoch: Callable[[Epoch], None],
 ) -> tuple[list[Epoch], dict[str, Probabilities]]:
@@ -35,6 +39,8 @@ def fit(
         plan: What to do.
         experiment: The parts that do it.
         splits: The images.
+        hashes: The hash of each image file, by its path.
+        cache: Where features are kept; None: nowhere on disk.
         watcher: Told how it goes.
         on_epoch: Called with every finished epoch.
 
@@ -48,7 +54,7 @@ def fit(
     history: list[Epoch] = []
     for number, planned in enumerate(plan.stages, start=1):
         watcher.stage_begins(number, planned)
-        stage = _Stage(model, plan, planned, experiment, splits, watcher)
+        stage = _Stage(model, plan, planned, experiment, splits, hashes, cache, watcher)
         done: list[Epoch] = []
         for _ in range(planned.stage.epochs):
             done.append(stage.epoch(number, len(history) + len(done) + 1, done))
@@ -68,6 +74,8 @@ class _Stage:
         planned: PlannedStage,
         experiment: Experiment,
         splits: Splits,
+        hashes: Mapping[str, str],
+        cache: FeatureCache | None,
         watcher: Watcher,
     ) -> None:
         self.plan, self.planned = plan, planned
@@ -77,13 +85,29 @@ class _Stage:
         optimizer = experiment.optimizer.build(frozen.variable_rates)
         self.stepper = Stepper(tail, optimizer, planned.xla)
         _assert_as_planned(model, tail, optimizer, planned, experiment)
-        self.extractor = Extractor(
+        extractor = Extractor(
             prefix, experiment.backbone, experiment.augmentation, plan.prefix_batch
         )
-        self.reader = Reader(splits.read, experiment.backbone.image_size, experiment.data.resize)
-        fixed = not experiment.augmentation.changes
-        self.train = self._source("train", splits.train, keep=fixed and prefix is not None)
-        self.val = self._source("val", splits.val, keep=prefix is not None)
+        reader = Reader(splits.read, experiment.backbone.image_size, experiment.data.resize)
+        shelf = None
+        if prefix is not None and cache is not None:
+            shelf = make_shelf(cache, prefix, experiment, plan.prefix_batch)
+        self.sources = {
+            split: Source(
+                extractor,
+                reader,
+                tuple(example.path for example in examples),
+                split,
+                tuple(hashes[example.path] for example in examples),
+                shelf,
+                memory_bytes=KEPT_BYTES if prefix is not None else 0,
+                watcher=watcher,
+            )
+            for split, examples in splits.items()
+        }
+        if shelf is not None and not self._make_room(shelf):
+            for source in self.sources.values():
+                source.shelf = None
         self.on_val: Probabilities = np.empty((0, len(plan.classes)), np.float32)
 
     def epoch(self, stage: int, number: int, done: Sequence[Epoch]) -> Epoch:
@@ -104,7 +128,7 @@ class _Stage:
                 raise _not_finite(number, f"the training loss on {files}", step.loss)
             total += step
             self.watcher.step_done(total.images, total.mean("loss"), total.mean("right"), rate)
-        val, self.on_val = self.stepper.evaluate(self.val, self._labels(self.splits.val))
+        val, self.on_val = self._evaluate("val")
         if not np.isfinite(val.loss):
             raise _not_finite(number, "the validation loss", val.loss)
         return Epoch(
@@ -122,9 +146,35 @@ class _Stage:
         """Return the probabilities on the validation split after the last epoch, and on test."""
         found = {"val": self.on_val}
         if self.splits.test:
-            test = self._source("test", self.splits.test, keep=False)
-            found["test"] = self.stepper.evaluate(test, self._labels(self.splits.test))[1]
+            found["test"] = self._evaluate("test")[1]
         return found
+
+    def _evaluate(self, split: str) -> tuple[Sums, Probabilities]:
+        labels = self._labels(dict(self.splits.items())[split])
+        return self.stepper.evaluate(self.sources[split], labels)
+
+    def _make_room(self, shelf: Shelf) -> bool:
+        """Make room in the cache for the stage's features; say so if there is none."""
+        sizes = {}
+        for split, source in self.sources.items():
+            for view in self.planned.views if split == "train" else (None,):
+                keys = None if view is None else self._keys(view)
+                sizes[shelf.key(source.images, keys)] = source.size_bytes
+        there = {entry.key for entry in shelf.cache.entries()}
+        needed = sum(size for key, size in sizes.items() if key not in there)
+        if shelf.cache.make_room(needed, keep=sizes):
+            return True
+        self.watcher.note(
+            f"the features take {needed / 1e9:.1f} GB and the cache may have "
+            f"{shelf.cache.limit() / 1e9:.1f} GB: they are computed again each time"
+        )
+        return False
+
+    def _keys(self, view: int) -> AugmentationKeys | None:
+        """Return the training images' keys in one view; None if nothing is drawn."""
+        if not self.experiment.augmentation.changes:
+            return None
+        return augmentation_keys(self.experiment.seed, view, len(self.splits.train))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
         """Yield the features, numbers, labels and weights of each step of an epoch."""
@@ -135,25 +185,15 @@ class _Stage:
         weights = np.array(
             [self.plan.class_weights[example.label] for example in examples], np.float32
         )
-        keys = None
-        if self.experiment.augmentation.changes:
-            keys = augmentation_keys(seed, epoch - 1, len(examples))
+        keys = self._keys(self.experiment.augmentation.view(epoch))
         start = 0
-        for x in self.train.batches(size, order, keys):
+        for x in self.sources["train"].batches(size, order, keys):
             chosen = order[start : start + len(x)]
             yield x, chosen, labels[chosen], weights[chosen]
             start += len(x)
 
     def _labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int32]:
         return np.array(self.splits.labels(examples), np.int32)
-
-    def _source(self, name: str, examples: Sequence[Example], keep: bool) -> Source:
-        paths = tuple(example.path for example in examples)
-        kept = None
-        if keep:
-            self.watcher.computing(name, len(paths))
-            kept = self.extractor.keep(self.reader, paths)
-        return Source(self.extractor, self.reader, paths, kept)
 
 
 def _not_finite(epoch: int, what: str, value: float) -> NumericalError:
@@ -167,7 +207,7 @@ def _values(epoch: Epoch) -> Mapping[str, float]:
     }
 
 
-def augmentation_keys(seed: int, view: int, count: int) -> npt.NDArray[np.int32]:
+def augmentation_keys(seed: int, view: int, count: int) -> AugmentationKeys:
     """Return the key of each image's augmentation in one view, `(count, 2)`."""
     keys = np.empty((count, 2), np.int32)
     keys[:, 0] = seed_for(seed, "augmentation", view)

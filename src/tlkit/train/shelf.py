@@ -1,0 +1,90 @@
+"""What features depend on, and so under which name the cache keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from tlkit.backend import processor
+from tlkit.cache import FeatureCache, entry_key
+from tlkit.config.experiment import Experiment
+from tlkit.config.structure import unstructure
+from tlkit.parts.kinds import registries
+
+AugmentationKeys = npt.NDArray[np.int32]  # (images, 2)
+PACKAGES = ("tlkit", "keras", "tensorflow", "numpy", "pillow")
+
+
+@frozen
+class Shelf:
+    """Where features are kept, and all that they depend on besides the images.
+
+    Attributes:
+        cache: The cache on disk.
+        depends_on: Plain values: frozen layers, preprocessing, versions and so on.
+        augmentation: What the augmentation is, as plain values.
+    """
+
+    cache: FeatureCache
+    depends_on: Mapping[str, Any]
+    augmentation: Mapping[str, Any]
+
+    def key(self, images: Sequence[str], keys: AugmentationKeys | None) -> str:
+        """Return the entry's name for images, given by their hashes, and their augmentation."""
+        drawn = None
+        if keys is not None:
+            drawn = [self.augmentation, hashlib.sha256(keys.tobytes()).hexdigest()]
+        return entry_key(images=list(images), drawn=drawn, **self.depends_on)
+
+
+def make_shelf(
+    cache: FeatureCache, prefix: keras.Model, experiment: Experiment, batch: int
+) -> Shelf:
+    """Return the shelf for the features of a frozen prefix.
+
+    Args:
+        cache: The cache on disk.
+        prefix: The frozen layers, with their weights.
+        experiment: The parts that bring images to the prefix.
+        batch: How many images go through it at a time.
+    """
+    backbone = _table(experiment.backbone, registries.backbones, but={"weights"})
+    augmentation = _table(experiment.augmentation, registries.augmentations, but={"views"})
+    depends_on = {
+        "backbone": backbone,
+        "layers": _layers_hash(prefix),
+        "resize": experiment.data.resize,
+        "batch": batch,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "machine": [processor(), os.cpu_count()],  # rounding follows the instructions and threads
+    }
+    return Shelf(cache, depends_on, augmentation)
+
+
+def _table(part: Any, registry: Any, but: set[str]) -> dict[str, Any]:
+    """Return a part's keys, its package's version with them, without those named."""
+    table = unstructure(part, registry=registry)
+    source = registry.find(table["name"]).source
+    return {"source": source, **{key: table[key] for key in table.keys() - but}}
+
+
+def _layers_hash(prefix: keras.Model) -> str:
+    """Return the hash of what the layers are and of every weight in them."""
+    found = hashlib.sha256()
+    for layer in prefix.layers:
+        if isinstance(layer, keras.layers.InputLayer):  # its name differs from model to model
+            continue
+        config = json.dumps(layer.get_config(), sort_keys=True, default=str)
+        found.update(f"{type(layer).__name__} {config}".encode())
+        for weight in layer.weights:
+            found.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return found.hexdigest()

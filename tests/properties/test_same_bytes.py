@@ -1,0 +1,130 @@
+"""The same experiment ends with the same bytes whatever is in the feature cache."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tlkit
+from tlkit.cache import FeatureCache
+from tlkit.config.structure import structure
+from tlkit.results.folder import METRICS, WEIGHTS
+
+FILES = (WEIGHTS, METRICS, "history.csv", "predictions.csv", "manifest.csv")
+
+
+def experiment(**changed: Any) -> tlkit.Experiment:
+    table = {
+        "data": {"name": "phantom", "train": 9, "val": 3, "test": 3, "image_px": 32},
+        "backbone": {"weights": "none", "image_size": 32},
+        "head": {"name": "pooled", "units": [4], "dropout": 0.5},
+        "augmentation": {"name": "covidx", "views": 2},
+        "fit": {"epochs": 3, "batch_size": 4},
+    }
+    return structure(tlkit.Experiment, table | changed)
+
+
+def files(folder: Path, **changed: Any) -> dict[str, bytes]:
+    tlkit.run(experiment(**changed), folder)
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+class Listening(tlkit.Watcher):
+    """Keeps what it is told of features."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.computed: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def computing(self, split: str, done: int, count: int) -> None:
+        if done == count:
+            self.computed.append(split)
+
+
+def cold(cache: Path) -> None:
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+def warm(cache: Path) -> None:
+    """All is there: the run before was the same."""
+
+
+def partly_filled(cache: Path) -> None:
+    cold(cache)
+    tlkit.run(experiment(fit={"epochs": 1}, optimizer={"name": "sgd"}), cache.parent / "other")
+
+
+def partly_damaged(cache: Path) -> None:
+    for number, path in enumerate(sorted(cache.glob("*/data.npy"))):
+        if number % 2:
+            path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("state", [cold, warm, partly_filled, partly_damaged])
+def test_a_cold_warm_or_partly_filled_cache_changes_no_byte(
+    state: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TLKIT_CACHE", str(cache))
+    first = files(tmp_path / "first")
+    state(cache)
+    assert files(tmp_path / "second") == first
+
+
+def test_without_a_cache_and_with_one_too_small_the_bytes_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
+    first = files(tmp_path / "first")
+    without = files(tmp_path / "without", fit={"epochs": 3, "batch_size": 4, "cache": False})
+    monkeypatch.setattr(FeatureCache, "limit", lambda _: 100)
+    watcher = Listening()
+    tlkit.run(experiment(), tmp_path / "small", watcher=watcher)
+    small = {name: (tmp_path / "small" / name).read_bytes() for name in FILES}
+    assert first == without == small
+    assert [note.partition(" take")[0] for note in watcher.notes] == ["the features"]
+
+
+def test_what_changes_only_above_the_cut_computes_no_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
+    watcher = Listening()
+    tlkit.run(experiment(), tmp_path / "first", watcher=watcher)
+    assert watcher.computed == ["train", "val", "train", "test"]  # two views of the training images
+    above: list[dict[str, Any]] = [
+        {"head": {"name": "pooled", "units": [8]}},
+        {"optimizer": {"name": "adam", "learning_rate": 1e-4}},
+        {"class_weights": {"name": "balanced"}},
+        {"fit": {"epochs": 5, "batch_size": 2}},
+    ]
+    for number, changed in enumerate(above):
+        tlkit.run(experiment(**changed), tmp_path / str(number), watcher=watcher)
+    assert len(watcher.computed) == 4
+    below: list[dict[str, Any]] = [
+        {"seed": 1},  # other random weights, other views
+        {"backbone": {"weights": "none", "image_size": 32, "preprocess": "unit"}},
+        {"freeze": {"name": "layer_range", "train": "17-"}},
+    ]
+    for number, changed in enumerate(below):
+        tlkit.run(experiment(**changed), tmp_path / f"below{number}", watcher=watcher)
+        assert len(watcher.computed) == 4 * (number + 2)
+
+
+def test_views_are_seen_in_turn(tmp_path: Path) -> None:
+    """With one view the second epoch sees what the first saw; with none set, something new."""
+    still = {"optimizer": {"name": "sgd", "learning_rate": 1e-30}, "head": {"name": "pooled"}}
+    losses = {}
+    for views in (1, 2, None):
+        augmentation = {"name": "covidx"} | ({} if views is None else {"views": views})
+        done = tlkit.run(experiment(augmentation=augmentation, **still), tmp_path / str(views))
+        losses[views] = [round(epoch.loss, 5) for epoch in done.history]
+    assert [len(set(losses[views])) for views in (1, 2, None)] == [1, 2, 3]
+    assert losses[2][0] == losses[2][2] == losses[None][0]

@@ -1,0 +1,171 @@
+"""The feature cache: whole or not at all, checked when read, never more than it may take."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlkit.cache import FeatureCache, default_folder, entry_key
+
+Floats = npt.NDArray[np.float32]
+ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def chunks(rows: Floats = ROWS) -> Iterator[Floats]:
+    yield rows[:3]
+    yield rows[3:]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    return FeatureCache(tmp_path / "features")
+
+
+def fill(cache: FeatureCache, *keys: str) -> int:
+    """Write an entry under each key, used in this order, and return the size of one."""
+    for second, key in enumerate(keys):
+        cache.put(key, ROWS.shape, chunks())
+        os.utime(cache.folder / key / "meta.json", (second, second))
+    return cache.entries()[0].size_bytes
+
+
+def keys(cache: FeatureCache) -> list[str]:
+    return [entry.key for entry in cache.entries()]
+
+
+def test_what_is_put_is_got_mapped_from_its_file(cache: FeatureCache) -> None:
+    assert cache.get("a") is None
+    written = cache.put("a", ROWS.shape, chunks())
+    found = cache.get("a")
+    assert isinstance(found, np.memmap)
+    assert found.tobytes() == written.tobytes() == ROWS.tobytes()
+
+
+@pytest.mark.parametrize("file", ["data.npy", "meta.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+def test_a_damaged_entry_is_removed_and_can_be_written_again(
+    cache: FeatureCache, file: str, damage: str
+) -> None:
+    fill(cache, "a")
+    path = cache.folder / "a" / file
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    kinds = {"cut": bytes(content[:-1]), "flipped": bytes(content), "emptied": b""}
+    path.write_bytes(kinds[damage])
+    assert cache.get("a") is None
+    assert keys(cache) == []
+    cache.put("a", ROWS.shape, chunks())
+    assert cache.get("a") is not None
+
+
+def test_an_entry_whose_making_fails_leaves_nothing(cache: FeatureCache) -> None:
+    def failing() -> Iterator[Floats]:
+        yield ROWS[:3]
+        raise RuntimeError("the image has gone")
+
+    with pytest.raises(RuntimeError, match="the image has gone"):
+        cache.put("a", ROWS.shape, failing())
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_what_was_not_used_for_longest_makes_room(cache: FeatureCache) -> None:
+    size = fill(cache, "a", "b", "c")
+    cache.get("a")
+    full = FeatureCache(cache.folder, 4 * size)
+    assert full.make_room(2 * size)
+    assert keys(cache) == ["c", "a"]
+    assert full.make_room(3 * size, keep=["c"])
+    assert keys(cache) == ["c"]
+
+
+def test_what_does_not_fit_removes_nothing(cache: FeatureCache) -> None:
+    size = fill(cache, "a", "b")
+    small = FeatureCache(cache.folder, 3 * size)
+    assert not small.make_room(4 * size)
+    assert not small.make_room(2 * size, keep=["a", "b"])
+    assert keys(cache) == ["a", "b"]
+
+
+def test_the_limit_is_a_quarter_of_what_is_free_or_the_caches_own(cache: FeatureCache) -> None:
+    assert 0 < cache.limit() <= 20 << 30
+    assert FeatureCache(cache.folder, 7).limit() == 7
+
+
+def test_a_stray_partial_entry_is_no_entry(cache: FeatureCache) -> None:
+    fill(cache, "a")
+    (cache.folder / "a").rename(cache.folder / ".partial-x")
+    assert keys(cache) == []
+
+
+def test_clear_removes_everything_and_tells_how_much(cache: FeatureCache) -> None:
+    size = fill(cache, "a", "b")
+    assert cache.clear() == 2 * size
+    assert not cache.folder.exists()
+    assert cache.clear() == 0
+
+
+WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+from tlkit.cache import FeatureCache
+cache = FeatureCache(Path(sys.argv[1]))
+rows = np.arange(1 << 20, dtype=np.float32).reshape(-1, 64)
+for number in range(5):
+    found = cache.get(str(number))
+    if found is None:
+        found = cache.put(str(number), rows.shape, iter([rows]))
+    assert found.tobytes() == rows.tobytes()
+"""
+
+
+def test_two_processes_share_a_cache_without_damage(cache: FeatureCache) -> None:
+    command = [sys.executable, "-c", WRITER, str(cache.folder)]
+    running = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    assert sorted(path.name for path in cache.folder.iterdir()) == list("01234")
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), max_size=6),
+    wanted=st.integers(0, 8000),
+    limit=st.integers(0, 8000),
+)
+@settings(max_examples=40)
+def test_after_making_room_everything_fits(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], wanted: int, limit: int
+) -> None:
+    cache = FeatureCache(tmp_path_factory.mktemp("features"), limit)
+    for number, rows in enumerate(sizes):
+        cache.put(str(number), (rows, 8), iter([np.zeros((rows, 8), np.float32)]))
+    before = cache.entries()
+    fits = cache.make_room(wanted)
+    after = cache.entries()
+    assert fits == (wanted <= limit)
+    assert sum(entry.size_bytes for entry in after) + wanted <= limit if fits else after == before
+
+
+def test_a_key_changes_with_everything_in_it() -> None:
+    tables = [{}, {"a": 1}, {"a": 2}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": {"b": None}}]
+    assert len({entry_key(**table) for table in tables}) == len(tables)  # type: ignore[arg-type]  # any values
+    assert entry_key(a=1, b=2) == entry_key(b=2, a=1)
+
+
+def test_the_folder_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", "/one")
+    assert default_folder() == Path("/one")
+    monkeypatch.delenv("TLKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/two")
+    assert default_folder() == Path("/two/tlkit")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/three")
+    assert default_folder() == Path("/three/.cache/tlkit")
