@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-all lint type docs clean
+.PHONY: run test test-all lint type docs bench clean
 
 run: $(VENV)/run.stamp  ## train and evaluate experiment 3
 	$(BIN)/tlkit run examples/covidx/exp3.toml
@@ -26,6 +26,9 @@ type: $(VENV)/test.stamp
 
 docs: $(VENV)/docs.stamp  ## the site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(VENV)/run.stamp  ## ratios to a hand-written Keras script: make bench DATA=folder-with-train-and-val
+	$(BIN)/python bench/bench.py $(DATA)
 
 clean:
 	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,7 +18,8 @@ from PIL import Image
 
 import tlkit
 from tlkit.config.experiment import Experiment, Fit, Reference
-from tlkit.config.structure import is_key, keys, structure
+from tlkit.config.fields import is_key, keys
+from tlkit.config.structure import structure
 from tlkit.console import references_text
 from tlkit.layers import Layer, LayerTable
 from tlkit.parts.datasets import load_splits

@@ -355,3 +355,9 @@ def test_the_head_of_an_assembled_model_is_known_by_its_block() -> None:
     model = tlkit.build_model(SMALLEST, "pooled", classes=3)
     frozen = tlkit.freeze(model, train="head")
     assert [n for n, rate in enumerate(frozen.rates, start=1) if rate] == [19, 20]
+
+
+def test_of_a_policy_in_stages_the_first_counts() -> None:
+    model = tlkit.build_model(SMALLEST, "pooled", classes=3)
+    policy = tlkit.registries.freezes.get("head_then")(train=("block5",), head_epochs=5)
+    assert tlkit.freeze(model, train=policy).rates == tlkit.freeze(model, train="head").rates

@@ -18,6 +18,7 @@ from tlkit.parts.freezes import TrainRange
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.kinds import registries
 
+FIT = "batch_size, cache, epochs, xla"
 TABLES = (
     "augmentation, backbone, class_weights, data, fit, freeze, head, optimizer, reference, "
     "schedule, schema, seed"
@@ -113,9 +114,9 @@ def problems_in(toml: str) -> list[str]:
         ("origin = 1", f"origin: unknown key; known: {TABLES}"),
         (
             "fit.bath_size = 3",
-            "fit.bath_size: unknown key; did you mean 'batch_size'? known: batch_size, cache, epochs, xla",
+            f"fit.bath_size: unknown key; did you mean 'batch_size'? known: {FIT}",
         ),
-        ("fit.zzz = 3", "fit.zzz: unknown key; known: batch_size, cache, epochs, xla"),
+        ("fit.zzz = 3", f"fit.zzz: unknown key; known: {FIT}"),
         ("class_weights.weights = 1", "class_weights.weights: unknown key; known: name"),
         # parts
         (

@@ -22,16 +22,15 @@ from safetensors.numpy import save_file
 
 import tlkit
 from tlkit.parts import backbones, weights
+from tlkit.parts.arrays import Arrays, read_arrays
 from tlkit.parts.backbones import VGG16
 from tlkit.parts.weights import (
-    Arrays,
     NotAvailableError,
     RemoteFile,
     assign,
     fetch,
     installed_file,
     load_first,
-    read_arrays,
 )
 
 Floats = npt.NDArray[np.float32]

@@ -196,8 +196,8 @@ def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> No
         part = registry.get(name)
         where = registry.find(name)
         typer.echo(f"{kind}: {name}\n{where.target} ({where.source} {where.file})\n")
-        typer.echo(inspect.getdoc(part) or "")
-        typer.echo("\nkeys")
+        typer.echo((inspect.getdoc(part) or "").partition("\nAttributes:")[0])
+        typer.echo("keys")
         for key in describe_keys(part):
             typer.echo(f"  {key}")
         typer.echo("")

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from tlkit.backend import prepare
 from tlkit.config import structure as tables
+from tlkit.config.fields import part as part_field
 from tlkit.config.keys import describe_keys
 from tlkit.errors import ConfigError
 from tlkit.layers import HEAD, Layer, LayerRange, LayerTable
@@ -103,7 +104,7 @@ def check_part(registry: Registry[T], name: str, **settings: Any) -> T:
 
     @frozen
     class Holder:
-        part: Any = tables.part(registry)
+        part: Any = part_field(registry)
 
     held = tables.structure(Holder, {"part": {"name": name, **settings}})
     part: T = held.part

@@ -21,7 +21,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tlkit.config.experiment import Experiment, Reference
-from tlkit.config.structure import hints, keys, structure, unstructure
+from tlkit.config.fields import hints, keys
+from tlkit.config.structure import structure, unstructure
 from tlkit.errors import ConfigError
 from tlkit.layers import LayerRange
 from tlkit.testing import class_counts, layer_ranges

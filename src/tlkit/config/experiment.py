@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from attrs import evolve, field, frozen
 
-from tlkit.config.structure import part, structure
+from tlkit.config.fields import part
+from tlkit.config.structure import structure
 from tlkit.errors import ConfigError, FieldError, Problem
 from tlkit.parts.kinds import (
     Augmentation,

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 from attrs import NOTHING, frozen
 
-from tlkit.config.structure import describe, hints, keys, unstructure
+from tlkit.config.fields import describe, hints, keys
+from tlkit.config.structure import unstructure
 
 ENTRY = re.compile(r"    (\w+): (.*)")
 

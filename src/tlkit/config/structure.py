@@ -15,50 +15,19 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
 from attrs import NOTHING, Attribute
 
+from tlkit.config.fields import describe, fits, hints, keys
 from tlkit.errors import ConfigError, FieldError, Problem
 from tlkit.registry import Registry, nearest, suggest
 from tlkit.rules import shown
 
 T = TypeVar("T")
 BARE = re.compile(r"[\w-]+")  # keys that TOML needs no quotes for, and letters of any script
-NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string",
-         Path: "a path"}  # fmt: skip
-
-
-def part(registry: Registry[Any], default: str | None = None) -> Any:
-    """Return an attrs field that holds a part of `registry`.
-
-    Args:
-        registry: Where the table's `name` is looked up.
-        default: The part used when the table, or its `name`, is left out; None: it is required.
-    """
-    metadata = {"registry": registry, "default": default}
-    if default is None:
-        return attrs.field(metadata=metadata)
-    return attrs.field(metadata=metadata, factory=lambda: registry.get(default)())
-
-
-def is_key(field: Attribute[Any]) -> bool:
-    """Tell whether a field is a TOML key; a record may also hold what is none."""
-    return bool(field.metadata.get("key", True))
-
-
-def keys(cls: type) -> tuple[Attribute[Any], ...]:
-    """Return the fields of an attrs class that are TOML keys."""
-    return tuple(field for field in attrs.fields(cls) if is_key(field))
-
-
-@cache
-def hints(cls: type) -> dict[str, Any]:
-    """Return the resolved type of every field of an attrs class."""
-    return typing.get_type_hints(cls)
 
 
 def structure(
@@ -171,7 +140,7 @@ class _Reader:
         return self.scalar(hint, value, path)
 
     def scalar(self, hint: Any, value: Any, path: str) -> Any:
-        if not _fits(hint, value):
+        if not fits(hint, value):
             return self.wrong(path, f"expected {describe(hint)}, got {shown(value)}")
         if hasattr(hint, "parse"):
             try:
@@ -211,7 +180,7 @@ class _Reader:
     def union(self, members: tuple[Any, ...], value: Any, path: str) -> Any:
         """Read the first member whose form the value has; TOML's types tell them apart."""
         for member in members:
-            if _fits(member, value):
+            if fits(member, value):
                 return self.value(member, value, path)
         wanted = [describe(member) for member in members if member is not type(None)]
         return self.wrong(path, f"expected {' or '.join(wanted)}, got {shown(value)}")
@@ -227,42 +196,6 @@ def _join(path: str, key: object) -> str:
     if not BARE.fullmatch(text):
         text = json.dumps(text, ensure_ascii=False)
     return f"{path}.{text}" if path else text
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Tell whether a value has the outer form of a type."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        return any(value == c and type(value) is type(c) for c in get_args(hint))
-    if origin is tuple:
-        return isinstance(value, list | tuple)
-    if origin is dict or (attrs.has(hint) and not hasattr(hint, "parse")):
-        return isinstance(value, Mapping)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is bool:
-        return isinstance(value, bool)
-    if hint in {str, Path} or hasattr(hint, "parse"):
-        return isinstance(value, str)
-    if hint is type(None):
-        return value is None
-    raise TypeError(f"a key cannot have the type {hint!r}")
-
-
-def describe(hint: Any) -> str:
-    """Return what a type takes, in words."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in {typing.Union, types.UnionType}:
-        return " or ".join(describe(member) for member in inner if member is not type(None))
-    if origin is Literal:
-        return " or ".join(repr(choice) for choice in inner)
-    if origin is tuple:
-        return f"a list of {describe(inner[0]).removeprefix('an ').removeprefix('a ')}s"
-    if origin is dict or attrs.has(hint):
-        return "a string" if hasattr(hint, "parse") else "a table"
-    return NAMES.get(hint, str(hint))
 
 
 def unstructure(

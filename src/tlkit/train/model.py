@@ -18,6 +18,7 @@ from tlkit.parts.kinds import Backbone, Freeze, Head, Stage
 from tlkit.parts.optimizers import scaled
 from tlkit.plan.plan import model_layers, seed_for
 
+ENOUGH_EPOCHS = 1000  # so that a policy in stages has them all when only its first is asked for
 BLOCK = "_tlkit_block"  # the attribute in which a layer of an assembled model notes its block
 Selectors = str | LayerRange | Sequence[str] | Mapping[str, float]
 
@@ -181,7 +182,7 @@ def freeze(
         policy = train
     else:
         policy = _Chosen(rates=_chosen(layers, train), batch_norm=batch_norm)
-    stage = policy.planned(layers, 1)[0]
+    stage = policy.planned(layers, ENOUGH_EPOCHS)[0]
     return apply_rates(model, layers, stage.rates, policy.batch_norm)
 
 
