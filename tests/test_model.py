@@ -14,7 +14,7 @@ from attrs import frozen
 import tlkit
 from tlkit.layers import LayerRange
 from tlkit.parts.backbones import VGG16
-from tlkit.parts.freezes import TrainRange
+from tlkit.parts.freezes import HeadThen, TrainRange
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.plan.plan import model_layers
 from tlkit.train.model import assemble, seeded, split_at
@@ -359,5 +359,5 @@ def test_the_head_of_an_assembled_model_is_known_by_its_block() -> None:
 
 def test_of_a_policy_in_stages_the_first_counts() -> None:
     model = tlkit.build_model(SMALLEST, "pooled", classes=3)
-    policy = tlkit.registries.freezes.get("head_then")(train=("block5",), head_epochs=5)
+    policy = HeadThen(train=("block5",), head_epochs=5)
     assert tlkit.freeze(model, train=policy).rates == tlkit.freeze(model, train="head").rates
