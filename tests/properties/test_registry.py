@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -21,13 +22,12 @@ names = st.from_regex(NAME, fullmatch=True)
 tools = st.dictionaries(names, st.integers().map(lambda _: new_tool()), min_size=1, max_size=6)
 
 
+numbers = itertools.count()
+
+
 def new_tool() -> Any:
     """A fresh attrs class that nothing else has the name of."""
-    new_tool.count += 1  # type: ignore[attr-defined]
-    return make_class(f"Tool{new_tool.count}", [], bases=(Tool,))  # type: ignore[attr-defined]
-
-
-new_tool.count = 0  # type: ignore[attr-defined]
+    return make_class(f"Tool{next(numbers)}", [], bases=(Tool,))
 
 
 def filled(parts: dict[str, Any]) -> Registry[Tool]:
