@@ -62,14 +62,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--augment", action="store_true")
-    parser.add_argument("--train-all", action="store_true")
     arguments = parser.parse_args()
     began = time.perf_counter()
     keras.utils.set_random_seed(arguments.seed)
     train, val = datasets(arguments.data, arguments.seed, arguments.augment)
 
     base = load_base()
-    base.trainable = arguments.train_all
+    base.trainable = False
     inputs = keras.Input((SIZE, SIZE, 3))
     x = base(inputs, training=False)
     x = keras.layers.Flatten()(x)

@@ -1,0 +1,109 @@
+"""The name features are kept under changes with all they depend on, and with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+import tlkit
+from tlkit.cache import FeatureCache
+from tlkit.config.structure import structure
+from tlkit.train import shelf
+from tlkit.train.fit import augmentation_keys
+from tlkit.train.model import seeded
+from tlkit.train.shelf import make_shelf
+
+IMAGES = ("hash of one", "hash of two")
+KEYS = augmentation_keys(0, 0, len(IMAGES))
+
+
+def prefix(seed: int = 0, activation: str = "relu", filters: int = 2) -> Any:
+    inputs = keras.layers.Input((8, 8, 3))
+    with seeded(seed):
+        outputs = keras.layers.Conv2D(filters, 3, activation=activation, name="conv")(inputs)
+    return keras.Model(inputs, outputs)
+
+
+def key(
+    model: Any = None,
+    images: tuple[str, ...] = IMAGES,
+    keys: Any = KEYS,
+    batch: int = 4,
+    **tables: Any,
+) -> str:
+    defaults = {"data": {"name": "phantom"}, "augmentation": {"name": "covidx"}}
+    experiment = structure(tlkit.Experiment, defaults | tables)
+    found = make_shelf(FeatureCache(Path("unused")), model or prefix(), experiment, batch)
+    return found.key(images, keys)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"images": ("hash of one", "another hash")},
+        {"images": IMAGES[::-1]},
+        {"keys": None},
+        {"keys": augmentation_keys(0, 1, 2)},
+        {"keys": augmentation_keys(1, 0, 2)},
+        {"batch": 8},
+        {"data": {"name": "phantom", "resize": "pad"}},
+        {"backbone": {"preprocess": "unit"}},
+        {"backbone": {"image_size": 64}},
+        {"augmentation": {"name": "covidx", "rotation_deg": 20}},
+        {"augmentation": {"name": "covidx_published"}},
+    ],
+    ids=str,
+)
+def test_what_features_depend_on_changes_their_name(changed: dict[str, Any]) -> None:
+    assert key(**changed) != key()
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"activation": "tanh"}, {"filters": 3}], ids=str)
+def test_the_frozen_layers_change_the_name(changed: dict[str, Any]) -> None:
+    assert key(prefix(**changed)) != key(prefix())
+
+
+@pytest.mark.parametrize("name", ["processor", "cpus", "version"])
+def test_the_machine_and_the_packages_change_the_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key()
+    if name == "processor":
+        monkeypatch.setattr(shelf, "processor", lambda: "another processor")
+    elif name == "cpus":
+        monkeypatch.setattr("os.cpu_count", lambda: 999)
+    else:
+        monkeypatch.setattr("importlib.metadata.version", lambda package: "0.0.1")
+    assert key() != before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"backbone": {"weights": "none"}},  # the arrays themselves are in the name
+        {"augmentation": {"name": "covidx", "views": 3}},
+        {"head": {"name": "pooled"}},
+        {"optimizer": {"name": "sgd"}},
+        {"class_weights": {"name": "balanced"}},
+        {"fit": {"epochs": 3, "batch_size": 2}},
+        {"seed": 7},  # acts through the keys
+    ],
+    ids=str,
+)
+def test_what_they_do_not_depend_on_leaves_the_name(changed: dict[str, Any]) -> None:
+    assert key(**changed) == key()
+
+
+def test_unaugmented_features_are_shared_whatever_the_augmentation() -> None:
+    names = {key(keys=None, augmentation={"name": name}) for name in ("none", "covidx")}
+    assert len(names) == 1
+
+
+def test_a_second_model_in_one_process_has_the_same_name() -> None:
+    """Keras numbers its inputs anew; names of inputs are left out."""
+    first, second = prefix(), prefix()
+    assert first.layers[0].name != second.layers[0].name
+    assert key(first) == key(second)
