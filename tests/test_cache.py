@@ -33,7 +33,7 @@ def cache(tmp_path: Path) -> FeatureCache:
 def fill(cache: FeatureCache, *keys: str) -> int:
     """Write an entry under each key, used in this order, and return the size of one."""
     for second, key in enumerate(keys):
-        cache.put(key, ROWS.shape, chunks())
+        cache.put(key, ROWS.shape, ROWS.dtype, chunks())
         os.utime(cache.folder / key / "meta.json", (second, second))
     return cache.entries()[0].size_bytes
 
@@ -44,7 +44,7 @@ def keys(cache: FeatureCache) -> list[str]:
 
 def test_what_is_put_is_got_mapped_from_its_file(cache: FeatureCache) -> None:
     assert cache.get("a") is None
-    written = cache.put("a", ROWS.shape, chunks())
+    written = cache.put("a", ROWS.shape, ROWS.dtype, chunks())
     found = cache.get("a")
     assert isinstance(found, np.memmap)
     assert found.tobytes() == written.tobytes() == ROWS.tobytes()
@@ -63,7 +63,7 @@ def test_a_damaged_entry_is_removed_and_can_be_written_again(
     path.write_bytes(kinds[damage])
     assert cache.get("a") is None
     assert keys(cache) == []
-    cache.put("a", ROWS.shape, chunks())
+    cache.put("a", ROWS.shape, ROWS.dtype, chunks())
     assert cache.get("a") is not None
 
 
@@ -73,7 +73,7 @@ def test_an_entry_whose_making_fails_leaves_nothing(cache: FeatureCache) -> None
         raise RuntimeError("the image has gone")
 
     with pytest.raises(RuntimeError, match="the image has gone"):
-        cache.put("a", ROWS.shape, failing())
+        cache.put("a", ROWS.shape, ROWS.dtype, failing())
     assert list(cache.folder.iterdir()) == []
 
 
@@ -123,7 +123,7 @@ rows = np.arange(1 << 20, dtype=np.float32).reshape(-1, 64)
 for number in range(5):
     found = cache.get(str(number))
     if found is None:
-        found = cache.put(str(number), rows.shape, iter([rows]))
+        found = cache.put(str(number), rows.shape, rows.dtype, iter([rows]))
     assert found.tobytes() == rows.tobytes()
 """
 
@@ -146,7 +146,7 @@ def test_after_making_room_everything_fits(
 ) -> None:
     cache = FeatureCache(tmp_path_factory.mktemp("features"), limit)
     for number, rows in enumerate(sizes):
-        cache.put(str(number), (rows, 8), iter([np.zeros((rows, 8), np.float32)]))
+        cache.put(str(number), (rows, 8), np.float32, iter([np.zeros((rows, 8), np.float32)]))
     before = cache.entries()
     fits = cache.make_room(wanted)
     after = cache.entries()

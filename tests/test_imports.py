@@ -21,6 +21,7 @@ ORDER = (
     "cli",
     "__init__",
     "console",
+    "lr_finder",
     "run",
     "classifier",
     "plain_keras",
@@ -38,7 +39,17 @@ ORDER = (
     "backend",
     "errors",
 )
-HEAVY = ("tensorflow", "keras", "keras_cv", "sklearn", "numpy", "PIL", "h5py", "requests")
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "keras_cv",
+    "sklearn",
+    "numpy",
+    "PIL",
+    "h5py",
+    "requests",
+    "matplotlib",
+)
 EXPERIMENT_3 = str(ROOT / "examples" / "covidx" / "exp3.toml")
 
 

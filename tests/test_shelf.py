@@ -12,9 +12,9 @@ import tlkit
 from tlkit.cache import FeatureCache
 from tlkit.config.structure import structure
 from tlkit.train import shelf
-from tlkit.train.fit import augmentation_keys
 from tlkit.train.model import seeded
 from tlkit.train.shelf import make_shelf
+from tlkit.train.stage import augmentation_keys
 
 IMAGES = ("hash of one", "hash of two")
 KEYS = augmentation_keys(0, 0, len(IMAGES))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import frozen
+from attrs import fields, frozen
 
-from tlkit.config.experiment import Experiment
+from tlkit.config.experiment import Experiment, Fit
 from tlkit.config.structure import structure, unstructure
 from tlkit.errors import ConfigError, PartError
 from tlkit.parts.backbones import VGG16
@@ -18,7 +18,7 @@ from tlkit.parts.freezes import TrainRange
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.kinds import registries
 
-FIT = "batch_size, cache, epochs, xla"
+FIT = ", ".join(sorted(field.name for field in fields(Fit)))
 TABLES = (
     "augmentation, backbone, class_weights, data, fit, freeze, head, optimizer, reference, "
     "schedule, schema, seed"

@@ -21,6 +21,7 @@ from tlkit.errors import (
     WeightsError,
 )
 from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
+from tlkit.lr_finder import RateCurve, lr_find
 from tlkit.parts.kinds import (
     Augmentation,
     Backbone,
@@ -69,6 +70,7 @@ __all__ = [
     "Optimizer",
     "PartError",
     "Plan",
+    "RateCurve",
     "Reference",
     "ResourceError",
     "Run",
@@ -87,6 +89,7 @@ __all__ = [
     "layer_table",
     "load",
     "load_experiment",
+    "lr_find",
     "registries",
     "run",
     "sample_weights",

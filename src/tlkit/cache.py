@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 MOST_BYTES = 20 << 30
@@ -109,7 +108,7 @@ class FeatureCache:
             over -= entry.size_bytes
         return True
 
-    def get(self, key: str) -> npt.NDArray[np.float32] | None:
+    def get(self, key: str) -> npt.NDArray[Any] | None:
         """Return an array, mapped from its file, or None; a damaged one is removed."""
         import numpy as np
 
@@ -118,7 +117,7 @@ class FeatureCache:
             meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
             if _sha256(path / "data.npy") == meta["sha256"]:
                 os.utime(path / "meta.json")
-                found: npt.NDArray[np.float32] = np.load(path / "data.npy", mmap_mode="r")
+                found: npt.NDArray[Any] = np.load(path / "data.npy", mmap_mode="r")
                 return found
         except FileNotFoundError:
             return None
@@ -128,8 +127,12 @@ class FeatureCache:
         return None
 
     def put(
-        self, key: str, shape: tuple[int, ...], chunks: Iterator[npt.NDArray[np.float32]]
-    ) -> npt.NDArray[np.float32]:
+        self,
+        key: str,
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        chunks: Iterator[npt.NDArray[Any]],
+    ) -> npt.NDArray[Any]:
         """Write an array from its rows, chunk by chunk, and return it, mapped from its file.
 
         Raises:
@@ -141,13 +144,14 @@ class FeatureCache:
         partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=PARTIAL))
         try:
             array = np.lib.format.open_memmap(
-                partial / "data.npy", mode="w+", dtype=np.float32, shape=shape
+                partial / "data.npy", mode="w+", dtype=dtype, shape=shape
             )
             start = 0
             for chunk in chunks:
                 array[start : start + len(chunk)] = chunk
                 start += len(chunk)
             array.flush()
+            del array  # or its pages would count as this process's memory
             meta: Mapping[str, Any] = {"sha256": _sha256(partial / "data.npy")}
             (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             try:
@@ -155,7 +159,7 @@ class FeatureCache:
             except OSError:  # another run was faster; its array is the same
                 if not (self.folder / key).is_dir():
                     raise
-            found: npt.NDArray[np.float32] = np.load(self.folder / key / "data.npy", mmap_mode="r")
+            found: npt.NDArray[Any] = np.load(self.folder / key / "data.npy", mmap_mode="r")
             return found
         finally:
             shutil.rmtree(partial, ignore_errors=True)

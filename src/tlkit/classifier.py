@@ -135,7 +135,12 @@ def load(run: str | Path) -> Classifier:
     except (KeyError, TypeError):
         raise RunFolderError(f"{folder.path / PLAN}: is not a plan written by tlkit") from None
     model, _ = assemble(
-        experiment.backbone, experiment.head, len(classes), experiment.seed, load_weights=False
+        experiment.backbone,
+        experiment.head,
+        len(classes),
+        experiment.seed,
+        experiment.fit.mixed_precision,
+        load_weights=False,
     )
     read_weights(folder.path / WEIGHTS, model, layer_table(model))
     extractor = Extractor(model, experiment.backbone, experiment.augmentation, PREFIX_BATCH)

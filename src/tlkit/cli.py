@@ -1,4 +1,4 @@
-"""The command line: `run`, `check`, `layers`, `list`, `info`, `predict`, `evaluate`, `cache`."""
+"""The command line: `run`, `check`, `lr-find`, `layers`, `list`, `info`, `predict` and so on."""
 
 from __future__ import annotations
 
@@ -95,13 +95,14 @@ def run(
     finally:
         watcher.close()
     if as_json:
-        scores = {split: found.as_json() for split, found in done.scores.items()}
-        found = {"run": str(done.folder), "evaluated_on": done.plan.evaluated_on, **scores}
+        found = {"run": str(done.folder), "evaluated_on": done.plan.evaluated_on}
+        found |= done.kept.as_json()
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     from tlkit.results.metrics import figures, reference_figures
 
     typer.echo(console.scores_text(done.plan.evaluated_on, done.result))
+    typer.echo("\n" + console.epochs_text(done))
     if done.experiment.reference:
         published = [
             (reference, reference_figures(reference, done.plan.classes))
@@ -123,6 +124,49 @@ def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = F
         typer.echo(json.dumps(plan.as_json(), indent=2, ensure_ascii=False))
     else:
         typer.echo(console.plan_text(plan))
+
+
+@app.command("lr-find")
+def lr_find(
+    file: ExperimentFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for the curve. Unset: runs/FILE-lr-find-N.", metavar="DIR"),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="How many batches are trained on at most.")] = 100,
+    lowest: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-7,
+    highest: Annotated[float, typer.Option(help="The last learning rate.")] = 1.0,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Suggest a learning rate: train briefly while it rises, and draw the loss over it."""
+    from tlkit import console
+
+    watcher = console.Terminal()
+    try:
+        curve = tlkit.lr_find(
+            file,
+            out,
+            overrides=overrides or [],
+            steps=steps,
+            lowest=lowest,
+            highest=highest,
+            watcher=watcher,
+        )
+    finally:
+        watcher.close()
+    if as_json:
+        found = attrs.asdict(curve) | {"folder": str(curve.folder)}
+        typer.echo(json.dumps(found | {"suggestion": curve.suggestion}, indent=2))
+        return
+    if curve.suggestion is None:
+        typer.echo("no suggestion: the loss falls at none of these rates")
+    else:
+        typer.echo(f"suggestion: learning_rate = {curve.suggestion:.2g}")
+    typer.echo(f"curve: {curve.folder / 'lr-find.png'}")
+    if curve.suggestion is not None:
+        rate = f"{curve.suggestion:.2g}"
+        typer.echo(f"next: tlkit run {file} --set optimizer.learning_rate={rate}")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from tlkit.config.experiment import Reference
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan, PlannedStage
 from tlkit.progress import Epoch, Watcher
+from tlkit.run import Run
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -115,6 +116,18 @@ def predictions_text(
         csv.writer(buffer, lineterminator="\n").writerows([head, *rows])
         return buffer.getvalue().rstrip("\n")
     return table(head, [[*row[:2], *(f"{p:.3f}" for p in row[2:])] for row in rows])
+
+
+def epochs_text(run: Run) -> str:
+    """Return which epoch's weights were kept, and how good those of the other choice are."""
+    fit, split = run.experiment.fit, run.plan.evaluated_on
+    last = f"last epoch, {run.last.epoch}"
+    best = f"best epoch by {fit.best_by}, {run.best.epoch}"
+    if run.last.epoch == run.best.epoch:
+        return f"weights of the {last}, which is the best by {fit.best_by} too"
+    kept, other, scored = (best, last, run.last) if fit.keep == "best" else (last, best, run.best)
+    accuracy = share(scored.scores[split].accuracy)
+    return f"weights of the {kept}; those of the {other}, have accuracy {accuracy} on {split}"
 
 
 def references_text(

@@ -15,6 +15,7 @@ from tlkit.cache import FeatureCache, default_folder
 from tlkit.config.experiment import Experiment, load_experiment
 from tlkit.errors import RunFolderError
 from tlkit.parts.datasets import load_splits
+from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan, make_plan
 from tlkit.progress import Epoch, Watcher
 
@@ -23,6 +24,25 @@ if TYPE_CHECKING:
 
     from tlkit.results.folder import RunFolder
     from tlkit.results.metrics import Scores
+    from tlkit.train.fit import Outcome
+
+
+@frozen
+class Scored:
+    """How good the model was after one epoch.
+
+    Attributes:
+        epoch: The epoch's number.
+        scores: By split: `val`, and `test` if there is one.
+    """
+
+    epoch: int
+    scores: dict[str, Scores]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        scores = {split: found.as_json() for split, found in self.scores.items()}
+        return {"epoch": self.epoch, **scores}
 
 
 @frozen(kw_only=True)
@@ -34,20 +54,32 @@ class Run:
         experiment: What was asked for.
         plan: What it did.
         history: Its epochs.
-        scores: Its scores by split.
-        model: The trained model.
+        last: How good the model was after the last epoch.
+        best: How good it was after the best epoch, by `[fit] best_by`.
+        model: The model with the weights that `[fit] keep` asks for.
     """
 
     folder: Path
     experiment: Experiment
     plan: Plan
     history: tuple[Epoch, ...]
-    scores: dict[str, Scores]
+    last: Scored
+    best: Scored
     model: keras.Model
 
     @property
+    def kept(self) -> Scored:
+        """Return how good the weights are that were kept."""
+        return self.best if self.experiment.fit.keep == "best" else self.last
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """Return their scores by split."""
+        return self.kept.scores
+
+    @property
     def result(self) -> Scores:
-        """Return the scores on the split that the run is judged by."""
+        """Return their scores on the split that the run is judged by."""
         return self.scores[self.plan.evaluated_on]
 
 
@@ -81,50 +113,101 @@ def run(
     Raises:
         TlkitError: Of the kind that says what is wrong.
     """
+    from tlkit.results.folder import RunFolder
+    from tlkit.train.fit import fit
+
+    out = None if out is None else Path(out)
+    watcher = watcher or Watcher()
+    ready = make_ready(experiment, out, overrides, watcher)
+    experiment, plan, splits, model = ready.experiment, ready.plan, ready.splits, ready.model
+    folder = RunFolder.claim(out, experiment.name)
+    folder.write_inputs(experiment, plan, splits, ready.hashes)
+    folder.write_environment(experiment, ready.weights)
+    keep_record = partial(_write_history, folder, [], [time.perf_counter()])
+    fitted = fit(model, plan, experiment, splits, ready.hashes, ready.cache, watcher, keep_record)
+    done = Run(
+        folder=folder.path,
+        experiment=experiment,
+        plan=plan,
+        history=fitted.history,
+        last=_scored(splits, fitted.last),
+        best=_scored(splits, fitted.best),
+        model=model,
+    )
+    folder.write_weights(model, plan.layers)
+    folder.write_results(_metrics(done, ready.weights), splits, fitted.kept.probabilities)
+    return done
+
+
+@frozen(kw_only=True)
+class Ready:
+    """Everything that training needs, checked.
+
+    Attributes:
+        experiment: What was asked for.
+        splits: Its images.
+        hashes: The hash of each image file, by its path.
+        plan: What will be done.
+        model: The model, with its first weights.
+        weights: What these are.
+        cache: Where features are kept, if they are.
+    """
+
+    experiment: Experiment
+    splits: Splits
+    hashes: Mapping[str, str]
+    plan: Plan
+    model: keras.Model
+    weights: Mapping[str, str]
+    cache: FeatureCache | None
+
+
+def make_ready(
+    experiment: Experiment | str | Path,
+    out: Path | None,
+    overrides: Sequence[str],
+    watcher: Watcher,
+) -> Ready:
+    """Find and check everything that training needs, down to the last image.
+
+    Args:
+        experiment: An experiment, or the path of its TOML file.
+        out: The folder that results will go to, which must not exist.
+        overrides: ``a.b=value`` expressions for an experiment given as a path.
+        watcher: Told how it goes.
+
+    Raises:
+        TlkitError: Of the kind that says what is wrong.
+    """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(experiment, overrides)
-    out = None if out is None else Path(out)
     splits = load_splits(experiment.data)
     plan = make_plan(experiment, splits)
 
-    from tlkit.results.folder import RunFolder, exists
-    from tlkit.results.metrics import score
-    from tlkit.train.fit import fit
+    from tlkit.results.folder import exists
     from tlkit.train.images import check_images
     from tlkit.train.model import assemble
 
     if out is not None and out.exists():
         raise RunFolderError(exists(out))
-    watcher = watcher or Watcher()
     watcher.planned(plan, splits)
     hashes = check_images(splits, watcher.checking)
     model, weights = assemble(
-        experiment.backbone, experiment.head, len(plan.classes), experiment.seed
+        experiment.backbone,
+        experiment.head,
+        len(plan.classes),
+        experiment.seed,
+        experiment.fit.mixed_precision,
     )
     watcher.loaded(weights)
-
-    folder = RunFolder.claim(out, experiment.name)
-    folder.write_inputs(experiment, plan, splits, hashes)
-    folder.write_environment(experiment, weights)
-    keep_record = partial(_write_history, folder, [], [time.perf_counter()])
-    cache = FeatureCache(default_folder()) if plan.cache else None
-    history, probabilities = fit(
-        model, plan, experiment, splits, hashes, cache, watcher, keep_record
-    )
-    examples = dict(splits.items())
-    scores = {
-        split: score(splits.labels(examples[split]), found, plan.classes)
-        for split, found in probabilities.items()
-    }
-    folder.write_weights(model, plan.layers)
-    folder.write_results(_metrics(plan, weights, scores), splits, probabilities)
-    return Run(
-        folder=folder.path,
+    return Ready(
         experiment=experiment,
+        splits=splits,
+        hashes=hashes,
         plan=plan,
-        history=tuple(history),
-        scores=scores,
         model=model,
+        weights=weights,
+        cache=FeatureCache(default_folder()) if plan.cache else None,
     )
 
 
@@ -138,14 +221,27 @@ def _write_history(
     folder.write_history(history, seconds)
 
 
-def _metrics(
-    plan: Plan, weights: Mapping[str, str], scores: Mapping[str, Scores]
-) -> dict[str, Any]:
-    """Return the content of `metrics.json`."""
+def _scored(splits: Splits, outcome: Outcome) -> Scored:
+    from tlkit.results.metrics import score
+
+    examples = dict(splits.items())
+    scores = {
+        split: score(splits.labels(examples[split]), found, splits.classes)
+        for split, found in outcome.probabilities.items()
+    }
+    return Scored(outcome.epoch, scores)
+
+
+def _metrics(run: Run, weights: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of `metrics.json`: the scores of what was kept, and the other's beside."""
+    keep = run.experiment.fit.keep
+    other = "last" if keep == "best" else "best"
     return {
-        "stand_in": plan.stand_in or None,
-        "evaluated_on": plan.evaluated_on,
-        "classes": list(plan.classes),
+        "stand_in": run.plan.stand_in or None,
+        "evaluated_on": run.plan.evaluated_on,
+        "classes": list(run.plan.classes),
         "weights": {key: weights[key] for key in ("source", "file", "sha256") if key in weights},
-        **{split: found.as_json() for split, found in scores.items()},
+        "keep": keep,
+        **run.kept.as_json(),
+        other: getattr(run, other).as_json(),
     }

@@ -18,10 +18,10 @@ import tlkit
 from tlkit.cache import FeatureCache
 from tlkit.parts.augmentations import CovidxPublished
 from tlkit.train.features import Extractor, Features, Source, rebatched
-from tlkit.train.fit import augmentation_keys
 from tlkit.train.images import Reader
 from tlkit.train.model import seeded
 from tlkit.train.shelf import Shelf
+from tlkit.train.stage import augmentation_keys
 
 SIDE, IMAGES, BATCH = 8, 7, 4
 PIXELS = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)

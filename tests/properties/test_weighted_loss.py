@@ -270,8 +270,8 @@ def first_epoch(batch_size: int, weights: tlkit.ClassWeights) -> tlkit.Epoch:
     model, _ = assemble(experiment.backbone, experiment.head, len(plan.classes), seed=0)
     hashes = check_images(splits, lambda *_: None)
     watcher = tlkit.Watcher()
-    history, _ = fit(model, plan, experiment, splits, hashes, None, watcher, lambda epoch: None)
-    return history[0]
+    found = fit(model, plan, experiment, splits, hashes, None, watcher, lambda epoch: None)
+    return found.history[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])

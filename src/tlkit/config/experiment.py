@@ -24,28 +24,43 @@ from tlkit.parts.kinds import (
     Schedule,
     registries,
 )
-from tlkit.rules import at_least, between
+from tlkit.rules import at_least, between, unless_none
 
 MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
 
 
 @frozen(kw_only=True)
 class Fit:
-    """How long and in what portions the network trains.
+    """How long and in what portions the network trains, and which epoch's weights are kept.
 
     Attributes:
         epochs: How often every training image is seen.
         batch_size: How many images one step of the optimizer sees.
+        keep: Which weights are the run's: those after the `last` epoch or those of the `best` one,
+            across stages. Both are scored.
+        best_by: What makes an epoch the best: the least `val_loss` or the highest `val_accuracy`,
+            both unweighted; the first of equals.
+        early_stop_patience: End a stage when `best_by` has not got better for this many of its
+            epochs; unset: never. The next stage then begins, with counts of its own.
         xla: Compile the training step with XLA; unset: in stages that train or pass no
             convolution. There it halves a step's time on a CPU, elsewhere it only costs its own.
         cache: Keep the frozen layers' features on disk, for later epochs and later runs; changes
             no result.
+        feature_dtype: How the frozen layers' features are handed on: `float16` takes half the disk
+            and rounds them to 11 bits.
+        mixed_precision: Compute in `bfloat16`, keep weights, loss and probabilities in float32;
+            unset: all in float32.
     """
 
     epochs: int = field(default=10, validator=at_least(1))
     batch_size: int = field(default=32, validator=at_least(1))
+    keep: Literal["last", "best"] = "last"
+    best_by: Literal["val_loss", "val_accuracy"] = "val_loss"
+    early_stop_patience: int | None = field(default=None, validator=unless_none(at_least(1)))
     xla: bool | None = None
     cache: bool = True
+    feature_dtype: Literal["float32", "float16"] = "float32"
+    mixed_precision: Literal["bfloat16"] | None = None
 
 
 @frozen(kw_only=True)

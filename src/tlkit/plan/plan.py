@@ -14,7 +14,9 @@ from tlkit.layers import HEAD, LayerTable
 from tlkit.parts.kinds import Backbone, Head, Stage
 from tlkit.parts.splits import Splits
 
-PREFIX_BATCH = 32  # every pass through a frozen prefix has this many images, the last one padded
+# How many images go through a frozen prefix at a time; the last batch is padded. Measured on two
+# cores: VGG-16 takes 0.074 s an image with 8, 16 and 32 alike, and 1.0, 1.3 and 1.8 GB.
+PREFIX_BATCH = 8
 
 
 @frozen
@@ -23,6 +25,8 @@ class PlannedStage:
 
     Attributes:
         stage: Its epochs and rates.
+        first_epoch: The number of its first epoch in the run. An earlier stage that early stopping
+            ends leaves the numbers it did not reach unused, so they mean the same in every run.
         cut: The number of the last layer of the frozen prefix; 0 if there is none.
         trainable_params: How many parameters learn.
         xla: Whether the training step is compiled with XLA.
@@ -30,6 +34,7 @@ class PlannedStage:
     """
 
     stage: Stage
+    first_epoch: int
     cut: int
     trainable_params: int
     xla: bool
@@ -79,6 +84,7 @@ class Plan:
             "stages": [
                 {
                     "epochs": planned.stage.epochs,
+                    "first_epoch": planned.first_epoch,
                     "cut": planned.cut,
                     "trainable_params": planned.trainable_params,
                     "xla": planned.xla,
@@ -159,6 +165,7 @@ def _planned_stages(
         found.append(
             PlannedStage(
                 stage,
+                first,
                 cut,
                 layers.trainable_params(stage.rates),
                 xla,

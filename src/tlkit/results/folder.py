@@ -15,7 +15,7 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import keras
@@ -24,18 +24,21 @@ import numpy.typing as npt
 from attrs import frozen
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
+from safetensors.numpy import save_file as save_safetensors
 
 from tlkit.backend import processor
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
 from tlkit.errors import ResourceError, RunFolderError, WeightsError
-from tlkit.files import write_bytes, write_text
+from tlkit.files import beside, write_bytes, write_text
 from tlkit.layers import LayerTable
 from tlkit.parts.kinds import registries
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan
 from tlkit.progress import Epoch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXPERIMENT, PLAN, METRICS, WEIGHTS = (
     "experiment.json",
@@ -85,20 +88,20 @@ class RunFolder:
         """Write what the run starts from."""
         if experiment.origin is not None:
             write_text(self.path / experiment.origin.path.name, experiment.origin.text)
-        self._json(EXPERIMENT, resolved(experiment))
-        self._json(PLAN, plan.as_json())
+        self.write_json(EXPERIMENT, resolved(experiment))
+        self.write_json(PLAN, plan.as_json())
         rows = [
             [e.path, hashes[e.path], split, e.label, e.patient, e.source, e.view]
             for split, examples in splits.items()
             for e in examples
         ]
         columns = ["path", "sha256", "split", "label", "patient", "source", "view"]
-        self._csv("manifest.csv", columns, rows)
+        self.write_csv("manifest.csv", columns, rows)
 
     def write_environment(self, experiment: Experiment, weights: Mapping[str, str]) -> None:
         """Write what may differ from machine to machine."""
         origin = experiment.origin
-        self._json(
+        self.write_json(
             "environment.json",
             {
                 "python": platform.python_version(),
@@ -116,9 +119,9 @@ class RunFolder:
         """Write the epochs so far."""
         columns = [field.name for field in attrs.fields(Epoch)]
         rows = [[repr(getattr(epoch, name)) for name in columns] for epoch in history]
-        self._csv("history.csv", columns, rows)
+        self.write_csv("history.csv", columns, rows)
         timing = [[e.epoch, f"{s:.3f}"] for e, s in zip(history, seconds, strict=True)]
-        self._csv("timing.csv", ["epoch", "seconds"], timing)
+        self.write_csv("timing.csv", ["epoch", "seconds"], timing)
 
     def write_results(
         self,
@@ -135,8 +138,8 @@ class RunFolder:
             for split, found in probabilities.items()
             for example, row in zip(examples[split], found, strict=True)
         ]  # fmt: skip
-        self._csv("predictions.csv", columns, rows)
-        self._json(METRICS, metrics)
+        self.write_csv("predictions.csv", columns, rows)
+        self.write_json(METRICS, metrics)
 
     def write_weights(self, model: keras.Model, layers: LayerTable) -> None:
         """Write every array of the model, the frozen ones too."""
@@ -144,7 +147,8 @@ class RunFolder:
             name: np.ascontiguousarray(variable.numpy())
             for name, variable in named_weights(model, layers).items()
         }
-        write_bytes(self.path / WEIGHTS, save_safetensors(arrays))
+        with beside(self.path / WEIGHTS) as partial:  # no second copy of it all in memory
+            save_safetensors(arrays, partial)
 
     def read_json(self, name: str) -> Any:
         """Return the content of one of the folder's JSON files.
@@ -163,11 +167,19 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.path / name}: cannot be read: {error}") from None
 
-    def _json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: Any) -> None:
+        """Write plain values."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.path / name, text + "\n")
 
-    def _csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    def write_png(self, name: str, figure: Figure) -> None:
+        """Write a picture."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+        write_bytes(self.path / name, buffer.getvalue())
+
+    def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a table."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(columns)

@@ -21,7 +21,8 @@ from tlkit.progress import Watcher
 from tlkit.train.images import Pixels, Reader
 from tlkit.train.shelf import AugmentationKeys, Shelf
 
-Features = npt.NDArray[np.float32]
+Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
+FLOAT16_MAX = 65504.0
 # Without a cache, features of images that do not change are kept in memory if this is enough.
 KEPT_BYTES = 2 << 30
 
@@ -34,6 +35,7 @@ class Extractor:
         backbone: Its `prepare` comes before the prefix.
         augmentation: What changes training images before that.
         batch: How many images go through at a time.
+        dtype: What the features are rounded to; beyond float16's range they become its largest.
     """
 
     def __init__(
@@ -42,14 +44,18 @@ class Extractor:
         backbone: Backbone,
         augmentation: Augmentation,
         batch: int,
+        dtype: str = "float32",
     ) -> None:
-        self.batch = batch
+        self.batch, self.dtype = batch, np.dtype(dtype)
         size = backbone.image_size
         self.shape: tuple[int, ...] = prefix.output.shape[1:] if prefix else (size, size, 3)
 
         def forward(images: tf.Tensor) -> tf.Tensor:
             prepared = backbone.prepare(images)
-            return prefix(prepared, training=False) if prefix else prepared
+            features = prefix(prepared, training=False) if prefix else prepared
+            if dtype == "float16":
+                features = tf.clip_by_value(features, -FLOAT16_MAX, FLOAT16_MAX)
+            return tf.cast(features, dtype)
 
         pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8)
         keys = tf.TensorSpec((batch, 2), tf.int32)
@@ -115,7 +121,7 @@ class Source:
     @property
     def size_bytes(self) -> int:
         """Return what the features take."""
-        return 4 * math.prod(self.shape)
+        return self.extractor.dtype.itemsize * math.prod(self.shape)
 
     def batches(
         self,
@@ -154,13 +160,17 @@ class Source:
             found = self.shelf.cache.get(key)
             if found is None:
                 try:
-                    found = self.shelf.cache.put(key, self.shape, self._computed(keys))
+                    found = self._put(key, keys)
                 except OSError as error:
                     self.watcher.note(f"features cannot be kept: {error.strerror}; go on without")
                     self.shelf = None
                     return self._features(keys)
             self._kept[key] = found
         return self._kept[key]
+
+    def _put(self, key: str, keys: AugmentationKeys | None) -> Features:
+        assert self.shelf is not None
+        return self.shelf.cache.put(key, self.shape, self.extractor.dtype, self._computed(keys))
 
     def _computed(self, keys: AugmentationKeys | None) -> Iterator[Features]:
         done = 0

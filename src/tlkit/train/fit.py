@@ -1,25 +1,56 @@
-"""Training: stage by stage, epoch by epoch."""
+"""Training: stage by stage, epoch by epoch; the last epoch's outcome and the best one's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import keras
-import numpy as np
-import numpy.typing as npt
+from attrs import frozen
 
 from tlkit.cache import FeatureCache
 from tlkit.config.experiment import Experiment
-from tlkit.errors import NumericalError
-from tlkit.parts.splits import Example, Splits
-from tlkit.plan.plan import Plan, PlannedStage, seed_for
+from tlkit.parts.splits import Splits
+from tlkit.plan.plan import Plan
 from tlkit.progress import Epoch, Watcher
-from tlkit.train.features import KEPT_BYTES, Extractor, Source
-from tlkit.train.images import Reader
-from tlkit.train.model import apply_rates, split_at
-from tlkit.train.shelf import AugmentationKeys, Shelf, make_shelf
-from tlkit.train.step import Probabilities, Stepper, Sums
+from tlkit.train.best import Snapshot, best_of, stalled
+from tlkit.train.stage import RunningStage
+from tlkit.train.step import Probabilities
+
+
+@frozen
+class Outcome:
+    """What the model says after one epoch.
+
+    Attributes:
+        epoch: The epoch's number.
+        probabilities: By split, `(images, classes)` float32: `val`, and `test` if there is one.
+    """
+
+    epoch: int
+    probabilities: Mapping[str, Probabilities]
+
+
+@frozen
+class Fitted:
+    """What training gave.
+
+    Attributes:
+        history: The epochs.
+        last: The outcome after the last one.
+        best: The outcome after the best one, by `[fit] best_by`.
+        keep: Which of the two the model's weights are.
+    """
+
+    history: tuple[Epoch, ...]
+    last: Outcome
+    best: Outcome
+    keep: Literal["last", "best"]
+
+    @property
+    def kept(self) -> Outcome:
+        """Return the outcome of the weights that are kept."""
+        return self.best if self.keep == "best" else self.last
 
 
 def fit(
@@ -31,11 +62,11 @@ def fit(
     cache: FeatureCache | None,
     watcher: Watcher,
     on_epoch: Callable[[Epoch], None],
-) -> tuple[list[Epoch], dict[str, Probabilities]]:
+) -> Fitted:
     """Train a model as planned.
 
     Args:
-        model: The model of the plan, with its weights loaded; it is changed.
+        model: The model of the plan, with its weights loaded; it ends with those to keep.
         plan: What to do.
         experiment: The parts that do it.
         splits: The images.
@@ -44,188 +75,52 @@ def fit(
         watcher: Told how it goes.
         on_epoch: Called with every finished epoch.
 
-    Returns:
-        The epochs, and the final model's probabilities on the validation and the test split.
-
     Raises:
         NumericalError: If the loss is not finite.
         DataError: If an image cannot be read any more.
     """
+    settings = experiment.fit
+    snapshot = Snapshot(model, plan)
     history: list[Epoch] = []
+    best_on_val = None
     for number, planned in enumerate(plan.stages, start=1):
         watcher.stage_begins(number, planned)
-        stage = _Stage(model, plan, planned, experiment, splits, hashes, cache, watcher)
+        stage = RunningStage(model, plan, number, experiment, splits, hashes, cache, watcher)
         done: list[Epoch] = []
-        for _ in range(planned.stage.epochs):
-            done.append(stage.epoch(number, len(history) + len(done) + 1, done))
+        while len(done) < planned.stage.epochs:
+            done.append(stage.epoch(done))
+            history.append(done[-1])
+            if best_of(history, settings.best_by) is done[-1]:
+                snapshot.take()
+                best_on_val = stage.on_val
             on_epoch(done[-1])
             watcher.epoch_done(done[-1])
-        history += done
-    return history, stage.predictions()
-
-
-class _Stage:
-    """One stage: its halves of the model, its features and its optimizer."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        plan: Plan,
-        planned: PlannedStage,
-        experiment: Experiment,
-        splits: Splits,
-        hashes: Mapping[str, str],
-        cache: FeatureCache | None,
-        watcher: Watcher,
-    ) -> None:
-        self.plan, self.planned = plan, planned
-        self.experiment, self.splits, self.watcher = experiment, splits, watcher
-        frozen = apply_rates(model, plan.layers, planned.stage.rates, experiment.freeze.batch_norm)
-        prefix, tail = split_at(model, plan.layers, planned.cut)
-        optimizer = experiment.optimizer.build(frozen.variable_rates)
-        self.stepper = Stepper(tail, optimizer, planned.xla)
-        _assert_as_planned(model, tail, optimizer, planned, experiment)
-        extractor = Extractor(
-            prefix, experiment.backbone, experiment.augmentation, plan.prefix_batch
-        )
-        reader = Reader(splits.read, experiment.backbone.image_size, experiment.data.resize)
-        shelf = None
-        if prefix is not None and cache is not None:
-            shelf = make_shelf(cache, prefix, experiment, plan.prefix_batch)
-        self.sources = {
-            split: Source(
-                extractor,
-                reader,
-                tuple(example.path for example in examples),
-                split,
-                tuple(hashes[example.path] for example in examples),
-                shelf,
-                memory_bytes=KEPT_BYTES if prefix is not None else 0,
-                watcher=watcher,
+            if stalled(done, settings.best_by, settings.early_stop_patience):
+                break
+        if len(done) < planned.stage.epochs:
+            best_by, patience = settings.best_by, settings.early_stop_patience
+            watcher.note(
+                f"stage {number} ends early: {best_by} has not got better for {patience} epochs"
             )
-            for split, examples in splits.items()
-        }
-        if shelf is not None and not self._make_room(shelf):
-            for source in self.sources.values():
-                source.shelf = None
-        self.on_val: Probabilities = np.empty((0, len(plan.classes)), np.float32)
-
-    def epoch(self, stage: int, number: int, done: Sequence[Epoch]) -> Epoch:
-        """Train for one epoch and return what it gave."""
-        rate = self.experiment.schedule.rate(
-            self.experiment.optimizer.learning_rate,
-            self.planned.stage.epochs,
-            [_values(epoch) for epoch in done],
+    last = _outcome(history[-1], stage.on_val, stage, splits)
+    best_epoch = best_of(history, settings.best_by)
+    if best_epoch is history[-1]:
+        return Fitted(tuple(history), last, last, settings.keep)
+    assert best_on_val is not None
+    snapshot.swap()
+    if splits.test and best_epoch.stage != number:
+        stage = RunningStage(
+            model, plan, best_epoch.stage, experiment, splits, hashes, cache, watcher
         )
-        self.stepper.optimizer.learning_rate.assign(rate)
-        examples = self.splits.train
-        self.watcher.epoch_begins(number, self.experiment.fit.epochs, len(examples))
-        total = Sums()
-        for x, chosen, labels, weights in self._batches(number):
-            step = self.stepper.train(x, labels, weights)
-            if not np.isfinite([step.loss, step.loss_unweighted]).all():
-                files = ", ".join(examples[index].path for index in chosen)
-                raise _not_finite(number, f"the training loss on {files}", step.loss)
-            total += step
-            self.watcher.step_done(total.images, total.mean("loss"), total.mean("right"), rate)
-        val, self.on_val = self._evaluate("val")
-        if not np.isfinite(val.loss):
-            raise _not_finite(number, "the validation loss", val.loss)
-        return Epoch(
-            epoch=number,
-            stage=stage,
-            learning_rate=rate,
-            loss=total.mean("loss"),
-            loss_unweighted=total.mean("loss_unweighted"),
-            accuracy=total.mean("right"),
-            val_loss=val.mean("loss"),
-            val_accuracy=val.mean("right"),
-        )
-
-    def predictions(self) -> dict[str, Probabilities]:
-        """Return the probabilities on the validation split after the last epoch, and on test."""
-        found = {"val": self.on_val}
-        if self.splits.test:
-            found["test"] = self._evaluate("test")[1]
-        return found
-
-    def _evaluate(self, split: str) -> tuple[Sums, Probabilities]:
-        labels = self._labels(dict(self.splits.items())[split])
-        return self.stepper.evaluate(self.sources[split], labels)
-
-    def _make_room(self, shelf: Shelf) -> bool:
-        """Make room in the cache for the stage's features; say so if there is none."""
-        sizes = {}
-        for split, source in self.sources.items():
-            for view in self.planned.views if split == "train" else (None,):
-                keys = None if view is None else self._keys(view)
-                sizes[shelf.key(source.images, keys)] = source.size_bytes
-        there = {entry.key for entry in shelf.cache.entries()}
-        needed = sum(size for key, size in sizes.items() if key not in there)
-        if shelf.cache.make_room(needed, keep=sizes):
-            return True
-        self.watcher.note(
-            f"the features take {needed / 1e9:.1f} GB and the cache may have "
-            f"{shelf.cache.limit() / 1e9:.1f} GB: they are computed again each time"
-        )
-        return False
-
-    def _keys(self, view: int) -> AugmentationKeys | None:
-        """Return the training images' keys in one view; None if nothing is drawn."""
-        if not self.experiment.augmentation.changes:
-            return None
-        return augmentation_keys(self.experiment.seed, view, len(self.splits.train))
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
-        """Yield the features, numbers, labels and weights of each step of an epoch."""
-        seed, size = self.experiment.seed, self.experiment.fit.batch_size
-        examples = self.splits.train
-        order = np.random.default_rng(seed_for(seed, "order", epoch)).permutation(len(examples))
-        labels = self._labels(examples)
-        weights = np.array(
-            [self.plan.class_weights[example.label] for example in examples], np.float32
-        )
-        keys = self._keys(self.experiment.augmentation.view(epoch))
-        start = 0
-        for x in self.sources["train"].batches(size, order, keys):
-            chosen = order[start : start + len(x)]
-            yield x, chosen, labels[chosen], weights[chosen]
-            start += len(x)
-
-    def _labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int32]:
-        return np.array(self.splits.labels(examples), np.int32)
+    best = _outcome(best_epoch, best_on_val, stage, splits)
+    if settings.keep == "last":
+        snapshot.swap()
+    return Fitted(tuple(history), last, best, settings.keep)
 
 
-def _not_finite(epoch: int, what: str, value: float) -> NumericalError:
-    return NumericalError(f"epoch {epoch}: {what} is {value}; lower optimizer.learning_rate")
-
-
-def _values(epoch: Epoch) -> Mapping[str, float]:
-    return {
-        name: getattr(epoch, name)
-        for name in ("loss", "loss_unweighted", "accuracy", "val_loss", "val_accuracy")
-    }
-
-
-def augmentation_keys(seed: int, view: int, count: int) -> AugmentationKeys:
-    """Return the key of each image's augmentation in one view, `(count, 2)`."""
-    keys = np.empty((count, 2), np.int32)
-    keys[:, 0] = seed_for(seed, "augmentation", view)
-    keys[:, 1] = np.arange(count)
-    return keys
-
-
-def _assert_as_planned(
-    model: keras.Model,
-    tail: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    planned: PlannedStage,
-    experiment: Experiment,
-) -> None:
-    """Make sure that what will be trained, and how fast, is what the plan says."""
-    trained = sum(int(np.prod(variable.shape)) for variable in tail.trainable_variables)
-    assert trained == planned.trainable_params, (trained, planned.trainable_params)
-    ours = {id(variable) for variable in tail.trainable_variables}
-    assert ours == {id(variable) for variable in model.trainable_variables}
-    stated = np.float32(experiment.optimizer.learning_rate)
-    assert np.float32(optimizer.learning_rate) == stated
+def _outcome(epoch: Epoch, on_val: Probabilities, stage: RunningStage, splits: Splits) -> Outcome:
+    """Return the outcome of the model's weights of now."""
+    found = {"val": on_val}
+    if splits.test:
+        found["test"] = stage.on_test()
+    return Outcome(epoch.epoch, found)

@@ -38,9 +38,22 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def assemble(
-    backbone: Backbone, head: Head, classes: int, seed: int, load_weights: bool = True
+    backbone: Backbone,
+    head: Head,
+    classes: int,
+    seed: int,
+    mixed_precision: str | None = None,
+    load_weights: bool = True,
 ) -> tuple[keras.Model, Mapping[str, str]]:
     """Build a model and load the backbone's weights; return it and what was loaded.
+
+    Args:
+        backbone: What it begins with.
+        head: What it ends with.
+        classes: How many it tells apart.
+        seed: What random weights depend on.
+        mixed_precision: What all layers but the last compute in; None: float32.
+        load_weights: Load the backbone's weights; otherwise they stay random.
 
     Raises:
         WeightsError: If the backbone's weights are not available or do not fit.
@@ -53,6 +66,10 @@ def assemble(
         model = keras.Model(base.input, scores, name="model")
     layers = model_layers(backbone, head, classes)
     _check(model, layers)
+    if mixed_precision:
+        for _, layer in list(_leaves(model))[:-1]:  # probabilities stay float32, and so the loss
+            for inner in layer._flatten_layers():
+                inner.dtype_policy = f"mixed_{mixed_precision}"
     for _, row in layers:  # so that `freeze` and `layer_table` know the head of this model too
         setattr(model.get_layer(row.name), BLOCK, row.block)
     loaded = backbone.load_weights(base) if load_weights else {"source": "not loaded"}

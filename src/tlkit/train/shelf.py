@@ -64,6 +64,7 @@ def make_shelf(
         "layers": _layers_hash(prefix),
         "resize": experiment.data.resize,
         "batch": batch,
+        "dtype": experiment.fit.feature_dtype,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": [processor(), os.cpu_count()],  # rounding follows the instructions and threads
     }

@@ -59,7 +59,7 @@ class Stepper:
 
         def train(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.GradientTape() as tape:
-                probabilities = tail(x, training=True)
+                probabilities = tail(tf.cast(x, tf.float32), training=True)
                 losses = cross_entropy(labels, probabilities)
                 weighted = tf.reduce_sum(weights * losses)
                 # The batch's loss is divided by how many images it has, not by their weights.
@@ -70,7 +70,7 @@ class Stepper:
             return weighted, tf.reduce_sum(losses), _right(labels, probabilities)
 
         def evaluate(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            probabilities = tail(x, training=False)
+            probabilities = tail(tf.cast(x, tf.float32), training=False)
             return cross_entropy(labels, probabilities), probabilities
 
         self._train = tf.function(train, jit_compile=xla, reduce_retracing=False)
