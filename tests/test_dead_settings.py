@@ -23,6 +23,7 @@ from tlkit.config.structure import structure
 from tlkit.console import references_text
 from tlkit.layers import Layer, LayerTable
 from tlkit.parts.datasets import load_splits
+from tlkit.parts.keras_applications import FAMILIES
 from tlkit.parts.kinds import registries
 from tlkit.plan.plan import make_plan
 from tlkit.results.metrics import figures, reference_figures, score_confusion
@@ -49,6 +50,8 @@ CHANGED: dict[str, Any] = {
     "datasets.phantom.image_px": 64,
     "datasets.phantom.draw_seed": 1,
     "backbones.*.weights": "bsds500",
+    "backbones.vgg19.weights": "vgg19.weights.h5",
+    "backbones.mobilenet_v2.weights": "mobilenet_v2.weights.h5",
     "backbones.*.preprocess": "unit",
     "backbones.*.image_size": 64,
     "heads.*.units": [3],
@@ -94,6 +97,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "datasets.manifest": {"path": "images.csv"},
     "datasets.phantom": {"train": 6, "val": 3, "test": 3, "image_px": 32},
     "backbones.vgg16": {"weights": "none", "image_size": 32},
+    "backbones.vgg19": {"weights": "none", "image_size": 32},
+    "backbones.mobilenet_v2": {"weights": "none", "image_size": 32},
     "freezes.layer_range": {"train": "1-2"},
     "freezes.layer_names": {"train": ["head"]},
     "freezes.head_then": {"train": ["block1"]},
@@ -102,9 +107,15 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
+# The models of `keras.applications` are one class; these stand for all of it.
+ONE_CLASS = {
+    model.name for family in FAMILIES for model in family.models if model.name != "mobilenet_v2"
+}
+
+
 def all_keys() -> Iterator[str]:
     for kind, registry in registries.items():
-        for name in registry.names():
+        for name in sorted(set(registry.names()) - ONE_CLASS):
             for key in keys(registry.get(name)):
                 if f"{kind}.{name}.{key.name}" not in EXCEPTIONS:
                     yield f"{kind}.{name}.{key.name}"
@@ -119,8 +130,11 @@ def changed_value(key: str) -> Any:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders and two manifests of wide pictures, so that `resize` matters."""
+    """Two folders and manifests of wide pictures, so that `resize` matters; weights files."""
     top = tmp_path_factory.mktemp("images")
+    for name in ("vgg19", "mobilenet_v2"):
+        backbone = registries.backbones.get(name)(weights="none", image_size=32)
+        backbone.build().save_weights(top / f"{name}.weights.h5")
     random = np.random.default_rng(0)
     classes = ("both_sided", "clear", "one_sided")
     for folder in ("images", "other"):

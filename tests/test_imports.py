@@ -31,6 +31,7 @@ ORDER = (
     "plan",
     "config",
     "parts",
+    "graph",
     "layers",
     "registry",
     "rules",

@@ -117,9 +117,10 @@ def load(run: str | Path) -> Classifier:
         WeightsError: If its weights are missing or do not fit.
         ConfigError: If it names parts or keys that this tlkit does not know.
     """
+    from tlkit.graph import layer_table
     from tlkit.results.folder import EXPERIMENT, METRICS, PLAN, WEIGHTS, RunFolder, read_weights
     from tlkit.train.features import Extractor
-    from tlkit.train.model import assemble, layer_table
+    from tlkit.train.model import assemble
 
     folder = RunFolder(Path(run))
     folder.read_json(METRICS)  # written last: without it the run is not finished

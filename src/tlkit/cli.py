@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import traceback
 import warnings
@@ -207,7 +208,7 @@ def list_parts(
         message = f"no kind named {kind!r}{suggest(kind, kinds)}"
         raise typer.BadParameter(message, param_hint="KIND")
     found = [
-        {"kind": name, **attrs.asdict(registry.find(part))}
+        {"kind": name, **attrs.asdict(registry.find(part)), **_facts(name, part)}
         for name, registry in kinds.items()
         if kind in {None, name}
         for part in registry.names()
@@ -219,10 +220,31 @@ def list_parts(
 
     for name in dict.fromkeys(part["kind"] for part in found):
         typer.echo(f"{name}")
-        for part in found:
-            if part["kind"] == name:
-                summary = part["summary"] or f"from {part['source']}"
-                typer.echo(f"  {part['name']:<18} {summary}")
+        of_kind = [part for part in found if part["kind"] == name]
+        width = max(len(part["name"]) for part in of_kind)
+        for part in of_kind:
+            summary = part["summary"] or f"from {part['source']}"
+            typer.echo(f"  {part['name']:<{width}}  {_size(part)}{summary}")
+
+
+def _size(part: dict[str, Any]) -> str:
+    """Return a backbone's parameters and image size as columns; nothing for other parts."""
+    if part["kind"] != "backbones":
+        return ""
+    params, image_size = part["params"], part["image_size"]
+    millions = "" if params is None else f"{params / 1e6:.1f} M"
+    return f"{millions:>7}  {'' if image_size is None else image_size:>3} px  "
+
+
+def _facts(kind: str, name: str) -> dict[str, Any]:
+    """Return what a backbone tells of itself unbuilt; another package's tells nothing."""
+    if kind != "backbones":
+        return {}
+    found = registries.backbones.find(name)
+    if found.source != "tlkit":
+        return {"params": None, "image_size": None}
+    backbone = registries.backbones.get(name)()
+    return {"params": backbone.params, "image_size": backbone.image_size}
 
 
 @app.command()
@@ -321,6 +343,10 @@ def cache_path() -> None:
 
 def main() -> NoReturn:
     """Run the command line and end the process with the documented exit code."""
+    notes = logging.StreamHandler()
+    notes.setFormatter(logging.Formatter("note: %(message)s"))
+    logging.getLogger("tlkit").addHandler(notes)
+    logging.getLogger("tlkit").setLevel(logging.INFO)
     # Pillow warns of large pictures without naming them; tlkit names and refuses them itself.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     try:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from tlkit.graph import layer_table as table_of
 from tlkit.layers import LayerRange, LayerTable
 from tlkit.parts.kinds import Backbone, ClassWeights, Freeze, Head, registries
 
@@ -56,9 +57,7 @@ def layer_table(model: keras.Model) -> LayerTable:
     The input is layer 0 and not a row. A nested model's layers are named `MODEL/LAYER`; the block
     of a layer is its nested model, or else the part of its name before the first underscore.
     """
-    from tlkit.train import model as models
-
-    return models.layer_table(model)
+    return table_of(model)
 
 
 def freeze(

@@ -35,6 +35,7 @@ from tlkit.registry import Registry
 T = TypeVar("T")
 
 KINDS = ("Conv2D", "Dense", "BatchNormalization", "MaxPooling2D")
+CUTS_TRIED = 20
 UNKNOWN = "a_key_that_no_part_has"
 
 
@@ -148,12 +149,13 @@ def check_backbone(backbone: kinds.Backbone) -> None:
 
     model, table = backbone.build(), backbone.layers()
     _check_table(table, model)
-    for number, layer in table:
-        if layer.cut and number < len(table):  # behind the last row there is nothing to cut off
-            try:
-                split_at(model, table, number)
-            except ValueError as error:
-                raise AssertionError(f"layers: row {number} says cut, but is no cut") from error
+    # Behind the last row there is nothing to cut off; each cut builds two models, so not all.
+    said = [number for number, layer in table if layer.cut and number < len(table)]
+    for number in said[:: -(-len(said) // CUTS_TRIED) or 1]:
+        try:
+            split_at(model, table, number)
+        except ValueError as error:
+            raise AssertionError(f"layers: row {number} says cut, but is no cut") from error
     shape = (2, backbone.image_size, backbone.image_size, 3)
     assert model.input.shape[1:] == shape[1:], f"build: the input must be {shape[1:]}"
     prepared = backbone.prepare(tf.random.stateless_uniform(shape, (0, 0), 0, 255))
@@ -184,7 +186,7 @@ def check_head(head: kinds.Head, features: tuple[int, ...] = (4, 4, 8), classes:
 
 
 def _check_table(table: LayerTable, model: Any) -> None:
-    from tlkit.train.model import layer_table
+    from tlkit.graph import layer_table
 
     built = layer_table(model)
     assert len(table) == len(built), f"layers: {len(table)} rows, but the model has\n{built}"

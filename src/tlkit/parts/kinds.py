@@ -91,6 +91,11 @@ class Backbone(ABC):
     image_size: int = field(default=224, validator=at_least(1))
 
     @property
+    def params(self) -> int | None:
+        """Return how many parameters it has, or None if it must be built to know."""
+        return None
+
+    @property
     def sources(self) -> tuple[WeightsSource, ...]:
         """Return the weights' sources as a tuple, whichever way they were written."""
         return self.weights if isinstance(self.weights, tuple) else (self.weights,)
@@ -291,14 +296,16 @@ class Registries:
         return tuple((name, getattr(self, name)) for name in fields_dict(Registries))
 
 
-def _registry(kind: str, plural: str, base: type[K]) -> Registry[K]:
-    return Registry(kind, base, home=f"tlkit.parts.{plural}", group=f"tlkit.{plural}")
+def _registry(kind: str, plural: str, base: type[K], *more: str) -> Registry[K]:
+    """Return the registry of a kind, whose built-in parts are in `plural` and `more` modules."""
+    homes = tuple(f"tlkit.parts.{module}" for module in (plural, *more))
+    return Registry(kind, base, homes=homes, group=f"tlkit.{plural}")
 
 
 # mypy calls a class with abstract methods no valid `type[K]`; here it is only compared with.
 registries = Registries(
     datasets=_registry("dataset", "datasets", Dataset),  # type: ignore[type-abstract]
-    backbones=_registry("backbone", "backbones", Backbone),  # type: ignore[type-abstract]
+    backbones=_registry("backbone", "backbones", Backbone, "keras_applications"),  # type: ignore[type-abstract]
     heads=_registry("head", "heads", Head),  # type: ignore[type-abstract]
     freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
     class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]

@@ -1,0 +1,43 @@
+"""Layer tables of backbones that must be built to be numbered, kept so that it happens once."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable
+
+from attrs import asdict
+
+from tlkit.cache import default_folder, entry_key
+from tlkit.files import write_text
+from tlkit.layers import Layer, LayerTable
+
+log = logging.getLogger(__name__)
+
+
+def kept_table(name: str, image_size: int, build: Callable[[], LayerTable]) -> LayerTable:
+    """Return a backbone's layer table, from the user's cache if it is there.
+
+    Args:
+        name: The backbone's name.
+        image_size: Its image size, in pixels.
+        build: Makes the table if it is not kept; that is said, since it may take a while.
+    """
+    versions = {package: importlib.metadata.version(package) for package in ("tlkit", "keras")}
+    key = entry_key(backbone=name, image_size=image_size, versions=versions)
+    path = default_folder() / "layers" / f"{name}-{image_size}-{key[:16]}.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return LayerTable(
+            tuple(Layer(**row | {"output_shape": tuple(row["output_shape"])}) for row in rows)
+        )
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or not as it was written
+        log.info("building %s once to number its layers", name)
+    table = build()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps([asdict(layer) for layer in table.layers]))
+    except OSError as error:
+        log.info("the layers of %s cannot be kept: %s", name, error.strerror)
+    return table
