@@ -27,10 +27,12 @@ from tlkit.testing import (
 COUNTS = {"normal": 50, "pneumonia": 30, "covid-19": 4}
 LEAST_PX = 75  # the smallest image that every backbone takes
 # Backbones of one class differ in what they build: `make test` looks at these of them.
-FAST = {"vgg16", "mobilenet_v3_small", "efficientnet_b0"}
+FAST = {"vgg16", "keras_cv_vgg16", "keras_cv_resnet", "mobilenet_v3_small", "efficientnet_b0"}
 
 # The keys that have no default. Extend this when a new part has one.
 REQUIRED: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("backbones", "keras_cv_densenet"): {"weights": "none"},
+    ("backbones", "keras_cv_resnet"): {"weights": "none"},
     ("datasets", "folder"): {"path": "images"},
     ("datasets", "manifest"): {"path": "images/images.csv"},
     ("freezes", "layer_range"): {"train": "1-2"},

@@ -35,6 +35,8 @@ EXCEPTIONS = {
     "datasets.phantom.stand_in": "phantoms are never absent, so they need no stand-in",
     "datasets.phantom.resize": "phantoms are square",
     "augmentations.none.views": "nothing is drawn, so there is one view",
+    "backbones.keras_cv_densenet.preprocess": "it was trained on pixels divided by 255 too",
+    "backbones.keras_cv_resnet.preprocess": "it was trained on pixels divided by 255 too",
 }
 
 # For each key another value than the default or the one in NEEDED. A star stands for any part.
@@ -50,6 +52,15 @@ CHANGED: dict[str, Any] = {
     "datasets.phantom.image_px": 64,
     "datasets.phantom.draw_seed": 1,
     "backbones.*.weights": "bsds500",
+    "backbones.keras_cv_densenet.compression": 0.4,
+    "backbones.keras_cv_densenet.growth": 8,
+    "backbones.keras_cv_densenet.repeats": [1, 2],
+    "backbones.keras_cv_resnet.block_type": "block",
+    "backbones.keras_cv_resnet.blocks": [1, 1, 1, 2],
+    "backbones.keras_cv_resnet.filters": [64, 128, 256, 256],
+    "backbones.keras_cv_resnet.strides": [1, 2, 2, 1],
+    "backbones.keras_cv_densenet.weights": "keras_cv_densenet.weights.h5",
+    "backbones.keras_cv_resnet.weights": "keras_cv_resnet.weights.h5",
     "backbones.vgg19.weights": "vgg19.weights.h5",
     "backbones.mobilenet_v2.weights": "mobilenet_v2.weights.h5",
     "backbones.*.preprocess": "unit",
@@ -97,6 +108,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "datasets.manifest": {"path": "images.csv"},
     "datasets.phantom": {"train": 6, "val": 3, "test": 3, "image_px": 32},
     "backbones.vgg16": {"weights": "none", "image_size": 32},
+    "backbones.keras_cv_densenet": {"weights": "none", "image_size": 32, "repeats": [1, 1]},
+    "backbones.keras_cv_resnet": {"weights": "none", "image_size": 32, "blocks": [1, 1, 1, 1]},
+    "backbones.keras_cv_vgg16": {"weights": "none", "image_size": 32},
     "backbones.vgg19": {"weights": "none", "image_size": 32},
     "backbones.mobilenet_v2": {"weights": "none", "image_size": 32},
     "freezes.layer_range": {"train": "1-2"},
@@ -132,8 +146,13 @@ def changed_value(key: str) -> Any:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders and manifests of wide pictures, so that `resize` matters; weights files."""
     top = tmp_path_factory.mktemp("images")
-    for name in ("vgg19", "mobilenet_v2"):
-        backbone = registries.backbones.get(name)(weights="none", image_size=32)
+    for name in [
+        key.split(".")[1]
+        for key in CHANGED
+        if key.startswith("backbones.") and key.endswith(".weights") and "*" not in key
+    ]:
+        settings = NEEDED[f"backbones.{name}"]
+        backbone = structure(registries.backbones.get(name), settings)
         backbone.build().save_weights(top / f"{name}.weights.h5")
     random = np.random.default_rng(0)
     classes = ("both_sided", "clear", "one_sided")

@@ -402,7 +402,8 @@ class KerasApplication(Backbone):
 
     def layers(self) -> LayerTable:
         """Return its layers; it is built for that once, and the table kept on disk."""
-        return kept_table(self.published.name, self.image_size, lambda: layer_table(self.build()))
+        settings = {"image_size": self.image_size}
+        return kept_table(self.published.name, settings, lambda: layer_table(self.build()))
 
     def build(self) -> keras.Model:
         """Return the flat model, its layers named by their order in it."""

@@ -305,7 +305,7 @@ def _registry(kind: str, plural: str, base: type[K], *more: str) -> Registry[K]:
 # mypy calls a class with abstract methods no valid `type[K]`; here it is only compared with.
 registries = Registries(
     datasets=_registry("dataset", "datasets", Dataset),  # type: ignore[type-abstract]
-    backbones=_registry("backbone", "backbones", Backbone, "keras_applications"),  # type: ignore[type-abstract]
+    backbones=_registry("backbone", "backbones", Backbone, "keras_applications", "keras_cv"),  # type: ignore[type-abstract]
     heads=_registry("head", "heads", Head),  # type: ignore[type-abstract]
     freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
     class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from attrs import asdict
 
@@ -13,20 +15,24 @@ from tlkit.cache import default_folder, entry_key
 from tlkit.files import write_text
 from tlkit.layers import Layer, LayerTable
 
+PACKAGES = ("tlkit", "keras", "keras-cv")  # whose layers they may be
+
 log = logging.getLogger(__name__)
 
 
-def kept_table(name: str, image_size: int, build: Callable[[], LayerTable]) -> LayerTable:
+def kept_table(
+    name: str, settings: Mapping[str, Any], build: Callable[[], LayerTable]
+) -> LayerTable:
     """Return a backbone's layer table, from the user's cache if it is there.
 
     Args:
         name: The backbone's name.
-        image_size: Its image size, in pixels.
+        settings: What its layers depend on.
         build: Makes the table if it is not kept; that is said, since it may take a while.
     """
-    versions = {package: importlib.metadata.version(package) for package in ("tlkit", "keras")}
-    key = entry_key(backbone=name, image_size=image_size, versions=versions)
-    path = default_folder() / "layers" / f"{name}-{image_size}-{key[:16]}.json"
+    versions = dict(_versions())
+    key = entry_key(backbone=name, settings=settings, versions=versions)
+    path = default_folder() / "layers" / f"{name}-{key[:16]}.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return LayerTable(
@@ -41,3 +47,9 @@ def kept_table(name: str, image_size: int, build: Callable[[], LayerTable]) -> L
     except OSError as error:
         log.info("the layers of %s cannot be kept: %s", name, error.strerror)
     return table
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield package, importlib.metadata.version(package)
