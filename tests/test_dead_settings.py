@@ -255,16 +255,52 @@ def experiment(**changed: Any) -> Experiment:
     return structure(Experiment, table | changed)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("epochs", 3), ("batch_size", 4), ("xla", False), ("cache", False)]
-)
-def test_every_key_of_fit_changes_the_plan(key: str, value: Any) -> None:
+# The keys of `fit`: those that change what is planned, and those that change what a run ends with.
+PLANNED: dict[str, Any] = {"epochs": 3, "batch_size": 4, "xla": False, "cache": False}
+ENDED_WITH: dict[str, Any] = {
+    "keep": "best",
+    "best_by": "val_accuracy",
+    "early_stop_patience": 1,
+    "feature_dtype": "float16",
+    "mixed_precision": "bfloat16",
+}
+
+
+def test_the_keys_of_fit_are_all_there_are() -> None:
+    assert sorted([*PLANNED, *ENDED_WITH]) == sorted(field.name for field in fields(Fit))
+
+
+@pytest.mark.parametrize("key", PLANNED)
+def test_some_keys_of_fit_change_the_plan(key: str) -> None:
     plans = [
         make_plan(chosen, load_splits(chosen.data)).as_json()
-        for chosen in (experiment(), experiment(fit={key: value}))
+        for chosen in (experiment(), experiment(fit={key: PLANNED[key]}))
     ]
     assert plans[0] != plans[1]
-    assert {"epochs", "batch_size", "xla", "cache"} == {field.name for field in fields(Fit)}
+
+
+def ended_with(folder: Path, **fit: Any) -> tuple[bytes, int]:
+    """Return the weights and the best epoch of a run whose validation loss falls and then rises."""
+    settings = {"epochs": 4, "batch_size": 2, "xla": False} | fit
+    steep = {"name": "sgd", "learning_rate": 1.0}
+    done = tlkit.run(experiment(fit=settings, optimizer=steep), folder)
+    return (folder / "weights.safetensors").read_bytes(), done.best.epoch
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, int]:
+    return ended_with(tmp_path_factory.mktemp("unchanged") / "run")
+
+
+@pytest.mark.parametrize("key", ENDED_WITH)
+def test_the_other_keys_of_fit_change_what_a_run_ends_with(
+    key: str, unchanged: tuple[bytes, int], tmp_path: Path
+) -> None:
+    weights, best = ended_with(tmp_path / "run", **{key: ENDED_WITH[key]})
+    if key == "best_by":
+        assert best != unchanged[1]
+    else:
+        assert weights != unchanged[0]
 
 
 @pytest.mark.parametrize(

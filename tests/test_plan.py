@@ -14,7 +14,7 @@ from tlkit.errors import ConfigError
 from tlkit.layers import LayerRange
 from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.datasets import Phantom
-from tlkit.parts.freezes import TrainAll, TrainNames, TrainRange
+from tlkit.parts.freezes import Gradual, TrainAll, TrainNames, TrainRange
 from tlkit.parts.kinds import Stage
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import make_plan, seed_for
@@ -179,6 +179,18 @@ def test_stages_are_planned_one_by_one() -> None:
     plan = make_plan(evolve(EXPERIMENT, freeze=TwoPhases()), splits())
     found = [(s.stage.epochs, s.cut, s.trainable_params, s.xla) for s in plan.stages]
     assert found == [(1, 18, 26_743_811, True), (11, 0, 41_458_499, False)]
+
+
+def test_the_stages_epochs_are_numbered_through() -> None:
+    plan = make_plan(evolve(EXPERIMENT, freeze=Gradual(every=2, blocks=3)), splits())
+    assert [(s.first_epoch, s.stage.epochs) for s in plan.stages] == [
+        (1, 2),
+        (3, 2),
+        (5, 2),
+        (7, 6),
+    ]
+    assert [row["first_epoch"] for row in plan.as_json()["stages"]] == [1, 3, 5, 7]
+    assert make_plan(EXPERIMENT, splits()).stages[0].first_epoch == 1
 
 
 class TestSeeds:

@@ -113,7 +113,8 @@ class Registry(Generic[T]):
             )
 
         def decorate(part: P) -> P:
-            self._load_home()
+            if getattr(part, "__module__", None) not in self.homes:
+                self._load_home()
             self._check(name, part)
             known = self._parts.get(name)
             if known is not None and _target(known) != _target(part):

@@ -47,7 +47,7 @@ class Fit:
         cache: Keep the frozen layers' features on disk, for later epochs and later runs; changes
             no result.
         feature_dtype: How the frozen layers' features are handed on: `float16` takes half the disk
-            and rounds them to 11 bits.
+            and rounds them to 11 bits; a loaded run computes in float32 throughout.
         mixed_precision: Compute in `bfloat16`, keep weights, loss and probabilities in float32;
             unset: all in float32.
     """

@@ -34,6 +34,7 @@ class RunningStage:
         hashes: The hash of each image file, by its path.
         cache: Where features are kept; None: nowhere on disk.
         watcher: Told how it goes.
+        only: The one split that is needed; None: all.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class RunningStage:
         hashes: Mapping[str, str],
         cache: FeatureCache | None,
         watcher: Watcher,
+        only: str | None = None,
     ) -> None:
         planned = plan.stages[number - 1]
         self.plan, self.planned, self.number = plan, planned, number
@@ -78,6 +80,7 @@ class RunningStage:
                 watcher=watcher,
             )
             for split, examples in splits.items()
+            if only in {None, split}
         }
         if shelf is not None and not self._make_room(shelf):
             for source in self.sources.values():
