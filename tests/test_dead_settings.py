@@ -65,6 +65,8 @@ CHANGED: dict[str, Any] = {
     "freezes.layer_decay.factor": 0.9,
     "freezes.layer_decay.per": "layer",
     "class_weights.fixed.weights": {"a": 1, "b": 3},
+    "class_weights.power.alpha": 0.25,
+    "class_weights.effective_number.beta": 0.9,
     "augmentations.*.views": 2,
     "augmentations.*.rotation_deg": 20,
     "augmentations.*.shift_frac": 0.2,
