@@ -72,6 +72,9 @@ CHANGED: dict[str, Any] = {
     "augmentations.*.shift_frac": 0.2,
     "augmentations.covidx_published.flip": False,
     "augmentations.covidx_published.brightness_frac": 0.5,
+    "losses.cross_entropy.label_smoothing": 0.1,
+    "losses.focal.gamma": 1,
+    "losses.logit_adjusted.tau": 0.5,
     "optimizers.*.learning_rate": 0.5,
     "optimizers.*.beta_1": 0.5,
     "optimizers.*.beta_2": 0.5,
@@ -171,6 +174,11 @@ def seen_augmentations(part: Any) -> Any:
     return np.asarray(part.augment(pixels, keys)).tobytes(), [part.view(e) for e in range(1, 5)]
 
 
+def seen_losses(part: Any) -> Any:
+    probabilities = np.array([[0.2, 0.8], [0.7, 0.3]], np.float32)
+    return np.asarray(part.build({"a": 1, "b": 2})(np.array([0, 1]), probabilities)).tolist()
+
+
 def seen_schedules(part: Any) -> Any:
     falling = [5, 4.9, 4.8, 4.7, 4.7, 4.7, 4.7, 4.0, 4.0, 4.0, 4.0, 4.0]
     history = [
@@ -186,6 +194,7 @@ SEEN: dict[str, Callable[[Any], Any]] = {
     "freezes": seen_freezes,
     "class_weights": lambda part: part.for_counts({"a": 1, "b": 2}),
     "augmentations": seen_augmentations,
+    "losses": seen_losses,
     "optimizers": lambda part: part.build([1.0]).get_config(),
     "schedules": seen_schedules,
 }
@@ -270,6 +279,7 @@ TABLES: dict[str, Any] = {
         "weights": {"clear": 1, "one_sided": 1, "both_sided": 12},
     },
     "augmentation": {"name": "covidx"},
+    "loss": {"name": "focal"},
     "optimizer": {"name": "adam", "learning_rate": 2e-5},
     "schedule": {"name": "plateau", "patience": 1, "min_delta": 1e3},
     "fit": {"epochs": 3, "batch_size": 4},

@@ -16,6 +16,7 @@ from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import TrainAll, TrainNames, TrainRange
 from tlkit.parts.kinds import Stage
+from tlkit.parts.losses import Focal
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import make_plan, seed_for
 
@@ -64,6 +65,11 @@ def test_counts_classes_and_weights_are_those_of_the_data() -> None:
     assert plan.class_weights == pytest.approx(
         {"normal": 70 / 60, "pneumonia": 70 / 120, "covid-19": 70 / 30}
     )
+
+
+def test_the_loss_is_in_the_plan_with_its_keys() -> None:
+    plan = make_plan(evolve(EXPERIMENT, loss=Focal(gamma=1.5)), splits())
+    assert plan.as_json()["loss"] == {"name": "focal", "gamma": 1.5}
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(1, 70), (8, 9), (69, 2), (70, 1), (71, 1)])

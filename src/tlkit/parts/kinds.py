@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
+# Labels `(batch,)` int32 and probabilities `(batch, classes)` float32 -> losses `(batch,)`.
+LossFunction = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 WeightsSource = Literal["imagenet", "bsds500", "none"] | Path
 
 
@@ -241,6 +243,29 @@ class Augmentation(ABC):
 
 
 @frozen(kw_only=True)
+class Loss(ABC):
+    """What training makes small. Class weights come on top; validation never uses it."""
+
+    @property
+    def balances(self) -> bool:
+        """Tell whether it makes up for classes of different size by itself."""
+        return False
+
+    @abstractmethod
+    def build(self, counts: Mapping[str, int]) -> LossFunction:
+        """Return a function from labels and probabilities to each image's loss.
+
+        It is traced by TensorFlow, with and without XLA. It gets class numbers `(batch,)` int32 and
+        the model's probabilities `(batch, classes)` float32, and returns `(batch,)` float32. Take
+        the logits from `tlkit.parts.losses.logits_of`: of probabilities rounded to 0 or 1 nothing
+        can be learnt.
+
+        Args:
+            counts: How many training images each class has, in the order of the model's outputs.
+        """
+
+
+@frozen(kw_only=True)
 class Optimizer(ABC):
     """The rule that turns gradients into steps.
 
@@ -283,6 +308,7 @@ class Registries:
     freezes: Registry[Freeze]
     class_weights: Registry[ClassWeights]
     augmentations: Registry[Augmentation]
+    losses: Registry[Loss]
     optimizers: Registry[Optimizer]
     schedules: Registry[Schedule]
 
@@ -303,6 +329,7 @@ registries = Registries(
     freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
     class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]
     augmentations=_registry("augmentation", "augmentations", Augmentation),  # type: ignore[type-abstract]
+    losses=_registry("loss", "losses", Loss),  # type: ignore[type-abstract]
     optimizers=_registry("optimizer", "optimizers", Optimizer),  # type: ignore[type-abstract]
     schedules=_registry("schedule", "schedules", Schedule),  # type: ignore[type-abstract]
 )

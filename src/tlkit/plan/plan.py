@@ -9,9 +9,10 @@ from typing import Any
 from attrs import frozen
 
 from tlkit.config.experiment import Experiment, Reference
+from tlkit.config.structure import unstructure
 from tlkit.errors import ConfigError, FieldError, Problem
 from tlkit.layers import HEAD, LayerTable
-from tlkit.parts.kinds import Backbone, Head, Stage
+from tlkit.parts.kinds import Backbone, Head, Stage, registries
 from tlkit.parts.splits import Splits
 
 # How many images go through a frozen prefix at a time; the last batch is padded. Measured on two
@@ -51,6 +52,7 @@ class Plan:
         layers: The layers of the whole model.
         stages: The stages, in order.
         class_weights: What an image of each class counts in the training loss.
+        loss: What training makes small: its name and keys.
         evaluated_on: The split whose results are the run's: `test`, or `val` if there is no test.
         stand_in: What takes the place of missing data; empty for real data.
         steps_per_epoch: How many steps of the optimizer an epoch has.
@@ -63,6 +65,7 @@ class Plan:
     layers: LayerTable
     stages: tuple[PlannedStage, ...]
     class_weights: Mapping[str, float]
+    loss: Mapping[str, Any]
     evaluated_on: str
     stand_in: str
     steps_per_epoch: int
@@ -75,6 +78,7 @@ class Plan:
             "classes": list(self.classes),
             "counts": {split: dict(counts) for split, counts in self.counts.items()},
             "class_weights": dict(self.class_weights),
+            "loss": dict(self.loss),
             "evaluated_on": self.evaluated_on,
             "stand_in": self.stand_in or None,
             "steps_per_epoch": self.steps_per_epoch,
@@ -144,6 +148,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         layers=layers,
         stages=_planned_stages(experiment, layers, stages),
         class_weights=weights,
+        loss=unstructure(experiment.loss, registry=registries.losses),
         evaluated_on="test" if splits.test else "val",
         stand_in=splits.stand_in,
         steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),

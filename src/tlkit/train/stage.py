@@ -53,7 +53,8 @@ class RunningStage:
         frozen = apply_rates(model, plan.layers, planned.stage.rates, experiment.freeze.batch_norm)
         prefix, tail = split_at(model, plan.layers, planned.cut)
         optimizer = experiment.optimizer.build(frozen.variable_rates)
-        self.stepper = Stepper(tail, optimizer, planned.xla)
+        loss = experiment.loss.build(plan.counts["train"])
+        self.stepper = Stepper(tail, optimizer, planned.xla, loss)
         _assert_as_planned(model, tail, optimizer, planned, experiment)
         extractor = Extractor(
             prefix,
