@@ -22,11 +22,13 @@ from tlkit.config.fields import is_key, keys
 from tlkit.config.structure import structure
 from tlkit.console import references_text
 from tlkit.layers import Layer, LayerTable
+from tlkit.parts.class_weights import Balanced
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import registries
 from tlkit.plan.plan import make_plan
 from tlkit.results.metrics import figures, reference_figures, score_confusion
 from tlkit.train.images import to_pixels
+from tlkit.train.order import epoch_order
 
 # Keys that cannot change anything, each with its reason.
 EXCEPTIONS = {
@@ -41,6 +43,8 @@ CHANGED: dict[str, Any] = {
     "datasets.*.classes": ["one_sided", "clear", "both_sided"],
     "datasets.*.stand_in": "phantom",
     "datasets.*.resize": "crop",
+    "datasets.*.sampler": "balanced",
+    "datasets.*.balance_twice": True,
     "datasets.folder.path": "other",
     "datasets.manifest.path": "other.csv",
     "datasets.phantom.train": 9,
@@ -144,7 +148,24 @@ def seen_datasets(part: Any) -> Any:
     splits = load_splits(part)
     content = splits.read(splits.train[0].path)
     pixels = to_pixels(content, 16, part.resize).tobytes()
-    return splits, Image.open(io.BytesIO(content)).size, pixels
+    labels = np.array(splits.labels(splits.train), np.int32)
+    order = epoch_order(labels, part.sampler, 0, 1).tolist()
+    return (
+        splits,
+        Image.open(io.BytesIO(content)).size,
+        pixels,
+        order,
+        planned_weights(part, splits),
+    )
+
+
+def planned_weights(part: Any, splits: Any) -> Any:
+    """Return the balanced weights of a plan, if it may have them."""
+    if part.sampler == "balanced" and not part.balance_twice:
+        with pytest.raises(tlkit.ConfigError, match=r"data\.sampler: 'balanced' and"):
+            make_plan(Experiment(data=part, class_weights=Balanced()), splits)
+        return "refused"
+    return make_plan(Experiment(data=part, class_weights=Balanced()), splits).class_weights
 
 
 def seen_backbones(part: Any) -> Any:
@@ -207,6 +228,8 @@ def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
     changed = settings | {field: changed_value(key)}
     if field == "stand_in":  # matters only where the data are missing
         settings, changed = settings | {"path": "absent"}, changed | {"path": "absent"}
+    if field == "balance_twice":
+        settings, changed = settings | {"sampler": "balanced"}, changed | {"sampler": "balanced"}
     if key == "optimizers.sgd.nesterov":
         settings, changed = settings | {"momentum": 0.5}, changed | {"momentum": 0.5}
     part = dict(registries.items())[kind].get(name)

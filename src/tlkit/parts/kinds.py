@@ -49,11 +49,17 @@ class Dataset(ABC):
         stand_in: Drawn images to use when the data are not there at all; they are announced
             everywhere the results are shown.
         resize: How an image that is not square is brought to the model's size.
+        sampler: What an epoch draws: `shuffle` is every training image once; `balanced` as many
+            images, but equally many of each class.
+        balance_twice: Allow the balanced sampler together with class weights, or with a loss that
+            makes up for classes of different size too.
     """
 
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
     stand_in: Literal["phantom"] | None = None
     resize: Literal["stretch", "pad", "crop"] = "stretch"
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    balance_twice: bool = False
 
     @abstractmethod
     def load(self) -> Splits:

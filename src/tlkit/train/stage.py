@@ -18,6 +18,7 @@ from tlkit.progress import Epoch, Watcher
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
 from tlkit.train.images import Reader
 from tlkit.train.model import apply_rates, split_at
+from tlkit.train.order import epoch_order
 from tlkit.train.shelf import AugmentationKeys, Shelf, make_shelf
 from tlkit.train.step import Probabilities, Stepper, Sums
 
@@ -122,8 +123,8 @@ class RunningStage:
         """Yield the features, numbers, labels and weights of each step of an epoch."""
         seed, size = self.experiment.seed, self.experiment.fit.batch_size
         examples = self.splits.train
-        order = np.random.default_rng(seed_for(seed, "order", epoch)).permutation(len(examples))
         labels = self._labels(examples)
+        order = epoch_order(labels, self.plan.sampler, seed, epoch)
         weights = np.array(
             [self.plan.class_weights[example.label] for example in examples], np.float32
         )
