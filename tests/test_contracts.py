@@ -19,6 +19,7 @@ from tlkit.testing import (
     check_dataset,
     check_freeze,
     check_head,
+    check_loss,
     check_optimizer,
     check_part,
     check_schedule,
@@ -48,6 +49,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "freezes": check_freeze,
     "class_weights": lambda weighting: check_class_weights(weighting, COUNTS),
     "augmentations": check_augmentation,
+    "losses": lambda loss: check_loss(loss, COUNTS),
     "optimizers": check_optimizer,
     "schedules": check_schedule,
 }

@@ -22,12 +22,14 @@ from tlkit.config.fields import is_key, keys
 from tlkit.config.structure import structure
 from tlkit.console import references_text
 from tlkit.layers import Layer, LayerTable
+from tlkit.parts.class_weights import Balanced
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.keras_applications import FAMILIES
 from tlkit.parts.kinds import registries
 from tlkit.plan.plan import make_plan
 from tlkit.results.metrics import figures, reference_figures, score_confusion
 from tlkit.train.images import to_pixels
+from tlkit.train.order import epoch_order
 
 # Keys that cannot change anything, each with its reason.
 EXCEPTIONS = {
@@ -44,6 +46,8 @@ CHANGED: dict[str, Any] = {
     "datasets.*.classes": ["one_sided", "clear", "both_sided"],
     "datasets.*.stand_in": "phantom",
     "datasets.*.resize": "crop",
+    "datasets.*.sampler": "balanced",
+    "datasets.*.balance_twice": True,
     "datasets.folder.path": "other",
     "datasets.manifest.path": "other.csv",
     "datasets.phantom.train": 9,
@@ -79,11 +83,16 @@ CHANGED: dict[str, Any] = {
     "freezes.layer_decay.factor": 0.9,
     "freezes.layer_decay.per": "layer",
     "class_weights.fixed.weights": {"a": 1, "b": 3},
+    "class_weights.power.alpha": 0.25,
+    "class_weights.effective_number.beta": 0.9,
     "augmentations.*.views": 2,
     "augmentations.*.rotation_deg": 20,
     "augmentations.*.shift_frac": 0.2,
     "augmentations.covidx_published.flip": False,
     "augmentations.covidx_published.brightness_frac": 0.5,
+    "losses.cross_entropy.label_smoothing": 0.1,
+    "losses.focal.gamma": 1,
+    "losses.logit_adjusted.tau": 0.5,
     "optimizers.*.learning_rate": 0.5,
     "optimizers.*.beta_1": 0.5,
     "optimizers.*.beta_2": 0.5,
@@ -172,7 +181,24 @@ def seen_datasets(part: Any) -> Any:
     splits = load_splits(part)
     content = splits.read(splits.train[0].path)
     pixels = to_pixels(content, 16, part.resize).tobytes()
-    return splits, Image.open(io.BytesIO(content)).size, pixels
+    labels = np.array(splits.labels(splits.train), np.int32)
+    order = epoch_order(labels, part.sampler, 0, 1).tolist()
+    return (
+        splits,
+        Image.open(io.BytesIO(content)).size,
+        pixels,
+        order,
+        planned_weights(part, splits),
+    )
+
+
+def planned_weights(part: Any, splits: Any) -> Any:
+    """Return the balanced weights of a plan, if it may have them."""
+    if part.sampler == "balanced" and not part.balance_twice:
+        with pytest.raises(tlkit.ConfigError, match=r"data\.sampler: 'balanced' and"):
+            make_plan(Experiment(data=part, class_weights=Balanced()), splits)
+        return "refused"
+    return make_plan(Experiment(data=part, class_weights=Balanced()), splits).class_weights
 
 
 def seen_backbones(part: Any) -> Any:
@@ -202,6 +228,11 @@ def seen_augmentations(part: Any) -> Any:
     return np.asarray(part.augment(pixels, keys)).tobytes(), [part.view(e) for e in range(1, 5)]
 
 
+def seen_losses(part: Any) -> Any:
+    probabilities = np.array([[0.2, 0.8], [0.7, 0.3]], np.float32)
+    return np.asarray(part.build({"a": 1, "b": 2})(np.array([0, 1]), probabilities)).tolist()
+
+
 def seen_schedules(part: Any) -> Any:
     falling = [5, 4.9, 4.8, 4.7, 4.7, 4.7, 4.7, 4.0, 4.0, 4.0, 4.0, 4.0]
     history = [
@@ -217,6 +248,7 @@ SEEN: dict[str, Callable[[Any], Any]] = {
     "freezes": seen_freezes,
     "class_weights": lambda part: part.for_counts({"a": 1, "b": 2}),
     "augmentations": seen_augmentations,
+    "losses": seen_losses,
     "optimizers": lambda part: part.build([1.0]).get_config(),
     "schedules": seen_schedules,
 }
@@ -229,6 +261,8 @@ def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
     changed = settings | {field: changed_value(key)}
     if field == "stand_in":  # matters only where the data are missing
         settings, changed = settings | {"path": "absent"}, changed | {"path": "absent"}
+    if field == "balance_twice":
+        settings, changed = settings | {"sampler": "balanced"}, changed | {"sampler": "balanced"}
     if key == "optimizers.sgd.nesterov":
         settings, changed = settings | {"momentum": 0.5}, changed | {"momentum": 0.5}
     part = dict(registries.items())[kind].get(name)
@@ -337,6 +371,7 @@ TABLES: dict[str, Any] = {
         "weights": {"clear": 1, "one_sided": 1, "both_sided": 12},
     },
     "augmentation": {"name": "covidx"},
+    "loss": {"name": "focal"},
     "optimizer": {"name": "adam", "learning_rate": 2e-5},
     "schedule": {"name": "plateau", "patience": 1, "min_delta": 1e3},
     "fit": {"epochs": 3, "batch_size": 4},

@@ -16,6 +16,7 @@ from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import Gradual, TrainAll, TrainNames, TrainRange
 from tlkit.parts.kinds import Stage
+from tlkit.parts.losses import Focal, LogitAdjusted
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import make_plan, seed_for
 
@@ -64,6 +65,38 @@ def test_counts_classes_and_weights_are_those_of_the_data() -> None:
     assert plan.class_weights == pytest.approx(
         {"normal": 70 / 60, "pneumonia": 70 / 120, "covid-19": 70 / 30}
     )
+
+
+def test_the_loss_is_in_the_plan_with_its_keys() -> None:
+    plan = make_plan(evolve(EXPERIMENT, loss=Focal(gamma=1.5)), splits())
+    assert plan.as_json()["loss"] == {"name": "focal", "gamma": 1.5}
+
+
+BALANCED_SAMPLER = Phantom(sampler="balanced")
+
+
+def test_the_sampler_is_in_the_plan() -> None:
+    assert make_plan(EXPERIMENT, splits()).as_json()["sampler"] == "shuffle"
+    plan = make_plan(evolve(EXPERIMENT, data=BALANCED_SAMPLER, loss=Focal()), splits())
+    assert plan.sampler == plan.as_json()["sampler"] == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("second", "table"),
+    [
+        ({"class_weights": Balanced()}, "class_weights"),
+        ({"class_weights": Balanced(), "loss": LogitAdjusted()}, "class_weights"),
+        ({"loss": LogitAdjusted()}, "loss"),
+    ],
+)
+def test_imbalance_is_made_up_for_twice_only_if_a_key_says_so(
+    second: dict[str, Any], table: str
+) -> None:
+    twice = evolve(EXPERIMENT, data=BALANCED_SAMPLER, **second)
+    with pytest.raises(ConfigError, match=rf"\Adata\.sampler: 'balanced' and \[{table}\] would"):
+        make_plan(twice, splits())
+    for allowed in (evolve(BALANCED_SAMPLER, balance_twice=True), Phantom()):
+        assert make_plan(evolve(twice, data=allowed), splits()).sampler == allowed.sampler
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(1, 70), (8, 9), (69, 2), (70, 1), (71, 1)])

@@ -262,6 +262,46 @@ def check_augmentation(augmentation: kinds.Augmentation) -> None:
     assert augmentation.changes or (same == images[0]).all(), "changes: is False, but images change"
 
 
+def check_loss(loss: kinds.Loss, counts: Mapping[str, int]) -> None:
+    """Check that a loss is each image's own and that certain and wrong answers can be unlearnt.
+
+    Args:
+        loss: The loss.
+        counts: How many training images each class has.
+    """
+    prepare()
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    function, classes = loss.build(counts), len(counts)
+    right = np.arange(classes, dtype=np.int32)
+    wrong = np.roll(right, 1)
+
+    def losses_and_slopes(logits: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = function(labels, keras.activations.softmax(logits))
+        return losses, tape.gradient(losses, logits)
+
+    logits = np.random.default_rng(0).normal(size=(classes, classes)).astype(np.float32)
+    certain = tf.eye(classes) * 1e4  # image i is said to be of class i
+    for xla in (False, True):
+        step = tf.function(losses_and_slopes, jit_compile=xla)
+        losses = step(tf.constant(logits), tf.constant(right))[0].numpy()
+        assert losses.shape == (classes,), f"build: must give one loss an image, got {losses.shape}"
+        assert losses.dtype == np.float32, f"build: must give float32, got {losses.dtype}"
+        turned = step(tf.constant(logits[::-1]), tf.constant(right[::-1]))[0].numpy()[::-1]
+        assert np.allclose(losses, turned), "build: an image's loss depends on its neighbours"
+        for labels in (right, wrong):
+            losses, slopes = (x.numpy() for x in step(certain, tf.constant(labels)))
+            sound = np.isfinite(losses).all() and np.isfinite(slopes).all()
+            assert sound, f"build: certain answers have losses {losses} and slopes {slopes}"
+        # `slopes` are now those of the wrong answers, by the logit that should be higher.
+        unlearnt = (slopes[right, wrong] < -0.1).all()
+        assert unlearnt, "build: certain and wrong answers have no slope; see `logits_of`"
+
+
 def check_optimizer(optimizer: kinds.Optimizer) -> None:
     """Check that steps are taken at the rates given, and none at rate 0."""
     prepare()

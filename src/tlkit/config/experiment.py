@@ -20,6 +20,7 @@ from tlkit.parts.kinds import (
     Dataset,
     Freeze,
     Head,
+    Loss,
     Optimizer,
     Schedule,
     registries,
@@ -128,6 +129,7 @@ class Experiment:
         freeze: Which layers are trained.
         class_weights: How much each class counts.
         augmentation: Random changes of the training images.
+        loss: What training makes small.
         optimizer: The rule of the steps.
         schedule: How the learning rate changes.
         fit: Epochs and batches.
@@ -143,6 +145,7 @@ class Experiment:
     freeze: Freeze = part(registries.freezes, "head_only")
     class_weights: ClassWeights = part(registries.class_weights, "none")
     augmentation: Augmentation = part(registries.augmentations, "none")
+    loss: Loss = part(registries.losses, "cross_entropy")
     optimizer: Optimizer = part(registries.optimizers, "adam")
     schedule: Schedule = part(registries.schedules, "constant")
     fit: Fit = field(factory=Fit)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
+# Labels `(batch,)` int32 and probabilities `(batch, classes)` float32 -> losses `(batch,)`.
+LossFunction = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 WeightsSource = Literal["imagenet", "bsds500", "none"] | Path
 
 
@@ -47,11 +49,17 @@ class Dataset(ABC):
         stand_in: Drawn images to use when the data are not there at all; they are announced
             everywhere the results are shown.
         resize: How an image that is not square is brought to the model's size.
+        sampler: What an epoch draws: `shuffle` is every training image once; `balanced` as many
+            images, but equally many of each class.
+        balance_twice: Allow the balanced sampler together with class weights, or with a loss that
+            makes up for classes of different size too.
     """
 
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
     stand_in: Literal["phantom"] | None = None
     resize: Literal["stretch", "pad", "crop"] = "stretch"
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    balance_twice: bool = False
 
     @abstractmethod
     def load(self) -> Splits:
@@ -246,6 +254,29 @@ class Augmentation(ABC):
 
 
 @frozen(kw_only=True)
+class Loss(ABC):
+    """What training makes small. Class weights come on top; validation never uses it."""
+
+    @property
+    def balances(self) -> bool:
+        """Tell whether it makes up for classes of different size by itself."""
+        return False
+
+    @abstractmethod
+    def build(self, counts: Mapping[str, int]) -> LossFunction:
+        """Return a function from labels and probabilities to each image's loss.
+
+        It is traced by TensorFlow, with and without XLA. It gets class numbers `(batch,)` int32 and
+        the model's probabilities `(batch, classes)` float32, and returns `(batch,)` float32. Take
+        the logits from `tlkit.parts.losses.logits_of`: of probabilities rounded to 0 or 1 nothing
+        can be learnt.
+
+        Args:
+            counts: How many training images each class has, in the order of the model's outputs.
+        """
+
+
+@frozen(kw_only=True)
 class Optimizer(ABC):
     """The rule that turns gradients into steps.
 
@@ -288,6 +319,7 @@ class Registries:
     freezes: Registry[Freeze]
     class_weights: Registry[ClassWeights]
     augmentations: Registry[Augmentation]
+    losses: Registry[Loss]
     optimizers: Registry[Optimizer]
     schedules: Registry[Schedule]
 
@@ -310,6 +342,7 @@ registries = Registries(
     freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
     class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]
     augmentations=_registry("augmentation", "augmentations", Augmentation),  # type: ignore[type-abstract]
+    losses=_registry("loss", "losses", Loss),  # type: ignore[type-abstract]
     optimizers=_registry("optimizer", "optimizers", Optimizer),  # type: ignore[type-abstract]
     schedules=_registry("schedule", "schedules", Schedule),  # type: ignore[type-abstract]
 )
