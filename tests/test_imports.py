@@ -30,6 +30,7 @@ ORDER = (
     "progress",
     "plan",
     "config",
+    "plugins",
     "parts",
     "layers",
     "registry",

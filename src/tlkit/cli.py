@@ -41,6 +41,14 @@ Overrides = Annotated[
         help="Change one key, in TOML: --set fit.epochs=3. Repeatable.",
     ),
 ]
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="A file with parts that the run was made with, unchanged. Repeatable.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -252,11 +260,12 @@ def predict(
     run: RunFolder,
     files: Annotated[list[Path], typer.Argument(help="Image files.", metavar="FILES...")],
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    plugins: PluginFiles = None,
 ) -> None:
     """Classify image files; those that cannot be read are named and the others still printed."""
     from tlkit.console import predictions_text
 
-    classifier = tlkit.load(run)
+    classifier = tlkit.load(run, plugins=plugins or [])
     sound, rejected = sound_files(files)
     rows = list(classifier.probabilities(sound))
     if classifier.stand_in:
@@ -274,12 +283,13 @@ def evaluate(
         Literal["train", "val", "test"] | None,
         typer.Option(help="Which split of the data; unset: test if there is one, else val."),
     ] = None,
+    plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a finished run on labelled images."""
     from tlkit import console
 
-    classifier = tlkit.load(run)
+    classifier = tlkit.load(run, plugins=plugins or [])
     scores = classifier.evaluate(data, split)
     if as_json:
         typer.echo(json.dumps(scores.as_json(), indent=2, ensure_ascii=False))

@@ -24,6 +24,7 @@ from tlkit.parts.kinds import (
     Schedule,
     registries,
 )
+from tlkit.plugins import Plugins, active, read_plugins
 from tlkit.rules import at_least, between, unless_none
 
 MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
@@ -132,6 +133,7 @@ class Experiment:
         schedule: How the learning rate changes.
         fit: Epochs and batches.
         reference: Published results to show beside ours.
+        plugins: Files with the study's own parts.
         origin: Where it was read from; not a key.
     """
 
@@ -147,6 +149,7 @@ class Experiment:
     schedule: Schedule = part(registries.schedules, "constant")
     fit: Fit = field(factory=Fit)
     reference: tuple[Reference, ...] = ()
+    plugins: Plugins = field(factory=Plugins)
     origin: Origin | None = field(default=None, eq=False, repr=False, metadata={"key": False})
 
     @property
@@ -163,6 +166,9 @@ class Experiment:
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file.
 
+    The files it lists under `[plugins] modules` are imported, once the whole file is known to be
+    TOML.
+
     Args:
         path: A TOML file; paths in it are relative to its folder.
         overrides: Expressions ``a.b=value`` in TOML syntax, applied to the table before it is
@@ -170,8 +176,32 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
     Raises:
         ConfigError: If the file cannot be read or is wrong, with every problem there is.
+        PartError: If a part's package or file is broken.
     """
     path = Path(path)
+    text, table = read_table(path, overrides)
+    listed = structure(_Listed, {k: table[k] for k in table.keys() & {"plugins"}},
+                       base=path.parent, source=str(path)).plugins  # fmt: skip
+    files = read_plugins(listed, path.parent, str(path))
+    with active(files):
+        experiment = structure(Experiment, table, base=path.parent, source=str(path))
+    used = evolve(listed, sha256=tuple(file.sha256 for file in files))
+    return evolve(experiment, plugins=used, origin=Origin(path, text, tuple(overrides)))
+
+
+@frozen(kw_only=True)
+class _Listed:
+    """What of an experiment is read before the rest."""
+
+    plugins: Plugins = field(factory=Plugins)
+
+
+def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """Return an experiment file's text and its table with the overrides applied.
+
+    Raises:
+        ConfigError: If it is not TOML, or an override is wrong.
+    """
     text = _read(path)
     try:
         table = tomllib.loads(text)
@@ -179,8 +209,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ConfigError([Problem("", f"not valid TOML: {what}")], str(path)) from None
     apply_overrides(table, overrides)
-    experiment = structure(Experiment, table, base=path.parent, source=str(path))
-    return evolve(experiment, origin=Origin(path, text, tuple(overrides)))
+    return text, table
 
 
 def _read(path: Path) -> str:
