@@ -18,6 +18,7 @@ SOURCE = ROOT / "src" / "tlkit"
 ORDER = (
     "__main__",
     "testing",
+    "surroundings",
     "cli",
     "__init__",
     "console",
