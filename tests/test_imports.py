@@ -110,6 +110,7 @@ main()
         ["list"],
         ["list", "backbones", "vgg*"],
         ["info", "vgg16"],
+        ["schema"],
         ["layers", "vgg16", "--head", "flatten_dense", "--classes", "3"],
         ["check", EXPERIMENT_3],
         ["cache", "info"],

@@ -367,6 +367,19 @@ class TestRunFolders:
                 assert ("--plugin FILE" in capsys.readouterr().err) == (code == 6)
 
 
+def test_the_schema_knows_the_parts_of_an_experiment_that_is_named(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = []
+    for arguments in ([], [str(study)]):
+        monkeypatch.setattr("sys.argv", ["tlkit", "schema", *arguments])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        found = json.loads(capsys.readouterr().out)["$defs"]["class_weights"]
+        names.append(found["properties"]["name"]["enum"])
+    assert names[1] == sorted([*names[0], "mine"])
+
+
 class TestFeatures:
     def key(self, study: Path) -> str:
         import keras

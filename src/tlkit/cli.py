@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import traceback
@@ -16,7 +17,7 @@ import typer
 import tlkit
 from tlkit.cache import FeatureCache, default_folder
 from tlkit.classifier import sound_files
-from tlkit.config.experiment import load_experiment
+from tlkit.config.experiment import load_experiment, own_parts
 from tlkit.config.structure import structure
 from tlkit.errors import TlkitError
 from tlkit.parts.kinds import Backbone, Head, registries
@@ -253,6 +254,23 @@ def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> No
         for key in describe_keys(part):
             typer.echo(f"  {key}")
         typer.echo("")
+
+
+@app.command()
+def schema(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="An experiment whose own parts are to be in it.", metavar="[FILE]"),
+    ] = None,
+) -> None:
+    """Print a JSON schema of experiment files, for editors; imports every installed part."""
+    from tlkit.config.schema import json_schema
+
+    with own_parts(file) if file else contextlib.nullcontext():
+        found, broken = json_schema()
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    for note in broken:
+        typer.echo(f"note: left out: {note}", err=True)
 
 
 @app.command()

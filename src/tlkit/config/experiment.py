@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from tlkit.parts.kinds import (
     Schedule,
     registries,
 )
-from tlkit.plugins import Plugins, active, read_plugins
+from tlkit.plugins import PluginFile, Plugins, active, read_plugins
 from tlkit.rules import at_least, between, unless_none
 
 MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
@@ -180,13 +181,31 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     """
     path = Path(path)
     text, table = read_table(path, overrides)
-    listed = structure(_Listed, {k: table[k] for k in table.keys() & {"plugins"}},
-                       base=path.parent, source=str(path)).plugins  # fmt: skip
-    files = read_plugins(listed, path.parent, str(path))
+    listed, files = _own_files(path, table)
     with active(files):
         experiment = structure(Experiment, table, base=path.parent, source=str(path))
     used = evolve(listed, sha256=tuple(file.sha256 for file in files))
     return evolve(experiment, plugins=used, origin=Origin(path, text, tuple(overrides)))
+
+
+@contextmanager
+def own_parts(path: str | Path) -> Iterator[None]:
+    """Register the parts of an experiment's own files while the body runs.
+
+    Raises:
+        ConfigError: If the file is not TOML, or what it lists cannot be read.
+        PartError: If a file is broken.
+    """
+    _, table = read_table(Path(path))
+    with active(_own_files(Path(path), table)[1]):
+        yield
+
+
+def _own_files(path: Path, table: Mapping[str, Any]) -> tuple[Plugins, tuple[PluginFile, ...]]:
+    """Return what an experiment lists under `plugins` and the files, nothing of them run."""
+    only = {key: table[key] for key in table.keys() & {"plugins"}}
+    listed = structure(_Listed, only, base=path.parent, source=str(path)).plugins
+    return listed, read_plugins(listed, path.parent, str(path))
 
 
 @frozen(kw_only=True)
