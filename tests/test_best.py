@@ -105,6 +105,8 @@ def plan_of(model: Any) -> Plan:
         layers=layers,
         stages=stages,
         class_weights={},
+        loss={},
+        sampler="shuffle",
         evaluated_on="val",
         stand_in="",
         steps_per_epoch=1,

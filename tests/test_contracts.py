@@ -83,5 +83,4 @@ def test_part_keeps_its_promises(kind: str, name: str) -> None:
     assert not lacking, f"give REQUIRED in {__file__} a value for {lacking} of {kind} {name!r}"
     assert kind in CHECKS, f"give CHECKS in {__file__} what every part of {kind} must do"
 
-    part = check_part(registry, name, **settings)
-    CHECKS[kind](part)
+    check_part(registry, name, check=CHECKS[kind], **settings)

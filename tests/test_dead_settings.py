@@ -34,6 +34,7 @@ from tlkit.train.order import epoch_order
 # Keys that cannot change anything, each with its reason.
 EXCEPTIONS = {
     "experiment.schema": "there is one version so far",
+    "experiment.plugins": "says where parts come from; tests/test_plugins.py changes its keys",
     "datasets.phantom.stand_in": "phantoms are never absent, so they need no stand-in",
     "datasets.phantom.resize": "phantoms are square",
     "augmentations.none.views": "nothing is drawn, so there is one view",

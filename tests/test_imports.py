@@ -18,6 +18,7 @@ SOURCE = ROOT / "src" / "tlkit"
 ORDER = (
     "__main__",
     "testing",
+    "surroundings",
     "cli",
     "__init__",
     "console",
@@ -30,6 +31,7 @@ ORDER = (
     "progress",
     "plan",
     "config",
+    "plugins",
     "parts",
     "graph",
     "layers",
@@ -109,6 +111,7 @@ main()
         ["list"],
         ["list", "backbones", "vgg*"],
         ["info", "vgg16"],
+        ["schema"],
         ["layers", "vgg16", "--head", "flatten_dense", "--classes", "3"],
         ["check", EXPERIMENT_3],
         ["cache", "info"],

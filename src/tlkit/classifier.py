@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.config.structure import structure
 from tlkit.errors import DataError, RunFolderError
 from tlkit.parts.datasets import SUFFIXES
 from tlkit.parts.manifest import read_manifest
@@ -107,29 +106,32 @@ class Classifier:
         return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
 
 
-def load(run: str | Path) -> Classifier:
+def load(run: str | Path, *, plugins: Sequence[str | Path] = ()) -> Classifier:
     """Load a finished run.
 
-    The model is rebuilt from registered parts and the run's arrays; the folder holds no code.
+    The model is rebuilt from registered parts and the run's arrays; the folder holds no code, and
+    none is run because a folder says so.
+
+    Args:
+        run: The run folder.
+        plugins: The files with the study's own parts, if it was made with such; they must be the
+            same to the byte.
 
     Raises:
         RunFolderError: If it is not the folder of a finished run.
         WeightsError: If its weights are missing or do not fit.
         ConfigError: If it names parts or keys that this tlkit does not know.
+        PartError: If it needs a file or package of somebody else's that is not there.
     """
     from tlkit.graph import layer_table
-    from tlkit.results.folder import EXPERIMENT, METRICS, PLAN, WEIGHTS, RunFolder, read_weights
+    from tlkit.results.folder import METRICS, PLAN, WEIGHTS, RunFolder, read_weights
+    from tlkit.results.recorded import read_experiment
     from tlkit.train.features import Extractor
     from tlkit.train.model import assemble
 
     folder = RunFolder(Path(run))
     folder.read_json(METRICS)  # written last: without it the run is not finished
-    experiment = structure(
-        Experiment,
-        folder.read_json(EXPERIMENT),
-        base=folder.path,
-        source=str(folder.path / EXPERIMENT),
-    )
+    experiment = read_experiment(folder, plugins)
     plan = folder.read_json(PLAN)
     try:
         classes, stand_in = tuple(plan["classes"]), plan["stand_in"] or ""

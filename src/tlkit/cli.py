@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -17,7 +18,7 @@ import typer
 import tlkit
 from tlkit.cache import FeatureCache, default_folder
 from tlkit.classifier import sound_files
-from tlkit.config.experiment import load_experiment
+from tlkit.config.experiment import load_experiment, own_parts
 from tlkit.config.structure import structure
 from tlkit.errors import TlkitError
 from tlkit.parts.kinds import Backbone, Head, registries
@@ -40,6 +41,14 @@ Overrides = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change one key, in TOML: --set fit.epochs=3. Repeatable.",
+    ),
+]
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="A file with parts that the run was made with, unchanged. Repeatable.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -270,15 +279,33 @@ def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> No
 
 
 @app.command()
+def schema(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="An experiment whose own parts are to be in it.", metavar="[FILE]"),
+    ] = None,
+) -> None:
+    """Print a JSON schema of experiment files, for editors; imports every installed part."""
+    from tlkit.config.schema import json_schema
+
+    with own_parts(file) if file else contextlib.nullcontext():
+        found, broken = json_schema()
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    for note in broken:
+        typer.echo(f"note: left out: {note}", err=True)
+
+
+@app.command()
 def predict(
     run: RunFolder,
     files: Annotated[list[Path], typer.Argument(help="Image files.", metavar="FILES...")],
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    plugins: PluginFiles = None,
 ) -> None:
     """Classify image files; those that cannot be read are named and the others still printed."""
     from tlkit.console import predictions_text
 
-    classifier = tlkit.load(run)
+    classifier = tlkit.load(run, plugins=plugins or [])
     sound, rejected = sound_files(files)
     rows = list(classifier.probabilities(sound))
     if classifier.stand_in:
@@ -296,12 +323,13 @@ def evaluate(
         Literal["train", "val", "test"] | None,
         typer.Option(help="Which split of the data; unset: test if there is one, else val."),
     ] = None,
+    plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a finished run on labelled images."""
     from tlkit import console
 
-    classifier = tlkit.load(run)
+    classifier = tlkit.load(run, plugins=plugins or [])
     scores = classifier.evaluate(data, split)
     if as_json:
         typer.echo(json.dumps(scores.as_json(), indent=2, ensure_ascii=False))

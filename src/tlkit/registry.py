@@ -27,6 +27,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound=type)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+PLUGIN = "_tlkit_plugin_"  # what the module of a plugin file is called, before the file's hash
 
 
 @functools.cache
@@ -66,7 +67,8 @@ class Found:
     Attributes:
         name: Its registered name.
         target: ``module:Class``.
-        source: ``tlkit``, ``this process`` or the distribution that announces it.
+        source: ``tlkit``, ``this process``, the distribution that announces it, or the hash of the
+            plugin file.
         summary: First line of its docstring; empty for a part that is not imported yet.
         file: The source file and line; empty for a part that is not imported yet.
     """
@@ -94,6 +96,7 @@ class Registry(Generic[T]):
     homes: tuple[str, ...] = ()
     group: str | None = None
     _parts: dict[str, type[T]] = field(factory=dict, init=False, repr=False)
+    _withdrawn: dict[type[T], str] = field(factory=dict, init=False, repr=False)
     _at_home: bool = field(default=False, init=False, repr=False)
 
     def register(self, name: str) -> Callable[[P], P]:
@@ -131,6 +134,11 @@ class Registry(Generic[T]):
         """Return every name, sorted. Imports nothing outside tlkit."""
         self._load_home()
         return tuple(sorted({*self._parts, *(point.name for point in self.announced())}))
+
+    def registered(self) -> tuple[tuple[str, type[T]], ...]:
+        """Return the pairs of name and class that are there without importing a package."""
+        self._load_home()
+        return tuple(self._parts.items())
 
     def get(self, name: str) -> type[T]:
         """Return the part called `name`, importing the package that announces it if need be.
@@ -174,19 +182,32 @@ class Registry(Generic[T]):
             return Found(name, points[0].value, _distribution(points[0]))
         part = self._parts[name]
         summary = (inspect.getdoc(part) or "").partition("\n")[0]
-        own = [point for point in points if _announces(point, part)]
-        source = _distribution(own[0]) if own else "this process"
-        if part.__module__.partition(".")[0] == "tlkit":
-            source = "tlkit"
-        return Found(name, _target(part), source, summary, _file(part))
+        return Found(name, _target(part), self.source_of(part), summary, _file(part))
+
+    def source_of(self, part: type) -> str:
+        """Tell where a registered class comes from; see `Found.source`."""
+        top = part.__module__.partition(".")[0]
+        if top == "tlkit":
+            return "tlkit"
+        if top.startswith(PLUGIN):
+            return f"plugin {top.removeprefix(PLUGIN)}"
+        announced = self.announced(self.name_of(part))
+        own = [point for point in announced if _announces(point, part)]
+        return _distribution(own[0]) if own else "this process"
+
+    def withdraw(self, name: str) -> None:
+        """Free a name, so that another class may take it; `name_of` still knows the one it had."""
+        self._withdrawn[self._parts.pop(name)] = name
 
     def name_of(self, part: type) -> str:
-        """Return the name under which a class is registered.
+        """Return the name under which a class is registered, or was until it was withdrawn.
 
         Raises:
             PartError: If it is not.
         """
         self._load_home()
+        if part in self._withdrawn:
+            return self._withdrawn[part]
         for name, known in sorted(self._parts.items()):
             if known is part:
                 return name

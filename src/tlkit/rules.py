@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tlkit.errors import FieldError
@@ -24,7 +24,7 @@ def shown(value: object) -> str:
     return _brief.repr(value)
 
 
-def _rule(holds: Callable[[Any], bool], text: str) -> Rule:
+def _rule(holds: Callable[[Any], bool], text: str, **schema: float) -> Rule:
     def check(instance: Any, attribute: Any, value: Any) -> None:
         try:
             obeyed = holds(value)
@@ -33,32 +33,63 @@ def _rule(holds: Callable[[Any], bool], text: str) -> Rule:
         if not obeyed:
             raise FieldError(attribute.name, f"must be {text}, got {shown(value)}")
 
-    return check
+    return _says(check, schema)
+
+
+def _says(rule: Rule, schema: Mapping[str, Any]) -> Rule:
+    """Note on a rule what it is in a JSON schema."""
+    rule.schema = schema  # type: ignore[attr-defined]  # functions have attributes
+    return rule
+
+
+def schema_of(rule: object) -> Mapping[str, Any]:
+    """Return what a validator is in a JSON schema; nothing if that cannot be said.
+
+    >>> schema_of(at_least(1)), schema_of(print)
+    ({'minimum': 1}, {})
+    """
+    return getattr(rule, "schema", {})
 
 
 def at_least(low: float) -> Rule:
     """Return a validator for numbers from `low` up."""
-    return _rule(lambda value: low <= value and math.isfinite(value), f"at least {low}")
+    return _rule(
+        lambda value: low <= value and math.isfinite(value), f"at least {low}", minimum=low
+    )
 
 
 def above(low: float) -> Rule:
     """Return a validator for finite numbers greater than `low`."""
-    return _rule(lambda value: low < value and math.isfinite(value), f"above {low}")
+    return _rule(
+        lambda value: low < value and math.isfinite(value), f"above {low}", exclusiveMinimum=low
+    )
 
 
 def between(low: float, high: float) -> Rule:
     """Return a validator for numbers from `low` to `high`, both included."""
-    return _rule(lambda value: low <= value <= high, f"from {low} to {high}")
+    return _rule(
+        lambda value: low <= value <= high, f"from {low} to {high}", minimum=low, maximum=high
+    )
 
 
 def inside(low: float, high: float) -> Rule:
     """Return a validator for numbers between `low` and `high`, both excluded."""
-    return _rule(lambda value: low < value < high, f"above {low} and below {high}")
+    return _rule(
+        lambda value: low < value < high,
+        f"above {low} and below {high}",
+        exclusiveMinimum=low,
+        exclusiveMaximum=high,
+    )
 
 
 def share(below: float) -> Rule:
     """Return a validator for numbers from 0 up to, but not including, `below`."""
-    return _rule(lambda value: 0 <= value < below, f"at least 0 and below {below}")
+    return _rule(
+        lambda value: 0 <= value < below,
+        f"at least 0 and below {below}",
+        minimum=0,
+        exclusiveMaximum=below,
+    )
 
 
 def each(rule: Rule, least: int = 0) -> Rule:
@@ -70,7 +101,7 @@ def each(rule: Rule, least: int = 0) -> Rule:
         for value in values:
             rule(instance, attribute, value)
 
-    return check
+    return _says(check, {"minItems": least, "items": schema_of(rule)})
 
 
 def unless_none(rule: Rule) -> Rule:
@@ -80,4 +111,4 @@ def unless_none(rule: Rule) -> Rule:
         if value is not None:
             rule(instance, attribute, value)
 
-    return check
+    return _says(check, schema_of(rule))

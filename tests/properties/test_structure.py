@@ -19,9 +19,11 @@ import pytest
 from attrs import NOTHING, Attribute
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from tlkit.config.experiment import Experiment, Reference
 from tlkit.config.fields import hints, keys
+from tlkit.config.schema import json_schema
 from tlkit.config.structure import structure, unstructure
 from tlkit.errors import ConfigError
 from tlkit.layers import LayerRange
@@ -253,3 +255,22 @@ def test_a_required_key_left_out_is_one_problem_at_its_path(
     shorter = copy.deepcopy(table)
     del value_at(shorter, path[:-1])[path[-1]]
     assert problem_paths(shorter) == [text_of(path)]
+
+
+SCHEMA = Draft202012Validator(json_schema()[0])
+
+
+@given(experiments())
+def test_the_json_schema_accepts_what_is_accepted(table: Table) -> None:
+    structure(Experiment, table)
+    assert not [*SCHEMA.iter_errors(table)]
+
+
+@given(experiments_and_mistakes(count=1))
+def test_the_json_schema_refuses_unknown_keys_and_wrong_types(
+    case: tuple[Table, dict[Way, Any]],
+) -> None:
+    table, mistakes = case
+    (wrong,) = mistakes.values()
+    assume(not isinstance(wrong, float) or math.isfinite(wrong))  # NaN is a number to a schema
+    assert not SCHEMA.is_valid(broken(table, mistakes))

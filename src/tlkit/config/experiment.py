@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from tlkit.parts.kinds import (
     Schedule,
     registries,
 )
+from tlkit.plugins import PluginFile, Plugins, active, read_plugins
 from tlkit.rules import at_least, between, unless_none
 
 MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
@@ -134,6 +136,7 @@ class Experiment:
         schedule: How the learning rate changes.
         fit: Epochs and batches.
         reference: Published results to show beside ours.
+        plugins: Files with the study's own parts.
         origin: Where it was read from; not a key.
     """
 
@@ -150,6 +153,7 @@ class Experiment:
     schedule: Schedule = part(registries.schedules, "constant")
     fit: Fit = field(factory=Fit)
     reference: tuple[Reference, ...] = ()
+    plugins: Plugins = field(factory=Plugins)
     origin: Origin | None = field(default=None, eq=False, repr=False, metadata={"key": False})
 
     @property
@@ -166,6 +170,9 @@ class Experiment:
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file.
 
+    The files it lists under `[plugins] modules` are imported, once the whole file is known to be
+    TOML.
+
     Args:
         path: A TOML file; paths in it are relative to its folder.
         overrides: Expressions ``a.b=value`` in TOML syntax, applied to the table before it is
@@ -173,8 +180,50 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
     Raises:
         ConfigError: If the file cannot be read or is wrong, with every problem there is.
+        PartError: If a part's package or file is broken.
     """
     path = Path(path)
+    text, table = read_table(path, overrides)
+    listed, files = _own_files(path, table)
+    with active(files):
+        experiment = structure(Experiment, table, base=path.parent, source=str(path))
+    used = evolve(listed, sha256=tuple(file.sha256 for file in files))
+    return evolve(experiment, plugins=used, origin=Origin(path, text, tuple(overrides)))
+
+
+@contextmanager
+def own_parts(path: str | Path) -> Iterator[None]:
+    """Register the parts of an experiment's own files while the body runs.
+
+    Raises:
+        ConfigError: If the file is not TOML, or what it lists cannot be read.
+        PartError: If a file is broken.
+    """
+    _, table = read_table(Path(path))
+    with active(_own_files(Path(path), table)[1]):
+        yield
+
+
+def _own_files(path: Path, table: Mapping[str, Any]) -> tuple[Plugins, tuple[PluginFile, ...]]:
+    """Return what an experiment lists under `plugins` and the files, nothing of them run."""
+    only = {key: table[key] for key in table.keys() & {"plugins"}}
+    listed = structure(_Listed, only, base=path.parent, source=str(path)).plugins
+    return listed, read_plugins(listed, path.parent, str(path))
+
+
+@frozen(kw_only=True)
+class _Listed:
+    """What of an experiment is read before the rest."""
+
+    plugins: Plugins = field(factory=Plugins)
+
+
+def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """Return an experiment file's text and its table with the overrides applied.
+
+    Raises:
+        ConfigError: If it is not TOML, or an override is wrong.
+    """
     text = _read(path)
     try:
         table = tomllib.loads(text)
@@ -182,8 +231,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ConfigError([Problem("", f"not valid TOML: {what}")], str(path)) from None
     apply_overrides(table, overrides)
-    experiment = structure(Experiment, table, base=path.parent, source=str(path))
-    return evolve(experiment, origin=Origin(path, text, tuple(overrides)))
+    return text, table
 
 
 def _read(path: Path) -> str:

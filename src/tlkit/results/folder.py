@@ -37,6 +37,7 @@ from tlkit.parts.kinds import registries
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan
 from tlkit.progress import Epoch
+from tlkit.results.recorded import foreign_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,6 +112,7 @@ class RunFolder:
                 "cpus": os.cpu_count(),
                 "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1",
                 "packages": dict(_versions()),
+                "parts": foreign_parts(experiment),
                 "weights": dict(weights),
                 "overrides": list(origin.overrides) if origin else [],
             },

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,8 +22,10 @@ from tlkit.cache import FeatureCache, entry_key
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
 from tlkit.parts.kinds import registries
+from tlkit.registry import PLUGIN
 
 AugmentationKeys = npt.NDArray[np.int32]  # (images, 2)
+PROCESS = secrets.token_hex()
 PACKAGES = ("tlkit", "keras", "tensorflow", "numpy", "pillow")
 
 
@@ -74,8 +79,22 @@ def make_shelf(
 def _table(part: Any, registry: Any, but: set[str]) -> dict[str, Any]:
     """Return a part's keys, its package's version with them, without those named."""
     table = unstructure(part, registry=registry)
-    source = registry.find(table["name"]).source
+    source = [registry.source_of(type(part)), _code(type(part))]
     return {"source": source, **{key: table[key] for key in table.keys() - but}}
+
+
+def _code(cls: type) -> str:
+    """Return the hash of the file that defines a class of somebody else's.
+
+    Its package's version may stand still while the package is worked on. A class without a file
+    was typed at a prompt; its features are its process's own.
+    """
+    if cls.__module__.startswith(("tlkit.", PLUGIN)):  # told by their source already
+        return ""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return f"{PROCESS} {id(cls)}"
 
 
 def _layers_hash(prefix: keras.Model) -> str:

@@ -1,0 +1,70 @@
+"""A backbone: its layers as a table, the same as a Keras model, and how pixels become its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+import tlkit
+from tlkit.backend import prepare
+from tlkit.parts.arrays import Arrays, read_arrays
+from tlkit.parts.kinds import WeightsSource
+from tlkit.parts.weights import NotAvailableError, load_first
+from tlkit.rules import at_least, each
+
+if TYPE_CHECKING:  # only here: `tlkit check` must start without TensorFlow
+    import keras
+    import tensorflow as tf
+
+
+@attrs.frozen(kw_only=True)
+class TinyCNN(tlkit.Backbone):
+    """A few convolutions, each halving the picture.
+
+    Attributes:
+        widths: How many channels each convolution has.
+    """
+
+    widths: tuple[int, ...] = attrs.field(default=(16, 32), validator=each(at_least(1), least=1))
+
+    def layers(self) -> tlkit.LayerTable:
+        """Return a row a layer, computed without building anything."""
+        rows, size, channels = [], self.image_size, 3
+        for number, width in enumerate(self.widths, start=1):
+            size = (size + 1) // 2
+            params = (3 * 3 * channels + 1) * width
+            rows.append(
+                tlkit.Layer(
+                    f"conv{number}", "Conv2D", f"block{number}", (size, size, width), params
+                )
+            )
+            channels = width
+        return tlkit.LayerTable(tuple(rows))
+
+    def build(self) -> keras.Model:
+        """Return the model with random weights; tlkit has seeded them."""
+        prepare()
+        import keras
+
+        x = inputs = keras.Input((self.image_size, self.image_size, 3))
+        for number, width in enumerate(self.widths, start=1):
+            x = keras.layers.Conv2D(
+                width, 3, strides=2, padding="same", activation="relu", name=f"conv{number}"
+            )(x)
+        return keras.Model(inputs, x, name="tiny_cnn")
+
+    def native(self, images: tf.Tensor) -> tf.Tensor:
+        """Return the pixels from -1 to 1."""
+        return images / 127.5 - 1
+
+    def load_weights(self, model: keras.Model) -> Mapping[str, str]:
+        """Load a file, if one is named: nobody publishes weights for this network."""
+        return load_first(model, self.sources, self._arrays)
+
+    def _arrays(self, source: WeightsSource) -> Arrays:
+        if isinstance(source, Path):
+            return read_arrays(source)
+        raise NotAvailableError('there are none for tiny_cnn; write weights = "none" or a path')

@@ -1,0 +1,130 @@
+"""A JSON schema of experiment files, from which editors complete, explain and check them.
+
+It is made from the same fields, types and docstrings that `structure` reads by. What it refuses,
+`structure` refuses; some mistakes no schema can tell, such as a range past the last layer.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import attrs
+from attrs import NOTHING, Attribute
+
+from tlkit.config.experiment import Experiment
+from tlkit.config.fields import hints, keys
+from tlkit.config.keys import describe_keys
+from tlkit.config.structure import unstructure
+from tlkit.errors import PartError
+from tlkit.parts.kinds import registries
+from tlkit.registry import Registry
+from tlkit.rules import schema_of
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SCALARS: Mapping[Any, Mapping[str, Any]] = {
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    str: {"type": "string"},
+    Path: {"type": "string", "minLength": 1},
+}
+Schema = dict[str, Any]
+
+
+def json_schema() -> tuple[Schema, tuple[str, ...]]:
+    """Return the schema, and a message for each part that is broken and so not in it."""
+    broken: list[str] = []
+    kinds = {kind: _kind(registry, broken) for kind, registry in registries.items()}
+    experiment = {"title": "tlkit experiment", **_record(Experiment), "$defs": kinds}
+    return {"$schema": DIALECT, **experiment}, tuple(broken)
+
+
+def _kind(registry: Registry[Any], broken: list[str]) -> Schema:
+    """Return the schema of a table that names a part: one choice a part, told apart by `name`."""
+    default = next(
+        field.metadata["default"]
+        for field in keys(Experiment)
+        if field.metadata.get("registry") is registry
+    )
+    choices = []
+    for name in registry.names():
+        try:
+            choices.append(_part(name, registry.get(name), needs_name=name != default))
+        except Exception as error:  # whatever is wrong with one package, the schema is for all
+            if registry.find(name).source == "tlkit":
+                raise
+            what = (
+                str(error) if isinstance(error, PartError) else f"{registry.kind} {name!r}: {error}"
+            )
+            broken.append(what)
+    named = {"enum": [choice["properties"]["name"]["const"] for choice in choices]}
+    # `enum` beside the choices: a wrong name is then one short complaint and not one a choice.
+    return {"type": "object", "properties": {"name": named}, "oneOf": choices}
+
+
+def _part(name: str, cls: type, needs_name: bool) -> Schema:
+    record = _record(cls)
+    summary = (cls.__doc__ or "").strip().partition("\n")[0]
+    properties = {"name": {"const": name, "description": summary}, **record["properties"]}
+    required = ["name"] * needs_name + record["required"]
+    return {"title": name, **record, "properties": properties, "required": required}
+
+
+def _record(cls: type) -> Schema:
+    """Return the schema of a table with the keys of an attrs class."""
+    said = {key.name: key.meaning for key in describe_keys(cls)}
+    return {
+        "type": "object",
+        "properties": {field.name: _key(cls, field, said[field.name]) for field in keys(cls)},
+        "required": [field.name for field in keys(cls) if _is_required(field)],
+        "additionalProperties": False,
+    }
+
+
+def _is_required(field: Attribute[Any]) -> bool:
+    if "registry" in field.metadata:
+        return field.metadata["default"] is None
+    return field.default is NOTHING
+
+
+def _key(cls: type, field: Attribute[Any], meaning: str) -> Schema:
+    said: Schema = {"description": meaning} if meaning else {}
+    if registry := field.metadata.get("registry"):
+        kind = next(kind for kind, known in registries.items() if known is registry)
+        default = field.metadata["default"]
+        said |= {"default": {"name": default}} if default else {}
+        return {"$ref": f"#/$defs/{kind}", **said}
+    found = _value(hints(cls)[field.name])
+    rule = schema_of(field.validator)
+    if "type" in found:  # in a union it would be a rule for every member
+        items = {**found.get("items", {}), **rule.get("items", {})}
+        found |= {**rule, **({"items": items} if items else {})}
+    return {**found, **said, **_default(field)}
+
+
+def _default(field: Attribute[Any]) -> Schema:
+    default: Any = field.default
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types it as a function
+        default = default.factory()
+    return {} if default is NOTHING or default is None else {"default": unstructure(default)}
+
+
+def _value(hint: Any) -> Schema:
+    """Return the schema of the values that `structure` takes for a type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in {typing.Union, types.UnionType}:
+        members = [_value(member) for member in inner if member is not type(None)]
+        return members[0] if len(members) == 1 else {"anyOf": members}
+    if origin is Literal:
+        return {"enum": list(inner)}
+    if origin is tuple:
+        return {"type": "array", "items": _value(inner[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _value(inner[1])}
+    if hasattr(hint, "parse"):
+        return {"type": "string"}
+    return dict(SCALARS[hint]) if hint in SCALARS else _record(hint)

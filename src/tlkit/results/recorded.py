@@ -1,0 +1,109 @@
+"""The experiment that a run folder records, and the parts in it that are not tlkit's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from tlkit.config.experiment import Experiment
+from tlkit.config.fields import keys
+from tlkit.config.structure import structure
+from tlkit.errors import ConfigError, PartError, RunFolderError
+from tlkit.parts.kinds import registries
+from tlkit.plugins import active, given_plugins
+from tlkit.registry import PLUGIN, Registry
+
+if TYPE_CHECKING:
+    from tlkit.results.folder import RunFolder
+
+EXPERIMENT, ENVIRONMENT = "experiment.json", "environment.json"
+
+
+def read_experiment(folder: RunFolder, plugins: Sequence[str | Path] = ()) -> Experiment:
+    """Return the experiment of a run. Runs no file but the given ones.
+
+    Args:
+        folder: The run's folder.
+        plugins: The plugin files that the run was made with, wherever they are now.
+
+    Raises:
+        RunFolderError: If there is none.
+        PartError: If a plugin file or another package is missing.
+        ConfigError: If it names parts or keys that this tlkit does not know.
+    """
+    table, where = folder.read_json(EXPERIMENT), folder.path / EXPERIMENT
+    try:
+        known = table.get("plugins", {}) if isinstance(table, dict) else {}
+        listed = structure(_Recorded, known)
+    except ConfigError:
+        raise RunFolderError(f"{where}: plugins is not as tlkit writes it") from None
+    if len(listed.modules) != len(listed.sha256):
+        raise RunFolderError(f"{where}: plugins is not as tlkit writes it")
+    files = given_plugins(listed.modules, listed.sha256, plugins, str(folder.path))
+    with active(files):
+        _check_packages(folder)
+        return structure(Experiment, table, base=folder.path, source=str(where))
+
+
+@frozen(kw_only=True)
+class _Recorded:
+    """The table `plugins` of a run's record; a module is a name here and no path."""
+
+    modules: tuple[str, ...] = ()
+    sha256: tuple[str, ...] = ()
+
+
+def _check_packages(folder: RunFolder) -> None:
+    """Raise if a part comes from a package that is not installed; no other message would name it.
+
+    Raises:
+        PartError: If one does.
+    """
+    recorded: Any = []
+    with contextlib.suppress(RunFolderError, AttributeError):  # it is a help, not a need
+        recorded = folder.read_json(ENVIRONMENT).get("parts", [])
+    known = dict(registries.items())
+    for part in recorded:
+        registry = known.get(part.get("kind", ""))
+        if registry and "distribution" in part and part["name"] not in registry.names():
+            raise PartError(
+                f"{folder.path}: needs the {registry.kind} {part['name']!r} of "
+                f"{part['distribution']} {part['version']}; install that package"
+            )
+
+
+def foreign_parts(experiment: Experiment) -> list[dict[str, str]]:
+    """Return every part of an experiment that is not tlkit's, with where it comes from.
+
+    `distribution` and `version` for an installed package, `file` and `sha256` for a plugin file,
+    `defined` for a class that was registered in the process itself.
+    """
+    return [
+        {"kind": kind, "name": registry.name_of(cls), **_origin(experiment, registry, cls)}
+        for field in keys(Experiment)
+        if (registry := field.metadata.get("registry"))
+        for kind in [name for name, known in registries.items() if known is registry]
+        for cls in [type(getattr(experiment, field.name))]
+        if registry.source_of(cls) != "tlkit"
+    ]
+
+
+def _origin(experiment: Experiment, registry: Registry[Any], cls: type) -> dict[str, str]:
+    source = registry.source_of(cls)
+    if cls.__module__.startswith(PLUGIN):
+        sha256 = source.removeprefix("plugin ")
+        listed = experiment.plugins
+        files = {
+            known: os.path.relpath(path, experiment.base)
+            for path, known in zip(listed.modules, listed.sha256, strict=False)
+        }
+        return {"file": Path(files.get(sha256, "")).as_posix(), "sha256": sha256}
+    if source == "this process":
+        return {"defined": f"{cls.__module__}:{cls.__qualname__}"}
+    distribution, _, version = source.rpartition(" ")
+    return {"distribution": distribution, "version": version}

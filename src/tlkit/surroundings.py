@@ -1,0 +1,125 @@
+"""What a part must leave as it is: the process's random generators, settings and environment.
+
+A part that draws from a global generator or changes a global setting makes the results of others
+depend on whether and when it was used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from attrs import field, frozen
+
+from tlkit.backend import prepare
+
+
+@frozen
+class Fact:
+    """One thing that all code in a process shares.
+
+    Attributes:
+        name: What it is called in messages.
+        get: Return it as values that can be compared.
+        put: Put such values back.
+    """
+
+    name: str
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+
+
+@frozen
+class Surroundings:
+    """The process's shared state at one moment.
+
+    Attributes:
+        values: Each fact's value, by its name.
+    """
+
+    values: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        """Look at them; imports TensorFlow, whose import itself changes some."""
+        return cls({fact.name: fact.get() for fact in _facts()})
+
+    def changed(self) -> list[str]:
+        """Return what is different now."""
+        return [fact.name for fact in _facts() if fact.get() != self.values[fact.name]]
+
+    def restore(self) -> None:
+        """Put back what is different now."""
+        for fact in _facts():
+            if fact.get() != self.values[fact.name]:
+                fact.put(self.values[fact.name])
+
+
+def _facts() -> tuple[Fact, ...]:
+    prepare()
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    generator = tf.random.get_global_generator()
+    config = keras.config
+    return (
+        Fact("Python's random generator", random.getstate, random.setstate),
+        Fact(
+            "NumPy's global random generator",
+            lambda: [_plain(value) for value in np.random.get_state()],
+            np.random.set_state,
+        ),
+        Fact(
+            "TensorFlow's global random generator",
+            lambda: generator.state.numpy().tolist(),
+            generator.state.assign,
+        ),
+        Fact("keras.config.floatx", config.floatx, config.set_floatx),
+        Fact("keras.config.epsilon", config.epsilon, config.set_epsilon),
+        Fact(
+            "keras.config.image_data_format",
+            config.image_data_format,
+            config.set_image_data_format,
+        ),
+        Fact(
+            "keras.config.dtype_policy",
+            lambda: config.dtype_policy().name,
+            config.set_dtype_policy,
+        ),
+        Fact("os.environ", lambda: dict(os.environ), _set_environment),
+        Fact("the working directory", os.getcwd, os.chdir),
+        Fact("the warnings' filters", lambda: list(warnings.filters), _set_filters),
+        Fact("the loggers' levels", _levels, _set_levels),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return an array as a list, so that it can be compared."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _set_environment(values: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(values)
+
+
+def _set_filters(values: list[Any]) -> None:
+    warnings.filters[:] = values  # type: ignore[index]  # typeshed calls the list a Sequence
+    warnings._filters_mutated()  # type: ignore[attr-defined]  # else the old ones are remembered
+
+
+def _levels() -> dict[str, int]:
+    """Return the level of every logger that has one of its own."""
+    known = logging.root.manager.loggerDict
+    loggers = [logging.root, *(one for one in known.values() if isinstance(one, logging.Logger))]
+    return {logger.name: logger.level for logger in loggers if logger.level}
+
+
+def _set_levels(values: dict[str, int]) -> None:
+    for name in _levels().keys() | values.keys():
+        logging.getLogger(name).setLevel(values.get(name, logging.NOTSET))
