@@ -35,11 +35,12 @@ def kept_table(
     path = default_folder() / "layers" / f"{name}-{key[:16]}.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return LayerTable(
-            tuple(Layer(**row | {"output_shape": tuple(row["output_shape"])}) for row in rows)
-        )
+        kept = tuple(Layer(**row | {"output_shape": tuple(row["output_shape"])}) for row in rows)
+        if kept:
+            return LayerTable(kept)
     except (OSError, ValueError, TypeError, KeyError):  # not there, or not as it was written
-        log.info("building %s once to number its layers", name)
+        pass
+    log.info("building %s once to number its layers", name)
     table = build()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
