@@ -229,6 +229,8 @@ def unstructure(
         return [unstructure(inner, base=base, words=words) for inner in value]
     if hasattr(value, "parse"):
         return str(value)
+    if hasattr(value, "record"):  # it holds what no table can say, and tells what stands for it
+        return value.record()
     cls: Any = type(value)
     table = {} if registry is None else {"name": registry.name_of(cls)}
     for field in keys(cls):
