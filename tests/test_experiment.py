@@ -10,6 +10,7 @@ from attrs import evolve
 
 import tlkit
 from tlkit.config.experiment import Experiment, Fit, Reference, load_experiment
+from tlkit.config.structure import structure, unstructure
 from tlkit.errors import ConfigError, FieldError
 from tlkit.parts.datasets import Manifest, Phantom
 from tlkit.parts.freezes import HeadOnly, TrainRange
@@ -91,6 +92,17 @@ class TestFile:
         path = tmp_path / "study.toml"
         path.write_text(PHANTOM + "#" * ((1 << 20) - len(PHANTOM)))
         assert load_experiment(path).data == Phantom()
+
+    def test_a_tilde_is_a_home_only_at_the_beginning(self, tmp_path: Path) -> None:
+        path = tmp_path / "study.toml"
+        for text, expected in (("~/x.csv", Path.home() / "x.csv"), ("./~x", tmp_path / "~x")):
+            path.write_text(f'[data]\nname = "manifest"\npath = "{text}"\n')
+            experiment = load_experiment(path)
+            assert experiment.data == Manifest(path=expected)
+            table = unstructure(experiment, base=tmp_path)
+            again = structure(Experiment, table, base=tmp_path).data
+            assert isinstance(again, Manifest)
+            assert again.path.resolve() == expected
 
     def test_relative_paths_are_relative_to_the_file_wherever_it_is_read_from(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

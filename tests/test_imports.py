@@ -26,6 +26,7 @@ ORDER = (
     "run",
     "classifier",
     "plain_keras",
+    "given",
     "results",
     "train",
     "progress",

@@ -20,6 +20,7 @@ from tlkit.errors import (
     UnknownPart,
     WeightsError,
 )
+from tlkit.given import FromModel
 from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
 from tlkit.lr_finder import RateCurve, lr_find
 from tlkit.parts.kinds import (
@@ -62,6 +63,7 @@ __all__ = [
     "FieldError",
     "Fit",
     "Freeze",
+    "FromModel",
     "Head",
     "Layer",
     "LayerError",

@@ -11,6 +11,7 @@ from attrs import field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.errors import DataError, RunFolderError
 from tlkit.parts.datasets import SUFFIXES
+from tlkit.parts.kinds import Backbone
 from tlkit.parts.manifest import read_manifest
 from tlkit.parts.splits import Example
 from tlkit.plan.plan import PREFIX_BATCH
@@ -106,7 +107,12 @@ class Classifier:
         return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
 
 
-def load(run: str | Path, *, plugins: Sequence[str | Path] = ()) -> Classifier:
+def load(
+    run: str | Path,
+    *,
+    plugins: Sequence[str | Path] = (),
+    backbone: Backbone | None = None,
+) -> Classifier:
     """Load a finished run.
 
     The model is rebuilt from registered parts and the run's arrays; the folder holds no code, and
@@ -116,6 +122,7 @@ def load(run: str | Path, *, plugins: Sequence[str | Path] = ()) -> Classifier:
         run: The run folder.
         plugins: The files with the study's own parts, if it was made with such; they must be the
             same to the byte.
+        backbone: What was the backbone, if that was a `FromModel`; its layers must be the same.
 
     Raises:
         RunFolderError: If it is not the folder of a finished run.
@@ -131,7 +138,7 @@ def load(run: str | Path, *, plugins: Sequence[str | Path] = ()) -> Classifier:
 
     folder = RunFolder(Path(run))
     folder.read_json(METRICS)  # written last: without it the run is not finished
-    experiment = read_experiment(folder, plugins)
+    experiment = read_experiment(folder, plugins, backbone)
     plan = folder.read_json(PLAN)
     try:
         classes, stand_in = tuple(plan["classes"]), plan["stand_in"] or ""

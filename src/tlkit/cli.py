@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
+
+"""The command line: `run`, `check`, `lr-find`, `init`, `layers`, `list`, `schema`, and so on."""
 import sys
 import traceback
 import warnings
@@ -276,6 +277,27 @@ def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> No
         for key in describe_keys(part):
             typer.echo(f"  {key}")
         typer.echo("")
+
+
+@app.command()
+def init(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A folder with train/CLASS and val/CLASS, or a CSV manifest. Unset: phantoms.",
+            metavar="DATA",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file; must not exist.", metavar="FILE")] = Path(
+        "experiment.toml"
+    ),
+) -> None:
+    """Write a commented experiment file to begin with."""
+    from tlkit.config.starter import write_starter
+
+    write_starter(data, out)
+    typer.echo(f"{out}\nnext: tlkit check {shlex.quote(str(out))}")
 
 
 @app.command()

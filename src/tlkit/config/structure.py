@@ -156,8 +156,10 @@ class _Reader:
     def path(self, value: str, path: str) -> Any:
         if not value:
             return self.wrong(path, "is empty")
+        if not value.startswith("~"):  # `Path` forgets the dot of ./~name, which is no home
+            return self.base / value
         try:
-            return self.base / Path(value).expanduser()
+            return Path(value).expanduser()
         except RuntimeError as error:  # ~somebody who does not exist
             return self.wrong(path, f"{error}, got {shown(value)}")
 
@@ -220,13 +222,15 @@ def unstructure(
         return value
     if isinstance(value, Path):
         text = Path(os.path.relpath(value, base or Path())).as_posix()
-        return f"./{text}" if text in words else text
+        return f"./{text}" if text in words or text.startswith("~") else text
     if isinstance(value, Mapping):
         return {key: unstructure(inner, base=base) for key, inner in value.items()}
     if isinstance(value, Sequence):
         return [unstructure(inner, base=base, words=words) for inner in value]
     if hasattr(value, "parse"):
         return str(value)
+    if hasattr(value, "record"):  # it holds what no table can say, and tells what stands for it
+        return value.record()
     cls: Any = type(value)
     table = {} if registry is None else {"name": registry.name_of(cls)}
     for field in keys(cls):

@@ -8,32 +8,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.fields import keys
 from tlkit.config.structure import structure
 from tlkit.errors import ConfigError, PartError, RunFolderError
-from tlkit.parts.kinds import registries
+from tlkit.parts.kinds import Backbone, registries
 from tlkit.plugins import active, given_plugins
 from tlkit.registry import PLUGIN, Registry
 
 if TYPE_CHECKING:
     from tlkit.results.folder import RunFolder
 
+GIVEN = "FromModel"  # how a backbone is recorded that was given from Python
 EXPERIMENT, ENVIRONMENT = "experiment.json", "environment.json"
 
 
-def read_experiment(folder: RunFolder, plugins: Sequence[str | Path] = ()) -> Experiment:
+def read_experiment(
+    folder: RunFolder, plugins: Sequence[str | Path] = (), backbone: Backbone | None = None
+) -> Experiment:
     """Return the experiment of a run. Runs no file but the given ones.
 
     Args:
         folder: The run's folder.
         plugins: The plugin files that the run was made with, wherever they are now.
+        backbone: The backbone, if the run was made with one that no record can hold.
 
     Raises:
         RunFolderError: If there is none.
-        PartError: If a plugin file or another package is missing.
+        PartError: If a plugin file, another package or the backbone is missing, or is another.
         ConfigError: If it names parts or keys that this tlkit does not know.
     """
     table, where = folder.read_json(EXPERIMENT), folder.path / EXPERIMENT
@@ -44,10 +48,37 @@ def read_experiment(folder: RunFolder, plugins: Sequence[str | Path] = ()) -> Ex
         raise RunFolderError(f"{where}: plugins is not as tlkit writes it") from None
     if len(listed.modules) != len(listed.sha256):
         raise RunFolderError(f"{where}: plugins is not as tlkit writes it")
+    table = _without_given(folder, table, backbone)
     files = given_plugins(listed.modules, listed.sha256, plugins, str(folder.path))
     with active(files):
         _check_packages(folder)
-        return structure(Experiment, table, base=folder.path, source=str(where))
+        experiment = structure(Experiment, table, base=folder.path, source=str(where))
+    return experiment if backbone is None else evolve(experiment, backbone=backbone)
+
+
+def _without_given(folder: RunFolder, table: Any, backbone: Backbone | None) -> Any:
+    """Return an experiment's table without the backbone, if that was given from Python.
+
+    Raises:
+        PartError: If one is given that the run was not made with, or none and it was.
+    """
+    recorded = table.get("backbone") if isinstance(table, dict) else None
+    name = recorded.get("name") if isinstance(recorded, dict) else None
+    if backbone is None:
+        if name == GIVEN:
+            raise PartError(
+                f"{folder.path}: was made with a Keras model, which no folder can hold; give it "
+                "back from Python: tlkit.load(run, backbone=tlkit.FromModel(model=...))"
+            )
+        return table
+    if not hasattr(backbone, "record"):
+        raise PartError(f"backbone: must be a tlkit.FromModel, got {type(backbone).__name__}")
+    if backbone.record() != recorded:
+        raise PartError(
+            f"{folder.path}: was made with another backbone than the one that is given: "
+            f"{recorded}, got {backbone.record()}"
+        )
+    return {key: value for key, value in table.items() if key != "backbone"}
 
 
 @frozen(kw_only=True)

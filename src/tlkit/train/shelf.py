@@ -80,6 +80,8 @@ def _table(part: Any, registry: Any, but: set[str]) -> dict[str, Any]:
     """Return a part's keys, its package's version with them, without those named."""
     table = unstructure(part, registry=registry)
     source = [registry.source_of(type(part)), _code(type(part))]
+    if callable(function := getattr(part, "preprocess", None)):  # nobody can see whether it changed
+        source.append(f"{PROCESS} {id(function)}")
     return {"source": source, **{key: table[key] for key in table.keys() - but}}
 
 

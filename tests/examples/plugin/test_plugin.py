@@ -83,14 +83,22 @@ def from_wheels(folder: Path) -> Environment:
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     wheels = sorted((folder / "dist").glob("*.whl"))
-    install = [*pip, "--python", python, "install", "--no-deps", "--no-index", *wheels]
+    install: list[str | Path] = [
+        *pip,
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+        *wheels,
+    ]
     subprocess.run(install, check=True)
     own = next((folder / "venv" / "lib").glob("python*/site-packages"))
     lent = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     lines = [f"import site; site.addsitedir({path!r})" for path in sorted(lent)]
     (own / "lent.pth").write_text("\n".join(lines))
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    where = [python, "-c", "import tlkit; print(tlkit.__file__)"]
+    where = [str(python), "-c", "import tlkit; print(tlkit.__file__)"]
     used = subprocess.run(where, env=variables, capture_output=True, text=True, check=True).stdout
     assert Path(used).is_relative_to(own)
     return Environment(python, variables, folder)

@@ -1,0 +1,206 @@
+"""`tlkit init`: the file it writes works as it stands, whatever the data are called."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+from PIL import Image
+
+import tlkit
+from tlkit.cli import main
+from tlkit.config.experiment import load_experiment
+from tlkit.config.fields import keys
+from tlkit.config.keys import describe_keys
+from tlkit.config.schema import json_schema
+from tlkit.config.starter import starter, write_starter
+
+ODD = (
+    "non-covid",
+    "two words",
+    'it\'s "quoted"',
+    "größe 大",
+    "a.b=c#d",
+    "back\\slash",
+    "tab\tbell\x7f",
+)
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def folder(path: Path, train: Mapping[str, int]) -> Path:
+    """A folder of pictures: as many of each class for training as said, one for validation."""
+    for label, count in train.items():
+        for split, number in (("train", count), ("val", 1)):
+            (path / split / label).mkdir(parents=True)
+            for index in range(number):
+                Image.new("L", (8, 8)).save(path / split / label / f"{index}.png")
+    return path
+
+
+def manifest(path: Path, train: Mapping[str, int]) -> Path:
+    """The same as a CSV file and its pictures."""
+    folder(path.parent, train)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        for picture in sorted(path.parent.rglob("*.png")):
+            split, label, name = picture.relative_to(path.parent).parts
+            writer.writerow([f"{split}/{label}/{name}", label, split])
+    return path
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["tlkit", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("make", [folder, manifest])
+def test_data_are_looked_at_and_the_file_checks(
+    make: Callable[[Path, Mapping[str, int]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("there").mkdir()
+    data = make(Path("there", "images.csv" if make is manifest else "images"), {"b": 4, "a": 2})
+    assert command(monkeypatch, "init", "--from", str(data), "--out", "my study.toml") == 0
+    assert command(monkeypatch, "check", "my study.toml") == 0
+    text = Path("my study.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text)["data"] == {
+        "name": make.__name__,
+        "path": data.as_posix(),
+        "classes": ["a", "b"],
+    }
+    assert "# train: a 2, b 4\n# val: a 1, b 1\n" in text
+    plan = tlkit.check(load_experiment("my study.toml"))
+    assert plan.class_weights == {"a": 1.5, "b": 0.75}
+    assert "# balanced: the largest class has 2.0 times the images of the smallest\n" in text
+
+
+@pytest.mark.parametrize("make", [folder, manifest])
+def test_odd_class_names_are_written_so_that_they_are_read_back(
+    make: Callable[[Path, Mapping[str, int]], Path],
+) -> None:
+    top = Path("~odd 'place' ü#")
+    top.mkdir()
+    data = make(top / "all.csv" if make is manifest else top, dict.fromkeys(ODD, 1))
+    write_starter(data, Path("odd.toml"))
+    experiment = load_experiment("odd.toml")
+    assert experiment.data.classes == tuple(sorted(ODD))
+    assert tlkit.check(experiment).classes == tuple(sorted(ODD))
+
+
+@pytest.mark.parametrize(("most", "name"), [(2, "none"), (3, "none"), (4, "balanced")])
+def test_weights_are_suggested_when_classes_differ_by_more_than_half(most: int, name: str) -> None:
+    text = starter(folder(Path("images"), {"a": 2, "b": most}), Path("x.toml"))
+    assert tomllib.loads(text)["class_weights"]["name"] == name
+    assert ("# balanced: the largest" in text) == (name == "balanced")
+
+
+def test_the_datas_path_is_relative_to_the_file() -> None:
+    Path("studies").mkdir()
+    write_starter(folder(Path("images"), {"a": 1, "b": 1}), Path("studies/one.toml"))
+    assert load_experiment("studies/one.toml").data.load().classes == ("a", "b")
+    assert 'path = "../images"' in Path("studies/one.toml").read_text()
+
+
+def starters() -> Iterator[str]:
+    yield starter(None, Path("experiment.toml"))
+    yield starter(folder(Path("images"), {"a": 1, "b": 4}), Path("experiment.toml"))
+
+
+def test_the_comments_say_of_every_key_what_its_docstring_says() -> None:
+    for text in starters():
+        prose = " ".join(text.replace("\n#", "").split())
+        tables = tomllib.loads(text)
+        for field in keys(tlkit.Experiment):
+            if registry := field.metadata.get("registry"):
+                for key in describe_keys(registry.get(tables[field.name]["name"])):
+                    assert " ".join(key.meaning.split()) in prose, key.name
+
+
+def test_a_key_in_a_comment_has_the_value_shown() -> None:
+    """With the # taken away from every one of them it is the same experiment."""
+    for text in starters():
+        Path("as-is.toml").write_text(text)
+        Path("uncommented.toml").write_text(re.sub(r"(?m)^# (\w+ = )", r"\1", text))
+        assert load_experiment("uncommented.toml") == load_experiment("as-is.toml")
+        assert Path("uncommented.toml").read_text() != text
+
+
+def test_the_file_fits_the_schema_and_the_page() -> None:
+    schema = Draft202012Validator(json_schema()[0])
+    for text in starters():
+        assert schema.is_valid(tomllib.loads(text))
+        assert max(map(len, text.splitlines())) <= 100
+
+
+def test_nothing_is_overwritten(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("experiment.toml").write_text("mine")
+    assert command(monkeypatch, "init") == 3
+    assert capsys.readouterr().err == (
+        "experiment.toml: exists already; choose another with --out, nothing is overwritten\n"
+    )
+    assert Path("experiment.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--from", "nowhere"], 4, "nowhere: there is no such folder or CSV file"),
+        (["--from", "empty"], 4, "empty/train: there is no such folder; it is needed"),
+        (["--from", "note.csv"], 4, "note.csv: is empty"),
+        (["--out", "no/such/folder.toml"], 8, "no/such/folder.toml: cannot be written: No such"),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_written(
+    arguments: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("empty").mkdir()
+    Path("note.csv").touch()
+    assert command(monkeypatch, "init", *arguments) == code
+    assert capsys.readouterr().err.startswith(message)
+    assert not list(Path().rglob("*.toml"))
+
+
+def test_a_class_name_that_is_no_utf8_is_refused() -> None:
+    images = folder(Path("images"), {"a": 1, "b": 1})
+    for split in ("train", "val"):
+        (images / split / "a").rename(images / split / os.fsdecode(b"\xff"))
+    with pytest.raises(tlkit.DataError, match=r"^images: names must be UTF-8, and one is not"):
+        write_starter(images, Path("x.toml"))
+    shutil.rmtree(images)  # pytest could not print it
+
+
+def test_without_data_it_runs_outside_the_clone_with_no_download() -> None:
+    """No proxy, no cached weights: what it needs is installed, or it does without."""
+    blocked = {"KERAS_HOME": str(Path("keras")), "HTTPS_PROXY": "http://127.0.0.1:9"}
+    for arguments in (["init"], ["check", "experiment.toml"], ["run", "experiment.toml"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "tlkit", *arguments],
+            env=os.environ | blocked,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert re.search(r"(?m)^weights: (bsds500|none)", done.stderr)
+    assert Path("runs/experiment-1/metrics.json").is_file()
