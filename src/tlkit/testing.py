@@ -173,9 +173,14 @@ def check_head(head: kinds.Head, features: tuple[int, ...] = (4, 4, 8), classes:
     import keras
     import tensorflow as tf
 
+    from tlkit.train.model import layer_table
+
     inputs = keras.Input(features)
     model = keras.Model(inputs, head.attach(inputs, classes))
-    _check_table(head.layers(features, classes), model)
+    table = head.layers(features, classes)
+    _check_table(table, model)
+    for (_, said), (_, is_so) in zip(table, layer_table(model), strict=True):
+        assert is_so.cut or not said.cut, f"layers: {said.name} says cut, but is no cut"
     scores = model(tf.random.stateless_normal((5, *features), (0, 0))).numpy()
     assert scores.shape == (5, classes), f"attach: must give (5, {classes}), got {scores.shape}"
     sums = scores.sum(axis=1)

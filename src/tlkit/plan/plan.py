@@ -136,6 +136,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         stages = experiment.freeze.planned(layers, experiment.fit.epochs)
     except ValueError as error:
         problems.append(_problem("freeze", error))
+    problems += _batch_norm_problems(layers, stages)
     counts = {split: splits.counts(split) for split, _ in splits.items()}
     weights: dict[str, float] = {}
     try:
@@ -191,6 +192,23 @@ def _problem(table: str, error: ValueError) -> Problem:
     if isinstance(error, FieldError):
         return Problem(f"{table}.{error.field}", error.message)
     return Problem(table, str(error))
+
+
+def _batch_norm_problems(layers: LayerTable, stages: tuple[Stage, ...]) -> list[Problem]:
+    """Refuse to leave a new BatchNorm layer at its initial statistics, where it does nothing."""
+    held = [
+        f"{number} ({layer.name})"
+        for number, layer in layers
+        if layer.batch_norm and layer.block == HEAD
+        if stages and not any(stage.rates[number - 1] for stage in stages)
+    ]
+    if not held:
+        return []
+    message = (
+        f"the head's BatchNorm layer {held[0]} is new and would never learn; "
+        'train it, and set "head" (those of the backbone are held) or "train"'
+    )
+    return [Problem("freeze.batch_norm", message)]
 
 
 def _balance_problems(experiment: Experiment) -> list[Problem]:

@@ -7,14 +7,14 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import keras
 from attrs import frozen
 
 from tlkit.errors import PartError
 from tlkit.layers import Layer, LayerRange, LayerTable
-from tlkit.parts.kinds import Backbone, Freeze, Head, Stage
+from tlkit.parts.kinds import Backbone, BatchNorm, Freeze, Head, Stage, holds_batch_norm
 from tlkit.parts.optimizers import scaled
 from tlkit.plan.plan import model_layers, seed_for
 
@@ -190,9 +190,7 @@ class Frozen:
         return self.layers.render(self.rates)
 
 
-def freeze(
-    model: keras.Model, train: Selectors | Freeze, batch_norm: Literal["inference", "train"]
-) -> Frozen:
+def freeze(model: keras.Model, train: Selectors | Freeze, batch_norm: BatchNorm) -> Frozen:
     """Freeze all layers but the chosen ones; see `tlkit.freeze`."""
     layers = layer_table(model)
     if isinstance(train, Freeze):
@@ -225,17 +223,18 @@ def _chosen(layers: LayerTable, train: Selectors) -> tuple[float, ...]:
 
 
 def apply_rates(
-    model: keras.Model, layers: LayerTable, rates: Sequence[float], batch_norm: str
+    model: keras.Model, layers: LayerTable, rates: Sequence[float], batch_norm: BatchNorm
 ) -> Frozen:
     """Set the `trainable` flags of a model to what the rates say, and check that they took."""
     layers.check(rates)
     rate_of: dict[int, float] = {}
     model.trainable = True  # a container that is not trainable hides everything in it
     leaves = [layer for _, layer in _leaves(model)]
-    for layer, rate in zip(leaves, rates, strict=True):
+    for layer, (_, row), rate in zip(leaves, layers, rates, strict=True):
         layer.trainable = rate > 0
+        held = holds_batch_norm(batch_norm, row.block)
         for inner in layer._flatten_layers():
-            if batch_norm == "inference" and isinstance(inner, keras.layers.BatchNormalization):
+            if held and isinstance(inner, keras.layers.BatchNormalization):
                 inner.trainable = False
         rate_of |= {id(variable): rate for variable in layer.trainable_variables}
     # Keras goes on using a step traced with the old flags; this makes `fit` demand a new compile.
