@@ -141,8 +141,8 @@ class TestBatchNorm:
         np.testing.assert_allclose(variance, dense.var(axis=0), atol=0.02)
 
     def test_without_a_dense_layer_it_is_refused(self) -> None:
-        with pytest.raises(tlkit.FieldError, match=r"^batch_norm: needs a dense layer"):
-            Pooled(batch_norm=True)
+        with pytest.raises(tlkit.FieldError, match=r"^batch_norm: has no dense layer"):
+            Pooled(batch_norm=True).layers(SHAPE, CLASSES)
 
 
 def test_linear_is_logistic_regression_on_the_averages() -> None:

@@ -91,6 +91,14 @@ def test_a_new_batch_norm_layer_is_not_left_at_its_initial_statistics(freeze: An
         make_plan(evolve(NORMALISED, freeze=freeze), splits())
 
 
+def test_what_a_head_refuses_is_told_with_the_other_problems() -> None:
+    experiment = evolve(EXPERIMENT, head=Pooled(batch_norm=True), class_weights=Fixed(weights={}))
+    with pytest.raises(ConfigError, match=r"head\.batch_norm: has no dense layer") as raised:
+        make_plan(experiment, splits())
+    paths = [problem.path for problem in raised.value.problems]
+    assert paths == ["class_weights.weights", "head.batch_norm"]
+
+
 @pytest.mark.parametrize("batch_norm", ["head", "train"])
 def test_a_new_batch_norm_layer_that_may_learn_does(batch_norm: Any) -> None:
     (stage,) = make_plan(

@@ -20,8 +20,8 @@ from tlkit.parts.kinds import registries
 
 FIT = ", ".join(sorted(field.name for field in fields(Fit)))
 TABLES = (
-    "augmentation, backbone, class_weights, data, fit, freeze, head, optimizer, reference, "
-    "schedule, schema, seed"
+    "augmentation, backbone, class_weights, data, fit, freeze, head, loss, optimizer, "
+    "reference, schedule, schema, seed"
 )
 
 

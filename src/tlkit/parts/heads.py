@@ -80,12 +80,14 @@ class Pooled(Head):
     batch_norm: bool = False
     dropout: float = field(default=0.0, validator=share(below=1))
 
-    def __attrs_post_init__(self) -> None:
-        if self.batch_norm and not self.units:
-            raise FieldError("batch_norm", "needs a dense layer to normalise; give units")
-
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
-        """Return the rows of pooling, dense layers, dropouts and the scores."""
+        """Return the rows of pooling, dense layers, dropouts and the scores.
+
+        Raises:
+            FieldError: If there is no dense layer for BatchNorm to normalise.
+        """
+        if self.batch_norm and not self.units:
+            raise FieldError("batch_norm", "has no dense layer to normalise; give head.units")
         rows, width = list(self._pool_rows(features[-1])), features[-1]
         width *= 2 if self.pooling == "concat" else 1
         for number, units in enumerate((*self.units, classes), start=1):

@@ -141,7 +141,11 @@ class Head(ABC):
 
     @abstractmethod
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
-        """Return the table of its layers on features of the given shape, without batch axis."""
+        """Return the table of its layers on features of the given shape, without batch axis.
+
+        Raises:
+            FieldError: If a key does not fit the features or another key.
+        """
 
     @abstractmethod
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:

@@ -130,10 +130,14 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         ConfigError: If the experiment does not fit its data or its own layers, with every problem.
     """
     problems: list[Problem] = []
-    layers = model_layers(experiment.backbone, experiment.head, len(splits.classes))
+    layers = LayerTable(())
     stages: tuple[Stage, ...] = ()
     try:
-        stages = experiment.freeze.planned(layers, experiment.fit.epochs)
+        layers = model_layers(experiment.backbone, experiment.head, len(splits.classes))
+    except FieldError as error:
+        problems.append(_problem("head", error))
+    try:
+        stages = experiment.freeze.planned(layers, experiment.fit.epochs) if len(layers) else ()
     except ValueError as error:
         problems.append(_problem("freeze", error))
     problems += _batch_norm_problems(layers, stages)
