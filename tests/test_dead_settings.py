@@ -73,6 +73,9 @@ CHANGED: dict[str, Any] = {
     "heads.*.units": [3],
     "heads.pooled.pooling": "max",
     "heads.pooled.dropout": 0.5,
+    "heads.pooled.batch_norm": True,
+    "heads.cosine.scale": 20,
+    "heads.cosine.learn_scale": False,
     "freezes.*.batch_norm": "train",
     "freezes.layer_range.train": "2-3",
     "freezes.layer_names.train": ["block1"],
@@ -262,6 +265,8 @@ def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
     changed = settings | {field: changed_value(key)}
     if field == "stand_in":  # matters only where the data are missing
         settings, changed = settings | {"path": "absent"}, changed | {"path": "absent"}
+    if key == "heads.pooled.batch_norm":
+        settings, changed = settings | {"units": [3]}, changed | {"units": [3]}
     if field == "balance_twice":
         settings, changed = settings | {"sampler": "balanced"}, changed | {"sampler": "balanced"}
     if key == "optimizers.sgd.nesterov":

@@ -17,7 +17,7 @@ from tlkit.layers import LayerRange
 from tlkit.parts.backbones import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen, TrainRange
-from tlkit.parts.heads import FlattenDense, Pooled
+from tlkit.parts.heads import Cosine, FlattenDense, Linear, Pooled
 from tlkit.plan.plan import model_layers
 from tlkit.train.images import Reader
 from tlkit.train.model import assemble, seeded, split_at
@@ -72,6 +72,37 @@ def test_a_built_model_has_the_rows_of_the_parts_tables() -> None:
     assert facts[0] == facts[1]
     assert model.count_params() == 14_714_688 + (512 + 1) * 8 + (8 + 1) * 3
     assert loaded == {"source": "none"}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        FlattenDense(units=(8,)),
+        Pooled(pooling="concat", units=(4, 3), batch_norm=True, dropout=0.5),
+        Linear(),
+        Cosine(),
+    ],
+    ids=str,
+)
+def test_backbone_and_head_together_have_every_row_of_their_tables(head: tlkit.Head) -> None:
+    """Rows, places to cut and blocks too."""
+    model, _ = assemble(SMALLEST, head, classes=3, seed=0)
+    assert tlkit.layer_table(model) == model_layers(SMALLEST, head, 3)
+
+
+@pytest.mark.parametrize(
+    ("first_trained", "cut"), [("pool_avg", 18), ("pool_max", 18), ("pool", 18), ("scores", 21)]
+)
+def test_there_is_no_cut_between_two_poolings(first_trained: str, cut: int) -> None:
+    head = Pooled(pooling="concat")
+    model, _ = assemble(SMALLEST, head, classes=3, seed=0)
+    table = model_layers(SMALLEST, head, 3)
+    (first,) = table.named(first_trained)
+    assert table.cut(table.rates(frozenset(range(first, len(table) + 1)))) == cut
+    prefix, tail = split_at(model, table, cut)
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    assert prefix is not None
+    np.testing.assert_array_equal(tail(prefix(x)), model(x))
 
 
 @frozen(kw_only=True)
@@ -284,6 +315,17 @@ def test_rates_follow_their_variables_through_a_nested_model() -> None:
 def test_batch_norm_learns_only_when_asked_to() -> None:
     found = [rates(tlkit.freeze(flat(), train="1-5", batch_norm=m)) for m in ("inference", "train")]
     assert [one["block1_norm"] for one in found] == [0, 1]
+
+
+def test_batch_norm_of_the_head_can_learn_alone() -> None:
+    layers = [*convolutions(), *classifier()]
+    norm = keras.layers.BatchNormalization(name="head_norm")
+    model = keras.Sequential([keras.layers.Input((8, 8, 3)), *layers[:4], norm, layers[4]])
+    found = rates(tlkit.freeze(model, train="1-6", batch_norm="head"))
+    assert (found["block1_norm"], found["head_norm"]) == (0, 1)
+    assert [len(model.get_layer(n).trainable_variables) for n in ("block1_norm", "head_norm")] == [
+        0, 2,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("container", ["outer", "inner"])

@@ -14,7 +14,8 @@ from tlkit.errors import ConfigError
 from tlkit.layers import LayerRange
 from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.datasets import Phantom
-from tlkit.parts.freezes import Gradual, TrainAll, TrainNames, TrainRange
+from tlkit.parts.freezes import Gradual, HeadOnly, HeadThen, TrainAll, TrainNames, TrainRange
+from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
 from tlkit.parts.losses import Focal, LogitAdjusted
 from tlkit.parts.splits import Example, Splits
@@ -70,6 +71,41 @@ def test_counts_classes_and_weights_are_those_of_the_data() -> None:
 def test_the_loss_is_in_the_plan_with_its_keys() -> None:
     plan = make_plan(evolve(EXPERIMENT, loss=Focal(gamma=1.5)), splits())
     assert plan.as_json()["loss"] == {"name": "focal", "gamma": 1.5}
+
+
+NORMALISED = evolve(EXPERIMENT, head=Pooled(units=(4,), batch_norm=True))
+
+
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        HeadOnly(),
+        HeadThen(train=("block5",), head_epochs=2),
+        TrainNames(train=("scores",), batch_norm="train"),
+    ],
+    ids=str,
+)
+def test_a_new_batch_norm_layer_is_not_left_at_its_initial_statistics(freeze: Any) -> None:
+    message = r"\Afreeze\.batch_norm: the head's BatchNorm layer 21 \(batch_norm_1\) is new"
+    with pytest.raises(ConfigError, match=message):
+        make_plan(evolve(NORMALISED, freeze=freeze), splits())
+
+
+def test_what_a_head_refuses_is_told_with_the_other_problems() -> None:
+    experiment = evolve(EXPERIMENT, head=Pooled(batch_norm=True), class_weights=Fixed(weights={}))
+    with pytest.raises(ConfigError, match=r"head\.batch_norm: has no dense layer") as raised:
+        make_plan(experiment, splits())
+    paths = [problem.path for problem in raised.value.problems]
+    assert paths == ["class_weights.weights", "head.batch_norm"]
+
+
+@pytest.mark.parametrize("batch_norm", ["head", "train"])
+def test_a_new_batch_norm_layer_that_may_learn_does(batch_norm: Any) -> None:
+    (stage,) = make_plan(
+        evolve(NORMALISED, freeze=HeadOnly(batch_norm=batch_norm)), splits()
+    ).stages
+    assert stage.stage.rates[20] == 1
+    assert stage.trainable_params == 512 * 4 + 2 * 4 + 5 * 3
 
 
 BALANCED_SAMPLER = Phantom(sampler="balanced")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-
-"""The command line: `run`, `check`, `lr-find`, `init`, `layers`, `list`, `schema`, and so on."""
+import logging
+import shlex
 import sys
 import traceback
 import warnings

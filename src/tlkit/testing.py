@@ -275,6 +275,7 @@ def check_head(head: kinds.Head, features: tuple[int, ...] = (4, 4, 8), classes:
     import keras
     import tensorflow as tf
 
+    from tlkit.graph import layer_table
     from tlkit.train.model import seeded
 
     def build() -> Any:
@@ -282,8 +283,10 @@ def check_head(head: kinds.Head, features: tuple[int, ...] = (4, 4, 8), classes:
         with seeded(0):  # as in a run: Keras takes its own seeds from Python's generator
             return keras.Model(inputs, head.attach(inputs, classes))
 
-    model = build()
-    _check_table(head.layers(features, classes), model)
+    model, table = build(), head.layers(features, classes)
+    _check_table(table, model)
+    for (_, said), (_, is_so) in zip(table, layer_table(model), strict=True):
+        assert is_so.cut or not said.cut, f"layers: {said.name} says cut, but is no cut"
     pairs = zip(model.weights, build().weights, strict=True)
     alike = all((one.numpy() == other.numpy()).all() for one, other in pairs)
     assert alike, "attach: the same seed must give the same first weights"

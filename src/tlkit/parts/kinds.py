@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from attrs import field, fields_dict, frozen
 
 from tlkit.errors import FieldError
-from tlkit.layers import LayerTable
+from tlkit.layers import HEAD, LayerTable
 from tlkit.parts.splits import Splits, check_classes
 from tlkit.registry import Registry
 from tlkit.rules import above, at_least, unless_none
@@ -37,6 +37,7 @@ K = TypeVar("K")
 
 # Labels `(batch,)` int32 and probabilities `(batch, classes)` float32 -> losses `(batch,)`.
 LossFunction = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+BatchNorm = Literal["inference", "head", "train"]
 WeightsSource = Literal["imagenet", "bsds500", "none"] | Path
 
 
@@ -145,7 +146,11 @@ class Head(ABC):
 
     @abstractmethod
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
-        """Return the table of its layers on features of the given shape, without batch axis."""
+        """Return the table of its layers on features of the given shape, without batch axis.
+
+        Raises:
+            FieldError: If a key does not fit the features or another key.
+        """
 
     @abstractmethod
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
@@ -171,10 +176,11 @@ class Freeze(ABC):
 
     Attributes:
         batch_norm: `inference` holds every BatchNorm layer fixed, gamma, beta and statistics,
-            whatever the policy says; `train` lets the unfrozen ones learn.
+            whatever the policy says; `head` holds all but the head's, which are new; `train` lets
+            all unfrozen ones learn.
     """
 
-    batch_norm: Literal["inference", "train"] = "inference"
+    batch_norm: BatchNorm = "inference"
 
     @abstractmethod
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
@@ -192,8 +198,8 @@ class Freeze(ABC):
             raise ValueError(
                 f"the stages' epochs must be 1 or more and must add up to {epochs}, got {lengths}"
             )
-        if self.batch_norm == "inference":
-            stages = tuple(Stage(s.epochs, _hold_batch_norm(layers, s.rates)) for s in stages)
+        held = [holds_batch_norm(self.batch_norm, layer.block) for _, layer in layers]
+        stages = tuple(Stage(s.epochs, _hold_batch_norm(layers, s.rates, held)) for s in stages)
         for stage in stages:
             if not all(math.isfinite(rate) and rate >= 0 for rate in stage.rates):
                 raise ValueError(f"rates must be finite and at least 0, got {stage.rates}")
@@ -202,10 +208,18 @@ class Freeze(ABC):
         return stages
 
 
-def _hold_batch_norm(layers: LayerTable, rates: Sequence[float]) -> tuple[float, ...]:
+def holds_batch_norm(batch_norm: BatchNorm, block: str) -> bool:
+    """Tell whether the BatchNorm layers of a block are held fixed."""
+    return batch_norm == "inference" or (batch_norm == "head" and block != HEAD)
+
+
+def _hold_batch_norm(
+    layers: LayerTable, rates: Sequence[float], held: Sequence[bool]
+) -> tuple[float, ...]:
     layers.check(rates)
     return tuple(
-        0.0 if layer.batch_norm else rate for rate, (_, layer) in zip(rates, layers, strict=True)
+        0.0 if layer.batch_norm and hold else rate
+        for rate, (_, layer), hold in zip(rates, layers, held, strict=True)
     )
 
 

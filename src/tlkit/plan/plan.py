@@ -130,12 +130,17 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         ConfigError: If the experiment does not fit its data or its own layers, with every problem.
     """
     problems: list[Problem] = []
-    layers = model_layers(experiment.backbone, experiment.head, len(splits.classes))
+    layers = LayerTable(())
     stages: tuple[Stage, ...] = ()
     try:
-        stages = experiment.freeze.planned(layers, experiment.fit.epochs)
+        layers = model_layers(experiment.backbone, experiment.head, len(splits.classes))
+    except FieldError as error:
+        problems.append(_problem("head", error))
+    try:
+        stages = experiment.freeze.planned(layers, experiment.fit.epochs) if len(layers) else ()
     except ValueError as error:
         problems.append(_problem("freeze", error))
+    problems += _batch_norm_problems(layers, stages)
     counts = {split: splits.counts(split) for split, _ in splits.items()}
     weights: dict[str, float] = {}
     try:
@@ -191,6 +196,23 @@ def _problem(table: str, error: ValueError) -> Problem:
     if isinstance(error, FieldError):
         return Problem(f"{table}.{error.field}", error.message)
     return Problem(table, str(error))
+
+
+def _batch_norm_problems(layers: LayerTable, stages: tuple[Stage, ...]) -> list[Problem]:
+    """Refuse to leave a new BatchNorm layer at its initial statistics, where it does nothing."""
+    held = [
+        f"{number} ({layer.name})"
+        for number, layer in layers
+        if layer.batch_norm and layer.block == HEAD
+        if stages and not any(stage.rates[number - 1] for stage in stages)
+    ]
+    if not held:
+        return []
+    message = (
+        f"the head's BatchNorm layer {held[0]} is new and would never learn; "
+        'train it, and set "head" (those of the backbone are held) or "train"'
+    )
+    return [Problem("freeze.batch_norm", message)]
 
 
 def _balance_problems(experiment: Experiment) -> list[Problem]:

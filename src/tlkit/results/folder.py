@@ -147,7 +147,7 @@ class RunFolder:
     def write_weights(self, model: keras.Model, layers: LayerTable) -> None:
         """Write every array of the model, the frozen ones too."""
         arrays = {
-            name: np.ascontiguousarray(variable.numpy())
+            name: np.asarray(variable.numpy(), order="C")
             for name, variable in numbered_weights(model, layers).items()
         }
         with beside(self.path / WEIGHTS) as partial:  # no second copy of it all in memory

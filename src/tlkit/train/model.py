@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import keras
 from attrs import frozen
@@ -13,7 +12,7 @@ from attrs import frozen
 from tlkit.errors import PartError
 from tlkit.graph import BLOCK, layer_table, leaves
 from tlkit.layers import LayerRange, LayerTable
-from tlkit.parts.kinds import Backbone, Freeze, Head, Stage
+from tlkit.parts.kinds import Backbone, BatchNorm, Freeze, Head, Stage, holds_batch_norm
 from tlkit.parts.optimizers import scaled
 from tlkit.plan.plan import model_layers, seed_for
 
@@ -112,9 +111,7 @@ class Frozen:
         return self.layers.render(self.rates)
 
 
-def freeze(
-    model: keras.Model, train: Selectors | Freeze, batch_norm: Literal["inference", "train"]
-) -> Frozen:
+def freeze(model: keras.Model, train: Selectors | Freeze, batch_norm: BatchNorm) -> Frozen:
     """Freeze all layers but the chosen ones; see `tlkit.freeze`."""
     layers = layer_table(model)
     if isinstance(train, Freeze):
@@ -147,17 +144,18 @@ def _chosen(layers: LayerTable, train: Selectors) -> tuple[float, ...]:
 
 
 def apply_rates(
-    model: keras.Model, layers: LayerTable, rates: Sequence[float], batch_norm: str
+    model: keras.Model, layers: LayerTable, rates: Sequence[float], batch_norm: BatchNorm
 ) -> Frozen:
     """Set the `trainable` flags of a model to what the rates say, and check that they took."""
     layers.check(rates)
     rate_of: dict[int, float] = {}
     model.trainable = True  # a container that is not trainable hides everything in it
     layers_in_order = [layer for _, layer in leaves(model)]
-    for layer, rate in zip(layers_in_order, rates, strict=True):
+    for layer, (_, row), rate in zip(layers_in_order, layers, rates, strict=True):
         layer.trainable = rate > 0
+        held = holds_batch_norm(batch_norm, row.block)
         for inner in layer._flatten_layers():
-            if batch_norm == "inference" and isinstance(inner, keras.layers.BatchNormalization):
+            if held and isinstance(inner, keras.layers.BatchNormalization):
                 inner.trainable = False
         rate_of |= {id(variable): rate for variable in layer.trainable_variables}
     # Keras goes on using a step traced with the old flags; this makes `fit` demand a new compile.
