@@ -431,3 +431,49 @@ def test_every_command_has_help() -> None:
     for command in cli.app.registered_commands:
         name = command.name or command.callback.__name__  # type: ignore[union-attr]  # all have one
         assert runner.invoke(cli.app, [name, "--help"]).exit_code == 0
+
+
+def test_a_preview_is_a_sheet_of_draws_and_overwrites_nothing(tlkit_command: CommandLine) -> None:
+    arguments = ("info", "covidx", "--preview", "sheets", "--image-px", "32")
+    assert tlkit_command(*arguments).out == "sheets/covidx.png\n"
+    before = Path("sheets/covidx.png").read_bytes()
+    with Image.open("sheets/covidx.png") as sheet:
+        assert sheet.size == (6 * 36 - 4, 3 * 36 - 4)
+    again = tlkit_command(*arguments)
+    assert (again.code, "overwritten" in again.err) == (2, True)
+    assert Path("sheets/covidx.png").read_bytes() == before
+
+
+def test_a_preview_shows_one_s_own_images_and_keys(tlkit_command: CommandLine) -> None:
+    def sheet(*arguments: str) -> bytes:
+        Path("none.png").unlink(missing_ok=True)
+        Path("covidx.png").unlink(missing_ok=True)
+        path = tlkit_command("info", *arguments, "--preview", ".", "--image-px", "32").out.strip()
+        return Path(path).read_bytes()
+
+    picture(Path("a.png"))
+    picture(Path("b.png"), 1)
+    both = sheet("none", "--image", "a.png", "--image", "b.png")
+    assert both != sheet("none", "--image", "b.png", "--image", "a.png")
+    assert sheet("covidx") != sheet("covidx", "--set", "rotation_deg=45")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["vgg16", "--preview", "."], 2, "'vgg16' is none"),
+        (["covdix", "--preview", "."], 6, "did you mean 'covidx'?"),
+        (["covidx", "--preview", ".", "--set", "rotation=1"], 3, "rotation: unknown key"),
+        (["covidx", "--preview", ".", "--image", "none.png"], 4, "none.png: "),
+        (["covidx", "--preview", "quick.toml"], 2, "cannot be written"),
+        (["covidx", "--image", "a.png"], 2, "is missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_preview_that_cannot_be_says_why(
+    arguments: list[str], code: int, message: str, tlkit_command: CommandLine
+) -> None:
+    done = tlkit_command("info", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert message in " ".join(done.err.replace("│", " ").split())
+    assert [path.name for path in Path().iterdir()] == ["quick.toml"]

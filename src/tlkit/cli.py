@@ -19,10 +19,10 @@ import typer
 import tlkit
 from tlkit.cache import FeatureCache, default_folder
 from tlkit.classifier import sound_files
-from tlkit.config.experiment import load_experiment, own_parts
+from tlkit.config.experiment import apply_overrides, load_experiment, own_parts
 from tlkit.config.structure import structure
 from tlkit.errors import TlkitError
-from tlkit.parts.kinds import Backbone, Head, registries
+from tlkit.parts.kinds import Augmentation, Backbone, Head, registries
 from tlkit.registry import suggest
 
 app = typer.Typer(
@@ -258,8 +258,27 @@ def _facts(kind: str, name: str) -> dict[str, Any]:
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> None:
-    """Show what a part is, where it comes from and which keys it has."""
+def info(
+    name: Annotated[str, typer.Argument(help="The name of a part.")],
+    preview: Annotated[
+        Path | None,
+        typer.Option(help="Write NAME.png here: what an augmentation draws.", metavar="DIR"),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An image to draw from. Repeatable; unset: drawn chests.", metavar="FILE"
+        ),
+    ] = None,
+    image_px: Annotated[int, typer.Option(min=32, help="Side of each picture, in pixels.")] = 224,
+    overrides: Overrides = None,
+) -> None:
+    """Show what a part is, where it comes from and which keys it has, or what it draws."""
+    if preview is not None:
+        _preview(name, preview, image or [], image_px, overrides or [])
+        return
+    if image or overrides:
+        raise typer.BadParameter("is missing; the other options are its", param_hint="--preview")
     import inspect
 
     from tlkit.config.keys import describe_keys
@@ -277,6 +296,31 @@ def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> No
         for key in describe_keys(part):
             typer.echo(f"  {key}")
         typer.echo("")
+
+
+def _preview(
+    name: str, folder: Path, files: list[Path], image_px: int, overrides: list[str]
+) -> None:
+    path = folder / f"{name}.png"
+    if path.exists():
+        raise typer.BadParameter(f"{path} exists; nothing is overwritten", param_hint="--preview")
+    others = {part for _, registry in registries.items() for part in registry.names()}
+    if name in others.difference(registries.augmentations.names()):
+        message = f"shows what augmentations draw, and {name!r} is none"
+        raise typer.BadParameter(message, param_hint="--preview")
+    table: dict[str, Any] = {}
+    apply_overrides(table, overrides)
+    augmentation: Augmentation = structure(registries.augmentations.get(name), table, source=name)
+    augmentation.require()
+
+    from tlkit.results.preview import write_contact_sheet
+
+    try:
+        write_contact_sheet(path, augmentation, files, image_px)
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise typer.BadParameter(message, param_hint="--preview") from None
+    typer.echo(path)
 
 
 @app.command()

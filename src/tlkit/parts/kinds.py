@@ -248,6 +248,9 @@ class Augmentation(ABC):
         """Tell whether it does anything: if not, features are the same in every epoch."""
         return True
 
+    def require(self) -> None:  # noqa: B027  # most need nothing
+        """Raise `PartError` if something that it needs is not installed; asked before a run."""
+
     def view(self, epoch: int) -> int:
         """Return which copy an epoch, numbered from 1, sees."""
         if not self.changes:

@@ -128,7 +128,9 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
 
     Raises:
         ConfigError: If the experiment does not fit its data or its own layers, with every problem.
+        PartError: If a part needs a package that is not installed.
     """
+    experiment.augmentation.require()
     problems: list[Problem] = []
     layers = LayerTable(())
     stages: tuple[Stage, ...] = ()
