@@ -12,10 +12,10 @@ run: $(VENV)/run.stamp  ## train and evaluate experiment 3
 	$(BIN)/tlkit run examples/covidx/exp3.toml
 
 test: lint type  ## everything CI asks for, under 10 minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: lint type  ## the slow laws too, under 60 minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

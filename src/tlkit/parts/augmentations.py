@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from tlkit.parts import keras_cv_augmentations  # noqa: F401  # registers KerasCV's
 from tlkit.parts.graded import Graded
 from tlkit.parts.kinds import Augmentation, registries
 from tlkit.parts.transforms import mirrored, moved, placed, saturated, toned, uniforms

@@ -358,7 +358,12 @@ registries = Registries(
     heads=_registry("head", "heads", Head),  # type: ignore[type-abstract]
     freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
     class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]
-    augmentations=_registry("augmentation", "augmentations", Augmentation),  # type: ignore[type-abstract]
+    augmentations=_registry(
+        "augmentation",
+        "augmentations",
+        Augmentation,  # type: ignore[type-abstract]
+        "keras_cv_augmentations",
+    ),
     losses=_registry("loss", "losses", Loss),  # type: ignore[type-abstract]
     optimizers=_registry("optimizer", "optimizers", Optimizer),  # type: ignore[type-abstract]
     schedules=_registry("schedule", "schedules", Schedule),  # type: ignore[type-abstract]
