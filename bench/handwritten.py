@@ -1,7 +1,8 @@
-"""Experiment 3's recipe as a good Keras user writes it after the transfer-learning guide.
+"""Experiment 3's recipe, or 4's, as a good Keras user writes it after the transfer-learning guide.
 
 The yardstick of `bench/bench.py`: TensorFlow's defaults, augmentation in the input pipeline, the
-base frozen and called with `training=False`, Keras's own `fit`. Nothing of tlkit is used.
+base called with `training=False` and frozen (experiment 4: trained), Keras's own `fit`. Nothing of
+tlkit is used.
 """
 
 from __future__ import annotations
@@ -62,13 +63,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--augment", action="store_true")
+    parser.add_argument("--train-all", action="store_true", help="experiment 4: freeze nothing")
     arguments = parser.parse_args()
     began = time.perf_counter()
     keras.utils.set_random_seed(arguments.seed)
     train, val = datasets(arguments.data, arguments.seed, arguments.augment)
 
     base = load_base()
-    base.trainable = False
+    base.trainable = arguments.train_all
     inputs = keras.Input((SIZE, SIZE, 3))
     x = base(inputs, training=False)
     x = keras.layers.Flatten()(x)

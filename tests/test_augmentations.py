@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tlkit
-from tlkit.parts.augmentations import Covidx, CovidxPublished, NoAugmentation, moved, uniforms
+from tlkit.parts.augmentations import Covidx, CovidxPublished, Natural, NoAugmentation, XraySafe
+from tlkit.parts.graded import Graded
+from tlkit.parts.keras_cv_augmentations import GridMask, RandAugment
+from tlkit.parts.kinds import registries
+from tlkit.parts.phantom_drawing import draw_chest
+from tlkit.parts.transforms import moved, placed, saturated, toned, uniforms
 
 Floats = npt.NDArray[np.float32]
 SIDE = 8
-EVERY = [Covidx(), CovidxPublished()]
+PRESETS = [registries.augmentations.get(name)() for name in registries.augmentations.names()]
+EVERY = [preset for preset in PRESETS if preset.changes]
+GRADED = [preset for preset in PRESETS if isinstance(preset, Graded)]
+of_each = pytest.mark.parametrize("augmentation", EVERY, ids=lambda a: type(a).__name__)
+graded = pytest.mark.parametrize("augmentation", GRADED, ids=lambda a: type(a).__name__)
+
+TONES = {"brightness_frac": 0.0, "contrast_frac": 0.0}
+XRAY_STILL: dict[str, Any] = {"rotation_deg": 0.0, "shift_frac": 0.0, "zoom_frac": 0.0, **TONES}
+NATURAL_STILL: dict[str, Any] = {
+    "flip": False,
+    "crop_frac": 0.0,
+    "rotation_deg": 0.0,
+    "saturation_frac": 0.0,
+    **TONES,
+}
 
 shifts = st.integers(-SIDE, SIDE)
 keys = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1))
@@ -32,9 +53,15 @@ def many_keys(count: int, view: int = 7) -> npt.NDArray[np.int32]:
     return np.stack([np.full(count, view), np.arange(count)], axis=1).astype(np.int32)
 
 
+@functools.cache  # KerasCV's take seconds to build
+def program(augmentation: tlkit.Augmentation, side: int) -> Any:
+    """What the engine makes of it: a graph, for batches of any size."""
+    types = [tf.TensorSpec((None, side, side, 3), tf.float32), tf.TensorSpec((None, 2), tf.int32)]
+    return tf.function(augmentation.augment, input_signature=types)
+
+
 def augmented(augmentation: tlkit.Augmentation, images: Floats, keys: Any) -> Floats:
-    """Augment as the engine does, in a graph."""
-    result: Floats = tf.function(augmentation.augment)(images, tf.constant(keys)).numpy()
+    result: Floats = program(augmentation, images.shape[1])(images, keys).numpy()
     return result
 
 
@@ -57,8 +84,12 @@ def test_none_does_nothing_and_says_so() -> None:
     [
         Covidx(rotation_deg=0, shift_frac=0),
         CovidxPublished(rotation_deg=0, shift_frac=0, flip=False, brightness_frac=0),
+        XraySafe(**XRAY_STILL),
+        Natural(**NATURAL_STILL),
+        RandAugment(rate=1e-30),
+        GridMask(ratio_frac=0),
     ],
-    ids=["covidx", "covidx_published"],
+    ids=lambda augmentation: type(augmentation).__name__,
 )
 def test_with_everything_at_0_it_is_the_identity(augmentation: tlkit.Augmentation) -> None:
     assert augmentation.changes
@@ -128,17 +159,57 @@ def test_another_view_draws_anew() -> None:
     assert not np.array_equal(draws_for(many_keys(3, view=8), 3), draws_for(many_keys(3), 3))
 
 
-@pytest.mark.parametrize("augmentation", EVERY, ids=lambda a: type(a).__name__)
+@of_each
 def test_an_image_depends_on_its_key_and_not_on_its_batch(augmentation: Any) -> None:
-    images, numbers = pictures(4), many_keys(4)
+    images, numbers = pictures(9), many_keys(9)
     together = augmented(augmentation, images, numbers)
-    for order in ([0], [3, 1], [2, 0, 3, 1]):
+    for order in ([0], [8], [3, 1], list(range(9))[::-1], [2, 2, 7, 0, 5, 2]):
         found = augmented(augmentation, images[order], numbers[order])
-        np.testing.assert_array_equal(found, together[order])
+        assert found.tobytes() == together[order].tobytes()
+    eagerly = augmentation.augment(tf.constant(images), tf.constant(numbers)).numpy()
+    assert eagerly.tobytes() == together.tobytes()
     assert not np.array_equal(together, images)
 
 
-@pytest.mark.parametrize("augmentation", EVERY, ids=lambda a: type(a).__name__)
+@of_each
+def test_an_image_does_not_depend_on_its_mates(augmentation: Any) -> None:
+    images, numbers = pictures(9), many_keys(9)
+    together = augmented(augmentation, images, numbers)[4]
+    images[:4], images[5:], numbers[:4], numbers[5:] = 255, 0, 1, 1
+    assert augmented(augmentation, images, numbers)[4].tobytes() == together.tobytes()
+
+
+@of_each
+def test_another_key_gives_another_picture(augmentation: Any) -> None:
+    """All but a few times: a draw may change nothing, or a grid may miss so small a picture."""
+    images = np.repeat(pictures(1, 32), 40, axis=0)
+    found = {picture.tobytes() for picture in augmented(augmentation, images, many_keys(40))}
+    again = {picture.tobytes() for picture in augmented(augmentation, images, many_keys(40, 8))}
+    assert len(found | again) >= 70
+
+
+@graded
+def test_strength_0_changes_nothing_and_says_so(augmentation: Graded) -> None:
+    still = evolve(augmentation, strength=0)
+    assert not still.changes
+    assert augmented(still, pictures(), many_keys(2)).tobytes() == pictures().tobytes()
+
+
+@graded
+def test_more_strength_changes_more(augmentation: Graded) -> None:
+    """Measured on drawn chests: noise is as unlike itself after the smallest shift as ever."""
+    drawn = [draw_chest(number % 3, (number,), 32) for number in range(60)]
+    images = np.repeat(np.stack(drawn)[..., None], 3, axis=3).astype(np.float32)
+    images[..., 1] *= 0.6  # some colour
+    changes = [
+        np.abs(augmented(evolve(augmentation, strength=s), images, many_keys(60)) - images).mean()
+        for s in (0, 0.5, 1, 2)
+    ]
+    assert changes[0] == 0
+    assert (np.diff(changes) > 0.15).all(), changes
+
+
+@of_each
 def test_pixels_stay_pixels(augmentation: tlkit.Augmentation) -> None:
     found = augmented(augmentation, pictures(50), many_keys(50))
     assert found.dtype == np.float32
@@ -196,6 +267,71 @@ def test_brightness_is_a_factor_cut_off_at_white() -> None:
     np.testing.assert_allclose(found[:, 1, 0, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("augmentation", [XraySafe(), Natural()], ids=["xray_safe", "natural"])
+@pytest.mark.parametrize("grey", [40, 200])
+def test_no_border_is_drawn(augmentation: Graded, grey: float) -> None:
+    """An even picture stays even, whatever comes in from outside."""
+    even = np.full((100, 24, 24, 3), grey, np.float32)
+    found = augmented(evolve(augmentation, strength=2), even, many_keys(100))
+    assert np.ptp(found, axis=(1, 2, 3)).max() < 0.01
+    assert np.ptp(found) > 0.3 * grey
+
+
+def test_a_radiograph_is_never_mirrored() -> None:
+    heart = np.zeros((200, 24, 24, 3), np.float32)
+    heart[:, 10:14, 16:18] = 255
+    found = centre_of(augmented(XraySafe(strength=2), heart, many_keys(200)))
+    assert (found[:, 1] > 2).all()
+
+
+def test_a_zoom_reaches_its_bound_both_ways_and_not_beyond() -> None:
+    spot = np.zeros((300, 41, 41, 3), np.float32)
+    spot[:, 20, 29:32] = 255  # 10 pixels right of the middle
+    zooming = XraySafe(**XRAY_STILL | {"zoom_frac": 0.2})
+    found = centre_of(augmented(zooming, spot, many_keys(300)))
+    assert found[:, 1].min() == pytest.approx(10 / 1.2, abs=0.15)
+    assert found[:, 1].max() == pytest.approx(10 / 0.8, abs=0.15)
+    assert np.abs(found[:, 0]).max() < 0.01
+
+
+def test_a_crop_lies_anywhere_in_the_picture_and_never_outside() -> None:
+    ramp = np.broadcast_to(np.arange(0, 80, 2, dtype=np.float32)[:, None], (300, 40, 40, 3))
+    cropping = Natural(**NATURAL_STILL | {"crop_frac": 0.4})
+    found = augmented(cropping, ramp, many_keys(300))[:, 5, :, 0]
+    sides = (found[:, 30] - found[:, 10]) / 40
+    assert 0.6 <= sides.min() < 0.61
+    assert 0.99 < sides.max() <= 1
+    assert (np.diff(found) >= 0).all()  # nothing is mirrored in
+    starts = (
+        found[:, 0] / 80 / (1 - sides)
+    )  # of the room there is: 0 at the left end, 1 at the right
+    assert starts[sides < 0.8].min() < 0.05
+    assert starts[sides < 0.8].max() > 0.95
+
+
+def test_contrast_turns_about_the_mean_and_brightness_about_black() -> None:
+    images = np.array([50, 60, 70], np.float32).reshape(1, 1, 3, 1).repeat(3, axis=3)
+    found = toned(tf.constant(images), tf.constant([2.0]), tf.constant([0.5])).numpy()
+    np.testing.assert_array_equal(found[0, 0, :, 0], [110, 120, 130])
+    ends = toned(tf.constant(images), tf.constant([1.0]), tf.constant([30.0])).numpy()
+    np.testing.assert_array_equal(ends[0, 0, :, 0], [0, 60, 255])
+
+
+def test_saturation_turns_about_grey() -> None:
+    image = np.array([200, 100, 50], np.float32).reshape(1, 1, 1, 3)
+    grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
+    for factor, expected in ((0.0, [grey] * 3), (0.5, (image[0, 0, 0] + grey) / 2)):
+        found = saturated(tf.constant(image), tf.constant([factor])).numpy()
+        np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-5)
+
+
+def test_a_picture_is_made_larger_about_its_middle() -> None:
+    image = pictures(1, 9)
+    none = tf.zeros(1)
+    found = placed(tf.constant(image), none, none, none, tf.constant([0.5])).numpy()
+    np.testing.assert_array_equal(found[:, ::2, ::2], image[:, 2:7, 2:7])
+
+
 @pytest.mark.parametrize(
     ("part", "keys", "message"),
     [
@@ -203,6 +339,9 @@ def test_brightness_is_a_factor_cut_off_at_white() -> None:
         (Covidx, {"rotation_deg": 181}, r"^rotation_deg: must be from 0 to 180, got 181$"),
         (Covidx, {"shift_frac": 1}, r"^shift_frac: must be at least 0 and below 1, got 1$"),
         (CovidxPublished, {"brightness_frac": -0.1}, r"^brightness_frac: must be at least 0"),
+        (XraySafe, {"strength": 2.1}, r"^strength: must be from 0 to 2, got 2.1$"),
+        (XraySafe, {"zoom_frac": 0.5}, r"^zoom_frac: must be at least 0 and below 0.5, got 0.5$"),
+        (GridMask, {"ratio_frac": 0.6}, r"^ratio_frac: must be from 0 to 0.5, got 0.6$"),
     ],
 )
 def test_settings_out_of_range_are_refused(part: Any, keys: dict[str, float], message: str) -> None:

@@ -10,7 +10,14 @@ import pytest
 
 import tlkit
 from tlkit.errors import FieldError
-from tlkit.parts.class_weights import Balanced, Fixed, Unweighted
+from tlkit.parts.class_weights import (
+    Balanced,
+    EffectiveNumber,
+    Fixed,
+    MedianFrequency,
+    Power,
+    Unweighted,
+)
 
 COUNTS = {"normal": 50, "pneumonia": 100, "covid-19": 25}
 
@@ -24,12 +31,37 @@ COUNTS = {"normal": 50, "pneumonia": 100, "covid-19": 25}
             Fixed(weights={"covid-19": 12, "normal": 1, "pneumonia": 1}),  # experiments 1 and 2
             {"normal": 1, "pneumonia": 1, "covid-19": 12},
         ),
+        (MedianFrequency(), {"normal": 1, "pneumonia": 0.5, "covid-19": 2}),
     ],
 )
 def test_weights_by_class_name(weighting: tlkit.ClassWeights, weights: dict[str, float]) -> None:
     found = weighting.for_counts(COUNTS)
     assert list(found.items()) == list(weights.items())
     assert {type(weight) for weight in found.values()} == {float}
+
+
+@pytest.mark.parametrize("weighting", [Power(), EffectiveNumber()], ids=str)
+def test_of_two_classes_the_defaults_weigh_as_by_hand(weighting: tlkit.ClassWeights) -> None:
+    raw = {
+        "power": (1 / 30, 1 / 10),
+        "effective_number": (0.001 / (1 - 0.999**900), 0.001 / (1 - 0.999**100)),
+    }[tlkit.registries.class_weights.name_of(type(weighting))]
+    mean = 0.9 * raw[0] + 0.1 * raw[1]
+    found = weighting.for_counts({"many": 900, "few": 100})
+    assert found == pytest.approx({"many": raw[0] / mean, "few": raw[1] / mean})
+
+
+@pytest.mark.parametrize(
+    ("part", "keys", "message"),
+    [
+        (Power, {"alpha": 1.1}, r"^alpha: must be from 0 to 1, got 1\.1$"),
+        (Power, {"alpha": -0.1}, r"^alpha: must be from 0 to 1, got -0\.1$"),
+        (EffectiveNumber, {"beta": 1.0}, r"^beta: must be at least 0 and below 1, got 1\.0$"),
+    ],
+)
+def test_settings_out_of_range_are_refused(part: Any, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(FieldError, match=message):
+        part(**keys)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit import cli
+from tlkit.console import epochs_text
+from tlkit.parts.datasets import Phantom
+from tlkit.results.metrics import score_confusion
+from tlkit.run import Scored
 
 QUICK = """
 [data]
@@ -91,6 +96,7 @@ def test_run_prints_results_on_stdout_and_messages_on_stderr(tlkit_command: Comm
     assert "test: accuracy" in done.out
     assert "truth \\ predicted" in done.out
     assert "[1] somebody" in done.out
+    assert "\nweights of the last epoch, 2" in done.out
     assert done.out.rstrip().endswith("next: tlkit predict runs/quick-1 IMAGE...")
     assert [line.split("  ")[0] for line in done.err.splitlines() if line[:5] == "epoch"] == [
         "epoch 1/2",
@@ -103,7 +109,114 @@ def test_run_prints_json_alone_on_stdout(tlkit_command: CommandLine) -> None:
     done = tlkit_command("run", "quick.toml", "--json", "--out", "there")
     found = json.loads(done.out)
     assert found["run"] == "there"
-    assert found["test"] == json.loads(Path("there/metrics.json").read_text())["test"]
+    written = json.loads(Path("there/metrics.json").read_text())
+    assert found == {"run": "there"} | {
+        key: written[key] for key in ("evaluated_on", "epoch", "val", "test")
+    }
+
+
+def test_a_run_that_keeps_the_best_epoch_prints_its_scores(tlkit_command: CommandLine) -> None:
+    """With steps that are too small to change anything the first epoch stays the best."""
+    done = tlkit_command(
+        "run", "quick.toml", "--json", "--out", "there",
+        "--set", 'fit={epochs=3, batch_size=4, keep="best", early_stop_patience=1}',
+        "--set", 'optimizer={name="adam", learning_rate=1e-30}',
+    )  # fmt: skip
+    assert json.loads(done.out)["epoch"] == 1
+    assert json.loads(Path("there/metrics.json").read_text())["last"]["epoch"] == 2
+    assert "note: stage 1 ends early: val_loss has not got better for 1 epochs" in done.err
+
+
+@pytest.mark.parametrize(
+    ("keep", "last", "text"),
+    [
+        ("last", 3, "weights of the last epoch, 3, which is the best by val_accuracy too"),
+        ("best", 3, "weights of the last epoch, 3, which is the best by val_accuracy too"),
+        (
+            "last",
+            5,
+            (
+                "weights of the last epoch, 5; those of the best epoch by val_accuracy, 3, "
+                "have accuracy 75.0 % on test"
+            ),
+        ),
+        (
+            "best",
+            5,
+            (
+                "weights of the best epoch by val_accuracy, 3; those of the last epoch, 5, "
+                "have accuracy 50.0 % on test"
+            ),
+        ),
+    ],
+)
+def test_which_epoch_was_kept_is_said_with_the_other_s_accuracy(
+    keep: Literal["last", "best"], last: int, text: str
+) -> None:
+    experiment = tlkit.Experiment(data=Phantom(), fit=tlkit.Fit(keep=keep, best_by="val_accuracy"))
+    run = tlkit.Run(
+        folder=Path(),
+        experiment=experiment,
+        plan=tlkit.check(experiment),
+        history=(),
+        last=scored(last, [[1, 1], [1, 1]]),
+        best=scored(3, [[2, 0], [1, 1]]),
+        model=None,
+    )
+    assert epochs_text(run) == text
+
+
+def scored(epoch: int, confusion: list[list[int]]) -> Scored:
+    """Scores on test; those on val are none of the text's."""
+    scores = {"val": [[1, 0], [0, 1]], "test": confusion}
+    return Scored(epoch, {split: score_confusion(found, "ab") for split, found in scores.items()})
+
+
+def test_lr_find_prints_its_curve_as_json(tlkit_command: CommandLine) -> None:
+    done = tlkit_command(
+        "lr-find", "quick.toml", "--json", "--steps", "10", "--lowest", "1e-5", "--highest", "1e-3"
+    )
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert found.keys() == {"rates", "losses", "folder", "suggestion"}
+    assert found["folder"] == "runs/quick-lr-find-1"
+    assert found["rates"] == pytest.approx(np.geomspace(1e-5, 1e-3, 10))
+    assert len(found["losses"]) == 10
+    assert found["suggestion"] in [None, *found["rates"]]
+    assert sorted(path.name for path in Path(found["folder"]).iterdir()) == [
+        "lr-find.csv",
+        "lr-find.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "printed"),
+    [
+        (
+            [3.0, 3.0, 3.0, 3.0, 1.0, 1.0, 1.0, 1.0, 9.0],
+            [
+                "suggestion: learning_rate = 0.003",
+                "curve: there/lr-find.png",
+                "next: tlkit run quick.toml --set optimizer.learning_rate=0.003",
+            ],
+        ),
+        (
+            [1.0] * 9,
+            ["no suggestion: the loss falls at none of these rates", "curve: there/lr-find.png"],
+        ),
+    ],
+    ids=["suggestion", "none"],
+)
+def test_lr_find_prints_its_suggestion_and_how_to_use_it(
+    losses: list[float],
+    printed: list[str],
+    tlkit_command: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates = tuple(0.003 * 2.0**step for step in range(-3, 6))
+    curve = tlkit.RateCurve(rates, tuple(losses), Path("there"))
+    monkeypatch.setattr(tlkit, "lr_find", lambda *_, **__: curve)
+    assert tlkit_command("lr-find", "quick.toml").out.splitlines() == printed
 
 
 def test_runs_are_numbered(tlkit_command: CommandLine) -> None:
@@ -176,6 +289,16 @@ MISTAKES = {
         7,
         "empty: the run folder exists; choose another with --out, nothing is overwritten",
     ),
+    "existing lr-find folder": (
+        ["lr-find", "quick.toml", "--out", "empty"],
+        7,
+        "empty: the run folder exists; choose another with --out, nothing is overwritten",
+    ),
+    "senseless rates": (
+        ["lr-find", "quick.toml", "--lowest", "1", "--highest", "0.1"],
+        3,
+        "lr-find: needs 0 < lowest < highest and at least 10 steps, got 1.0, 0.1, 100",
+    ),
     "no run folder": (["predict", "empty", "x.png"], 7, "empty: this is not a run folder"),
     "diverging": (
         ["run", "quick.toml", "--set", 'optimizer={name="sgd", learning_rate=1e38}'],
@@ -228,6 +351,8 @@ def test_ctrl_c_ends_with_130(tlkit_command: CommandLine, monkeypatch: pytest.Mo
     monkeypatch.setattr(tlkit, "run", stop)
     done = tlkit_command("run", "quick.toml")
     assert (done.code, "not finished" in done.err) == (130, True)
+    monkeypatch.setattr(tlkit, "lr_find", stop)
+    assert tlkit_command("lr-find", "quick.toml").code == 130
 
 
 def test_layers_prints_the_study_s_table(tlkit_command: CommandLine) -> None:
@@ -306,3 +431,49 @@ def test_every_command_has_help() -> None:
     for command in cli.app.registered_commands:
         name = command.name or command.callback.__name__  # type: ignore[union-attr]  # all have one
         assert runner.invoke(cli.app, [name, "--help"]).exit_code == 0
+
+
+def test_a_preview_is_a_sheet_of_draws_and_overwrites_nothing(tlkit_command: CommandLine) -> None:
+    arguments = ("info", "covidx", "--preview", "sheets", "--image-px", "32")
+    assert tlkit_command(*arguments).out == "sheets/covidx.png\n"
+    before = Path("sheets/covidx.png").read_bytes()
+    with Image.open("sheets/covidx.png") as sheet:
+        assert sheet.size == (6 * 36 - 4, 3 * 36 - 4)
+    again = tlkit_command(*arguments)
+    assert (again.code, "overwritten" in again.err) == (2, True)
+    assert Path("sheets/covidx.png").read_bytes() == before
+
+
+def test_a_preview_shows_one_s_own_images_and_keys(tlkit_command: CommandLine) -> None:
+    def sheet(*arguments: str) -> bytes:
+        Path("none.png").unlink(missing_ok=True)
+        Path("covidx.png").unlink(missing_ok=True)
+        path = tlkit_command("info", *arguments, "--preview", ".", "--image-px", "32").out.strip()
+        return Path(path).read_bytes()
+
+    picture(Path("a.png"))
+    picture(Path("b.png"), 1)
+    both = sheet("none", "--image", "a.png", "--image", "b.png")
+    assert both != sheet("none", "--image", "b.png", "--image", "a.png")
+    assert sheet("covidx") != sheet("covidx", "--set", "rotation_deg=45")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["vgg16", "--preview", "."], 2, "'vgg16' is none"),
+        (["covdix", "--preview", "."], 6, "did you mean 'covidx'?"),
+        (["covidx", "--preview", ".", "--set", "rotation=1"], 3, "rotation: unknown key"),
+        (["covidx", "--preview", ".", "--image", "none.png"], 4, "none.png: "),
+        (["covidx", "--preview", "quick.toml"], 2, "cannot be written"),
+        (["covidx", "--image", "a.png"], 2, "is missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_preview_that_cannot_be_says_why(
+    arguments: list[str], code: int, message: str, tlkit_command: CommandLine
+) -> None:
+    done = tlkit_command("info", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert message in " ".join(done.err.replace("│", " ").split())
+    assert [path.name for path in Path().iterdir()] == ["quick.toml"]

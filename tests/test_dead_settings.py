@@ -22,11 +22,14 @@ from tlkit.config.fields import is_key, keys
 from tlkit.config.structure import structure
 from tlkit.console import references_text
 from tlkit.layers import Layer, LayerTable
+from tlkit.parts.class_weights import Balanced
 from tlkit.parts.datasets import load_splits
+from tlkit.parts.keras_applications import FAMILIES
 from tlkit.parts.kinds import registries
 from tlkit.plan.plan import make_plan
 from tlkit.results.metrics import figures, reference_figures, score_confusion
 from tlkit.train.images import to_pixels
+from tlkit.train.order import epoch_order
 
 # Keys that cannot change anything, each with its reason.
 EXCEPTIONS = {
@@ -35,6 +38,8 @@ EXCEPTIONS = {
     "datasets.phantom.stand_in": "phantoms are never absent, so they need no stand-in",
     "datasets.phantom.resize": "phantoms are square",
     "augmentations.none.views": "nothing is drawn, so there is one view",
+    "backbones.keras_cv_densenet.preprocess": "it was trained on pixels divided by 255 too",
+    "backbones.keras_cv_resnet.preprocess": "it was trained on pixels divided by 255 too",
 }
 
 # For each key another value than the default or the one in NEEDED. A star stands for any part.
@@ -42,6 +47,8 @@ CHANGED: dict[str, Any] = {
     "datasets.*.classes": ["one_sided", "clear", "both_sided"],
     "datasets.*.stand_in": "phantom",
     "datasets.*.resize": "crop",
+    "datasets.*.sampler": "balanced",
+    "datasets.*.balance_twice": True,
     "datasets.folder.path": "other",
     "datasets.manifest.path": "other.csv",
     "datasets.phantom.train": 9,
@@ -50,11 +57,25 @@ CHANGED: dict[str, Any] = {
     "datasets.phantom.image_px": 64,
     "datasets.phantom.draw_seed": 1,
     "backbones.*.weights": "bsds500",
+    "backbones.keras_cv_densenet.compression": 0.4,
+    "backbones.keras_cv_densenet.growth": 8,
+    "backbones.keras_cv_densenet.repeats": [1, 2],
+    "backbones.keras_cv_resnet.block_type": "block",
+    "backbones.keras_cv_resnet.blocks": [1, 1, 1, 2],
+    "backbones.keras_cv_resnet.filters": [64, 128, 256, 256],
+    "backbones.keras_cv_resnet.strides": [1, 2, 2, 1],
+    "backbones.keras_cv_densenet.weights": "keras_cv_densenet.weights.h5",
+    "backbones.keras_cv_resnet.weights": "keras_cv_resnet.weights.h5",
+    "backbones.vgg19.weights": "vgg19.weights.h5",
+    "backbones.mobilenet_v2.weights": "mobilenet_v2.weights.h5",
     "backbones.*.preprocess": "unit",
     "backbones.*.image_size": 64,
     "heads.*.units": [3],
     "heads.pooled.pooling": "max",
     "heads.pooled.dropout": 0.5,
+    "heads.pooled.batch_norm": True,
+    "heads.cosine.scale": 20,
+    "heads.cosine.learn_scale": False,
     "freezes.*.batch_norm": "train",
     "freezes.layer_range.train": "2-3",
     "freezes.layer_names.train": ["block1"],
@@ -66,11 +87,29 @@ CHANGED: dict[str, Any] = {
     "freezes.layer_decay.factor": 0.9,
     "freezes.layer_decay.per": "layer",
     "class_weights.fixed.weights": {"a": 1, "b": 3},
+    "class_weights.power.alpha": 0.25,
+    "class_weights.effective_number.beta": 0.9,
     "augmentations.*.views": 2,
     "augmentations.*.rotation_deg": 20,
     "augmentations.*.shift_frac": 0.2,
     "augmentations.covidx_published.flip": False,
     "augmentations.covidx_published.brightness_frac": 0.5,
+    "losses.cross_entropy.label_smoothing": 0.1,
+    "losses.focal.gamma": 1,
+    "losses.logit_adjusted.tau": 0.5,
+    "augmentations.*.strength": 0.5,
+    "augmentations.*.flip": False,
+    "augmentations.*.zoom_frac": 0.2,
+    "augmentations.*.crop_frac": 0.1,
+    "augmentations.*.brightness_frac": 0.4,
+    "augmentations.*.contrast_frac": 0.4,
+    "augmentations.*.saturation_frac": 0.4,
+    "augmentations.*.operations": 1,
+    "augmentations.randaugment.rate": 0.1,
+    "augmentations.randaugment.geometric": False,
+    "augmentations.augmix.chains": 1,
+    "augmentations.gridmask.ratio_frac": 0.4,
+    "augmentations.gridmask.fill_value": 100,
     "optimizers.*.learning_rate": 0.5,
     "optimizers.*.beta_1": 0.5,
     "optimizers.*.beta_2": 0.5,
@@ -95,6 +134,11 @@ NEEDED: dict[str, dict[str, Any]] = {
     "datasets.manifest": {"path": "images.csv"},
     "datasets.phantom": {"train": 6, "val": 3, "test": 3, "image_px": 32},
     "backbones.vgg16": {"weights": "none", "image_size": 32},
+    "backbones.keras_cv_densenet": {"weights": "none", "image_size": 32, "repeats": [1, 1]},
+    "backbones.keras_cv_resnet": {"weights": "none", "image_size": 32, "blocks": [1, 1, 1, 1]},
+    "backbones.keras_cv_vgg16": {"weights": "none", "image_size": 32},
+    "backbones.vgg19": {"weights": "none", "image_size": 32},
+    "backbones.mobilenet_v2": {"weights": "none", "image_size": 32},
     "freezes.layer_range": {"train": "1-2"},
     "freezes.layer_names": {"train": ["head"]},
     "freezes.head_then": {"train": ["block1"]},
@@ -103,9 +147,15 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
+# The models of `keras.applications` are one class; these stand for all of it.
+ONE_CLASS = {
+    model.name for family in FAMILIES for model in family.models if model.name != "mobilenet_v2"
+}
+
+
 def all_keys() -> Iterator[str]:
     for kind, registry in registries.items():
-        for name in registry.names():
+        for name in sorted(set(registry.names()) - ONE_CLASS):
             for key in keys(registry.get(name)):
                 if f"{kind}.{name}.{key.name}" not in EXCEPTIONS:
                     yield f"{kind}.{name}.{key.name}"
@@ -120,8 +170,16 @@ def changed_value(key: str) -> Any:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders and two manifests of wide pictures, so that `resize` matters."""
+    """Two folders and manifests of wide pictures, so that `resize` matters; weights files."""
     top = tmp_path_factory.mktemp("images")
+    for name in [
+        key.split(".")[1]
+        for key in CHANGED
+        if key.startswith("backbones.") and key.endswith(".weights") and "*" not in key
+    ]:
+        settings = NEEDED[f"backbones.{name}"]
+        backbone = structure(registries.backbones.get(name), settings)
+        backbone.build().save_weights(top / f"{name}.weights.h5")
     random = np.random.default_rng(0)
     classes = ("both_sided", "clear", "one_sided")
     for folder in ("images", "other"):
@@ -140,7 +198,24 @@ def seen_datasets(part: Any) -> Any:
     splits = load_splits(part)
     content = splits.read(splits.train[0].path)
     pixels = to_pixels(content, 16, part.resize).tobytes()
-    return splits, Image.open(io.BytesIO(content)).size, pixels
+    labels = np.array(splits.labels(splits.train), np.int32)
+    order = epoch_order(labels, part.sampler, 0, 1).tolist()
+    return (
+        splits,
+        Image.open(io.BytesIO(content)).size,
+        pixels,
+        order,
+        planned_weights(part, splits),
+    )
+
+
+def planned_weights(part: Any, splits: Any) -> Any:
+    """Return the balanced weights of a plan, if it may have them."""
+    if part.sampler == "balanced" and not part.balance_twice:
+        with pytest.raises(tlkit.ConfigError, match=r"data\.sampler: 'balanced' and"):
+            make_plan(Experiment(data=part, class_weights=Balanced()), splits)
+        return "refused"
+    return make_plan(Experiment(data=part, class_weights=Balanced()), splits).class_weights
 
 
 def seen_backbones(part: Any) -> Any:
@@ -170,6 +245,11 @@ def seen_augmentations(part: Any) -> Any:
     return np.asarray(part.augment(pixels, keys)).tobytes(), [part.view(e) for e in range(1, 5)]
 
 
+def seen_losses(part: Any) -> Any:
+    probabilities = np.array([[0.2, 0.8], [0.7, 0.3]], np.float32)
+    return np.asarray(part.build({"a": 1, "b": 2})(np.array([0, 1]), probabilities)).tolist()
+
+
 def seen_schedules(part: Any) -> Any:
     falling = [5, 4.9, 4.8, 4.7, 4.7, 4.7, 4.7, 4.0, 4.0, 4.0, 4.0, 4.0]
     history = [
@@ -185,6 +265,7 @@ SEEN: dict[str, Callable[[Any], Any]] = {
     "freezes": seen_freezes,
     "class_weights": lambda part: part.for_counts({"a": 1, "b": 2}),
     "augmentations": seen_augmentations,
+    "losses": seen_losses,
     "optimizers": lambda part: part.build([1.0]).get_config(),
     "schedules": seen_schedules,
 }
@@ -197,6 +278,10 @@ def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
     changed = settings | {field: changed_value(key)}
     if field == "stand_in":  # matters only where the data are missing
         settings, changed = settings | {"path": "absent"}, changed | {"path": "absent"}
+    if key == "heads.pooled.batch_norm":
+        settings, changed = settings | {"units": [3]}, changed | {"units": [3]}
+    if field == "balance_twice":
+        settings, changed = settings | {"sampler": "balanced"}, changed | {"sampler": "balanced"}
     if key == "optimizers.sgd.nesterov":
         settings, changed = settings | {"momentum": 0.5}, changed | {"momentum": 0.5}
     part = dict(registries.items())[kind].get(name)
@@ -223,16 +308,52 @@ def experiment(**changed: Any) -> Experiment:
     return structure(Experiment, table | changed)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("epochs", 3), ("batch_size", 4), ("xla", False), ("cache", False)]
-)
-def test_every_key_of_fit_changes_the_plan(key: str, value: Any) -> None:
+# The keys of `fit`: those that change what is planned, and those that change what a run ends with.
+PLANNED: dict[str, Any] = {"epochs": 3, "batch_size": 4, "xla": False, "cache": False}
+ENDED_WITH: dict[str, Any] = {
+    "keep": "best",
+    "best_by": "val_accuracy",
+    "early_stop_patience": 1,
+    "feature_dtype": "float16",
+    "mixed_precision": "bfloat16",
+}
+
+
+def test_the_keys_of_fit_are_all_there_are() -> None:
+    assert sorted([*PLANNED, *ENDED_WITH]) == sorted(field.name for field in fields(Fit))
+
+
+@pytest.mark.parametrize("key", PLANNED)
+def test_some_keys_of_fit_change_the_plan(key: str) -> None:
     plans = [
         make_plan(chosen, load_splits(chosen.data)).as_json()
-        for chosen in (experiment(), experiment(fit={key: value}))
+        for chosen in (experiment(), experiment(fit={key: PLANNED[key]}))
     ]
     assert plans[0] != plans[1]
-    assert {"epochs", "batch_size", "xla", "cache"} == {field.name for field in fields(Fit)}
+
+
+def ended_with(folder: Path, **fit: Any) -> tuple[bytes, int]:
+    """Return the weights and the best epoch of a run whose validation loss falls and then rises."""
+    settings = {"epochs": 4, "batch_size": 2, "xla": False} | fit
+    steep = {"name": "sgd", "learning_rate": 1.0}
+    done = tlkit.run(experiment(fit=settings, optimizer=steep), folder)
+    return (folder / "weights.safetensors").read_bytes(), done.best.epoch
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, int]:
+    return ended_with(tmp_path_factory.mktemp("unchanged") / "run")
+
+
+@pytest.mark.parametrize("key", ENDED_WITH)
+def test_the_other_keys_of_fit_change_what_a_run_ends_with(
+    key: str, unchanged: tuple[bytes, int], tmp_path: Path
+) -> None:
+    weights, best = ended_with(tmp_path / "run", **{key: ENDED_WITH[key]})
+    if key == "best_by":
+        assert best != unchanged[1]
+    else:
+        assert weights != unchanged[0]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +390,7 @@ TABLES: dict[str, Any] = {
         "weights": {"clear": 1, "one_sided": 1, "both_sided": 12},
     },
     "augmentation": {"name": "covidx"},
+    "loss": {"name": "focal"},
     "optimizer": {"name": "adam", "learning_rate": 2e-5},
     "schedule": {"name": "plateau", "patience": 1, "min_delta": 1e3},
     "fit": {"epochs": 3, "batch_size": 4},

@@ -21,6 +21,7 @@ from tlkit.train.images import Reader
 from tlkit.train.shelf import Shelf
 
 SIDE, BATCH = 8, 4
+DTYPES = ("float32", "float16")
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, SIDE, SIDE, 3), dtype=np.uint8)
 
 
@@ -50,8 +51,8 @@ def means() -> Any:
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(dropped))
 
 
-def extractor(prefix: Any) -> Extractor:
-    return Extractor(prefix, Quarters(), NoAugmentation(), BATCH)
+def extractor(prefix: Any, dtype: str = "float32") -> Extractor:
+    return Extractor(prefix, Quarters(), NoAugmentation(), BATCH, dtype)
 
 
 @pytest.mark.parametrize("count", range(BATCH + 1))
@@ -120,6 +121,57 @@ def test_features_on_disk_are_found_by_another_source(tmp_path: Path) -> None:
     ]
     assert len(read) == len(PIXELS)
     np.testing.assert_array_equal(found[0], found[1])
+
+
+class TestFloat16:
+    def test_features_are_those_of_float32_rounded(self) -> None:
+        exact, rounded = (extractor(means(), dtype)(PIXELS[:BATCH]) for dtype in DTYPES)
+        assert (exact.dtype.name, rounded.dtype.name) == DTYPES
+        np.testing.assert_array_equal(rounded, exact.astype(np.float16))
+        assert (rounded != exact).any()
+
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [(65504.0, 65504.0), (65519.0, 65504.0), (1e6, 65504.0), (-1e30, -65504.0), (1.0, 1.0)],
+    )
+    def test_what_is_beyond_its_range_becomes_its_largest(
+        self, value: float, expected: float
+    ) -> None:
+        inputs = keras.layers.Input((SIDE, SIDE, 3))
+        outputs = keras.layers.Rescaling(0.0, offset=value)(inputs)
+        found = extractor(keras.Model(inputs, outputs), "float16")(PIXELS[:1])
+        assert found.dtype == np.float16
+        assert (found == expected).all()
+
+    def test_features_are_the_same_bytes_on_disk_in_memory_and_streamed(
+        self, tmp_path: Path
+    ) -> None:
+        files, paths = reader()
+        rounding = extractor(means(), "float16")
+        shelf = Shelf(FeatureCache(tmp_path), {}, {})
+        sources = (
+            Source(rounding, files, paths, images=paths, shelf=shelf),
+            Source(rounding, files, paths),
+            Source(rounding, files, paths, memory_bytes=0),
+        )
+        found = [np.concatenate(list(source.batches(3))) for source in sources]
+        assert [features.dtype for features in found] == [np.float16] * 3
+        assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+    def test_they_take_half_the_disk(self, tmp_path: Path) -> None:
+        files, paths = reader()
+        stored = []
+        for dtype in DTYPES:
+            cache = FeatureCache(tmp_path / dtype)
+            source = Source(
+                extractor(None, dtype), files, paths, images=paths, shelf=Shelf(cache, {}, {})
+            )
+            list(source.batches(3))
+            kept = cache.get(cache.entries()[0].key)
+            assert kept is not None
+            assert kept.nbytes == source.size_bytes
+            stored.append(kept.nbytes)
+        assert stored[0] == 2 * stored[1] == 4 * PIXELS.size
 
 
 def test_features_that_cannot_be_written_are_computed_again(

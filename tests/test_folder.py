@@ -21,9 +21,9 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import tlkit
+from tlkit.graph import layer_table
 from tlkit.parts.datasets import Phantom
-from tlkit.results.folder import RunFolder, named_weights, read_weights
-from tlkit.train.model import layer_table
+from tlkit.results.folder import RunFolder, numbered_weights, read_weights
 
 DETERMINISTIC = (
     "experiment.json",
@@ -119,7 +119,7 @@ def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
 
 def test_arrays_are_named_by_number_layer_and_variable() -> None:
     """The same in a second model of one process, where Keras's own paths differ."""
-    names = [list(named_weights(model, layer_table(model))) for model in (small_model(),) * 2]
+    names = [list(numbered_weights(model, layer_table(model))) for model in (small_model(),) * 2]
     assert (
         names[0]
         == names[1]
@@ -266,7 +266,7 @@ def test_the_experiment_is_kept_verbatim_and_with_every_default(twins: tuple[Pat
     toml = twins[0].parents[1] / "study.toml"
     assert (twins[0] / "study.toml").read_bytes() == toml.read_bytes()
     table = json.loads((twins[0] / "experiment.json").read_text(encoding="utf-8"))
-    assert table["data"].keys() == {"name", "path", "resize"}
+    assert table["data"].keys() == {"name", "path", "resize", "sampler", "balance_twice"}
     assert Path(table["data"]["path"]) == Path("images")
     assert table["optimizer"]["learning_rate"] == 1e-3
 

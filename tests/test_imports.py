@@ -34,6 +34,7 @@ ORDER = (
     "config",
     "plugins",
     "parts",
+    "graph",
     "layers",
     "registry",
     "rules",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 
 import tlkit
 from tlkit.layers import LayerRange
 from tlkit.parts.backbones import VGG16
+from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen, TrainRange
-from tlkit.parts.heads import FlattenDense, Pooled
+from tlkit.parts.heads import Cosine, FlattenDense, Linear, Pooled
 from tlkit.plan.plan import model_layers
+from tlkit.train.images import Reader
 from tlkit.train.model import assemble, seeded, split_at
 
 SMALLEST = VGG16(weights="none", image_size=32)
@@ -69,6 +72,37 @@ def test_a_built_model_has_the_rows_of_the_parts_tables() -> None:
     assert facts[0] == facts[1]
     assert model.count_params() == 14_714_688 + (512 + 1) * 8 + (8 + 1) * 3
     assert loaded == {"source": "none"}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        FlattenDense(units=(8,)),
+        Pooled(pooling="concat", units=(4, 3), batch_norm=True, dropout=0.5),
+        Linear(),
+        Cosine(),
+    ],
+    ids=str,
+)
+def test_backbone_and_head_together_have_every_row_of_their_tables(head: tlkit.Head) -> None:
+    """Rows, places to cut and blocks too."""
+    model, _ = assemble(SMALLEST, head, classes=3, seed=0)
+    assert tlkit.layer_table(model) == model_layers(SMALLEST, head, 3)
+
+
+@pytest.mark.parametrize(
+    ("first_trained", "cut"), [("pool_avg", 18), ("pool_max", 18), ("pool", 18), ("scores", 21)]
+)
+def test_there_is_no_cut_between_two_poolings(first_trained: str, cut: int) -> None:
+    head = Pooled(pooling="concat")
+    model, _ = assemble(SMALLEST, head, classes=3, seed=0)
+    table = model_layers(SMALLEST, head, 3)
+    (first,) = table.named(first_trained)
+    assert table.cut(table.rates(frozenset(range(first, len(table) + 1)))) == cut
+    prefix, tail = split_at(model, table, cut)
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    assert prefix is not None
+    np.testing.assert_array_equal(tail(prefix(x)), model(x))
 
 
 @frozen(kw_only=True)
@@ -146,7 +180,7 @@ class Composite(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
     def build(self, shape: Any) -> None:
         self.inner.build(shape)
-        self.norm.build(shape)
+        self.norm.build((*shape[:-1], 4))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.norm(self.inner(inputs), training=training)
@@ -283,6 +317,17 @@ def test_batch_norm_learns_only_when_asked_to() -> None:
     assert [one["block1_norm"] for one in found] == [0, 1]
 
 
+def test_batch_norm_of_the_head_can_learn_alone() -> None:
+    layers = [*convolutions(), *classifier()]
+    norm = keras.layers.BatchNormalization(name="head_norm")
+    model = keras.Sequential([keras.layers.Input((8, 8, 3)), *layers[:4], norm, layers[4]])
+    found = rates(tlkit.freeze(model, train="1-6", batch_norm="head"))
+    assert (found["block1_norm"], found["head_norm"]) == (0, 1)
+    assert [len(model.get_layer(n).trainable_variables) for n in ("block1_norm", "head_norm")] == [
+        0, 2,
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("container", ["outer", "inner"])
 def test_a_frozen_container_hides_nothing(container: str) -> None:
     model = nested()
@@ -361,3 +406,72 @@ def test_of_a_policy_in_stages_the_first_counts() -> None:
     model = tlkit.build_model(SMALLEST, "pooled", classes=3)
     policy = HeadThen(train=("block5",), head_epochs=5)
     assert tlkit.freeze(model, train=policy).rates == tlkit.freeze(model, train="head").rates
+
+
+@frozen(kw_only=True)
+class Composed(Pooled):
+    """A head with a composite layer before its scores."""
+
+    def layers(self, features: tuple[int, ...], classes: int) -> tlkit.LayerTable:
+        pool, scores = Pooled().layers((4,), classes).layers
+        composite = tlkit.Layer(
+            "composite", "Composite", "head", (4,), params=features[-1] * 4 + 4 + 8, other_params=8
+        )
+        return tlkit.LayerTable((evolve(pool, output_shape=features[-1:]), composite, scores))
+
+    def attach(self, features: Any, classes: int) -> Any:
+        pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+        return keras.layers.Dense(classes, "softmax", name="scores")(
+            Composite(name="composite")(pooled)
+        )
+
+
+class TestMixedPrecision:
+    def test_all_layers_but_the_last_compute_in_it_and_weights_stay_float32(self) -> None:
+        head = FlattenDense(units=(8,))
+        model, _ = assemble(SMALLEST, head, 3, seed=0, mixed_precision="bfloat16")
+        computed = [
+            model.get_layer(layer.name).compute_dtype for _, layer in tlkit.layer_table(model)
+        ]
+        assert computed == ["bfloat16"] * (len(computed) - 1) + ["float32"]
+        assert {variable.dtype for variable in model.variables} == {"float32"}
+        exact, _ = assemble(SMALLEST, head, 3, seed=0)
+        assert weights_of(model) == weights_of(exact)
+
+    def test_probabilities_are_finite_float32_near_those_of_float32(self) -> None:
+        pixels = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+        exact, mixed = (
+            assemble(SMALLEST, Pooled(units=(4,), dropout=0.5), 3, seed=0, mixed_precision=chosen)[
+                0
+            ](pixels).numpy()
+            for chosen in (None, "bfloat16")
+        )
+        assert mixed.dtype == np.float32
+        np.testing.assert_allclose(mixed.sum(axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(mixed, exact, atol=0.01)
+        assert (mixed != exact).any()
+
+    def test_a_composite_layer_computes_in_it_with_all_that_is_in_it(self) -> None:
+        model, _ = assemble(SMALLEST, Composed(), 3, seed=0, mixed_precision="bfloat16")
+        composite = model.get_layer("composite")
+        inner = (composite, composite.inner, composite.norm)
+        assert {layer.compute_dtype for layer in inner} == {"bfloat16"}
+
+    def test_a_run_is_loaded_with_the_answers_it_gave(self, tmp_path: Path) -> None:
+        experiment = tlkit.Experiment(
+            data=Phantom(train=6, val=3, test=3, image_px=32),
+            backbone=SMALLEST,
+            head=Pooled(),
+            freeze=HeadThen(train=("block5",)),
+            fit=tlkit.Fit(epochs=2, batch_size=4, mixed_precision="bfloat16"),
+        )
+        run = tlkit.run(experiment, tmp_path / "run")
+        assert np.isfinite([(epoch.loss, epoch.val_loss) for epoch in run.history]).all()
+        splits = experiment.data.load()
+        read = Reader(splits.read, 32)
+        pixels = np.stack([read(example.path) for example in splits.test])
+        found = tlkit.load(run.folder).probabilities(pixels)
+        written = (run.folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[-3:]
+        expected = [[np.float32(p) for p in row.split(",")[4:]] for row in written]
+        np.testing.assert_array_equal(found, np.array(expected))
+        assert len(np.unique(found[:, 0])) == len(found)  # they do depend on the images

@@ -14,8 +14,10 @@ from tlkit.errors import ConfigError
 from tlkit.layers import LayerRange
 from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.datasets import Phantom
-from tlkit.parts.freezes import TrainAll, TrainNames, TrainRange
+from tlkit.parts.freezes import Gradual, HeadOnly, HeadThen, TrainAll, TrainNames, TrainRange
+from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
+from tlkit.parts.losses import Focal, LogitAdjusted
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import make_plan, seed_for
 
@@ -64,6 +66,73 @@ def test_counts_classes_and_weights_are_those_of_the_data() -> None:
     assert plan.class_weights == pytest.approx(
         {"normal": 70 / 60, "pneumonia": 70 / 120, "covid-19": 70 / 30}
     )
+
+
+def test_the_loss_is_in_the_plan_with_its_keys() -> None:
+    plan = make_plan(evolve(EXPERIMENT, loss=Focal(gamma=1.5)), splits())
+    assert plan.as_json()["loss"] == {"name": "focal", "gamma": 1.5}
+
+
+NORMALISED = evolve(EXPERIMENT, head=Pooled(units=(4,), batch_norm=True))
+
+
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        HeadOnly(),
+        HeadThen(train=("block5",), head_epochs=2),
+        TrainNames(train=("scores",), batch_norm="train"),
+    ],
+    ids=str,
+)
+def test_a_new_batch_norm_layer_is_not_left_at_its_initial_statistics(freeze: Any) -> None:
+    message = r"\Afreeze\.batch_norm: the head's BatchNorm layer 21 \(batch_norm_1\) is new"
+    with pytest.raises(ConfigError, match=message):
+        make_plan(evolve(NORMALISED, freeze=freeze), splits())
+
+
+def test_what_a_head_refuses_is_told_with_the_other_problems() -> None:
+    experiment = evolve(EXPERIMENT, head=Pooled(batch_norm=True), class_weights=Fixed(weights={}))
+    with pytest.raises(ConfigError, match=r"head\.batch_norm: has no dense layer") as raised:
+        make_plan(experiment, splits())
+    paths = [problem.path for problem in raised.value.problems]
+    assert paths == ["class_weights.weights", "head.batch_norm"]
+
+
+@pytest.mark.parametrize("batch_norm", ["head", "train"])
+def test_a_new_batch_norm_layer_that_may_learn_does(batch_norm: Any) -> None:
+    (stage,) = make_plan(
+        evolve(NORMALISED, freeze=HeadOnly(batch_norm=batch_norm)), splits()
+    ).stages
+    assert stage.stage.rates[20] == 1
+    assert stage.trainable_params == 512 * 4 + 2 * 4 + 5 * 3
+
+
+BALANCED_SAMPLER = Phantom(sampler="balanced")
+
+
+def test_the_sampler_is_in_the_plan() -> None:
+    assert make_plan(EXPERIMENT, splits()).as_json()["sampler"] == "shuffle"
+    plan = make_plan(evolve(EXPERIMENT, data=BALANCED_SAMPLER, loss=Focal()), splits())
+    assert plan.sampler == plan.as_json()["sampler"] == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("second", "table"),
+    [
+        ({"class_weights": Balanced()}, "class_weights"),
+        ({"class_weights": Balanced(), "loss": LogitAdjusted()}, "class_weights"),
+        ({"loss": LogitAdjusted()}, "loss"),
+    ],
+)
+def test_imbalance_is_made_up_for_twice_only_if_a_key_says_so(
+    second: dict[str, Any], table: str
+) -> None:
+    twice = evolve(EXPERIMENT, data=BALANCED_SAMPLER, **second)
+    with pytest.raises(ConfigError, match=rf"\Adata\.sampler: 'balanced' and \[{table}\] would"):
+        make_plan(twice, splits())
+    for allowed in (evolve(BALANCED_SAMPLER, balance_twice=True), Phantom()):
+        assert make_plan(evolve(twice, data=allowed), splits()).sampler == allowed.sampler
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(1, 70), (8, 9), (69, 2), (70, 1), (71, 1)])
@@ -179,6 +248,18 @@ def test_stages_are_planned_one_by_one() -> None:
     plan = make_plan(evolve(EXPERIMENT, freeze=TwoPhases()), splits())
     found = [(s.stage.epochs, s.cut, s.trainable_params, s.xla) for s in plan.stages]
     assert found == [(1, 18, 26_743_811, True), (11, 0, 41_458_499, False)]
+
+
+def test_the_stages_epochs_are_numbered_through() -> None:
+    plan = make_plan(evolve(EXPERIMENT, freeze=Gradual(every=2, blocks=3)), splits())
+    assert [(s.first_epoch, s.stage.epochs) for s in plan.stages] == [
+        (1, 2),
+        (3, 2),
+        (5, 2),
+        (7, 6),
+    ]
+    assert [row["first_epoch"] for row in plan.as_json()["stages"]] == [1, 3, 5, 7]
+    assert make_plan(EXPERIMENT, splits()).stages[0].first_epoch == 1
 
 
 class TestSeeds:

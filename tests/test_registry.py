@@ -306,7 +306,7 @@ class TestAnnounced:
 
 
 def test_a_home_that_cannot_be_imported_is_tried_again() -> None:
-    found = Registry("tool", Tool, home="no_such_home")
+    found = Registry("tool", Tool, homes=("no_such_home",))
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_home"):
             found.names()

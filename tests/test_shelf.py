@@ -56,6 +56,7 @@ def key(
         {"backbone": {"image_size": 64}},
         {"augmentation": {"name": "covidx", "rotation_deg": 20}},
         {"augmentation": {"name": "covidx_published"}},
+        {"fit": {"feature_dtype": "float16"}},
     ],
     ids=str,
 )
@@ -66,6 +67,12 @@ def test_what_features_depend_on_changes_their_name(changed: dict[str, Any]) -> 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"activation": "tanh"}, {"filters": 3}], ids=str)
 def test_the_frozen_layers_change_the_name(changed: dict[str, Any]) -> None:
     assert key(prefix(**changed)) != key(prefix())
+
+
+def test_what_the_frozen_layers_compute_in_changes_the_name() -> None:
+    mixed = prefix()
+    mixed.get_layer("conv").dtype_policy = "mixed_bfloat16"
+    assert key(mixed) != key(prefix())
 
 
 @pytest.mark.parametrize("name", ["processor", "cpus", "version"])
@@ -90,7 +97,7 @@ def test_the_machine_and_the_packages_change_the_name(
         {"head": {"name": "pooled"}},
         {"optimizer": {"name": "sgd"}},
         {"class_weights": {"name": "balanced"}},
-        {"fit": {"epochs": 3, "batch_size": 2}},
+        {"fit": {"epochs": 3, "batch_size": 2, "keep": "best", "early_stop_patience": 1}},
         {"seed": 7},  # acts through the keys
     ],
     ids=str,

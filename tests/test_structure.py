@@ -20,7 +20,7 @@ from tlkit.parts.kinds import registries
 
 FIT = ", ".join(sorted(field.name for field in fields(Fit)))
 TABLES = (
-    "augmentation, backbone, class_weights, data, fit, freeze, head, optimizer, plugins, "
+    "augmentation, backbone, class_weights, data, fit, freeze, head, loss, optimizer, plugins, "
     "reference, schedule, schema, seed"
 )
 

@@ -417,11 +417,12 @@ def test_a_refused_connection_is_not_available(home: Path) -> None:
             fetch(remote(url))
 
 
-def test_imagenet_is_the_file_that_keras_itself_would_fetch() -> None:
-    source = inspect.getsource(inspect.getmodule(keras.applications.VGG16))  # type: ignore[arg-type]
-    known = backbones.VGG16_IMAGENET
+@pytest.mark.parametrize("name", ["VGG16", "VGG19"])
+def test_imagenet_is_the_file_that_keras_itself_would_fetch(name: str) -> None:
+    source = inspect.getsource(inspect.getmodule(getattr(keras.applications, name)))  # type: ignore[arg-type]
+    known = backbones.IMAGENET[name.lower()]
     assert known.url.rpartition("/")[2] in source.replace('"\n    "', "")
-    assert known.md5 in source
+    assert known.checksum in source
 
 
 def unavailable(source: Any) -> Arrays:

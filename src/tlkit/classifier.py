@@ -130,10 +130,11 @@ def load(
         ConfigError: If it names parts or keys that this tlkit does not know.
         PartError: If it needs a file or package of somebody else's that is not there.
     """
+    from tlkit.graph import layer_table
     from tlkit.results.folder import METRICS, PLAN, WEIGHTS, RunFolder, read_weights
     from tlkit.results.recorded import read_experiment
     from tlkit.train.features import Extractor
-    from tlkit.train.model import assemble, layer_table
+    from tlkit.train.model import assemble
 
     folder = RunFolder(Path(run))
     folder.read_json(METRICS)  # written last: without it the run is not finished

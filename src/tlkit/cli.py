@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shlex
 import sys
 import traceback
@@ -18,10 +19,10 @@ import typer
 import tlkit
 from tlkit.cache import FeatureCache, default_folder
 from tlkit.classifier import sound_files
-from tlkit.config.experiment import load_experiment, own_parts
+from tlkit.config.experiment import apply_overrides, load_experiment, own_parts
 from tlkit.config.structure import structure
 from tlkit.errors import TlkitError
-from tlkit.parts.kinds import Backbone, Head, registries
+from tlkit.parts.kinds import Augmentation, Backbone, Head, registries
 from tlkit.registry import suggest
 
 app = typer.Typer(
@@ -217,7 +218,7 @@ def list_parts(
         message = f"no kind named {kind!r}{suggest(kind, kinds)}"
         raise typer.BadParameter(message, param_hint="KIND")
     found = [
-        {"kind": name, **attrs.asdict(registry.find(part))}
+        {"kind": name, **attrs.asdict(registry.find(part)), **_facts(name, part)}
         for name, registry in kinds.items()
         if kind in {None, name}
         for part in registry.names()
@@ -229,15 +230,55 @@ def list_parts(
 
     for name in dict.fromkeys(part["kind"] for part in found):
         typer.echo(f"{name}")
-        for part in found:
-            if part["kind"] == name:
-                summary = part["summary"] or f"from {part['source']}"
-                typer.echo(f"  {part['name']:<18} {summary}")
+        of_kind = [part for part in found if part["kind"] == name]
+        width = max(len(part["name"]) for part in of_kind)
+        for part in of_kind:
+            summary = part["summary"] or f"from {part['source']}"
+            typer.echo(f"  {part['name']:<{width}}  {_size(part)}{summary}")
+
+
+def _size(part: dict[str, Any]) -> str:
+    """Return a backbone's parameters and image size as columns; nothing for other parts."""
+    if part["kind"] != "backbones":
+        return ""
+    params, image_size = part["params"], part["image_size"]
+    millions = "" if params is None else f"{params / 1e6:.1f} M"
+    return f"{millions:>7}  {'' if image_size is None else image_size:>3} px  "
+
+
+def _facts(kind: str, name: str) -> dict[str, Any]:
+    """Return what a backbone tells of itself unbuilt; another package's tells nothing."""
+    if kind != "backbones":
+        return {}
+    found = registries.backbones.find(name)
+    if found.source != "tlkit":
+        return {"params": None, "image_size": None}
+    backbone = registries.backbones.get(name)()
+    return {"params": backbone.params, "image_size": backbone.image_size}
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> None:
-    """Show what a part is, where it comes from and which keys it has."""
+def info(
+    name: Annotated[str, typer.Argument(help="The name of a part.")],
+    preview: Annotated[
+        Path | None,
+        typer.Option(help="Write NAME.png here: what an augmentation draws.", metavar="DIR"),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An image to draw from. Repeatable; unset: drawn chests.", metavar="FILE"
+        ),
+    ] = None,
+    image_px: Annotated[int, typer.Option(min=32, help="Side of each picture, in pixels.")] = 224,
+    overrides: Overrides = None,
+) -> None:
+    """Show what a part is, where it comes from and which keys it has, or what it draws."""
+    if preview is not None:
+        _preview(name, preview, image or [], image_px, overrides or [])
+        return
+    if image or overrides:
+        raise typer.BadParameter("is missing; the other options are its", param_hint="--preview")
     import inspect
 
     from tlkit.config.keys import describe_keys
@@ -255,6 +296,31 @@ def info(name: Annotated[str, typer.Argument(help="The name of a part.")]) -> No
         for key in describe_keys(part):
             typer.echo(f"  {key}")
         typer.echo("")
+
+
+def _preview(
+    name: str, folder: Path, files: list[Path], image_px: int, overrides: list[str]
+) -> None:
+    path = folder / f"{name}.png"
+    if path.exists():
+        raise typer.BadParameter(f"{path} exists; nothing is overwritten", param_hint="--preview")
+    others = {part for _, registry in registries.items() for part in registry.names()}
+    if name in others.difference(registries.augmentations.names()):
+        message = f"shows what augmentations draw, and {name!r} is none"
+        raise typer.BadParameter(message, param_hint="--preview")
+    table: dict[str, Any] = {}
+    apply_overrides(table, overrides)
+    augmentation: Augmentation = structure(registries.augmentations.get(name), table, source=name)
+    augmentation.require()
+
+    from tlkit.results.preview import write_contact_sheet
+
+    try:
+        write_contact_sheet(path, augmentation, files, image_px)
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise typer.BadParameter(message, param_hint="--preview") from None
+    typer.echo(path)
 
 
 @app.command()
@@ -371,6 +437,10 @@ def cache_path() -> None:
 
 def main() -> NoReturn:
     """Run the command line and end the process with the documented exit code."""
+    notes = logging.StreamHandler()
+    notes.setFormatter(logging.Formatter("note: %(message)s"))
+    logging.getLogger("tlkit").addHandler(notes)
+    logging.getLogger("tlkit").setLevel(logging.INFO)
     # Pillow warns of large pictures without naming them; tlkit names and refuses them itself.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     try:

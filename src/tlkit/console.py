@@ -48,7 +48,9 @@ def plan_text(plan: Plan) -> str:
         for split, counts in plan.counts.items()
     ]
     rows.append(["weight", *(f"{plan.class_weights[name]:.4g}" for name in plan.classes), ""])
-    lines += [table(["images", *plan.classes, "all"], rows), ""]
+    keys = [f"{key} {value}" for key, value in plan.loss.items() if key != "name"]
+    drawn = f"loss: {', '.join([plan.loss['name'], *keys])}; sampler: {plan.sampler}"
+    lines += [table(["images", *plan.classes, "all"], rows), "", drawn, ""]
     if plan.evaluated_on == "val":
         lines += ["no test split: the results will be those on val", ""]
     for number, planned in enumerate(plan.stages, start=1):

@@ -100,7 +100,7 @@ class FromModel(Backbone):
 
     def layers(self) -> LayerTable:
         """Return the table of the model's layers."""
-        from tlkit.train.model import layer_table
+        from tlkit.graph import layer_table
 
         return layer_table(self.build())
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.errors import ConfigError, Problem
+from tlkit.errors import ConfigError, NumericalError, Problem
 from tlkit.progress import Watcher
 from tlkit.run import make_ready
 
@@ -80,7 +80,7 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     if end < 2 or curve[end] > FALLS * curve[:end].max():
         return None
     slopes = np.gradient(curve[: end + 1], np.log10(rates[: end + 1]))
-    return float(rates[int(slopes.argmin())])
+    return float(rates[int(slopes[:-1].argmin())])
 
 
 def lr_find(
@@ -136,6 +136,8 @@ def lr_find(
     factor = (highest / lowest) ** (1 / (steps - 1))
     rates = [lowest * factor**step for step in range(steps)]
     losses = list(_losses(stage, rates))
+    if not losses:
+        raise NumericalError("the first training loss is nan or infinite, before any step")
     folder = RunFolder.claim(out, f"{once.name}-lr-find")
     curve = RateCurve(tuple(rates[: len(losses)]), tuple(losses), folder.path)
     figure = rate_curve(curve.rates, curve.losses, curve.smoothed, curve.suggestion)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from tlkit.graph import layer_table as table_of
 from tlkit.layers import LayerRange, LayerTable
-from tlkit.parts.kinds import Backbone, ClassWeights, Freeze, Head, registries
+from tlkit.parts.kinds import Backbone, BatchNorm, ClassWeights, Freeze, Head, registries
 
 if TYPE_CHECKING:
     import keras
@@ -56,16 +57,14 @@ def layer_table(model: keras.Model) -> LayerTable:
     The input is layer 0 and not a row. A nested model's layers are named `MODEL/LAYER`; the block
     of a layer is its nested model, or else the part of its name before the first underscore.
     """
-    from tlkit.train import model as models
-
-    return models.layer_table(model)
+    return table_of(model)
 
 
 def freeze(
     model: keras.Model,
     *,
     train: str | LayerRange | Sequence[str] | Mapping[str, float] | Freeze,
-    batch_norm: Literal["inference", "train"] = "inference",
+    batch_norm: BatchNorm = "inference",
 ) -> Frozen:
     """Train the chosen layers of any Keras model and freeze all others; compile it afterwards.
 
@@ -74,8 +73,8 @@ def freeze(
         train: What is trained: a range (`"19-22"`), a layer name, glob or block name, a list of
             these, a mapping from these to learning-rate multipliers (later ones prevail), or a
             freeze policy, of which the first stage counts.
-        batch_norm: `inference` freezes every BatchNorm layer whatever `train` says; a policy's
-            own `batch_norm` counts instead.
+        batch_norm: `inference` freezes every BatchNorm layer whatever `train` says, `head` all but
+            those of block `head`, `train` none; a policy's own `batch_norm` counts instead.
 
     Returns:
         The layer table with rates; print it. Its `scale` gives an optimizer that obeys the rates.

@@ -87,13 +87,13 @@ class Registry(Generic[T]):
     Attributes:
         kind: The kind's name in messages, singular: ``backbone``.
         base: The abstract class that every part of the kind extends.
-        home: The module whose import registers the built-in parts.
+        homes: The modules whose import registers the built-in parts.
         group: The entry-point group in which other packages announce theirs.
     """
 
     kind: str
     base: type[T]
-    home: str | None = None
+    homes: tuple[str, ...] = ()
     group: str | None = None
     _parts: dict[str, type[T]] = field(factory=dict, init=False, repr=False)
     _withdrawn: dict[type[T], str] = field(factory=dict, init=False, repr=False)
@@ -116,7 +116,8 @@ class Registry(Generic[T]):
             )
 
         def decorate(part: P) -> P:
-            self._load_home()
+            if getattr(part, "__module__", None) not in self.homes:
+                self._load_home()
             self._check(name, part)
             known = self._parts.get(name)
             if known is not None and _target(known) != _target(part):
@@ -213,11 +214,12 @@ class Registry(Generic[T]):
         raise PartError(f"{self.kind}: {part.__qualname__} is not registered; register it first")
 
     def _load_home(self) -> None:
-        if self.home is None or self._at_home:
+        if not self.homes or self._at_home:
             return
         self._at_home = True  # before the import: the module's own decorators come back here
         try:
-            importlib.import_module(self.home)
+            for home in self.homes:
+                importlib.import_module(home)
         except BaseException:
             self._at_home = False
             raise

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
 from tlkit.parts.freezes import HeadOnly, TrainAll, TrainNames, TrainRange
-from tlkit.parts.kinds import Freeze, Stage
+from tlkit.parts.kinds import BatchNorm, Freeze, Stage
 from tlkit.testing import layer_ranges, layer_tables
 
 EPOCHS = 3
@@ -198,15 +198,18 @@ class TestCounts:
 
 
 class TestBatchNorm:
-    @given(tables_and_rates(), st.sampled_from(["inference", "train"]))
-    def test_inference_holds_every_batch_norm_and_train_leaves_them(
-        self,
-        case: tuple[LayerTable, tuple[float, ...]],
-        batch_norm: Literal["inference", "train"],
+    @given(tables_and_rates(), st.sampled_from(["inference", "head", "train"]))
+    def test_inference_holds_every_batch_norm_head_all_but_its_own_and_train_none(
+        self, case: tuple[LayerTable, tuple[float, ...]], batch_norm: BatchNorm
     ) -> None:
         layers, rates = case
+        held = {
+            "inference": {*layers.blocks},
+            "head": {*layers.blocks} - {"head"},
+            "train": set[str](),
+        }[batch_norm]
         learns = [
-            0.0 if layer.batch_norm and batch_norm == "inference" else rate
+            0.0 if layer.batch_norm and layer.block in held else rate
             for rate, (_, layer) in zip(rates, layers, strict=True)
         ]
         assume(layers.trainable_params(learns) > 0)

@@ -18,6 +18,8 @@ import tlkit
 from tlkit.parts.class_weights import Balanced, Fixed, Unweighted
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
+from tlkit.parts.kinds import LossFunction
+from tlkit.parts.losses import CrossEntropy, Focal, LogitAdjusted, cross_entropy
 from tlkit.parts.optimizers import SGD
 from tlkit.plan.plan import make_plan
 from tlkit.train.fit import fit
@@ -60,12 +62,14 @@ def batches(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 3, 5)) -> Batch:
 class Softmax:
     """One softmax layer and tlkit's step: small enough that NumPy can check all of it."""
 
-    def __init__(self, xla: bool = False, penalty: Any = None) -> None:
+    def __init__(
+        self, xla: bool = False, penalty: Any = None, loss: LossFunction = cross_entropy
+    ) -> None:
         inputs = keras.layers.Input((FEATURES,))
         layer = keras.layers.Dense(CLASSES, "softmax", use_bias=False, kernel_regularizer=penalty)
         self.model: Any = keras.Model(inputs, layer(inputs))
         self.optimizer: Any = keras.optimizers.SGD(1.0)
-        self.stepper = Stepper(self.model, self.optimizer, xla=xla)
+        self.stepper = Stepper(self.model, self.optimizer, xla, loss)
 
     def step(self, batch: Batch, rate: float = 1.0) -> tuple[Sums, Floats]:
         """Return a step's sums and the kernel after it."""
@@ -182,6 +186,57 @@ def test_a_weight_of_n_is_n_copies_under_a_sum(
     assert close(after, after_copies)
 
 
+COUNTS = {"normal": 60, "pneumonia": 30, "covid-19": 10}
+LOSSES = [CrossEntropy(label_smoothing=0.2), Focal(), LogitAdjusted()]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["graph", "xla"])
+def any_softmax(request: pytest.FixtureRequest) -> list[Softmax]:
+    return [Softmax(request.param, loss=loss.build(COUNTS)) for loss in LOSSES]
+
+
+def formulas(
+    batch: Batch, kernel: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The oracle: each image's loss in the order of LOSSES, in float64."""
+
+    def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+
+    truth = np.eye(CLASSES)[batch.labels]
+    logits = batch.x.astype(np.float64) @ kernel
+    plain = log_softmax(logits)
+    right = (truth * plain).sum(axis=1)
+    adjusted = log_softmax(logits + np.log([0.6, 0.3, 0.1]))
+    return (
+        -((0.8 * truth + 0.2 / CLASSES) * plain).sum(axis=1),
+        -((1 - np.exp(right)) ** 2) * right,
+        -(truth * adjusted).sum(axis=1),
+    )
+
+
+@given(batch=batches(sizes=(3,)))
+def test_every_loss_is_weighted_alike(any_softmax: list[Softmax], batch: Batch) -> None:
+    """And its gradient is that of the published formula, by differences in float64."""
+    kernel, step = batch.kernel.astype(np.float64), 1e-5
+    nudges = step * np.eye(kernel.size).reshape(-1, *kernel.shape)
+    for number, softmax in enumerate(any_softmax):
+        sums, after = softmax.step(batch)
+        losses = formulas(batch, kernel)[number]
+        assert close(sums.mean("loss"), (batch.weights * losses).mean())
+        assert close(sums.mean("loss_unweighted"), losses.mean())
+        slopes = [
+            (batch.weights * (up - down)).mean() / (2 * step)
+            for up, down in (
+                (formulas(batch, kernel + n)[number], formulas(batch, kernel - n)[number])
+                for n in nudges
+            )
+        ]
+        np.testing.assert_allclose(
+            kernel - after, np.reshape(slopes, kernel.shape), rtol=1e-4, atol=1e-4
+        )
+
+
 def with_class_weights(batch: Batch, weights: Mapping[int, float]) -> Batch:
     return evolve(batch, weights=tlkit.sample_weights(batch.labels, weights))
 
@@ -255,13 +310,16 @@ class OneConvolution(tlkit.Backbone):
         return {"source": "none"}
 
 
-def first_epoch(batch_size: int, weights: tlkit.ClassWeights) -> tlkit.Epoch:
+def first_epoch(
+    batch_size: int, weights: tlkit.ClassWeights, loss: tlkit.Loss | None = None
+) -> tlkit.Epoch:
     """Return what the engine reports for an epoch in which nothing moves."""
     experiment = tlkit.Experiment(
         data=Phantom(train=7, val=4, test=0, image_px=16),
         backbone=OneConvolution(),
         head=Pooled(),
         class_weights=weights,
+        loss=loss or CrossEntropy(),
         optimizer=SGD(learning_rate=1e-30),
         fit=tlkit.Fit(epochs=1, batch_size=batch_size, xla=False),
     )
@@ -288,3 +346,11 @@ def test_class_weights_touch_the_training_loss_only() -> None:
     weighted = first_epoch(7, Fixed(weights={"clear": 1.0, "one_sided": 9.0, "both_sided": 2.0}))
     assert weighted.loss > 2 * plain.loss
     assert evolve(weighted, loss=plain.loss) == plain
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(label_smoothing=0.2), Focal(), LogitAdjusted()])
+def test_validation_is_by_plain_cross_entropy_whatever_is_trained(loss: tlkit.Loss) -> None:
+    plain, other = first_epoch(7, Unweighted()), first_epoch(7, Unweighted(), loss)
+    assert other.loss != plain.loss
+    assert other.loss == other.loss_unweighted
+    assert evolve(other, loss=plain.loss, loss_unweighted=plain.loss) == plain

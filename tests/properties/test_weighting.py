@@ -15,7 +15,14 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 import tlkit
 from tlkit.config.experiment import Experiment
 from tlkit.errors import ConfigError, FieldError
-from tlkit.parts.class_weights import Balanced, Fixed, Unweighted
+from tlkit.parts.class_weights import (
+    Balanced,
+    EffectiveNumber,
+    Fixed,
+    MedianFrequency,
+    Power,
+    Unweighted,
+)
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import make_plan
@@ -150,6 +157,107 @@ class TestFixed:
         del every[one]
         with pytest.raises(FieldError, match=f"^weights: no weight for class '{one}'"):
             Fixed(weights=every).for_counts(counts)
+
+
+alphas = st.floats(0, 1)
+betas = st.floats(0, 1, exclude_max=True)
+scaled_weightings = (
+    alphas.map(lambda alpha: Power(alpha=alpha))
+    | betas.map(lambda beta: EffectiveNumber(beta=beta))
+    | st.just(Balanced())
+)
+
+
+class TestComputed:
+    @given(class_counts(min_classes=1), scaled_weightings)
+    def test_the_mean_weight_of_an_image_is_1(
+        self, counts: dict[str, int], weighting: tlkit.ClassWeights
+    ) -> None:
+        weights = weighting.for_counts(counts)
+        total = math.fsum(weights[name] * count for name, count in counts.items())
+        assert total == pytest.approx(sum(counts.values()), rel=1e-12)
+
+    @given(class_counts(), scaled_weightings | st.just(MedianFrequency()))
+    def test_the_fewer_images_the_heavier_each_and_the_class_never_the_heavier(
+        self, counts: dict[str, int], weighting: tlkit.ClassWeights
+    ) -> None:
+        weights = weighting.for_counts(counts)
+        assert list(weights) == list(counts)
+        by_size = sorted(counts, key=lambda name: counts[name])
+        heavy = [weights[name] for name in by_size]
+        assert heavy == pytest.approx(sorted(heavy, reverse=True), rel=1e-12)
+        says = [weights[name] * counts[name] for name in by_size]
+        assert says == pytest.approx(sorted(says), rel=1e-9)
+
+    @given(class_counts(), st.integers(1, 10**6), scaled_weightings | st.just(MedianFrequency()))
+    def test_equal_counts_give_one(
+        self, counts: dict[str, int], same: int, weighting: tlkit.ClassWeights
+    ) -> None:
+        found = weighting.for_counts(dict.fromkeys(counts, same))
+        assert found == pytest.approx(dict.fromkeys(counts, 1.0), rel=1e-12)
+
+    @given(class_counts(), scaled_weightings | st.just(MedianFrequency()), st.data())
+    def test_a_class_without_images_is_named(
+        self, counts: dict[str, int], weighting: tlkit.ClassWeights, data: st.DataObject
+    ) -> None:
+        empty = data.draw(st.sampled_from([*counts]))
+        with pytest.raises(ValueError, match=f"^class '{empty}' has no training images"):
+            weighting.for_counts({**counts, empty: 0})
+
+
+class TestPower:
+    @given(class_counts(), alphas, st.data())
+    def test_two_classes_weigh_as_their_counts_to_the_power(
+        self, counts: dict[str, int], alpha: float, data: st.DataObject
+    ) -> None:
+        one, other = (data.draw(st.sampled_from([*counts])) for _ in range(2))
+        weights = Power(alpha=alpha).for_counts(counts)
+        expected = (counts[other] / counts[one]) ** alpha
+        assert weights[one] / weights[other] == pytest.approx(expected, rel=1e-12)
+
+    @given(class_counts())
+    def test_it_goes_from_none_to_balanced(self, counts: dict[str, int]) -> None:
+        assert Power(alpha=0).for_counts(counts) == Unweighted().for_counts(counts)
+        found = Power(alpha=1).for_counts(counts)
+        assert found == pytest.approx(balanced(counts), rel=1e-12)
+
+
+class TestEffectiveNumber:
+    @given(small_counts, betas | st.floats(1e-15, 1e-3).map(lambda rest: 1 - rest))
+    def test_two_classes_weigh_by_the_published_formula(
+        self, counts: dict[str, int], beta: float
+    ) -> None:
+        """Close to 1 too, where 1 - beta to the power of n has hardly a digit left."""
+        weights = EffectiveNumber(beta=beta).for_counts(counts)
+        effective = {name: 1 - Fraction(beta) ** n for name, n in counts.items()}
+        first = next(iter(counts))
+        for name in counts:
+            ratio = float(effective[first] / effective[name])
+            assert weights[name] / weights[first] == pytest.approx(ratio, rel=1e-12)
+
+    @given(class_counts())
+    def test_it_goes_from_none_to_balanced(self, counts: dict[str, int]) -> None:
+        assert EffectiveNumber(beta=0).for_counts(counts) == Unweighted().for_counts(counts)
+        almost_0 = EffectiveNumber(beta=5e-324).for_counts(counts)
+        assert almost_0 == pytest.approx(Unweighted().for_counts(counts), rel=1e-12)
+        almost_1 = EffectiveNumber(beta=1 - 2**-53).for_counts(counts)
+        assert almost_1 == pytest.approx(balanced(counts), rel=1e-9)
+
+
+class TestMedianFrequency:
+    @given(class_counts())
+    def test_is_balanced_but_for_its_scale(self, counts: dict[str, int]) -> None:
+        weights = MedianFrequency().for_counts(counts)
+        ratios = [weights[name] / weight for name, weight in balanced(counts).items()]
+        assert ratios == pytest.approx([ratios[0]] * len(ratios), rel=1e-12)
+
+    @given(class_counts(), st.integers(1, 100_000))
+    def test_a_class_of_median_size_has_weight_1(self, counts: dict[str, int], median: int) -> None:
+        others = {name: median + (1 if i % 2 else -1) * i for i, name in enumerate(counts, 1)}
+        assume(min(others.values()) > 0)
+        assume(len(others) % 2 == 0)
+        weights = MedianFrequency().for_counts({**others, "the median": median})
+        assert weights["the median"] == 1
 
 
 @given(class_counts())

@@ -21,6 +21,7 @@ from tlkit.parts.kinds import (
     Dataset,
     Freeze,
     Head,
+    Loss,
     Optimizer,
     Schedule,
     registries,
@@ -49,7 +50,7 @@ class Fit:
         cache: Keep the frozen layers' features on disk, for later epochs and later runs; changes
             no result.
         feature_dtype: How the frozen layers' features are handed on: `float16` takes half the disk
-            and rounds them to 11 bits.
+            and rounds them to 11 bits; a loaded run computes in float32 throughout.
         mixed_precision: Compute in `bfloat16`, keep weights, loss and probabilities in float32;
             unset: all in float32.
     """
@@ -130,6 +131,7 @@ class Experiment:
         freeze: Which layers are trained.
         class_weights: How much each class counts.
         augmentation: Random changes of the training images.
+        loss: What training makes small.
         optimizer: The rule of the steps.
         schedule: How the learning rate changes.
         fit: Epochs and batches.
@@ -146,6 +148,7 @@ class Experiment:
     freeze: Freeze = part(registries.freezes, "head_only")
     class_weights: ClassWeights = part(registries.class_weights, "none")
     augmentation: Augmentation = part(registries.augmentations, "none")
+    loss: Loss = part(registries.losses, "cross_entropy")
     optimizer: Optimizer = part(registries.optimizers, "adam")
     schedule: Schedule = part(registries.schedules, "constant")
     fit: Fit = field(factory=Fit)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tlkit.errors import WeightsError
 from tlkit.registry import nearest
@@ -30,15 +30,32 @@ class Arrays:
         named: Array by `LAYER/VARIABLE`, or by `LAYER/NUMBER` in files of Keras 3.
         path: The file.
         sha256: Its hash.
+        order: The names as the file lists them, if it does: files of Keras 2's time.
     """
 
     named: Mapping[str, np.ndarray[Any, Any]]
     path: Path
     sha256: str
+    order: tuple[str, ...] = ()
+
+    def in_order_of(self, names: Sequence[str]) -> Arrays:
+        """Return the same arrays under other names, if the file lists as many and other ones.
+
+        Files of Keras 2's time have layer names that Keras made up while it counted on from model
+        to model; Keras itself goes by their order. Shapes are compared when they are assigned.
+        """
+        if len(self.order) != len(names) or set(self.order) == set(names):
+            return self
+        named = {new: self.named[old] for new, old in zip(names, self.order, strict=True)}
+        return evolve(self, named=named, order=tuple(names))
 
 
-def read_arrays(path: Path) -> Arrays:
+def read_arrays(path: Path, skip: Sequence[str] = ()) -> Arrays:
     """Read a `.h5`, `.weights.h5` or `.safetensors` file; only arrays, never code.
+
+    Args:
+        path: The file.
+        skip: Layers to leave out, by the beginning of their names.
 
     Raises:
         WeightsError: If the file is missing, or is none of these.
@@ -54,26 +71,30 @@ def read_arrays(path: Path) -> Arrays:
         raise WeightsError(
             f"{path}: is a pointer or a web page, not weights; fetch the file itself"
         )
+    order: tuple[str, ...] = ()
     if content[:8] == b"\x89HDF\r\n\x1a\n":
-        named = _read_h5(path)
+        named, order = _read_h5(path, tuple(skip))
     elif path.suffix == ".safetensors":
         named = _read_safetensors(path, content)
     else:
         raise WeightsError(f"{path}: must be a .h5 or .safetensors file, got neither")
     if not named:
         raise WeightsError(f"{path}: holds no arrays")
-    return Arrays(named, path, hashlib.sha256(content).hexdigest())
+    return Arrays(named, path, hashlib.sha256(content).hexdigest(), order)
 
 
-def _read_h5(path: Path) -> dict[str, Any]:
-    """Return every array by layer and variable, or by layer and number in files of Keras 3."""
+def _read_h5(path: Path, skip: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return every array by layer and variable, or by layer and number in files of Keras 3.
+
+    And their names in the order in which a file of Keras 2's time lists them.
+    """
     import h5py
     import numpy as np
 
     named: dict[str, Any] = {}
 
     def visit(key: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset) or key.startswith(KERAS_3_OPTIMIZER):
+        if not isinstance(item, h5py.Dataset) or key.startswith((KERAS_3_OPTIMIZER, *skip)):
             return
         if item.external or item.is_virtual:
             raise WeightsError(f"{path}: {key} points outside the file")
@@ -90,9 +111,22 @@ def _read_h5(path: Path) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(visit)  # follows neither soft nor external links
+            order = tuple(name for name in _listed(file) if name in named)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
-    return named
+    return named, order
+
+
+def _listed(file: Any) -> Iterator[str]:
+    """Yield the array names that a file of Keras 2's time lists, layer by layer."""
+    for layer in file.attrs.get("layer_names", ()):
+        name = _text(layer)
+        for array in file[name].attrs.get("weight_names", ()):
+            yield _h5_name(f"{name}/{_text(array)}")
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _h5_name(key: str) -> str:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from tlkit.backend import prepare
+from tlkit.parts import keras_cv_augmentations  # noqa: F401  # registers KerasCV's
+from tlkit.parts.graded import Graded
 from tlkit.parts.kinds import Augmentation, registries
+from tlkit.parts.transforms import mirrored, moved, placed, saturated, toned, uniforms
 from tlkit.rules import between, share
 
 if TYPE_CHECKING:
@@ -77,53 +79,95 @@ class CovidxPublished(Augmentation):
         draws = uniforms(keys, 5)
         images = moved(images, draws, self.rotation_deg, self.shift_frac)
         if self.flip:
-            mirrored = (draws[:, 3] < 0)[:, None, None, None]
-            images = tf.where(mirrored, images[:, :, ::-1], images)
+            images = mirrored(images, draws[:, 3])
         factor = 1 + self.brightness_frac * draws[:, 4]
         return tf.clip_by_value(images * factor[:, None, None, None], 0.0, 255.0)
 
 
-def uniforms(keys: tf.Tensor, count: int) -> tf.Tensor:
-    """Return `count` numbers in [-1, 1) for each key: `(batch, count)` float32."""
-    prepare()
-    import tensorflow as tf
+@registries.augmentations.register("xray_safe")
+@frozen(kw_only=True)
+class XraySafe(Graded):
+    """Small changes that leave a radiograph plausible: no flip, and no black border drawn.
 
-    def draw(key: tf.Tensor) -> tf.Tensor:
-        return tf.random.stateless_uniform((count,), key, -1.0, 1.0, alg="philox")
+    What comes in from outside is the edge's own pixels, drawn out. Each change is drawn evenly
+    from its negative bound to its positive one.
 
-    return tf.map_fn(draw, tf.convert_to_tensor(keys), fn_output_signature=tf.float32)
-
-
-def moved(images: tf.Tensor, draws: tf.Tensor, rotation_deg: float, shift_frac: float) -> tf.Tensor:
-    """Return images rotated about their centre and shifted; what comes in from outside is 0.
-
-    Args:
-        images: `(batch, height, width, 3)` float32.
-        draws: `(batch, 3 or more)` in [-1, 1): angle, shift down and shift right.
-        rotation_deg: What a draw of 1 rotates by.
-        shift_frac: What a draw of 1 shifts by, as a share of the side.
+    Attributes:
+        rotation_deg: The largest angle, in degrees.
+        shift_frac: The largest shift, as a share of height and width.
+        zoom_frac: Show 1 ± up to this much of height and width, brought to the same size.
+        brightness_frac: Multiply pixels by 1 ± up to this much, cut off at black and white.
+        contrast_frac: Multiply the distance from the picture's mean by 1 ± up to this much.
     """
-    import tensorflow as tf
 
-    height, width = images.shape[1], images.shape[2]
-    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    rotation_deg: float = field(default=5.0, validator=between(0, 90))
+    shift_frac: float = field(default=0.04, validator=share(below=0.5))
+    zoom_frac: float = field(default=0.05, validator=share(below=0.5))
+    brightness_frac: float = field(default=0.1, validator=share(below=0.5))
+    contrast_frac: float = field(default=0.1, validator=share(below=0.5))
 
-    def transform(draw: tf.Tensor) -> tf.Tensor:
-        """Map an output pixel (x, y) to the input: undo the shift, then rotate back."""
-        angle = draw[0] * math.radians(rotation_deg)
-        down, right = draw[1] * shift_frac * height, draw[2] * shift_frac * width
-        cos, sin = tf.cos(angle), tf.sin(angle)
-        x0 = middle_x - cos * (middle_x + right) - sin * (middle_y + down)
-        y0 = middle_y + sin * (middle_x + right) - cos * (middle_y + down)
-        return tf.stack([cos, sin, x0, -sin, cos, y0, 0.0, 0.0])
+    def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        """Return the images rotated, shifted, zoomed and exposed a little differently."""
+        if not self.changes:
+            return images
+        draws = self.strength * uniforms(keys, 6)
+        images = placed(
+            images,
+            angles=draws[:, 0] * math.radians(self.rotation_deg),
+            down=draws[:, 1] * self.shift_frac,
+            right=draws[:, 2] * self.shift_frac,
+            shown=1 + draws[:, 3] * self.zoom_frac,
+            fill="NEAREST",
+        )
+        brightness = 1 + draws[:, 4] * self.brightness_frac
+        return toned(images, brightness, contrast=1 + draws[:, 5] * self.contrast_frac)
 
-    # One at a time: the cosine of a whole vector is rounded by where in it an angle stands.
-    transforms = tf.map_fn(transform, tf.convert_to_tensor(draws, tf.float32))
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=transforms,
-        output_shape=tf.constant([height, width], tf.int32),
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
+
+@registries.augmentations.register("natural")
+@frozen(kw_only=True)
+class Natural(Graded):
+    """The usual changes of ordinary photographs: flip, crop, small rotation, light and colour.
+
+    What a rotation brings in from outside is the picture mirrored at its edge.
+
+    Attributes:
+        flip: Mirror every second image, left to right, at any strength but 0.
+        crop_frac: Cut off up to this share of each side and enlarge what is left; where it is cut
+            out is drawn too.
+        rotation_deg: The largest angle, in degrees.
+        brightness_frac: Multiply pixels by 1 ± up to this much, cut off at black and white.
+        contrast_frac: Multiply the distance from the picture's mean by 1 ± up to this much.
+        saturation_frac: Multiply the distance from grey by 1 ± up to this much.
+    """
+
+    flip: bool = True
+    crop_frac: float = field(default=0.25, validator=share(below=0.5))
+    rotation_deg: float = field(default=10.0, validator=between(0, 90))
+    brightness_frac: float = field(default=0.2, validator=share(below=0.5))
+    contrast_frac: float = field(default=0.2, validator=share(below=0.5))
+    saturation_frac: float = field(default=0.3, validator=share(below=0.5))
+
+    def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        """Return the images mirrored, cropped, rotated and with other light and colours."""
+        if not self.changes:
+            return images
+        raw = uniforms(keys, 8)
+        draws = self.strength * raw
+        if self.flip:
+            images = mirrored(images, raw[:, 0])
+        cut_off = (self.strength + draws[:, 1]) * 0.5 * self.crop_frac
+        room = cut_off * 0.5  # how far the crop may lie from the middle
+        images = placed(
+            images,
+            angles=draws[:, 2] * math.radians(self.rotation_deg),
+            down=raw[:, 3] * room,
+            right=raw[:, 4] * room,
+            shown=1 - cut_off,
+            fill="REFLECT",
+        )
+        images = toned(
+            images,
+            brightness=1 + draws[:, 5] * self.brightness_frac,
+            contrast=1 + draws[:, 6] * self.contrast_frac,
+        )
+        return saturated(images, 1 + draws[:, 7] * self.saturation_frac)

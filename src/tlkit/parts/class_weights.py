@@ -1,8 +1,14 @@
-"""Class weights: pure functions from the training split's counts to a weight a class name."""
+"""Class weights: pure functions from the training split's counts to a weight a class name.
+
+Weights that are computed are scaled so that the mean weight of a training image is 1,
+Σ n_k · w_k = N: the loss keeps its size, and with it the learning rate its meaning.
+`median_frequency` alone keeps its own scale, since scaled so it would be `balanced`.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 
 from attrs import field, frozen
@@ -10,6 +16,20 @@ from attrs import field, frozen
 from tlkit.errors import FieldError
 from tlkit.parts.kinds import ClassWeights, registries
 from tlkit.registry import suggest
+from tlkit.rules import between, share
+
+
+def normalised(counts: Mapping[str, int], proportions: Mapping[str, float]) -> dict[str, float]:
+    """Return weights in the given proportions that are 1 for a training image on average."""
+    total = math.fsum(counts[name] * part for name, part in proportions.items())
+    scale = sum(counts.values()) / total
+    return {name: scale * part for name, part in proportions.items()}
+
+
+def _refuse_empty(counts: Mapping[str, int]) -> None:
+    empty = [name for name, count in counts.items() if count < 1]
+    if empty:
+        raise ValueError(f"class {empty[0]!r} has no training images, so it can have no weight")
 
 
 @registries.class_weights.register("none")
@@ -39,11 +59,87 @@ class Balanced(ClassWeights):
         Raises:
             ValueError: If a class has no images.
         """
-        empty = [name for name, count in counts.items() if count < 1]
-        if empty:
-            raise ValueError(f"class {empty[0]!r} has no training images, so no balanced weight")
+        _refuse_empty(counts)
         total = sum(counts.values())
         return {name: total / (len(counts) * count) for name, count in counts.items()}
+
+
+@registries.class_weights.register("power")
+@frozen(kw_only=True)
+class Power(ClassWeights):
+    """Weights in proportion to (1 / n_k) to the power of alpha: balanced, but less so.
+
+    The square root is what Mahajan et al. 2018, Exploring the Limits of Weakly Supervised
+    Pretraining, sample by.
+
+    Attributes:
+        alpha: From 0, which is `none`, to 1, which is `balanced`.
+    """
+
+    alpha: float = field(default=0.5, validator=between(0, 1))
+
+    def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Return the weights.
+
+        >>> Power(alpha=0.5).for_counts({"normal": 64, "pneumonia": 16})
+        {'normal': 0.8333333333333334, 'pneumonia': 1.6666666666666667}
+
+        Raises:
+            ValueError: If a class has no images.
+        """
+        _refuse_empty(counts)
+        return normalised(counts, {name: n**-self.alpha for name, n in counts.items()})
+
+
+@registries.class_weights.register("effective_number")
+@frozen(kw_only=True)
+class EffectiveNumber(ClassWeights):
+    """Weights in proportion to (1 - beta) / (1 - beta to the power of n_k).
+
+    Cui et al. 2019, Class-Balanced Loss Based on Effective Number of Samples: further
+    images of a class overlap with those there are, and at most 1 / (1 - beta) of them count.
+
+    Attributes:
+        beta: From 0, which is `none`, to below 1; close to 1 it is `balanced`.
+    """
+
+    beta: float = field(default=0.999, validator=share(below=1))
+
+    def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Return the weights.
+
+        Raises:
+            ValueError: If a class has no images.
+        """
+        _refuse_empty(counts)
+        # 1 - beta**n loses all its digits as beta comes close to 1; expm1 keeps them. The factor
+        # 1 - beta is the same for all classes and goes with the scale.
+        log_beta = math.log(self.beta) if self.beta else -math.inf
+        return normalised(counts, {k: -1 / math.expm1(n * log_beta) for k, n in counts.items()})
+
+
+@registries.class_weights.register("median_frequency")
+@frozen(kw_only=True)
+class MedianFrequency(ClassWeights):
+    """The median of the classes' frequencies, divided by the class's own.
+
+    Eigen and Fergus 2015, Predicting Depth, Surface Normals and Semantic Labels. A class of median
+    size has weight 1. With one label an image these are the `balanced` weights but for a factor
+    common to all classes.
+    """
+
+    def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Return the weights.
+
+        >>> MedianFrequency().for_counts({"normal": 50, "pneumonia": 100, "covid-19": 25})
+        {'normal': 1.0, 'pneumonia': 0.5, 'covid-19': 2.0}
+
+        Raises:
+            ValueError: If a class has no images.
+        """
+        _refuse_empty(counts)
+        median = statistics.median(counts.values())
+        return {name: median / count for name, count in counts.items()}
 
 
 def _check_weights(instance: object, attribute: object, weights: Mapping[str, float]) -> None:

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attrs import field, fields_dict, frozen
 
 from tlkit.errors import FieldError
-from tlkit.layers import LayerTable
+from tlkit.layers import HEAD, LayerTable
 from tlkit.parts.splits import Splits, check_classes
 from tlkit.registry import Registry
 from tlkit.rules import above, at_least, unless_none
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
+# Labels `(batch,)` int32 and probabilities `(batch, classes)` float32 -> losses `(batch,)`.
+LossFunction = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+BatchNorm = Literal["inference", "head", "train"]
 WeightsSource = Literal["imagenet", "bsds500", "none"] | Path
 
 
@@ -47,11 +50,17 @@ class Dataset(ABC):
         stand_in: Drawn images to use when the data are not there at all; they are announced
             everywhere the results are shown.
         resize: How an image that is not square is brought to the model's size.
+        sampler: What an epoch draws: `shuffle` is every training image once; `balanced` as many
+            images, but equally many of each class.
+        balance_twice: Allow the balanced sampler together with class weights, or with a loss that
+            makes up for classes of different size too.
     """
 
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
     stand_in: Literal["phantom"] | None = None
     resize: Literal["stretch", "pad", "crop"] = "stretch"
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    balance_twice: bool = False
 
     @abstractmethod
     def load(self) -> Splits:
@@ -89,6 +98,11 @@ class Backbone(ABC):
     )
     preprocess: Literal["native", "unit"] = "native"
     image_size: int = field(default=224, validator=at_least(1))
+
+    @property
+    def params(self) -> int | None:
+        """Return how many parameters it has, or None if it must be built to know."""
+        return None
 
     @property
     def sources(self) -> tuple[WeightsSource, ...]:
@@ -132,7 +146,11 @@ class Head(ABC):
 
     @abstractmethod
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
-        """Return the table of its layers on features of the given shape, without batch axis."""
+        """Return the table of its layers on features of the given shape, without batch axis.
+
+        Raises:
+            FieldError: If a key does not fit the features or another key.
+        """
 
     @abstractmethod
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
@@ -158,10 +176,11 @@ class Freeze(ABC):
 
     Attributes:
         batch_norm: `inference` holds every BatchNorm layer fixed, gamma, beta and statistics,
-            whatever the policy says; `train` lets the unfrozen ones learn.
+            whatever the policy says; `head` holds all but the head's, which are new; `train` lets
+            all unfrozen ones learn.
     """
 
-    batch_norm: Literal["inference", "train"] = "inference"
+    batch_norm: BatchNorm = "inference"
 
     @abstractmethod
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
@@ -179,8 +198,8 @@ class Freeze(ABC):
             raise ValueError(
                 f"the stages' epochs must be 1 or more and must add up to {epochs}, got {lengths}"
             )
-        if self.batch_norm == "inference":
-            stages = tuple(Stage(s.epochs, _hold_batch_norm(layers, s.rates)) for s in stages)
+        held = [holds_batch_norm(self.batch_norm, layer.block) for _, layer in layers]
+        stages = tuple(Stage(s.epochs, _hold_batch_norm(layers, s.rates, held)) for s in stages)
         for stage in stages:
             if not all(math.isfinite(rate) and rate >= 0 for rate in stage.rates):
                 raise ValueError(f"rates must be finite and at least 0, got {stage.rates}")
@@ -189,10 +208,18 @@ class Freeze(ABC):
         return stages
 
 
-def _hold_batch_norm(layers: LayerTable, rates: Sequence[float]) -> tuple[float, ...]:
+def holds_batch_norm(batch_norm: BatchNorm, block: str) -> bool:
+    """Tell whether the BatchNorm layers of a block are held fixed."""
+    return batch_norm == "inference" or (batch_norm == "head" and block != HEAD)
+
+
+def _hold_batch_norm(
+    layers: LayerTable, rates: Sequence[float], held: Sequence[bool]
+) -> tuple[float, ...]:
     layers.check(rates)
     return tuple(
-        0.0 if layer.batch_norm else rate for rate, (_, layer) in zip(rates, layers, strict=True)
+        0.0 if layer.batch_norm and hold else rate
+        for rate, (_, layer), hold in zip(rates, layers, held, strict=True)
     )
 
 
@@ -221,6 +248,9 @@ class Augmentation(ABC):
         """Tell whether it does anything: if not, features are the same in every epoch."""
         return True
 
+    def require(self) -> None:  # noqa: B027  # most need nothing
+        """Raise `PartError` if something that it needs is not installed; asked before a run."""
+
     def view(self, epoch: int) -> int:
         """Return which copy an epoch, numbered from 1, sees."""
         if not self.changes:
@@ -237,6 +267,29 @@ class Augmentation(ABC):
 
         Returns:
             The same shape, dtype and range.
+        """
+
+
+@frozen(kw_only=True)
+class Loss(ABC):
+    """What training makes small. Class weights come on top; validation never uses it."""
+
+    @property
+    def balances(self) -> bool:
+        """Tell whether it makes up for classes of different size by itself."""
+        return False
+
+    @abstractmethod
+    def build(self, counts: Mapping[str, int]) -> LossFunction:
+        """Return a function from labels and probabilities to each image's loss.
+
+        It is traced by TensorFlow, with and without XLA. It gets class numbers `(batch,)` int32 and
+        the model's probabilities `(batch, classes)` float32, and returns `(batch,)` float32. Take
+        the logits from `tlkit.parts.losses.logits_of`: of probabilities rounded to 0 or 1 nothing
+        can be learnt.
+
+        Args:
+            counts: How many training images each class has, in the order of the model's outputs.
         """
 
 
@@ -283,6 +336,7 @@ class Registries:
     freezes: Registry[Freeze]
     class_weights: Registry[ClassWeights]
     augmentations: Registry[Augmentation]
+    losses: Registry[Loss]
     optimizers: Registry[Optimizer]
     schedules: Registry[Schedule]
 
@@ -291,18 +345,21 @@ class Registries:
         return tuple((name, getattr(self, name)) for name in fields_dict(Registries))
 
 
-def _registry(kind: str, plural: str, base: type[K]) -> Registry[K]:
-    return Registry(kind, base, home=f"tlkit.parts.{plural}", group=f"tlkit.{plural}")
+def _registry(kind: str, plural: str, base: type[K], *more: str) -> Registry[K]:
+    """Return the registry of a kind, whose built-in parts are in `plural` and `more` modules."""
+    homes = tuple(f"tlkit.parts.{module}" for module in (plural, *more))
+    return Registry(kind, base, homes=homes, group=f"tlkit.{plural}")
 
 
 # mypy calls a class with abstract methods no valid `type[K]`; here it is only compared with.
 registries = Registries(
     datasets=_registry("dataset", "datasets", Dataset),  # type: ignore[type-abstract]
-    backbones=_registry("backbone", "backbones", Backbone),  # type: ignore[type-abstract]
+    backbones=_registry("backbone", "backbones", Backbone, "keras_applications", "keras_cv"),  # type: ignore[type-abstract]
     heads=_registry("head", "heads", Head),  # type: ignore[type-abstract]
     freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
     class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]
     augmentations=_registry("augmentation", "augmentations", Augmentation),  # type: ignore[type-abstract]
+    losses=_registry("loss", "losses", Loss),  # type: ignore[type-abstract]
     optimizers=_registry("optimizer", "optimizers", Optimizer),  # type: ignore[type-abstract]
     schedules=_registry("schedule", "schedules", Schedule),  # type: ignore[type-abstract]
 )

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from tlkit.errors import WeightsError
 from tlkit.files import beside
+from tlkit.graph import named_weights
 from tlkit.parts.arrays import Arrays
 from tlkit.parts.kinds import WeightsSource
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+BSDS500_IS_VGG16 = "backbone.weights: bsds500 has the layers of vgg16 and of no other backbone"
 CONNECT_SECONDS = 5
 TOTAL_SECONDS = 1800  # 60 MB at 33 kB a second; what is slower is as good as not there
 READ_SECONDS = 15  # a server that accepts and then says nothing is given up after this
@@ -36,17 +38,19 @@ class RemoteFile:
 
     Attributes:
         url: Where it is.
-        md5: Its MD5, which is what Keras publishes.
+        checksum: Its MD5 or SHA-256, whichever Keras publishes; empty if it publishes none.
+        name: What it is called in Keras's own place; empty: as in the address.
     """
 
     url: str
-    md5: str
+    checksum: str
+    name: str = ""
 
     @property
     def path(self) -> Path:
         """Return Keras's own place for it."""
         home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-        return Path(home) / "models" / self.url.rpartition("/")[2]
+        return Path(home) / "models" / (self.name or self.url.rpartition("/")[2])
 
 
 def load_first(
@@ -100,9 +104,9 @@ def assign(model: keras.Model, arrays: Arrays) -> None:
         WeightsError: If names or shapes differ, with what differs in both directions.
     """
     variables = {
-        f"{layer.name}/{variable.name}": variable
+        f"{layer.name}/{name}": variable
         for layer in model.layers
-        for variable in layer.weights
+        for name, variable in named_weights(layer)
     }
     named = _by_variable_name(model, arrays.named)
     lacking = sorted(variables.keys() - named.keys())
@@ -128,9 +132,9 @@ def assign(model: keras.Model, arrays: Arrays) -> None:
 def _by_variable_name(model: keras.Model, named: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give the arrays of a Keras 3 file, numbered within a layer, their variables' names."""
     names = {
-        f"{layer.name}/{index}": f"{layer.name}/{variable.name}"
+        f"{layer.name}/{index}": f"{layer.name}/{name}"
         for layer in model.layers
-        for index, variable in enumerate(layer.weights)
+        for index, (name, _) in enumerate(named_weights(layer))
     }
     return {names.get(key, key): array for key, array in named.items()}
 
@@ -225,9 +229,11 @@ def _store(remote: RemoteFile, chunks: Iterable[bytes]) -> Path:
 
 
 def _checked(remote: RemoteFile, path: Path) -> Path:
-    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    if found != remote.md5:
+    kind = "sha256" if len(remote.checksum) == 64 else "md5"
+    found = hashlib.new(kind, path.read_bytes(), usedforsecurity=False).hexdigest()
+    if remote.checksum and found != remote.checksum:
         raise WeightsError(
-            f"{path}: has MD5 {found}, expected {remote.md5}; delete it or replace it"
+            f"{path}: has {kind.upper()} {found}, expected {remote.checksum}; "
+            "delete it or replace it"
         )
     return path

@@ -9,9 +9,11 @@ from typing import Any
 from attrs import frozen
 
 from tlkit.config.experiment import Experiment, Reference
+from tlkit.config.structure import unstructure
 from tlkit.errors import ConfigError, FieldError, Problem
 from tlkit.layers import HEAD, LayerTable
-from tlkit.parts.kinds import Backbone, Head, Stage
+from tlkit.parts.class_weights import Unweighted
+from tlkit.parts.kinds import Backbone, Head, Stage, registries
 from tlkit.parts.splits import Splits
 
 # How many images go through a frozen prefix at a time; the last batch is padded. Measured on two
@@ -51,6 +53,8 @@ class Plan:
         layers: The layers of the whole model.
         stages: The stages, in order.
         class_weights: What an image of each class counts in the training loss.
+        loss: What training makes small: its name and keys.
+        sampler: How an epoch's images are drawn.
         evaluated_on: The split whose results are the run's: `test`, or `val` if there is no test.
         stand_in: What takes the place of missing data; empty for real data.
         steps_per_epoch: How many steps of the optimizer an epoch has.
@@ -63,6 +67,8 @@ class Plan:
     layers: LayerTable
     stages: tuple[PlannedStage, ...]
     class_weights: Mapping[str, float]
+    loss: Mapping[str, Any]
+    sampler: str
     evaluated_on: str
     stand_in: str
     steps_per_epoch: int
@@ -75,6 +81,8 @@ class Plan:
             "classes": list(self.classes),
             "counts": {split: dict(counts) for split, counts in self.counts.items()},
             "class_weights": dict(self.class_weights),
+            "loss": dict(self.loss),
+            "sampler": self.sampler,
             "evaluated_on": self.evaluated_on,
             "stand_in": self.stand_in or None,
             "steps_per_epoch": self.steps_per_epoch,
@@ -120,20 +128,28 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
 
     Raises:
         ConfigError: If the experiment does not fit its data or its own layers, with every problem.
+        PartError: If a part needs a package that is not installed.
     """
+    experiment.augmentation.require()
     problems: list[Problem] = []
-    layers = model_layers(experiment.backbone, experiment.head, len(splits.classes))
+    layers = LayerTable(())
     stages: tuple[Stage, ...] = ()
     try:
-        stages = experiment.freeze.planned(layers, experiment.fit.epochs)
+        layers = model_layers(experiment.backbone, experiment.head, len(splits.classes))
+    except FieldError as error:
+        problems.append(_problem("head", error))
+    try:
+        stages = experiment.freeze.planned(layers, experiment.fit.epochs) if len(layers) else ()
     except ValueError as error:
         problems.append(_problem("freeze", error))
+    problems += _batch_norm_problems(layers, stages)
     counts = {split: splits.counts(split) for split, _ in splits.items()}
     weights: dict[str, float] = {}
     try:
         weights = experiment.class_weights.for_counts(counts["train"])
     except ValueError as error:
         problems.append(_problem("class_weights", error))
+    problems += _balance_problems(experiment)
     for number, reference in enumerate(experiment.reference):
         problems += _reference_problems(f"reference[{number}]", reference, splits.classes)
     if problems:
@@ -144,6 +160,8 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         layers=layers,
         stages=_planned_stages(experiment, layers, stages),
         class_weights=weights,
+        sampler=experiment.data.sampler,
+        loss=unstructure(experiment.loss, registry=registries.losses),
         evaluated_on="test" if splits.test else "val",
         stand_in=splits.stand_in,
         steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),
@@ -180,6 +198,39 @@ def _problem(table: str, error: ValueError) -> Problem:
     if isinstance(error, FieldError):
         return Problem(f"{table}.{error.field}", error.message)
     return Problem(table, str(error))
+
+
+def _batch_norm_problems(layers: LayerTable, stages: tuple[Stage, ...]) -> list[Problem]:
+    """Refuse to leave a new BatchNorm layer at its initial statistics, where it does nothing."""
+    held = [
+        f"{number} ({layer.name})"
+        for number, layer in layers
+        if layer.batch_norm and layer.block == HEAD
+        if stages and not any(stage.rates[number - 1] for stage in stages)
+    ]
+    if not held:
+        return []
+    message = (
+        f"the head's BatchNorm layer {held[0]} is new and would never learn; "
+        'train it, and set "head" (those of the backbone are held) or "train"'
+    )
+    return [Problem("freeze.batch_norm", message)]
+
+
+def _balance_problems(experiment: Experiment) -> list[Problem]:
+    """Refuse a second remedy for classes of different size beside the balanced sampler."""
+    data, second = experiment.data, ""
+    if not isinstance(experiment.class_weights, Unweighted):
+        second = "class_weights"
+    elif experiment.loss.balances:
+        second = "loss"
+    if data.sampler != "balanced" or data.balance_twice or not second:
+        return []
+    message = (
+        f"'balanced' and [{second}] would both make up for classes of different size; "
+        "leave one out, or set data.balance_twice = true"
+    )
+    return [Problem("data.sampler", message)]
 
 
 def _reference_problems(path: str, reference: Reference, classes: tuple[str, ...]) -> list[Problem]:

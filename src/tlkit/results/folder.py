@@ -31,6 +31,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
 from tlkit.errors import ResourceError, RunFolderError, WeightsError
 from tlkit.files import beside, write_bytes, write_text
+from tlkit.graph import named_weights
 from tlkit.layers import LayerTable
 from tlkit.parts.kinds import registries
 from tlkit.parts.splits import Splits
@@ -146,8 +147,8 @@ class RunFolder:
     def write_weights(self, model: keras.Model, layers: LayerTable) -> None:
         """Write every array of the model, the frozen ones too."""
         arrays = {
-            name: np.ascontiguousarray(variable.numpy())
-            for name, variable in named_weights(model, layers).items()
+            name: np.asarray(variable.numpy(), order="C")
+            for name, variable in numbered_weights(model, layers).items()
         }
         with beside(self.path / WEIGHTS) as partial:  # no second copy of it all in memory
             save_safetensors(arrays, partial)
@@ -209,12 +210,12 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     return table
 
 
-def named_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
+def numbered_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
     """Return a model's variables by `NNN.LAYER/VARIABLE`, which is the same in every process."""
     return {
-        f"{number:03d}.{layer.name}/{variable.name}": variable
+        f"{number:03d}.{layer.name}/{name}": variable
         for number, layer in layers
-        for variable in model.get_layer(layer.name).weights
+        for name, variable in named_weights(model.get_layer(layer.name))
     }
 
 
@@ -230,7 +231,7 @@ def read_weights(path: Path, model: keras.Model, layers: LayerTable) -> None:
         raise WeightsError(f"{path}: there is no such file") from None
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read: {error}") from None
-    variables = named_weights(model, layers)
+    variables = numbered_weights(model, layers)
     different = sorted(arrays.keys() ^ variables.keys())
     if different:
         raise WeightsError(f"{path}: does not fit the model: {', '.join(different[:4])}")

@@ -110,7 +110,7 @@ def fit(
     snapshot.swap()
     if splits.test and best_epoch.stage != number:
         stage = RunningStage(
-            model, plan, best_epoch.stage, experiment, splits, hashes, cache, watcher
+            model, plan, best_epoch.stage, experiment, splits, hashes, cache, watcher, only="test"
         )
     best = _outcome(best_epoch, best_on_val, stage, splits)
     if settings.keep == "last":

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
 
 import keras
 from attrs import frozen
 
 from tlkit.errors import PartError
-from tlkit.layers import Layer, LayerRange, LayerTable
-from tlkit.parts.kinds import Backbone, Freeze, Head, Stage
+from tlkit.graph import BLOCK, layer_table, leaves
+from tlkit.layers import LayerRange, LayerTable
+from tlkit.parts.kinds import Backbone, BatchNorm, Freeze, Head, Stage, holds_batch_norm
 from tlkit.parts.optimizers import scaled
 from tlkit.plan.plan import model_layers, seed_for
 
 ENOUGH_EPOCHS = 1000  # so that a policy in stages has them all when only its first is asked for
-BLOCK = "_tlkit_block"  # the attribute in which a layer of an assembled model notes its block
 Selectors = str | LayerRange | Sequence[str] | Mapping[str, float]
 
 
@@ -67,7 +64,7 @@ def assemble(
     layers = model_layers(backbone, head, classes)
     _check(model, layers)
     if mixed_precision:
-        for _, layer in list(_leaves(model))[:-1]:  # probabilities stay float32, and so the loss
+        for _, layer in list(leaves(model))[:-1]:  # probabilities stay float32, and so the loss
             for inner in layer._flatten_layers():
                 inner.dtype_policy = f"mixed_{mixed_precision}"
     for _, row in layers:  # so that `freeze` and `layer_table` know the head of this model too
@@ -92,82 +89,6 @@ def _check(model: keras.Model, planned: LayerTable) -> None:
         )
 
 
-def layer_table(model: keras.Model) -> LayerTable:
-    """Return the numbered layers of any Keras model; see `tlkit.layer_table`."""
-    rows = []
-    cuts = _cuts(model)
-    for name, layer in _leaves(model):
-        output = getattr(layer, "output", None)  # a layer that was never called has none
-        shape = getattr(output, "shape", (None,))[1:]
-        params = sum(_size(variable) for variable in _trainable_when_unfrozen(layer))
-        rows.append(
-            Layer(
-                name,
-                type(layer).__name__,
-                getattr(layer, BLOCK, name.rpartition("/")[0] or name.partition("_")[0]),
-                tuple(size or 0 for size in shape),
-                params,
-                sum(_size(variable) for variable in layer.weights) - params,
-                isinstance(layer, keras.layers.BatchNormalization),
-                cut=id(layer) in cuts,
-            )
-        )
-    return LayerTable(tuple(rows))
-
-
-def _cuts(model: keras.Model) -> set[int]:
-    """Return the ids of the layers whose output is all that the rest of the model needs.
-
-    A branch or skip connection around a layer rules it out. Operations that are no layers count:
-    the graph is followed along `operations`, not `layers`.
-    """
-    if isinstance(model, keras.Sequential):
-        return {id(layer) for layer in model.layers}
-    place = {id(operation): number for number, operation in enumerate(model.operations)}
-    last_use = dict.fromkeys(place, 0)
-    for node in itertools.chain.from_iterable(model._nodes_by_depth.values()):
-        for tensor in node.input_tensors:
-            producer = id(tensor._keras_history.operation)
-            last_use[producer] = max(last_use[producer], place[id(node.operation)])
-    calls = Counter(
-        id(node.operation) for nodes in model._nodes_by_depth.values() for node in nodes
-    )
-    cuts, needed = set(), 0  # `needed`: how far any earlier operation's output is used
-    for number, operation in enumerate(model.operations):
-        if needed <= number and calls[id(operation)] == 1:  # called twice, it has two outputs
-            cuts.add(id(operation))
-        needed = max(needed, last_use[id(operation)])
-    return cuts
-
-
-def _leaves(
-    model: keras.Model, prefix: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, keras.Layer]]:
-    """Yield each layer of a model once, those of nested models in place of the model."""
-    seen = set() if seen is None else seen
-    for layer in model.layers:
-        if isinstance(layer, keras.Model) and layer.layers:
-            yield from _leaves(layer, f"{prefix}{layer.name}/", seen)
-        elif not isinstance(layer, keras.layers.InputLayer) and id(layer) not in seen:
-            seen.add(id(layer))
-            yield prefix + layer.name, layer
-
-
-def _size(variable: Any) -> int:
-    size = 1
-    for side in variable.shape:
-        size *= side
-    return size
-
-
-def _trainable_when_unfrozen(layer: keras.Layer) -> list[Any]:
-    """Return the variables that learn if nothing is frozen.
-
-    Keras's public lists change with the flags that this must not depend on.
-    """
-    return [v for inner in layer._flatten_layers() for v in inner._trainable_variables]
-
-
 @frozen(str=False)
 class Frozen:
     """What `freeze` did to a model.
@@ -190,9 +111,7 @@ class Frozen:
         return self.layers.render(self.rates)
 
 
-def freeze(
-    model: keras.Model, train: Selectors | Freeze, batch_norm: Literal["inference", "train"]
-) -> Frozen:
+def freeze(model: keras.Model, train: Selectors | Freeze, batch_norm: BatchNorm) -> Frozen:
     """Freeze all layers but the chosen ones; see `tlkit.freeze`."""
     layers = layer_table(model)
     if isinstance(train, Freeze):
@@ -225,17 +144,18 @@ def _chosen(layers: LayerTable, train: Selectors) -> tuple[float, ...]:
 
 
 def apply_rates(
-    model: keras.Model, layers: LayerTable, rates: Sequence[float], batch_norm: str
+    model: keras.Model, layers: LayerTable, rates: Sequence[float], batch_norm: BatchNorm
 ) -> Frozen:
     """Set the `trainable` flags of a model to what the rates say, and check that they took."""
     layers.check(rates)
     rate_of: dict[int, float] = {}
     model.trainable = True  # a container that is not trainable hides everything in it
-    leaves = [layer for _, layer in _leaves(model)]
-    for layer, rate in zip(leaves, rates, strict=True):
+    layers_in_order = [layer for _, layer in leaves(model)]
+    for layer, (_, row), rate in zip(layers_in_order, layers, rates, strict=True):
         layer.trainable = rate > 0
+        held = holds_batch_norm(batch_norm, row.block)
         for inner in layer._flatten_layers():
-            if batch_norm == "inference" and isinstance(inner, keras.layers.BatchNormalization):
+            if held and isinstance(inner, keras.layers.BatchNormalization):
                 inner.trainable = False
         rate_of |= {id(variable): rate for variable in layer.trainable_variables}
     # Keras goes on using a step traced with the old flags; this makes `fit` demand a new compile.

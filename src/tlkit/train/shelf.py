@@ -26,7 +26,7 @@ from tlkit.registry import PLUGIN
 
 AugmentationKeys = npt.NDArray[np.int32]  # (images, 2)
 PROCESS = secrets.token_hex()
-PACKAGES = ("tlkit", "keras", "tensorflow", "numpy", "pillow")
+PACKAGES = ("tlkit", "keras", "keras-cv", "tensorflow", "numpy", "pillow")
 
 
 @frozen
@@ -70,10 +70,17 @@ def make_shelf(
         "resize": experiment.data.resize,
         "batch": batch,
         "dtype": experiment.fit.feature_dtype,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
         "machine": [processor(), os.cpu_count()],  # rounding follows the instructions and threads
     }
     return Shelf(cache, depends_on, augmentation)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # KerasCV may be missing
+        return None
 
 
 def _table(part: Any, registry: Any, but: set[str]) -> dict[str, Any]:

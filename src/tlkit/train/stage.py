@@ -18,6 +18,7 @@ from tlkit.progress import Epoch, Watcher
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
 from tlkit.train.images import Reader
 from tlkit.train.model import apply_rates, split_at
+from tlkit.train.order import epoch_order
 from tlkit.train.shelf import AugmentationKeys, Shelf, make_shelf
 from tlkit.train.step import Probabilities, Stepper, Sums
 
@@ -34,6 +35,7 @@ class RunningStage:
         hashes: The hash of each image file, by its path.
         cache: Where features are kept; None: nowhere on disk.
         watcher: Told how it goes.
+        only: The one split that is needed; None: all.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class RunningStage:
         hashes: Mapping[str, str],
         cache: FeatureCache | None,
         watcher: Watcher,
+        only: str | None = None,
     ) -> None:
         planned = plan.stages[number - 1]
         self.plan, self.planned, self.number = plan, planned, number
@@ -53,7 +56,8 @@ class RunningStage:
         frozen = apply_rates(model, plan.layers, planned.stage.rates, experiment.freeze.batch_norm)
         prefix, tail = split_at(model, plan.layers, planned.cut)
         optimizer = experiment.optimizer.build(frozen.variable_rates)
-        self.stepper = Stepper(tail, optimizer, planned.xla)
+        loss = experiment.loss.build(plan.counts["train"])
+        self.stepper = Stepper(tail, optimizer, planned.xla, loss)
         _assert_as_planned(model, tail, optimizer, planned, experiment)
         extractor = Extractor(
             prefix,
@@ -78,6 +82,7 @@ class RunningStage:
                 watcher=watcher,
             )
             for split, examples in splits.items()
+            if only in {None, split}
         }
         if shelf is not None and not self._make_room(shelf):
             for source in self.sources.values():
@@ -121,8 +126,8 @@ class RunningStage:
         """Yield the features, numbers, labels and weights of each step of an epoch."""
         seed, size = self.experiment.seed, self.experiment.fit.batch_size
         examples = self.splits.train
-        order = np.random.default_rng(seed_for(seed, "order", epoch)).permutation(len(examples))
         labels = self._labels(examples)
+        order = epoch_order(labels, self.plan.sampler, seed, epoch)
         weights = np.array(
             [self.plan.class_weights[example.label] for example in examples], np.float32
         )

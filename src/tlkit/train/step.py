@@ -8,6 +8,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from attrs import frozen
 
+from tlkit.parts.kinds import LossFunction
+from tlkit.parts.losses import cross_entropy
 from tlkit.train.features import Features, Source
 
 Probabilities = npt.NDArray[np.float32]
@@ -35,24 +37,26 @@ class Sums:
         return float(getattr(self, value)) / self.images
 
 
-def cross_entropy(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-    """Return each image's loss, `(batch,)`.
-
-    Keras finds the logits behind a softmax, so certain and wrong answers keep their gradient.
-    """
-    return keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-
-
 class Stepper:
     """The training and the evaluation step of one stage, each traced once a batch size.
+
+    Evaluation is by plain cross-entropy whatever training makes small: so runs with different
+    losses can be compared, and the best epoch means the same in all of them.
 
     Args:
         tail: The layers behind the cut.
         optimizer: A fresh optimizer.
         xla: Compile the training step with XLA.
+        loss: What training makes small.
     """
 
-    def __init__(self, tail: keras.Model, optimizer: keras.optimizers.Optimizer, xla: bool) -> None:
+    def __init__(
+        self,
+        tail: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        xla: bool,
+        loss: LossFunction = cross_entropy,
+    ) -> None:
         self.optimizer = optimizer
         self.variables = tail.trainable_variables
         optimizer.build(self.variables)
@@ -60,13 +64,13 @@ class Stepper:
         def train(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.GradientTape() as tape:
                 probabilities = tail(tf.cast(x, tf.float32), training=True)
-                losses = cross_entropy(labels, probabilities)
+                losses = loss(labels, probabilities)
                 weighted = tf.reduce_sum(weights * losses)
                 # The batch's loss is divided by how many images it has, not by their weights.
-                loss = weighted / tf.cast(tf.shape(labels)[0], tf.float32)
+                total = weighted / tf.cast(tf.shape(labels)[0], tf.float32)
                 if tail.losses:  # regularizers of the layers
-                    loss += tf.add_n(tail.losses)
-            optimizer.apply(tape.gradient(loss, self.variables), self.variables)
+                    total += tf.add_n(tail.losses)
+            optimizer.apply(tape.gradient(total, self.variables), self.variables)
             return weighted, tf.reduce_sum(losses), _right(labels, probabilities)
 
         def evaluate(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -1,0 +1,178 @@
+"""Backbones from KerasCV, with their architecture stated key by key.
+
+KerasCV is no longer developed; everything else in tlkit works without it. Its presets are not
+used: they download when they are built. Left out are networks of composite layers, whose parts can
+be neither frozen nor loaded apart (CSPDarkNet, MiT), or of models in the model, named anew in every
+build (ViTDet); ResNetV2, which with one block a stack fails under Keras 3.15.1: 'The name
+"v2_stack_0_block1_use_preactivation_bn" is used 2 times in the model'; and MobileNetV3 and
+EfficientNet, which `keras.applications` has.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from attrs import asdict, field, frozen
+
+from tlkit.backend import prepare
+from tlkit.errors import PartError, WeightsError
+from tlkit.graph import layer_table, name_anew, name_blocks
+from tlkit.layers import LayerTable
+from tlkit.parts import weights
+from tlkit.parts.arrays import Arrays, read_arrays
+from tlkit.parts.backbones import VGG16
+from tlkit.parts.kinds import Backbone, WeightsSource, registries
+from tlkit.parts.tables import kept_table
+from tlkit.rules import at_least, each, inside
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+Counts = tuple[int, ...]
+counts = each(at_least(1), least=1)
+
+
+def models() -> Any:
+    """Return `keras_cv.models`.
+
+    Raises:
+        PartError: If KerasCV is not installed or does not work with this Keras.
+    """
+    prepare()
+    try:
+        import keras_cv
+    except Exception as error:  # its import runs much that may not fit the Keras installed
+        raise PartError(
+            f"keras_cv: cannot be imported: {type(error).__name__}: {error}; pip install keras-cv"
+        ) from None
+    return keras_cv.models
+
+
+@registries.backbones.register("keras_cv_vgg16")
+@frozen(kw_only=True)
+class KerasCVVGG16(VGG16):
+    """VGG-16 as KerasCV builds it: the same layers as `vgg16`, and the same weights."""
+
+    def build(self) -> keras.Model:
+        """Return KerasCV's, `(batch, size, size, 3) -> (batch, size/32, size/32, 512)`."""
+        shape = (self.image_size, self.image_size, 3)
+        built = models().VGG16Backbone(
+            include_rescaling=False, include_top=False, input_shape=shape
+        )
+        return _functional(built)
+
+
+@frozen(kw_only=True)
+class KerasCVBackbone(Backbone):
+    """A network of KerasCV; pixels are divided by 255, as in its own training.
+
+    Attributes:
+        weights: A file of this very network's weights, or `none`; KerasCV publishes its own only
+            as presets that download.
+    """
+
+    block: ClassVar[str]  # a pattern whose first group in a layer's name is its block
+
+    weights: WeightsSource | tuple[WeightsSource, ...] = field()
+
+    @abstractmethod
+    def network(self, cv: Any, **settings: Any) -> keras.Model:
+        """Return KerasCV's model from `cv`, which is `keras_cv.models`."""
+
+    def layers(self) -> LayerTable:
+        """Return its layers; it is built for that once, and the table kept on disk."""
+        settings = asdict(self) | {"weights": None, "preprocess": None}
+        return kept_table(type(self).__name__, settings, lambda: layer_table(self.build()))
+
+    def build(self) -> keras.Model:
+        """Return the network without its rescaling, its layers named by their order in it."""
+        shape = (self.image_size, self.image_size, 3)
+        model = _functional(self.network(models(), include_rescaling=False, input_shape=shape))
+        name_anew(model)
+        name_blocks(model, self.block)
+        return model
+
+    def native(self, images: tf.Tensor) -> tf.Tensor:
+        """Return the pixels divided by 255."""
+        return images / 255.0
+
+    def load_weights(self, model: keras.Model) -> Mapping[str, str]:
+        """Load the first available source into `model`."""
+        return weights.load_first(model, self.sources, _arrays)
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    import keras
+
+    return keras.Model(model.input, model.output)
+
+
+def _arrays(source: WeightsSource) -> Arrays:
+    if source in {"imagenet", "bsds500"}:
+        raise WeightsError(f"backbone.weights: there is no {source} for this backbone, give a path")
+    return read_arrays(Path(source))
+
+
+@registries.backbones.register("keras_cv_resnet")
+@frozen(kw_only=True)
+class KerasCVResNet(KerasCVBackbone):
+    """ResNet of any depth (He et al. 2016): by default ResNet-18, which `keras.applications` lacks.
+
+    Attributes:
+        filters: How wide each stack of blocks is.
+        blocks: How many blocks it has.
+        strides: The stride of its first block.
+        block_type: `basic_block` (two 3×3 convolutions) or `block` (bottleneck).
+    """
+
+    block = r"^(conv1|v2_stack_\d)"
+
+    filters: Counts = field(default=(64, 128, 256, 512), validator=counts)
+    blocks: Counts = field(default=(2, 2, 2, 2), validator=counts)
+    strides: Counts = field(default=(1, 2, 2, 2), validator=counts)
+    block_type: Literal["basic_block", "block"] = "basic_block"
+
+    def __attrs_post_init__(self) -> None:
+        if not len(self.filters) == len(self.blocks) == len(self.strides):
+            raise ValueError("filters, blocks and strides must be equally long")
+
+    def network(self, cv: Any, **settings: Any) -> keras.Model:
+        """Return the ResNet."""
+        return cv.ResNetBackbone(
+            stackwise_filters=list(self.filters),
+            stackwise_blocks=list(self.blocks),
+            stackwise_strides=list(self.strides),
+            block_type=self.block_type,
+            **settings,
+        )
+
+
+@registries.backbones.register("keras_cv_densenet")
+@frozen(kw_only=True)
+class KerasCVDenseNet(KerasCVBackbone):
+    """DenseNet of any depth (Huang et al. 2017).
+
+    Attributes:
+        repeats: How many layers each dense block has.
+        growth: How many channels each of them adds.
+        compression: What share of the channels a transition keeps.
+    """
+
+    block = r"^(conv\d)"
+
+    repeats: Counts = field(default=(6, 12, 24, 16), validator=counts)
+    growth: int = field(default=32, validator=at_least(1))
+    compression: float = field(default=0.5, validator=inside(0, 1))
+
+    def network(self, cv: Any, **settings: Any) -> keras.Model:
+        """Return the DenseNet."""
+        return cv.DenseNetBackbone(
+            stackwise_num_repeats=list(self.repeats),
+            growth_rate=self.growth,
+            compression_ratio=self.compression,
+            **settings,
+        )

@@ -1,0 +1,225 @@
+"""KerasCV's augmentations, drawn from one key an image.
+
+KerasCV's layers draw from generators with a state, so what an image gets depends on all that was
+drawn before. Here a layer's own generators and samplers are replaced, on our instance only, by ones
+that draw from the image's key and their place in the layer's graph. KerasCV is imported when one of
+these is used and not before.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from tlkit.backend import prepare
+from tlkit.errors import PartError
+from tlkit.parts.graded import Graded
+from tlkit.parts.keyed_draws import KeyedDraws
+from tlkit.parts.kinds import registries
+from tlkit.rules import at_least, between
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+RANGE = (0, 255)
+
+
+@frozen(kw_only=True)
+class KerasCV(Graded):
+    """An augmentation that is one of KerasCV's layers."""
+
+    @abstractmethod
+    def layer(self, draws: KeyedDraws) -> Any:
+        """Return a new layer; what it draws by itself will be drawn from `draws`."""
+
+    def require(self) -> None:
+        """Raise `PartError` if KerasCV is not installed."""
+        if importlib.util.find_spec("keras_cv") is None:
+            name = registries.augmentations.name_of(type(self))
+            raise PartError(f"augmentation {name!r}: needs KerasCV; pip install keras-cv")
+
+    def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        """Return the images as the layer changes them, each apart from the others."""
+        if not self.changes:
+            return images
+        self.require()
+        return _program(self, tuple(images.shape[1:]))(images, keys)
+
+
+@registries.augmentations.register("randaugment")
+@frozen(kw_only=True)
+class RandAugment(KerasCV):
+    """KerasCV's RandAugment: a few operations, drawn from a list (Cubuk et al., 2019).
+
+    At strength 1 as KerasCV does by default: magnitude 0.5 ± 0.15. Magnitudes are multiplied by
+    the strength; below 1, so is how often an operation is applied, for some have no magnitude.
+
+    Attributes:
+        operations: How many are drawn for each image; one may come again.
+        rate: How often each of them is applied; the rest are left out.
+        geometric: Shear and shift too.
+    """
+
+    operations: int = field(default=3, validator=at_least(1))
+    # KerasCV's list lacks the paper's identity, one operation of eleven.
+    rate: float = field(default=10 / 11, validator=between(0, 1))
+    geometric: bool = True
+
+    def layer(self, draws: KeyedDraws) -> Any:
+        """Return KerasCV's layer."""
+        import keras_cv
+
+        return keras_cv.layers.RandAugment(
+            RANGE,
+            augmentations_per_image=self.operations,
+            magnitude=0.5 * self.strength,
+            magnitude_stddev=0.15 * self.strength,
+            rate=self.rate * min(self.strength, 1),
+            geometric=self.geometric,
+        )
+
+
+@registries.augmentations.register("augmix")
+@frozen(kw_only=True)
+class AugMix(KerasCV):
+    """KerasCV's AugMix: the image mixed with chains of operations on it (Hendrycks et al., 2020).
+
+    At strength 1 the severity is drawn up to 0.3, as KerasCV does by default. It is multiplied by
+    the strength; below 1, so is the share of the chains in the mixture.
+
+    Two of KerasCV 0.9.0's operations are replaced by the paper's: it takes 30 × severity as
+    radians where degrees are meant, so that images are turned upside down, and it inverts more
+    pixels the lower the severity is.
+
+    Attributes:
+        chains: How many chains are mixed.
+        operations: How many operations a chain has at most; from 1 to that many are drawn.
+    """
+
+    chains: int = field(default=3, validator=at_least(1))
+    operations: int = field(default=3, validator=at_least(1))
+
+    def layer(self, draws: KeyedDraws) -> Any:
+        """Return KerasCV's layer with the steps replaced that draw or work otherwise."""
+        import keras_cv
+        import tensorflow as tf
+        from keras_cv.src.utils import preprocessing
+
+        share_of_chains = min(self.strength, 1)
+
+        class KeyedAugMix(keras_cv.layers.AugMix):  # type: ignore[misc]  # KerasCV has no types
+            def _sample_from_dirichlet(self, alpha: tf.Tensor) -> tf.Tensor:
+                gammas = draws.gamma(alpha)
+                return gammas / tf.reduce_sum(gammas)
+
+            def _sample_from_beta(self, alpha: float, beta: float) -> tf.Tensor:
+                """Draw the share of the image itself."""
+                gammas = draws.gamma(tf.constant([alpha, beta]))
+                return 1 - share_of_chains * gammas[1] / tf.reduce_sum(gammas)
+
+            # Loops are traced once: what tells their rounds apart is the round's number.
+            def _loop_on_width(self, image: Any, weights: Any, chain: Any, result: Any) -> Any:
+                with draws.within(chain):
+                    return super()._loop_on_width(image, weights, chain, result)
+
+            def _loop_on_depth(self, depth: tf.Tensor, image: tf.Tensor) -> Any:
+                with draws.within(depth):
+                    return super()._loop_on_depth(depth, image)
+
+            def _rotate(self, image: tf.Tensor) -> tf.Tensor:
+                angle = self.severity_factor() * math.radians(30)
+                angle *= preprocessing.random_inversion(self._random_generator)
+                height, width = float(image.shape[0]), float(image.shape[1])
+                matrix = preprocessing.get_rotation_matrix(angle[None], height, width)
+                return preprocessing.transform(image[None], matrix)[0]
+
+            def _solarize(self, image: tf.Tensor) -> tf.Tensor:
+                threshold = 255 * (1 - self.severity_factor())
+                return tf.where(image < threshold, image, 255 - image)
+
+        severity = keras_cv.core.UniformFactorSampler(0.0, 0.3 * self.strength)
+        depth = [1, self.operations]
+        return KeyedAugMix(RANGE, severity, self.chains, depth)
+
+
+@registries.augmentations.register("gridmask")
+@frozen(kw_only=True)
+class GridMask(KerasCV):
+    """KerasCV's GridMask: a turned grid of squares is covered (Chen et al., 2020).
+
+    Attributes:
+        ratio_frac: How much of a grid cell's side is covered at most.
+        rotation_deg: The largest angle by which the grid is turned, in degrees.
+        fill_value: The grey that covers: 0 is black, 255 is white.
+    """
+
+    ratio_frac: float = field(default=0.5, validator=between(0, 0.5))
+    rotation_deg: float = field(default=54.0, validator=between(0, 180))
+    fill_value: int = field(default=0, validator=between(0, 255))
+
+    def layer(self, draws: KeyedDraws) -> Any:
+        """Return KerasCV's layer."""
+        import keras_cv
+
+        return keras_cv.layers.GridMask(
+            ratio_factor=(0.0, self.ratio_frac * self.strength),
+            rotation_factor=self.rotation_deg / 360,
+            fill_value=self.fill_value,
+        )
+
+
+@functools.lru_cache(maxsize=8)  # tracing takes a second, and an eager caller comes again
+def _program(augmentation: KerasCV, shape: tuple[int, ...]) -> Any:
+    """Return the function of images and keys, for images of a shape."""
+    prepare()
+    import tensorflow as tf
+
+    draws = KeyedDraws()
+    with tf.init_scope():  # a layer makes variables, which a caller's graph would refuse
+        layer = augmentation.layer(draws)
+    _replace_generators(layer, draws)
+
+    def change(image_and_key: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        image, key = image_and_key
+        draws.begin(key)
+        return tf.clip_by_value(tf.ensure_shape(layer(image), shape), 0.0, 255.0)
+
+    def program(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(change, (images, keys), fn_output_signature=tf.float32)
+
+    # A graph always: eagerly, a branch that is not taken would not count its draws.
+    types = [tf.TensorSpec((None, *shape), tf.float32), tf.TensorSpec((None, 2), tf.int32)]
+    return tf.function(program, input_signature=types)
+
+
+def _replace_generators(layer: Any, draws: KeyedDraws) -> None:
+    """Let a KerasCV layer, and all layers in it, draw from `draws`."""
+    from keras_cv.core import ConstantFactorSampler, FactorSampler
+
+    for inner in layer._flatten_layers():
+        inner.dtype_policy = "float32"  # whatever Keras's global policy is
+        inner._random_generator = draws
+        for name, value in list(vars(inner).items()):
+            if isinstance(value, FactorSampler) and not isinstance(value, ConstantFactorSampler):
+                setattr(inner, name, _sampler(value, draws))
+
+
+def _sampler(original: Any, draws: KeyedDraws) -> Callable[..., tf.Tensor]:
+    """Return what draws as one of KerasCV's samplers, but from `draws`."""
+    import tensorflow as tf
+    from keras_cv.core import NormalFactorSampler, UniformFactorSampler
+
+    def uniform(shape: Sequence[Any] = (), dtype: Any = "float32") -> tf.Tensor:
+        return draws.uniform(shape, original.lower, original.upper, dtype)
+
+    def normal(shape: Sequence[Any] = (), dtype: Any = "float32") -> tf.Tensor:
+        drawn = draws.normal(shape, original.mean, original.stddev, dtype)
+        return tf.clip_by_value(drawn, original.min_value, original.max_value)
+
+    return {UniformFactorSampler: uniform, NormalFactorSampler: normal}[type(original)]

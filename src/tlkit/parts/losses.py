@@ -1,0 +1,133 @@
+"""Losses: what training makes small, image by image, before class weights.
+
+Every loss works on the logits behind the probabilities: a probability that was rounded to 0 or 1
+has no gradient, so a certain and wrong answer could not be unlearnt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from tlkit.parts.kinds import Loss, LossFunction, registries
+from tlkit.rules import at_least, share
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+SMALLEST = 1e-7  # Keras's own bound for probabilities that have no logits
+
+
+def logits_of(probabilities: tf.Tensor) -> tf.Tensor:
+    """Return what the softmax that gave these probabilities was given, `(batch, classes)`.
+
+    Keras notes it on the tensor, and its own losses look there; a graph knows it too. Failing both,
+    it is the logarithm of the probabilities, kept from being 0 or 1 as in Keras.
+    """
+    import tensorflow as tf
+
+    logits = getattr(probabilities, "_keras_logits", None)
+    if logits is None and tf.is_symbolic_tensor(probabilities):
+        softmax = probabilities.op
+        logits = softmax.inputs[0] if softmax.type == "Softmax" else None
+    if logits is None:
+        logits = tf.math.log(tf.clip_by_value(probabilities, SMALLEST, 1 - SMALLEST))
+    return tf.cast(logits, tf.float32)
+
+
+def cross_entropy(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+    """Return each image's plain cross-entropy, `(batch,)`."""
+    return _from_logits(labels, logits_of(probabilities))
+
+
+def _from_logits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    import tensorflow as tf
+
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+@registries.losses.register("cross_entropy")
+@frozen(kw_only=True)
+class CrossEntropy(Loss):
+    """The logarithm of the right class's probability, negative.
+
+    Attributes:
+        label_smoothing: How much of the target is spread evenly over all classes (Szegedy et al.
+            2016, Rethinking the Inception Architecture, section 7).
+    """
+
+    label_smoothing: float = field(default=0.0, validator=share(below=1))
+
+    def build(self, counts: Mapping[str, int]) -> LossFunction:
+        """Return cross-entropy with smoothed targets: (1 - s) · onehot + s / K."""
+        if not self.label_smoothing:
+            return cross_entropy
+
+        def smoothed(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+            import tensorflow as tf
+
+            spread = self.label_smoothing / len(counts)
+            targets = tf.one_hot(labels, len(counts), 1 - self.label_smoothing + spread, spread)
+            return tf.nn.softmax_cross_entropy_with_logits(targets, logits_of(probabilities))
+
+        return smoothed
+
+
+@registries.losses.register("focal")
+@frozen(kw_only=True)
+class Focal(Loss):
+    """Cross-entropy times (1 - p)^gamma, p the right class's probability: easy images count less.
+
+    Lin et al. 2017, Focal Loss for Dense Object Detection, equation 4. Their alpha is a table of
+    its own, `[class_weights]`.
+
+    Attributes:
+        gamma: How much less; 0 is cross-entropy.
+    """
+
+    gamma: float = field(default=2.0, validator=at_least(0))
+
+    def build(self, counts: Mapping[str, int]) -> LossFunction:
+        """Return the focal loss."""
+
+        def focal(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+            import tensorflow as tf
+
+            logits = logits_of(probabilities)
+            others = tf.where(tf.one_hot(labels, len(counts), True, False), -math.inf, logits)
+            # log(1 - p) from the logits: 1 - p itself is 0 for a certain answer, where a power
+            # below 1 has an infinite slope.
+            log_rest = tf.reduce_logsumexp(others, axis=1) - tf.reduce_logsumexp(logits, axis=1)
+            return tf.exp(self.gamma * log_rest) * _from_logits(labels, logits)
+
+        return focal
+
+
+@registries.losses.register("logit_adjusted")
+@frozen(kw_only=True)
+class LogitAdjusted(Loss):
+    """Cross-entropy of logits raised by tau · log of each class's share of the training images.
+
+    Menon et al. 2021, Long-Tail Learning via Logit Adjustment, equation 10. The network learns to
+    do without what the shares explain. Training alone adjusts: probabilities, predictions and the
+    validation loss come from the logits as they are.
+
+    Attributes:
+        tau: How much they are adjusted; 0 is cross-entropy, 1 makes up for the shares.
+    """
+
+    tau: float = field(default=1.0, validator=at_least(0))
+
+    @property
+    def balances(self) -> bool:
+        """Tell that it does, unless tau is 0."""
+        return self.tau > 0
+
+    def build(self, counts: Mapping[str, int]) -> LossFunction:
+        """Return cross-entropy of the adjusted logits."""
+        total = sum(counts.values())
+        raised = [self.tau * math.log(count / total) for count in counts.values()]
+        return lambda labels, probabilities: _from_logits(labels, logits_of(probabilities) + raised)
