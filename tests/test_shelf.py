@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import tlkit
 from tlkit.cache import FeatureCache
 from tlkit.config.structure import structure
+from tlkit.parts.kinds import registries
 from tlkit.train import shelf
 from tlkit.train.model import seeded
 from tlkit.train.shelf import make_shelf
@@ -114,3 +116,44 @@ def test_a_second_model_in_one_process_has_the_same_name() -> None:
     first, second = prefix(), prefix()
     assert first.layers[0].name != second.layers[0].name
     assert key(first) == key(second)
+
+
+DARKEN = """
+import attrs
+from tlkit.parts.kinds import Augmentation
+
+@attrs.frozen(kw_only=True)
+class Darken(Augmentation):
+    def augment(self, images, keys): return images / 2
+"""
+
+
+def test_the_file_of_somebody_elses_part_is_in_the_name_whatever_its_packages_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        registries.augmentations, "_parts", dict(registries.augmentations.registered())
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "worked_on.py").write_text(DARKEN)
+    part = importlib.import_module("worked_on").Darken
+    registries.augmentations.register("darken")(part)
+    before = key(augmentation={"name": "darken"})
+    assert key(augmentation={"name": "darken"}) == before
+    (tmp_path / "worked_on.py").write_text(DARKEN.replace("2", "3"))
+    assert key(augmentation={"name": "darken"}) != before
+
+
+def test_a_part_typed_at_a_prompt_shares_features_with_itself_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        registries.augmentations, "_parts", dict(registries.augmentations.registered())
+    )
+    names = []
+    for _ in range(2):
+        typed: dict[str, Any] = {"__name__": "no_file"}
+        exec(DARKEN, typed)
+        registries.augmentations._parts["darken"] = typed["Darken"]
+        names += [key(augmentation={"name": "darken"}) for _ in range(2)]
+    assert names[0] == names[1] != names[2] == names[3]

@@ -253,7 +253,7 @@ def _facts(kind: str, name: str) -> dict[str, Any]:
     found = registries.backbones.find(name)
     if found.source != "tlkit":
         return {"params": None, "image_size": None}
-    backbone = registries.backbones.get(name)()
+    backbone = registries.backbones.get(name)(weights="none")  # some have no default for it
     return {"params": backbone.params, "image_size": backbone.image_size}
 
 

@@ -447,12 +447,11 @@ def check_schedule(schedule: kinds.Schedule) -> None:
     check()
 
 
-def check_typical_class_weights(weighting: kinds.ClassWeights) -> None:
-    """Check a weighting on the counts of a small study, or on the classes it names itself."""
-    named = getattr(weighting, "weights", None)
+def _counts(part: Any) -> dict[str, int]:
+    """Return the counts of a small study, or such of the classes that a part names itself."""
+    named = getattr(part, "weights", None)
     classes = named if isinstance(named, Mapping) else ("normal", "pneumonia", "covid-19")
-    counts = {name: 50 // number for number, name in enumerate(classes, start=1)}
-    check_class_weights(weighting, counts)
+    return {name: 50 // number for number, name in enumerate(classes, start=1)}
 
 
 # What `check_part` asks of each kind.
@@ -461,8 +460,9 @@ KIND_CHECKS: Mapping[type, Callable[[Any], object]] = {
     kinds.Backbone: check_backbone,
     kinds.Head: check_head,
     kinds.Freeze: check_freeze,
-    kinds.ClassWeights: check_typical_class_weights,
+    kinds.ClassWeights: lambda weighting: check_class_weights(weighting, _counts(weighting)),
     kinds.Augmentation: check_augmentation,
+    kinds.Loss: lambda loss: check_loss(loss, _counts(loss)),
     kinds.Optimizer: check_optimizer,
     kinds.Schedule: check_schedule,
 }

