@@ -244,9 +244,9 @@ MISTAKES = {
         "quick.toml: fit.batch_size: expected an integer, got '8'",
     ),
     "unknown part": (
-        ["check", "quick.toml", "--set", 'backbone.name="vgg61"'],
+        ["check", "quick.toml", "--set", 'backbone.name="vvg16"'],
         3,
-        "quick.toml: backbone.name: no backbone named 'vgg61'; did you mean 'vgg16'? known: ",
+        "quick.toml: backbone.name: no backbone named 'vvg16'; did you mean 'vgg16'? known: ",
     ),
     "range past the end": (
         ["check", "quick.toml", "--set", 'freeze={name="layer_range", train="19-25"}'],
@@ -280,9 +280,9 @@ MISTAKES = {
         "backbone.weights: there is no file no.h5",
     ),
     "unknown backbone": (
-        ["layers", "vgg61"],
+        ["layers", "vvg16"],
         6,
-        "no backbone named 'vgg61'; did you mean 'vgg16'? known: ",
+        "no backbone named 'vvg16'; did you mean 'vgg16'? known: ",
     ),
     "existing run folder": (
         ["run", "quick.toml", "--out", "empty"],

@@ -19,6 +19,7 @@ from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.kinds import registries
 
 FIT = ", ".join(sorted(field.name for field in fields(Fit)))
+BACKBONES = ", ".join(registries.backbones.names())
 TABLES = (
     "augmentation, backbone, class_weights, data, fit, freeze, head, loss, optimizer, plugins, "
     "reference, schedule, schema, seed"
@@ -120,10 +121,10 @@ def problems_in(toml: str) -> list[str]:
         ("class_weights.weights = 1", "class_weights.weights: unknown key; known: name"),
         # parts
         (
-            'backbone.name = "vgg61"',
-            "backbone.name: no backbone named 'vgg61'; did you mean 'vgg16'? known: vgg16",
+            'backbone.name = "vvg16"',
+            f"backbone.name: no backbone named 'vvg16'; did you mean 'vgg16'? known: {BACKBONES}",
         ),
-        ("backbone.name = 16", "backbone.name: expected a string, got 16; known: vgg16"),
+        ("backbone.name = 16", f"backbone.name: expected a string, got 16; known: {BACKBONES}"),
         ("backbone = 16", "backbone: expected a table with a name, got 16"),
         ("data = {}", "data.name: missing; known: folder, manifest, phantom"),
         # rules of single keys
@@ -175,7 +176,7 @@ def test_every_problem_is_told_at_once_sorted_by_path() -> None:
     backbone = {name = "zzz", image_size = 0}
     """
     assert problems_in(toml) == [
-        "backbone.name: no backbone named 'zzz'; known: vgg16",
+        f"backbone.name: no backbone named 'zzz'; known: {BACKBONES}",
         "fit.epochs: must be at least 1, got 0",
         "fit.xla: expected true or false, got 0",
         f"sede: unknown key; did you mean 'seed'? known: {TABLES}",

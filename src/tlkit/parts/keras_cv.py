@@ -123,29 +123,25 @@ class KerasCVResNet(KerasCVBackbone):
     """ResNet of any depth (He et al. 2016): by default ResNet-18, which `keras.applications` lacks.
 
     Attributes:
-        filters: How wide each stack of blocks is.
-        blocks: How many blocks it has.
-        strides: The stride of its first block.
+        blocks: How many blocks each stack has; from stack to stack the channels double and the
+            sides are halved.
+        width: How many channels the first stack has.
         block_type: `basic_block` (two 3×3 convolutions) or `block` (bottleneck).
     """
 
     block = r"^(conv1|v2_stack_\d)"
 
-    filters: Counts = field(default=(64, 128, 256, 512), validator=counts)
     blocks: Counts = field(default=(2, 2, 2, 2), validator=counts)
-    strides: Counts = field(default=(1, 2, 2, 2), validator=counts)
+    width: int = field(default=64, validator=at_least(1))
     block_type: Literal["basic_block", "block"] = "basic_block"
-
-    def __attrs_post_init__(self) -> None:
-        if not len(self.filters) == len(self.blocks) == len(self.strides):
-            raise ValueError("filters, blocks and strides must be equally long")
 
     def network(self, cv: Any, **settings: Any) -> keras.Model:
         """Return the ResNet."""
+        stacks = range(len(self.blocks))
         return cv.ResNetBackbone(
-            stackwise_filters=list(self.filters),
+            stackwise_filters=[self.width * 2**stack for stack in stacks],
             stackwise_blocks=list(self.blocks),
-            stackwise_strides=list(self.strides),
+            stackwise_strides=[1 if stack == 0 else 2 for stack in stacks],
             block_type=self.block_type,
             **settings,
         )
