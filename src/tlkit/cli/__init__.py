@@ -1,0 +1,10 @@
+"""The command line; its commands are in the modules of this package, by what they are about."""
+
+from __future__ import annotations
+
+from tlkit.cli.app import app, main
+
+# In the order in which `--help` lists their commands.
+from tlkit.cli import runs, classifiers, catalogue, caches  # isort: skip
+
+__all__ = ["app", "caches", "catalogue", "classifiers", "main", "runs"]

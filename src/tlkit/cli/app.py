@@ -1,0 +1,82 @@
+"""The application: what all commands share, and the exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+import tlkit
+from tlkit.errors import TlkitError
+
+app = typer.Typer(
+    name="tlkit",
+    help="Compose, run and ship transfer-learning image classifiers from registered parts.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(help="The experiment's TOML file.", metavar="FILE")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key, in TOML: --set fit.epochs=3. Repeatable.",
+    ),
+]
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="A file with parts that the run was made with, unchanged. Repeatable.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        packages = ", ".join(f"{name} {version(name)}" for name in ("keras", "tensorflow"))
+        typer.echo(f"tlkit {tlkit.__version__} ({packages})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print versions."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Read the options that stand before the command."""
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with the documented exit code."""
+    notes = logging.StreamHandler()
+    notes.setFormatter(logging.Formatter("note: %(message)s"))
+    logging.getLogger("tlkit").addHandler(notes)
+    logging.getLogger("tlkit").setLevel(logging.INFO)
+    # Pillow warns of large pictures without naming them; tlkit names and refuses them itself.
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
+    try:
+        app()
+    except TlkitError as error:
+        if "--debug" in sys.argv:  # typer's own options are gone by now
+            traceback.print_exc()
+        typer.echo(f"{error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(0)
