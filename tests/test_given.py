@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from attrs import evolve
 
 import tlkit
@@ -18,6 +19,7 @@ from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import TrainAll
 from tlkit.parts.heads import Pooled
 from tlkit.testing import check_backbone
+from tlkit.train.images import to_pixels
 from tlkit.train.shelf import make_shelf
 
 DATA = Phantom(train=6, val=3, test=0, image_px=16)
@@ -159,3 +161,77 @@ def test_it_is_no_name_for_a_file(tmp_path: Path) -> None:
     path.write_text('data.name = "phantom"\nbackbone.name = "FromModel"\n')
     with pytest.raises(tlkit.ConfigError, match=r"no backbone named 'FromModel'"):
         load_experiment(path)
+
+
+CLASSES = ("clear", "dense")
+
+
+def images(count: int, channels: int = 3, seed: int = 0) -> tuple[Any, Any]:
+    """Random images, half of each class, whose second class is brighter."""
+    labels = np.arange(count) % 2
+    pixels = np.random.default_rng(seed).integers(0, 128, (count, 16, 16, channels))
+    return (pixels + 127 * labels[:, None, None, None]).astype(np.uint8), labels
+
+
+def in_memory(**changed: Any) -> tlkit.FromImages:
+    given = {"train": images(8), "val": images(4, seed=1), "classes": CLASSES}
+    return tlkit.FromImages(**(given | changed))
+
+
+def as_batches(pair: tuple[Any, Any]) -> Any:
+    return tf.data.Dataset.from_tensor_slices(pair).batch(3)
+
+
+def as_single_images(pair: tuple[Any, Any]) -> Any:
+    return tf.data.Dataset.from_tensor_slices(pair)
+
+
+def with_names(pair: tuple[Any, Any]) -> Any:
+    return pair[0], np.array(CLASSES)[pair[1]]
+
+
+@pytest.mark.parametrize("form", [as_batches, as_single_images, with_names, lambda pair: [pair]])
+def test_images_come_as_arrays_or_as_a_dataset(form: Any) -> None:
+    plain = in_memory().load()
+    splits = in_memory(train=form(images(8)), val=form(images(4, seed=1))).load()
+    assert splits == plain
+    assert [splits.read(e.path) for e in splits.train] == [plain.read(e.path) for e in plain.train]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_pixels_read_are_the_pixels_given(channels: int) -> None:
+    given = images(8, channels)
+    splits = in_memory(train=given).load()
+    for example, pixels, label in zip(splits.train, *given, strict=True):
+        read = to_pixels(splits.read(example.path), 16)
+        np.testing.assert_array_equal(read, np.broadcast_to(pixels, (16, 16, 3)))
+        assert example.label == CLASSES[label]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ((images(4)[0] / 255, images(4)[1]), r"^train: images must be .* uint8 .*float64"),
+        ((images(4)[0][..., 0], images(4)[1]), "^train: images must be "),
+        ((images(4)[0], images(3)[1]), "^train: there must be one label an image"),
+        ((images(4)[0], np.eye(2)[images(4)[1]]), "^train: there must be one label an image"),
+        ((images(4)[0], images(4)[1] + 1), "^train image 1: the label must be one of clear, dense"),
+        ((images(4)[0], ["clear", "other", "clear", "dense"]), "^train image 1: .* got 'other'$"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_are_refused(train: Any, message: str) -> None:
+    with pytest.raises(tlkit.DataError, match=message):
+        in_memory(train=train).load()
+
+
+def test_a_run_on_images_from_memory_is_loaded_without_them(tmp_path: Path) -> None:
+    one = evolve(experiment(VGG16(weights="none", image_size=32)), data=in_memory(resize="pad"))
+    done = tlkit.run(one, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "experiment.json").read_text())["data"]
+    assert (record["name"], record["resize"]) == ("FromImages", "pad")
+    classifier = tlkit.load(tmp_path / "run")
+    assert classifier.experiment.data.resize == "pad"
+    assert classifier.classes == CLASSES
+    assert done.result.images == 4
+    with pytest.raises(tlkit.DataError, match="images from memory"):
+        classifier.experiment.data.load()

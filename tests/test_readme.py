@@ -67,6 +67,6 @@ def test_every_command_shown_has_its_make_target_or_subcommand() -> None:
         assert f"\n{target}:" in makefile
     groups = {group.name for group in app.registered_groups}
     known = groups | {c.name or c.callback.__name__ for c in app.registered_commands}  # type: ignore[union-attr]  # all have one
-    shown = set(re.findall(r"^tlkit (\w+)", README, re.MULTILINE))
+    shown = set(re.findall(r"^tlkit ([\w-]+)", README, re.MULTILINE))
     assert shown <= known
     assert shown

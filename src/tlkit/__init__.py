@@ -20,7 +20,7 @@ from tlkit.errors import (
     UnknownPart,
     WeightsError,
 )
-from tlkit.given import FromModel
+from tlkit.given import FromImages, FromModel
 from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
 from tlkit.lr_finder import RateCurve, lr_find
 from tlkit.parts.kinds import (
@@ -63,6 +63,7 @@ __all__ = [
     "FieldError",
     "Fit",
     "Freeze",
+    "FromImages",
     "FromModel",
     "Head",
     "Layer",

@@ -1,24 +1,31 @@
-"""Any Keras model in place of a registered backbone, from Python."""
+"""What Python has already, in place of registered parts: a Keras model, images in memory."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from tlkit.backend import prepare
-from tlkit.errors import PartError
+from tlkit.config.fields import keys
+from tlkit.errors import DataError, PartError
 from tlkit.layers import LayerTable
-from tlkit.parts.kinds import Backbone, WeightsSource
+from tlkit.parts.kinds import Backbone, Dataset, WeightsSource
+from tlkit.parts.splits import SPLITS, Example, Splits, check_classes
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import numpy.typing as npt
     import tensorflow as tf
 
 
+# Two arrays, or an iterable of such pairs: batches or single images, as a `tf.data.Dataset` gives.
+Images = tuple[Any, Any] | Iterable[tuple[Any, Any]]
 START = "_initializer"  # what of a layer's configuration only says how its weights began
 
 
@@ -130,3 +137,106 @@ class FromModel(Backbone):
                 for array in arrays:
                     found.update(array.tobytes())
         return {"source": "the given model", "sha256": found.hexdigest()}
+
+
+@frozen(kw_only=True)
+class FromImages(Dataset):
+    """A dataset made of images and labels that Python has already.
+
+    Each of `train`, `val` and `test` is a pair of arrays, images and labels, or an iterable of such
+    pairs, batched or not: a `tf.data.Dataset` is one. Images are `(…, height, width, 3)` or
+    `(…, height, width, 1)` uint8 in [0, 255], before any preprocessing; labels are class names
+    or numbers in the order of `classes`. They are held in memory as PNG files; a run folder has
+    their hashes and not the images.
+
+    Attributes:
+        train: The images learnt from.
+        val: The images watched while training.
+        test: The images judged by in the end; unset: those of `val`.
+        classes: Class names in the order of the model's outputs.
+    """
+
+    train: Images = field(metadata={"key": False}, repr=False)
+    val: Images = field(metadata={"key": False}, repr=False)
+    test: Images | None = field(default=None, metadata={"key": False}, repr=False)
+    classes: tuple[str, ...] = field(validator=check_classes)
+
+    def record(self) -> dict[str, Any]:
+        """Return what stands for the images in a run's record: the keys that all datasets have."""
+        from tlkit.results.recorded import GIVEN_DATA
+
+        values = {key.name: getattr(self, key.name) for key in keys(type(self))}
+        return {
+            "name": GIVEN_DATA,  # no registered name has capitals
+            **{key: value for key, value in values.items() if value is not None},
+            "classes": list(self.classes),
+        }
+
+    def load(self) -> Splits:
+        """Return the images as PNG files in memory.
+
+        Raises:
+            DataError: If images or labels are not as they must be.
+        """
+        files: dict[str, bytes] = {}
+        found: dict[str, tuple[Example, ...]] = {}
+        for split in SPLITS:
+            examples = []
+            for number, (image, label) in enumerate(_pairs(split, getattr(self, split))):
+                path = f"{split}/{number:06d}.png"
+                files[path] = _png(image)
+                examples.append(Example(path, self._class(split, number, label)))
+            found[split] = tuple(examples)
+        return Splits(
+            classes=self.classes,
+            train=found["train"],
+            val=found["val"],
+            test=found["test"],
+            read=files.__getitem__,
+        )
+
+    def _class(self, split: str, number: int, label: Any) -> str:
+        """Return the class that a label means."""
+        if isinstance(label, bytes):
+            label = label.decode()
+        if isinstance(label, str) and label in self.classes:
+            return str(label)
+        if not isinstance(label, str) and label == int(label) and 0 <= label < len(self.classes):
+            return self.classes[int(label)]
+        raise DataError(
+            f"{split} image {number}: the label must be one of {', '.join(self.classes)}, "
+            f"or a number below {len(self.classes)}, got {label!r}"
+        )
+
+
+def _pairs(split: str, given: Images | None) -> Iterator[tuple[npt.NDArray[np.uint8], Any]]:
+    """Yield single images, `(height, width, 1 or 3)`, and their labels."""
+    import numpy as np
+
+    if given is None:
+        return
+    arrays = isinstance(given, tuple) and len(given) == 2 and np.ndim(given[0]) == 4
+    for pair in [given] if arrays else given:
+        images, labels = map(np.asarray, pair)
+        if images.ndim == 3:
+            images, labels = images[None], labels[None]
+        if images.ndim != 4 or images.shape[-1] not in {1, 3} or images.dtype != np.uint8:
+            raise DataError(
+                f"{split}: images must be (count, height, width, 1 or 3) uint8 from 0 to 255, "
+                f"got {images.shape} {images.dtype}"
+            )
+        if labels.shape != images.shape[:1]:
+            raise DataError(
+                f"{split}: there must be one label an image, a name or a number, "
+                f"got labels {labels.shape} for images {images.shape}"
+            )
+        yield from zip(images, labels.tolist(), strict=True)
+
+
+def _png(image: npt.NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

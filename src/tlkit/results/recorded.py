@@ -13,8 +13,9 @@ from attrs import evolve, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.config.fields import keys
 from tlkit.config.structure import structure
-from tlkit.errors import ConfigError, PartError, RunFolderError
-from tlkit.parts.kinds import Backbone, registries
+from tlkit.errors import ConfigError, DataError, PartError, RunFolderError
+from tlkit.parts.kinds import Backbone, Dataset, registries
+from tlkit.parts.splits import Splits
 from tlkit.plugins import active, given_plugins
 from tlkit.registry import PLUGIN, Registry
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tlkit.results.folder import RunFolder
 
 GIVEN = "FromModel"  # how a backbone is recorded that was given from Python
+GIVEN_DATA = "FromImages"  # and how images are
 EXPERIMENT, ENVIRONMENT = "experiment.json", "environment.json"
 
 
@@ -49,10 +51,12 @@ def read_experiment(
     if len(listed.modules) != len(listed.sha256):
         raise RunFolderError(f"{where}: plugins is not as tlkit writes it")
     table = _without_given(folder, table, backbone)
+    data, table = _given_data(table)
     files = given_plugins(listed.modules, listed.sha256, plugins, str(folder.path))
     with active(files):
         _check_packages(folder)
         experiment = structure(Experiment, table, base=folder.path, source=str(where))
+    experiment = experiment if data is None else evolve(experiment, data=data)
     return experiment if backbone is None else evolve(experiment, backbone=backbone)
 
 
@@ -79,6 +83,23 @@ def _without_given(folder: RunFolder, table: Any, backbone: Backbone | None) -> 
             f"{recorded}, got {backbone.record()}"
         )
     return {key: value for key, value in table.items() if key != "backbone"}
+
+
+@frozen(kw_only=True)
+class _Gone(Dataset):
+    """Images that were given from Python, and are no longer there."""
+
+    def load(self) -> Splits:
+        raise DataError("the run was made with images from memory, which its folder does not hold")
+
+
+def _given_data(table: Any) -> tuple[Dataset | None, Any]:
+    """Return what stands for images that were given from Python, and a table that can be read."""
+    recorded = table.get("data") if isinstance(table, dict) else None
+    if not isinstance(recorded, dict) or recorded.get("name") != GIVEN_DATA:
+        return None, table
+    gone = structure(_Gone, {key: value for key, value in recorded.items() if key != "name"})
+    return gone, {**table, "data": {"name": "phantom"}}
 
 
 @frozen(kw_only=True)
