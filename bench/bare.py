@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from handwritten import SIZE, load_base
 
-IMAGES, STEPS = 64, 40
+IMAGES, STEPS = 160, 60
 BATCH = 8
 
 

@@ -95,6 +95,7 @@ def plan_of(model: Any) -> Plan:
             cut=0,
             trainable_params=0,
             xla=False,
+            eval_batch=8,
             views=(0,),
         )
         for first_epoch, rates in enumerate(STAGES.values(), start=1)

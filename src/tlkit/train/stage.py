@@ -144,7 +144,7 @@ class RunningStage:
 
     def _evaluate(self, split: str) -> tuple[Sums, Probabilities]:
         labels = self._labels(dict(self.splits.items())[split])
-        return self.stepper.evaluate(self.sources[split], labels)
+        return self.stepper.evaluate(self.sources[split], labels, self.planned.eval_batch)
 
     def _make_room(self, shelf: Shelf) -> bool:
         """Make room in the cache for the stage's features; say so if there is none."""

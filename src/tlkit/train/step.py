@@ -87,10 +87,12 @@ class Stepper:
         loss, unweighted, right = self._train(x, labels, weights)
         return Sums(float(loss), float(unweighted), float(right), len(labels))
 
-    def evaluate(self, source: Source, labels: npt.NDArray[np.int32]) -> tuple[Sums, Probabilities]:
-        """Return the sums and the probabilities of a whole split."""
+    def evaluate(
+        self, source: Source, labels: npt.NDArray[np.int32], batch: int
+    ) -> tuple[Sums, Probabilities]:
+        """Return the sums and the probabilities of a whole split, so many images at a time."""
         total, found, start = Sums(), [], 0
-        for x in source.batches(source.extractor.batch):
+        for x in source.batches(batch):
             chosen = labels[start : start + len(x)]
             losses, probabilities = (value.numpy() for value in self._evaluate(x, chosen))
             loss = float(losses.sum(dtype=np.float64))
