@@ -1,4 +1,4 @@
-"""Backbones on real chest X-rays: what `tlkit layers` says is frozen stays as it was, bit by bit."""
+"""Backbones on real chest X-rays: what `tlkit layers` calls frozen stays as it was, bit by bit."""
 
 from __future__ import annotations
 

@@ -1,200 +1,23 @@
-"""For authors of parts: random inputs, and checks that a part keeps what its kind promises.
-
-Each check raises `AssertionError` with what was broken, so a test of a part is one line:
-
-```python
-def test_my_head() -> None:
-    check_part(tlkit.registries.heads, "my_head", units=[8])
-```
-
-This module needs Hypothesis; nothing else in tlkit imports it.
-"""
+"""What a part of each kind must do."""
 
 from __future__ import annotations
 
 import math
 import random
-import string
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from types import MappingProxyType
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any
 
-from attrs import NOTHING, frozen
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from tlkit.backend import prepare
-from tlkit.config import structure as tables
-from tlkit.config.fields import keys
-from tlkit.config.fields import part as part_field
-from tlkit.config.keys import describe_keys
-from tlkit.errors import ConfigError
-from tlkit.layers import HEAD, Layer, LayerRange, LayerTable
+from tlkit.layers import LayerTable
 from tlkit.parts import kinds
 from tlkit.parts.splits import Splits
-from tlkit.registry import Registry
-from tlkit.surroundings import Surroundings
+from tlkit.testing.strategies import layer_tables
 
-T = TypeVar("T")
-
-KINDS = ("Conv2D", "Dense", "BatchNormalization", "MaxPooling2D")
 CUTS_TRIED = 20
-UNKNOWN = "a_key_that_no_part_has"
-
-
-@st.composite
-def layer_tables(draw: st.DrawFn) -> LayerTable:
-    """Return a strategy for layer tables: one to eight backbone rows, then one to three of a head.
-
-    Names are unique and begin with their block's; blocks are in order; the last row has weights.
-    """
-    blocks = sorted(draw(st.lists(st.integers(1, 4), min_size=1, max_size=8)))
-    named = [*(f"block{block}" for block in blocks), *[HEAD] * draw(st.integers(0, 2))]
-    rows = [draw(_layers(block, number)) for number, block in enumerate(named, start=1)]
-    scores = Layer(f"{HEAD}_scores", "Dense", HEAD, (3,), params=draw(st.integers(1, 5000)))
-    return LayerTable((*rows, scores))
-
-
-@st.composite
-def _layers(draw: st.DrawFn, block: str, number: int) -> Layer:
-    kind = draw(st.sampled_from(KINDS))
-    params = 0 if kind == "MaxPooling2D" else draw(st.integers(1, 5000))
-    batch_norm = kind == "BatchNormalization"
-    return Layer(
-        name=f"{block}_{kind.lower()}_{number}",
-        kind=kind,
-        block=block,
-        output_shape=tuple(draw(st.lists(st.integers(1, 64), min_size=1, max_size=3))),
-        params=params,
-        other_params=params if batch_norm else 0,
-        batch_norm=batch_norm,
-        cut=draw(st.booleans()),
-    )
-
-
-@st.composite
-def layer_ranges(draw: st.DrawFn, length: int) -> LayerRange:
-    """Return a strategy for ranges that fit a table of `length` layers, open ones included."""
-    first = draw(st.integers(1, length))
-    return LayerRange(first, draw(st.none() | st.integers(first, length)))
-
-
-def class_counts(min_classes: int = 2) -> st.SearchStrategy[dict[str, int]]:
-    """Return a strategy for images a class: `min_classes` to seven classes, none empty."""
-    names = st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=9)
-    return st.dictionaries(names, st.integers(1, 100_000), min_size=min_classes, max_size=7)
-
-
-class KnownFailure(UserWarning):
-    """A promise that a part is known to break, with the reason its author gave."""
-
-
-def check_part(
-    registry: Registry[T],
-    name: str,
-    *,
-    check: Callable[[Any], object] | None = None,
-    known_failures: Mapping[str, str] = MappingProxyType({}),
-    **settings: Any,
-) -> T:
-    """Check every promise a part makes, tlkit's own parts too, and return the one from `settings`.
-
-    `documented`: it is an attrs class itself, not just the child of one, whose fields would be no
-    keys; its docstring says what each key means. `defaults`: it can be made from the keys that have
-    no default. `round_trip`: it can be written out and read back. `unknown_key`: it refuses a key
-    that it does not have. `kind`: it does what every part of its kind must, see the other checks
-    here. `global_state`: none of this changes the process's random generators, environment,
-    warnings, loggers or Keras settings.
-
-    Args:
-        registry: The registry of its kind.
-        name: The name it is registered under.
-        check: What every part of the kind must do; unset: this module's check of the kind.
-        known_failures: Promises that it is known to break, each with the reason. They are reported
-            as `KnownFailure` warnings; one that is kept after all is an error.
-        **settings: Its keys as TOML would give them, at least those that have no default. Paths
-            are relative: an absolute one is written out relative to the working directory.
-
-    Raises:
-        AssertionError: If it breaks a promise; the message begins with which.
-        ConfigError: If the settings are wrong.
-        ValueError: If `known_failures` names something that is no promise.
-    """
-    cls = registry.get(name)
-
-    @frozen
-    class Holder:
-        part: Any = part_field(registry)
-
-    held = tables.structure(Holder, {"part": {"name": name, **settings}})
-    check = check or _kind_check(held.part)
-    before = Surroundings.now()
-    promises: dict[str, Callable[[], object]] = {
-        "documented": lambda: _check_documented(cls),
-        "defaults": lambda: _check_defaults(Holder, cls, name, settings),
-        "round_trip": lambda: _check_round_trip(held),
-        "unknown_key": lambda: _check_unknown_key(Holder, held),
-        "kind": lambda: check(held.part),
-        "global_state": lambda: _check_global_state(before, lambda: check(held.part)),
-    }
-    if unknown := known_failures.keys() - promises.keys():
-        raise ValueError(
-            f"known_failures: no promise named {min(unknown)!r}: {', '.join(promises)}"
-        )
-    for promise, keep in promises.items():
-        try:
-            keep()
-        except Exception as error:
-            if promise not in known_failures:
-                raise AssertionError(f"{promise}: {registry.kind} {name!r}: {error}") from error
-            reason = known_failures[promise]
-            message = f"{registry.kind} {name!r} breaks {promise}, as known: {reason}"
-            warnings.warn(message, KnownFailure, stacklevel=2)
-        else:
-            assert promise not in known_failures, (
-                f"{promise}: {registry.kind} {name!r} keeps it; take it out of known_failures"
-            )
-    part: T = held.part
-    return part
-
-
-def _check_documented(cls: type) -> None:
-    assert "__attrs_attrs__" in vars(cls), "decorate the class itself with attrs.frozen"
-    assert (cls.__doc__ or "").strip(), "give the class a docstring"
-    for key in describe_keys(cls):
-        assert key.meaning, f"the docstring has no entry `{key.name}:` below `Attributes:`"
-
-
-def _check_defaults(holder: type, cls: type, name: str, settings: Mapping[str, Any]) -> None:
-    needed = {key.name for key in keys(cls) if key.default is NOTHING}
-    required = {key: value for key, value in settings.items() if key in needed}
-    tables.structure(holder, {"part": {"name": name, **required}})
-
-
-def _check_round_trip(held: Any) -> None:
-    table = tables.unstructure(held)
-    again = tables.structure(type(held), table)
-    assert again == held, f"read back from {table} it is {again.part}, not {held.part}"
-
-
-def _check_unknown_key(holder: type, held: Any) -> None:
-    table = tables.unstructure(held)["part"]
-    problems = _problems(holder, {"part": {**table, UNKNOWN: 1}})
-    assert problems == [f"part.{UNKNOWN}"], f"an unknown key gives problems at {problems}"
-
-
-def _check_global_state(before: Surroundings, use: Callable[[], object]) -> None:
-    """Check that nothing has changed but by what the first use imported; put all of it back."""
-    try:
-        if before.changed():
-            before.restore()
-            with suppress(AssertionError):  # that is told of `kind`
-                use()
-        assert not before.changed(), f"it changes {' and '.join(before.changed())}"
-    finally:
-        before.restore()
 
 
 @contextmanager
@@ -206,19 +29,6 @@ def _nothing_drawn() -> Iterator[None]:
     yield
     drawn = before != (random.getstate(), str(np.random.get_state()))
     assert not drawn, "it draws from a global random generator"
-
-
-def _kind_check(part: Any) -> Callable[[Any], object]:
-    """Return this module's check of a part's kind; one that does nothing for a kind without."""
-    return next((check for kind, check in KIND_CHECKS.items() if isinstance(part, kind)), bool)
-
-
-def _problems(cls: type, table: Mapping[str, Any]) -> list[str]:
-    try:
-        tables.structure(cls, table)
-    except ConfigError as error:
-        return [problem.path for problem in error.problems]
-    return []
 
 
 def check_dataset(dataset: kinds.Dataset) -> None:

@@ -1,0 +1,46 @@
+"""For authors of parts: random inputs, and checks that a part keeps what its kind promises.
+
+Each check raises `AssertionError` with what was broken, so a test of a part is one line:
+
+```python
+def test_my_head() -> None:
+    check_part(tlkit.registries.heads, "my_head", units=[8])
+```
+
+This package needs Hypothesis; nothing else in tlkit imports it.
+"""
+
+from __future__ import annotations
+
+from tlkit.testing.kinds import (
+    KIND_CHECKS,
+    check_augmentation,
+    check_backbone,
+    check_class_weights,
+    check_dataset,
+    check_freeze,
+    check_head,
+    check_loss,
+    check_optimizer,
+    check_schedule,
+)
+from tlkit.testing.parts import KnownFailure, check_part
+from tlkit.testing.strategies import class_counts, layer_ranges, layer_tables
+
+__all__ = [
+    "KIND_CHECKS",
+    "KnownFailure",
+    "check_augmentation",
+    "check_backbone",
+    "check_class_weights",
+    "check_dataset",
+    "check_freeze",
+    "check_head",
+    "check_loss",
+    "check_optimizer",
+    "check_part",
+    "check_schedule",
+    "class_counts",
+    "layer_ranges",
+    "layer_tables",
+]
