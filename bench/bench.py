@@ -50,9 +50,9 @@ NEXT = (
     "head.units=[512, 512]",
     "optimizer.learning_rate=1e-5",
     "class_weights.name='none'",
-    "head.units=[256]",
+    "head.units=[256, 256]",
     "optimizer.learning_rate=5e-5",
-    "head={name='pooled', units=[256]}",
+    "optimizer={name='adamw', learning_rate=2e-5}",
     "schedule={name='cosine'}",
 )
 
