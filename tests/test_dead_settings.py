@@ -62,7 +62,6 @@ CHANGED: dict[str, Any] = {
     "backbones.keras_cv_densenet.repeats": [1, 2],
     "backbones.keras_cv_resnet.block_type": "block",
     "backbones.keras_cv_resnet.blocks": [1, 1, 1, 2],
-    "backbones.keras_cv_resnet.width": 8,
     "backbones.keras_cv_densenet.weights": "keras_cv_densenet.weights.h5",
     "backbones.keras_cv_resnet.weights": "keras_cv_resnet.weights.h5",
     "backbones.vgg19.weights": "vgg19.weights.h5",

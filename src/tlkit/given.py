@@ -215,7 +215,7 @@ def _pairs(split: str, given: Images | None) -> Iterator[tuple[npt.NDArray[np.ui
 
     if given is None:
         return
-    arrays = isinstance(given, tuple) and len(given) == 2 and np.ndim(given[0]) == 4
+    arrays = isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "shape")
     for pair in [given] if arrays else given:
         images, labels = map(np.asarray, pair)
         if images.ndim == 3:

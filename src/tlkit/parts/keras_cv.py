@@ -123,23 +123,21 @@ class KerasCVResNet(KerasCVBackbone):
     """ResNet of any depth (He et al. 2016): by default ResNet-18, which `keras.applications` lacks.
 
     Attributes:
-        blocks: How many blocks each stack has; from stack to stack the channels double and the
-            sides are halved.
-        width: How many channels the first stack has.
+        blocks: How many blocks each stack has. The first has 64 channels; from stack to stack the
+            channels double and the sides are halved.
         block_type: `basic_block` (two 3×3 convolutions) or `block` (bottleneck).
     """
 
     block = r"^(conv1|v2_stack_\d)"
 
     blocks: Counts = field(default=(2, 2, 2, 2), validator=counts)
-    width: int = field(default=64, validator=at_least(1))
     block_type: Literal["basic_block", "block"] = "basic_block"
 
     def network(self, cv: Any, **settings: Any) -> keras.Model:
         """Return the ResNet."""
         stacks = range(len(self.blocks))
         return cv.ResNetBackbone(
-            stackwise_filters=[self.width * 2**stack for stack in stacks],
+            stackwise_filters=[64 * 2**stack for stack in stacks],
             stackwise_blocks=list(self.blocks),
             stackwise_strides=[1 if stack == 0 else 2 for stack in stacks],
             block_type=self.block_type,
