@@ -111,7 +111,8 @@ class Source:
     shelf: Shelf | None = None
     memory_bytes: int = KEPT_BYTES
     watcher: Watcher = field(factory=Watcher)
-    _kept: dict[str, Features] = field(factory=dict, init=False, repr=False)
+    # The features used last, and their key. One view at a time: what is mapped counts as memory.
+    _kept: tuple[str, Features] | None = field(default=None, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,11 +153,12 @@ class Source:
         if self.shelf is None:
             if keys is not None or self.size_bytes > self.memory_bytes:
                 return None
-            if "" not in self._kept:
-                self._kept[""] = np.concatenate(list(self._computed(None)))
-            return self._kept[""]
+            if self._kept is None:
+                self._kept = "", np.concatenate(list(self._computed(None)))
+            return self._kept[1]
         key = self.shelf.key(self.images, keys)
-        if key not in self._kept:
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None
             found = self.shelf.cache.get(key)
             if found is None:
                 try:
@@ -165,8 +167,8 @@ class Source:
                     self.watcher.note(f"features cannot be kept: {error.strerror}; go on without")
                     self.shelf = None
                     return self._features(keys)
-            self._kept[key] = found
-        return self._kept[key]
+            self._kept = key, found
+        return self._kept[1]
 
     def _put(self, key: str, keys: AugmentationKeys | None) -> Features:
         assert self.shelf is not None
