@@ -356,6 +356,8 @@ def test_ctrl_c_ends_with_130(tlkit_command: CommandLine, monkeypatch: pytest.Mo
 
 
 def test_layers_prints_the_study_s_table(tlkit_command: CommandLine) -> None:
+    for name in ("mobilenet_v2", "keras_cv_resnet"):  # the latter's weights have no default
+        assert "parameters" in tlkit_command("layers", name, "--image-size", "32").out
     done = tlkit_command("layers", "vgg16", "--head", "flatten_dense", "--classes", "3")
     rows = done.out.splitlines()
     assert len(rows) == 24

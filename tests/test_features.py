@@ -108,6 +108,23 @@ def test_features_are_kept_in_memory_if_they_are_no_more_than_allowed(
     assert len(read) == times * len(PIXELS)
 
 
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.mark.skipif(not MAPS.is_file(), reason="the system does not tell what is mapped")
+def test_one_view_is_mapped_at_a_time(tmp_path: Path) -> None:
+    """What is mapped counts as memory: a run with twelve views must not hold them all."""
+    files, paths = reader()
+    shelf = Shelf(FeatureCache(tmp_path), {"layers": "x"}, {})
+    source = Source(extractor(means()), files, paths, images=paths, shelf=shelf)
+    for view in range(3):
+        keys = np.full((len(paths), 2), view, np.int32)
+        assert sum(len(batch) for batch in source.batches(3, keys=keys)) == len(PIXELS)
+    assert len(shelf.cache.entries()) == 3
+    mapped = [line for line in MAPS.read_text().splitlines() if str(tmp_path) in line]
+    assert len(mapped) == 1
+
+
 def test_features_on_disk_are_found_by_another_source(tmp_path: Path) -> None:
     files, paths = reader()
     read: list[str] = []

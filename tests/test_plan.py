@@ -19,7 +19,7 @@ from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
 from tlkit.parts.losses import Focal, LogitAdjusted
 from tlkit.parts.splits import Example, Splits
-from tlkit.plan.plan import make_plan, seed_for
+from tlkit.plan.plan import HEAD_BATCH, PREFIX_BATCH, make_plan, seed_for
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 EXPERIMENT = Experiment(data=Phantom(), fit=Fit(epochs=12, batch_size=8))
@@ -152,6 +152,9 @@ def test_xla_is_used_where_no_convolution_is_trained_unless_it_is_settled() -> N
     head_only, whole = EXPERIMENT, evolve(EXPERIMENT, freeze=TrainAll())
     assert make_plan(head_only, splits()).stages[0].xla
     assert not make_plan(whole, splits()).stages[0].xla
+    # The same holds for how many images are evaluated at a time: a convolution's take much memory.
+    batches = [make_plan(one, splits()).stages[0].eval_batch for one in (head_only, whole)]
+    assert batches == [HEAD_BATCH, PREFIX_BATCH] == [64, 8]
     for experiment in (head_only, whole):
         for settled in (True, False):
             fit = evolve(experiment.fit, xla=settled)

@@ -177,7 +177,7 @@ def _import(file: PluginFile) -> Registered:
     sys.modules[name] = module  # attrs and typing look a class's module up while it is made
     try:
         # The loader would read the file again, which may have changed, and leave `__pycache__`.
-        exec(compile(file.content, str(file.path), "exec"), module.__dict__)  # noqa: S102
+        exec(compile(file.content, str(file.path), "exec"), module.__dict__)  # noqa: S102  # the user named it
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, Exception | SystemExit):

@@ -31,7 +31,8 @@ def layers(
     """Print the numbered layers of a backbone, with a head if one is named."""
     from tlkit.plan.plan import model_layers
 
-    settings: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    settings: dict[str, Any] = {"weights": "none"}  # the layers do not depend on them
+    settings |= {} if image_size is None else {"image_size": image_size}
     below: Backbone = structure(registries.backbones.get(backbone), settings, source=backbone)
     table = below.layers()
     if head is not None:
