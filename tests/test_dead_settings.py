@@ -49,6 +49,10 @@ CHANGED: dict[str, Any] = {
     "datasets.*.resize": "crop",
     "datasets.*.sampler": "balanced",
     "datasets.*.balance_twice": True,
+    "datasets.*.folds": 3,
+    "datasets.*.fold": 2,
+    "datasets.*.per_class": 1,
+    "datasets.*.split_seed": 1,
     "datasets.folder.path": "other",
     "datasets.manifest.path": "other.csv",
     "datasets.phantom.train": 9,
@@ -182,10 +186,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = ("both_sided", "clear", "one_sided")
     for folder in ("images", "other"):
         rows = ["path,label,split"]
-        for split in ("train", "val"):
+        for split in ("train", "train", "train", "val"):  # with folds, three of a class are needed
             for label in classes:
-                path = top / folder / split / label / f"{folder}.png"
-                path.parent.mkdir(parents=True)
+                path = top / folder / split / label / f"{len(rows)}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(random.integers(0, 255, (20, 40), np.uint8)).save(path)
                 rows.append(f"{path.relative_to(top)},{label},{split}")
         (top / f"{folder}.csv").write_text("\n".join(rows))
@@ -280,6 +284,10 @@ def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
         settings, changed = settings | {"units": [3]}, changed | {"units": [3]}
     if field == "balance_twice":
         settings, changed = settings | {"sampler": "balanced"}, changed | {"sampler": "balanced"}
+    if field in {"folds", "fold", "split_seed"}:
+        more = {"train": 12} if name == "phantom" else {}
+        settings = settings | more | {"folds": 2, "fold": 1}
+        changed = settings | {field: changed_value(key)}
     if key == "optimizers.sgd.nesterov":
         settings, changed = settings | {"momentum": 0.5}, changed | {"momentum": 0.5}
     part = dict(registries.items())[kind].get(name)

@@ -21,6 +21,7 @@ ORDER = (
     "surroundings",
     "cli",
     "__init__",
+    "sweeps",
     "console",
     "lr_finder",
     "run",
@@ -116,6 +117,7 @@ main()
         ["layers", "vgg16", "--head", "flatten_dense", "--classes", "3"],
         ["check", EXPERIMENT_3],
         ["cache", "info"],
+        ["sweep", EXPERIMENT_3, "--seeds", "0-2", "--dry-run"],
     ],
     ids=" ".join,
 )

@@ -47,6 +47,8 @@ from tlkit.plain_keras import (
 from tlkit.plan.plan import Plan
 from tlkit.progress import Epoch, Watcher
 from tlkit.run import Run, check, run
+from tlkit.sweeps.sweep import Sweep, SweepWatcher, resume_sweep, sweep
+from tlkit.sweeps.trials import Trials, plan_trials
 
 __all__ = [
     "Augmentation",
@@ -83,7 +85,10 @@ __all__ = [
     "Schedule",
     "Splits",
     "Stage",
+    "Sweep",
+    "SweepWatcher",
     "TlkitError",
+    "Trials",
     "UnknownPart",
     "Watcher",
     "WeightsError",
@@ -95,8 +100,11 @@ __all__ = [
     "load",
     "load_experiment",
     "lr_find",
+    "plan_trials",
     "registries",
+    "resume_sweep",
     "run",
     "sample_weights",
+    "sweep",
 ]
 __version__ = "0.1.0"

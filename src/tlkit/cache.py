@@ -126,14 +126,33 @@ class FeatureCache:
         shutil.rmtree(path, ignore_errors=True)
         return None
 
+    def about(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the name of every entry and what was said of it, the last used first."""
+        for entry in reversed(self.entries()):
+            try:
+                text = (self.folder / entry.key / "meta.json").read_text(encoding="utf-8")
+                said = json.loads(text).get("about")
+            except (OSError, ValueError, AttributeError):  # gone, or damaged
+                continue
+            if isinstance(said, dict):
+                yield entry.key, said
+
     def put(
         self,
         key: str,
         shape: tuple[int, ...],
         dtype: npt.DTypeLike,
         chunks: Iterator[npt.NDArray[Any]],
+        about: Mapping[str, Any] | None = None,
     ) -> npt.NDArray[Any]:
         """Write an array from its rows, chunk by chunk, and return it, mapped from its file.
+
+        Args:
+            key: Its name.
+            shape: Its shape.
+            dtype: Its type.
+            chunks: Its rows, some at a time.
+            about: What `about` is to tell of it, as plain values.
 
         Raises:
             OSError: If it cannot be written; then nothing is left behind.
@@ -152,7 +171,7 @@ class FeatureCache:
                 start += len(chunk)
             array.flush()
             del array  # or its pages would count as this process's memory
-            meta: Mapping[str, Any] = {"sha256": _sha256(partial / "data.npy")}
+            meta = {"sha256": _sha256(partial / "data.npy"), "about": dict(about or {})}
             (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             try:
                 partial.rename(self.folder / key)

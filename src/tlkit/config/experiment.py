@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from tlkit.parts.kinds import (
 )
 from tlkit.plugins import PluginFile, Plugins, active, read_plugins
 from tlkit.rules import at_least, between, unless_none
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
 
@@ -167,7 +170,9 @@ class Experiment:
         return self.origin.path.parent if self.origin else Path()
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(
+    path: str | Path, overrides: Sequence[str] = (), *, in_sweep: bool = False
+) -> Experiment:
     """Read an experiment file.
 
     The files it lists under `[plugins] modules` are imported, once the whole file is known to be
@@ -177,6 +182,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         path: A TOML file; paths in it are relative to its folder.
         overrides: Expressions ``a.b=value`` in TOML syntax, applied to the table before it is
             checked. A table as value replaces the whole table.
+        in_sweep: Say nothing of a table `[sweep]`, which is not the experiment's.
 
     Raises:
         ConfigError: If the file cannot be read or is wrong, with every problem there is.
@@ -184,11 +190,26 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     """
     path = Path(path)
     text, table = read_table(path, overrides)
+    _take_out_sweep(path, table, in_sweep)
     listed, files = _own_files(path, table)
     with active(files):
         experiment = structure(Experiment, table, base=path.parent, source=str(path))
     used = evolve(listed, sha256=tuple(file.sha256 for file in files))
     return evolve(experiment, plugins=used, origin=Origin(path, text, tuple(overrides)))
+
+
+def _take_out_sweep(path: Path, table: dict[str, Any], in_sweep: bool) -> None:
+    """Take `[sweep]` out of a table: what is left is one run.
+
+    Raises:
+        ConfigError: If nothing is left, since the sweep lists other files.
+    """
+    sweep = table.pop("sweep", None)
+    if isinstance(sweep, Mapping) and "files" in sweep:
+        message = "lists experiments in other files; run them with tlkit sweep"
+        raise ConfigError([Problem("sweep.files", message)], str(path))
+    if sweep is not None and not in_sweep:
+        log.info("%s: this is one run; [sweep] is for tlkit sweep", path)
 
 
 @contextmanager
@@ -276,6 +297,18 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
             inner[keys[-1]] = value
     if problems:
         raise ConfigError(problems)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Return the key, as it was written, and the value of one ``a.b=value`` expression.
+
+    Raises:
+        ConfigError: If it is not one TOML assignment.
+    """
+    keys, value = _assignment(text)
+    if not keys:
+        raise ConfigError([Problem(f"--set {text}", value)])
+    return text.partition("=")[0].strip(), value
 
 
 def _assignment(text: str) -> tuple[tuple[str, ...], Any]:

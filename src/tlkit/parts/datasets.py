@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from tlkit.errors import DataError
+from tlkit.parts.folds import resplit
 from tlkit.parts.kinds import Dataset, registries
 from tlkit.parts.manifest import read_manifest
 from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
@@ -218,8 +219,14 @@ def load_splits(dataset: Dataset) -> Splits:
     """Load a dataset, or its stand-in if it has one and the data are not there at all.
 
     Raises:
+        ConfigError: If the keys for folds do not fit each other.
         DataError: If the data are missing without a stand-in, or are wrong.
     """
+    return resplit(dataset, _as_it_is(dataset))
+
+
+def _as_it_is(dataset: Dataset) -> Splits:
+    """Return the data's own splits, or the stand-in's."""
     absent = dataset.absent()
     if absent is None or dataset.stand_in is None:
         return dataset.load()

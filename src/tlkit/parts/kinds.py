@@ -27,7 +27,7 @@ from tlkit.errors import FieldError
 from tlkit.layers import HEAD, LayerTable
 from tlkit.parts.splits import Splits, check_classes
 from tlkit.registry import Registry
-from tlkit.rules import above, at_least, unless_none
+from tlkit.rules import above, at_least, between, unless_none
 
 if TYPE_CHECKING:
     import keras
@@ -54,6 +54,13 @@ class Dataset(ABC):
             images, but equally many of each class.
         balance_twice: Allow the balanced sampler together with class weights, or with a loss that
             makes up for classes of different size too.
+        folds: Cross-validation: pool `train` and `val` and cut them into so many parts, stratified,
+            with images of one patient or of the same content in one of them.
+        fold: Which of them is held out as `test`, from 1; `val` is then a tenth of the others.
+            `tlkit sweep` runs all of them.
+        per_class: Train on at most so many images of each class; those drawn for a smaller number
+            are among those drawn for a larger one.
+        split_seed: What the draw of `folds` and `per_class` depends on.
     """
 
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
@@ -61,6 +68,10 @@ class Dataset(ABC):
     resize: Literal["stretch", "pad", "crop"] = "stretch"
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     balance_twice: bool = False
+    folds: int | None = field(default=None, validator=unless_none(at_least(2)))
+    fold: int | None = field(default=None, validator=unless_none(at_least(1)))
+    per_class: int | None = field(default=None, validator=unless_none(at_least(1)))
+    split_seed: int = field(default=0, validator=between(0, 2**31 - 1))
 
     @abstractmethod
     def load(self) -> Splits:

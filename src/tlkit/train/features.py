@@ -7,7 +7,7 @@ it fixed, the features of an image do not depend on its batch-mates, nor on bein
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -172,14 +172,30 @@ class Source:
 
     def _put(self, key: str, keys: AugmentationKeys | None) -> Features:
         assert self.shelf is not None
-        return self.shelf.cache.put(key, self.shape, self.extractor.dtype, self._computed(keys))
+        cache, dtype = self.shelf.cache, self.extractor.dtype
+        if keys is not None:
+            return cache.put(key, self.shape, dtype, self._computed(keys))
+        known = self.shelf.rows(self.images)
+        chunks = self._completed(known) if known else self._computed(None)
+        return cache.put(key, self.shape, dtype, chunks, self.shelf.about(self.images))
 
-    def _computed(self, keys: AugmentationKeys | None) -> Iterator[Features]:
-        done = 0
-        for features in self.extractor.stream(self.reader, self.paths, keys):
+    def _computed(
+        self, keys: AugmentationKeys | None, paths: Sequence[str] | None = None
+    ) -> Iterator[Features]:
+        done, paths = 0, self.paths if paths is None else paths
+        for features in self.extractor.stream(self.reader, paths, keys):
             yield features
             done += len(features)
-            self.watcher.computing(self.split, done, len(self.paths))
+            self.watcher.computing(self.split, done, len(paths))
+
+    def _completed(self, known: Mapping[str, Features]) -> Iterator[Features]:
+        """Yield all features in order, computing only those that are not known."""
+        missing = [
+            p for p, image in zip(self.paths, self.images, strict=True) if image not in known
+        ]
+        computed = rebatched(self._computed(None, missing), 1)
+        for image in self.images:
+            yield known[image][None] if image in known else next(computed)
 
 
 def rebatched(chunks: Iterable[npt.NDArray[Any]], size: int) -> Iterator[npt.NDArray[Any]]:

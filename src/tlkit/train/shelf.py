@@ -50,6 +50,29 @@ class Shelf:
             drawn = [self.augmentation, hashlib.sha256(keys.tobytes()).hexdigest()]
         return entry_key(images=list(images), drawn=drawn, **self.depends_on)
 
+    def about(self, images: Sequence[str]) -> dict[str, Any]:
+        """Return what the cache is to say of an entry whose images are as they are."""
+        return {"rows": list(images), "of": entry_key(**self.depends_on)}
+
+    def rows(self, images: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Return the features of those images that other entries hold, by the images' hashes.
+
+        Folds and subsets of one study share most of their images.
+        """
+        wanted, of = set(images), entry_key(**self.depends_on)
+        found: dict[str, npt.NDArray[Any]] = {}
+        for key, said in self.cache.about():
+            rows = said.get("rows")
+            if said.get("of") != of or not isinstance(rows, list) or wanted.isdisjoint(rows):
+                continue
+            array = self.cache.get(key)
+            if array is None or len(array) != len(rows):
+                continue
+            found |= {row: array[n] for n, row in enumerate(rows) if row in wanted}
+            if len(found) == len(wanted):
+                break
+        return found
+
 
 def make_shelf(
     cache: FeatureCache, prefix: keras.Model, experiment: Experiment, batch: int

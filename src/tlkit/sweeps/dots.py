@@ -1,0 +1,67 @@
+"""A picture of a sweep: each variant's accuracy, a dot a seed or fold, with mean and interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from xml.sax.saxutils import escape
+
+from tlkit.sweeps.summary import VariantSummary
+
+WIDTH, ROW, TOP, LABEL = 900, 26, 8, 380  # pixels of the drawing, which scales
+MOST_ROWS, LONGEST = 80, 52
+
+
+def dots_svg(summaries: Sequence[VariantSummary]) -> str:
+    """Return the picture as SVG: accuracy from the least tenth shown to 100 %."""
+    shown = [s for s in summaries if "accuracy" in s.figures][:MOST_ROWS]
+    if not shown:
+        return ""
+    low = min(min(_values(s) + _low(s)) for s in shown)
+    first = max(0, int(low * 10)) / 10
+    height = TOP + ROW * len(shown) + 24
+    rows = [line for number, s in enumerate(shown) for line in _row(number, s, first)]
+    title = "Accuracy of each variant"
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">'
+        f"{''.join(_axis(first, height))}{''.join(rows)}</svg>"
+    )
+
+
+def _values(summary: VariantSummary) -> list[float]:
+    """Return what gets a dot: every fold's accuracy, or every seed's."""
+    found = summary.fold_accuracy or summary.figures["accuracy"].values
+    return [value for value in found if value is not None]
+
+
+def _low(summary: VariantSummary) -> list[float]:
+    low = summary.figures["accuracy"].low
+    return [] if low is None else [low]
+
+
+def _x(value: float, first: float) -> float:
+    return round(LABEL + (WIDTH - LABEL - 12) * (value - first) / (1 - first or 1), 1)
+
+
+def _axis(first: float, height: int) -> Iterator[str]:
+    for tenth in range(round(first * 10), 11):
+        x = _x(tenth / 10, first)
+        yield f'<line class="axis" x1="{x}" x2="{x}" y1="{TOP}" y2="{height - 20}"/>'
+        place = f'x="{x}" y="{height - 4}" text-anchor="middle"'
+        yield f'<text class="tick" {place}>{tenth * 10}</text>'
+
+
+def _row(number: int, summary: VariantSummary, first: float) -> Iterator[str]:
+    y = TOP + ROW * number + ROW // 2
+    label = f"{number + 1}  {summary.label}"
+    if len(label) > LONGEST:
+        label = label[: LONGEST - 1] + "…"
+    yield f'<text x="0" y="{y + 4}">{escape(label)}</text>'
+    accuracy = summary.figures["accuracy"]
+    if accuracy.low is not None and accuracy.high is not None:
+        ends = f'x1="{_x(accuracy.low, first)}" x2="{_x(accuracy.high, first)}"'
+        yield f'<line class="bar" {ends} y1="{y}" y2="{y}"/>'
+    for value in _values(summary):
+        yield f'<circle class="run" cx="{_x(value, first)}" cy="{y}" r="3.5"/>'
+    if accuracy.mean is not None:
+        x = _x(accuracy.mean, first)
+        yield f'<rect class="mean" x="{x - 1.5}" y="{y - 8}" width="3" height="16"/>'

@@ -1,0 +1,183 @@
+"""Folds and subsets: nobody is on both sides, every image is tested once, small is in large."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+import tlkit
+from tlkit.parts.datasets import Folder, Phantom, load_splits
+from tlkit.parts.folds import fold_of, groups_of, resplit, subset
+from tlkit.parts.splits import Example, Splits
+
+CLASSES = ("normal", "covid-19")
+
+
+def splits(train: list[Example], val: list[Example], **more: Any) -> Splits:
+    """Return splits whose files hold their own paths, but for copies: `copy/1/x` holds `x`."""
+    return Splits(
+        classes=CLASSES,
+        train=tuple(train),
+        val=tuple(val),
+        read=lambda path: path.rpartition("/")[2].encode(),
+        **more,
+    )
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> Splits:
+    """Studies of patients with several images of one class, some without a name, and copies."""
+    split: dict[str, list[Example]] = {"train": [], "val": []}
+    for label in CLASSES:
+        for patient in range(draw(st.integers(8, 14))):
+            name = f"{label}-{patient}"
+            known = draw(st.booleans())
+            where = draw(st.sampled_from(["train", "val"])) if patient > 1 else ("train", "val")[
+                patient]  # fmt: skip
+            copies = draw(st.integers(1, 3))
+            split[where] += [
+                Example(f"copy/{number}/{name}" if not known else f"{name}-{number}", label,
+                        patient=name if known else "")
+                for number in range(copies)
+            ]  # fmt: skip
+    return splits(split["train"], split["val"])
+
+
+def who(study: Splits, example: Example) -> str:
+    return example.patient or study.read(example.path).decode()
+
+
+@given(studies(), st.integers(2, 4), st.integers(0, 3))
+@settings(max_examples=25)
+def test_every_image_is_tested_once_and_nobody_is_on_two_sides(
+    study: Splits, folds: int, seed: int
+) -> None:
+    pooled = {example.path for example in study.train + study.val}
+    tested: Counter[str] = Counter()
+    for fold in range(1, folds + 1):
+        try:
+            found = fold_of(study, folds, fold, seed)
+        except tlkit.DataError:  # a class may be missing where groups are large
+            reject()
+        sides = [{who(study, e) for e in some} for _, some in found.items()]
+        assert len(set.union(*sides)) == sum(map(len, sides))
+        assert {e.path for _, some in found.items() for e in some} == pooled
+        tested.update(example.path for example in found.test)
+    assert tested == Counter(pooled)
+
+
+def plain(count: int, val: int = 2) -> Splits:
+    images = [Example(f"{label}-{n}", label) for n in range(count) for label in CLASSES]
+    return splits(images[2 * val :], images[: 2 * val])
+
+
+def test_folds_are_stratified_and_val_is_a_tenth_of_the_rest() -> None:
+    found = fold_of(plain(50), 5, 1, 0)
+    assert [found.counts(split) for split in ("train", "val", "test")] == [
+        dict.fromkeys(CLASSES, 36),
+        dict.fromkeys(CLASSES, 4),
+        dict.fromkeys(CLASSES, 10),
+    ]
+
+
+def test_a_seed_draws_other_folds_and_the_same_seed_the_same() -> None:
+    one, again, other = (fold_of(plain(20), 5, 1, seed).test for seed in (0, 0, 1))
+    assert one == again != other
+
+
+def test_the_notes_say_what_folds_are_disjoint_by() -> None:
+    assert "the patient of 40 is not known" in fold_of(plain(20), 5, 1, 0).notes[0]
+    whose = [Example(e.path, e.label, patient=e.path) for e in plain(20).train]
+    known = fold_of(splits(whose[4:], whose[:4], test=plain(20).val), 5, 1, 0)
+    assert "patients and copies of a file are each in one fold only" in known.notes[0]
+    assert known.notes[1] == "the data's own test split of 4 images is put aside"
+
+
+def test_too_few_images_of_a_class_are_named() -> None:
+    with pytest.raises(tlkit.DataError, match=r"5 folds need 5 different .* got 4 of 'normal'"):
+        fold_of(plain(4), 5, 1, 0)
+    with pytest.raises(tlkit.DataError, match=r"2 folds need 3 different .* got 2 of"):
+        fold_of(plain(2, val=1), 2, 1, 0)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    gone = splits(list(plain(9).train), list(plain(9).val))
+    broken = Splits(
+        classes=CLASSES, train=gone.train, val=gone.val,
+        read=lambda path: (tmp_path / path).read_bytes(), root="data",
+    )  # fmt: skip
+    with pytest.raises(tlkit.DataError, match=r"^data/normal-2: No such file"):
+        fold_of(broken, 3, 1, 0)
+
+
+def test_a_hash_that_the_manifest_states_is_not_computed_again() -> None:
+    same = [Example(f"{label}-{n}", label, sha256=str(n // 2) + label) for n in range(12)
+            for label in CLASSES]  # fmt: skip
+
+    def fail(path: str) -> bytes:
+        raise AssertionError(path)
+
+    study = Splits(classes=CLASSES, train=tuple(same[4:]), val=tuple(same[:4]), read=fail)
+    for _, some in fold_of(study, 3, 1, 0).items():
+        assert all(n % 2 == 0 for n in Counter(example.sha256 for example in some).values())
+
+
+def test_a_chain_of_patients_and_copies_is_one_group() -> None:
+    images = [Example("1", "normal", "p"), Example("2", "normal", "q"), Example("3", "normal", "q"),
+              Example("4", "normal")]  # fmt: skip
+    assert groups_of(images, ["x", "x", "y", "y"]) == [0, 0, 0, 0]
+    assert groups_of(images, ["x", "z", "y", "w"]) == [0, 1, 1, 3]
+
+
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(0, 5))
+def test_a_smaller_subset_is_in_a_larger_one(small: int, more: int, seed: int) -> None:
+    study = plain(12)
+    one, other = (set(subset(study, n, seed).train) for n in (small, small + more))
+    assert one <= other
+    assert set(Counter(e.label for e in one).values()) == {min(small, 10)}
+
+
+def test_a_subset_keeps_the_order_and_val_and_says_how_many() -> None:
+    study = plain(12)
+    found = subset(study, 3, 0)
+    assert [e for e in study.train if e in found.train] == list(found.train)
+    assert found.val == study.val
+    assert found.notes == ("training images: 6 of 20, at most 3 of each class",)
+    assert subset(study, 3, 1).train != found.train
+
+
+def test_a_class_with_fewer_images_keeps_what_it_has() -> None:
+    study = splits([*plain(12).train, Example("normal-x", "normal")], [*plain(12).val])
+    assert subset(study, 11, 0).counts("train") == {"normal": 11, "covid-19": 10}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"folds": 5}, r"^data\.fold: missing; set it, 1 to 5, or run them all with tlkit sweep$"),
+        ({"fold": 1}, r"^data\.fold: is one of data\.folds; set that too$"),
+        ({"folds": 5, "fold": 6}, r"^data\.fold: must be from 1 to data\.folds = 5, got 6$"),
+        ({"split_seed": 1}, r"^data\.split_seed: draws data\.folds and data\.per_class"),
+    ],
+)
+def test_keys_that_do_not_fit_each_other_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(tlkit.ConfigError, match=message):
+        load_splits(Phantom(**keys))
+
+
+def test_a_subset_is_of_the_fold_and_a_stand_in_has_folds_too(tmp_path: Path) -> None:
+    drawn = load_splits(Phantom(train=30, val=9, folds=3, fold=2, per_class=2))
+    assert drawn.counts("train") == dict.fromkeys(drawn.classes, 2)
+    absent = Folder(path=tmp_path / "none", stand_in="phantom", folds=3, fold=2)
+    assert load_splits(absent).stand_in == "phantom"
+    assert load_splits(absent).notes[-1].startswith("the data's own test split")
+
+
+def test_without_the_keys_nothing_is_changed() -> None:
+    study = plain(6)
+    assert resplit(Phantom(), study) is study

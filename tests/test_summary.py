@@ -1,0 +1,111 @@
+"""The figures of a sweep: means, spreads and intervals, folds pooled, a choice that is nested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlkit.results.metrics import figures, score_confusion
+from tlkit.sweeps.dots import dots_svg
+from tlkit.sweeps.outcomes import Outcome
+from tlkit.sweeps.summary import nested, summarise, t_interval, values_of, wilson
+from tlkit.sweeps.trials import Variant
+
+CLASSES = ("a", "b")
+confusions = st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=3, max_size=3)
+
+
+def outcome(
+    name: str, seed: int, hits: int, fold: int | None = None, val: int = 0, status: Any = "done"
+) -> Outcome:
+    """A run that gets `hits` of 10 images right, and `val` of 10 on `val`."""
+    trial: Any = SimpleNamespace(variant=Variant(Path(f"{name}.toml"), {}), seed=seed, fold=fold)
+    matrices = {"val": ((val, 10 - val), (0, 0)), "test": ((hits, 10 - hits), (0, 0))}
+    return Outcome(trial=trial, status=status, split="test", classes=CLASSES, confusions=matrices)
+
+
+@given(confusions)
+def test_figures_are_those_of_the_metrics(confusion: list[list[int]]) -> None:
+    if not any(map(any, confusion)):
+        return
+    ours = values_of(tuple(map(tuple, confusion)), "abc")
+    theirs = score_confusion(confusion, "abc")
+    assert ours.pop("balanced accuracy") == pytest.approx(theirs.balanced_accuracy)
+    assert ours == pytest.approx(figures(theirs))
+
+
+def test_seeds_give_mean_spread_and_student_s_interval() -> None:
+    (found,) = summarise([outcome("one", seed, hits) for seed, hits in enumerate((7, 8, 9))])
+    accuracy = found.figures["accuracy"]
+    assert accuracy.mean == pytest.approx(0.8)
+    assert accuracy.sd == pytest.approx(0.1)
+    # t(0.975, 2) = 4.3027 (any table): 0.8 ± 4.3027 · 0.1 / √3, cut off at 1.
+    assert accuracy.low == pytest.approx(0.8 - 4.3027 * 0.1 / 3**0.5, abs=1e-5)
+    assert accuracy.high == 1.0
+    assert found.interval == "t over 3 seeds"
+
+
+def test_folds_are_added_up_before_anything_is_computed() -> None:
+    (found,) = summarise([outcome("one", 0, hits, fold) for fold, hits in ((1, 2), (2, 9))])
+    assert found.figures["accuracy"].values == (11 / 20,)
+    assert (found.images, found.folds, found.fold_accuracy) == (20, 2, (0.2, 0.9))
+
+
+def test_a_seed_without_all_its_folds_does_not_count() -> None:
+    some = [outcome("one", seed, 5, fold) for seed in (0, 1) for fold in (1, 2)]
+    some[3] = outcome("one", 1, 0, 2, status="failed")
+    (found,) = summarise(some)
+    assert (found.seeds, found.runs, found.planned) == ((0,), 3, 4)
+
+
+def test_what_is_not_defined_is_left_out_and_stays_undefined() -> None:
+    (found,) = summarise([outcome("one", 0, 10), outcome("one", 1, 9)])
+    assert found.figures["b precision"].values == (None, 0.0)
+    assert found.figures["b precision"].mean == 0.0
+    assert found.figures["b precision"].sd is None
+    assert found.figures["b recall"].mean is None
+
+
+def test_nothing_finished_has_no_figures() -> None:
+    (found,) = summarise([outcome("one", 0, 5, status="failed")])
+    assert (found.figures, found.split, found.interval) == ({}, "", "")
+    assert dots_svg([found]) == ""
+
+
+def test_a_nested_choice_goes_by_val_and_not_by_test() -> None:
+    some = [
+        outcome("one", 0, hits=1, fold=1, val=9), outcome("two", 0, hits=10, fold=1, val=8),
+        outcome("one", 0, hits=10, fold=2, val=3), outcome("two", 0, hits=2, fold=2, val=4),
+    ]  # fmt: skip
+    found = nested(some)
+    assert found is not None
+    assert found.figures["accuracy"].values == (3 / 20,)
+    assert found.label == "chosen on val in each fold (variants 1, 2)"
+
+
+def test_there_is_no_nested_choice_of_one_variant_or_of_unfinished_folds() -> None:
+    assert nested([outcome("one", 0, 5, fold) for fold in (1, 2)]) is None
+    assert nested([outcome(name, 0, 5) for name in ("one", "two")]) is None
+    some = [outcome(name, 0, 5, fold) for name in ("one", "two") for fold in (1, 2)]
+    assert nested(some) is not None
+    assert nested([*some[:3], outcome("two", 0, 5, 2, status="waiting")]) is None
+
+
+def test_wilson_s_interval_is_the_published_one() -> None:
+    low, high = wilson(81, 263) or (0, 0)  # Newcombe 1998, Table I: 0.2553 to 0.3662
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert wilson(0, 0) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
+def test_student_s_interval_holds_the_mean_and_stays_a_share(values: list[float]) -> None:
+    low, high = t_interval(values) or (2, 2)
+    assert 0 <= low <= np.mean(values) + 1e-12
+    assert np.mean(values) - 1e-12 <= high <= 1
+    assert t_interval(values[:1]) is None

@@ -1,0 +1,233 @@
+"""A sweep from end to end: its folder, tables and page, failures, and going on with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tlkit
+from tlkit.sweeps import worker
+from tlkit.sweeps.sweep import Sweep, SweepWatcher
+from tlkit.sweeps.text import sweep_text
+
+QUICK = """
+[data]
+name = "phantom"
+train = 12
+val = 6
+test = 3
+image_px = 32
+
+[backbone]
+weights = "none"
+image_size = 32
+
+[head]
+name = "pooled"
+
+[fit]
+epochs = 1
+batch_size = 4
+"""
+DIVERGING = '{name = "sgd", learning_rate = 1e38}'
+ASKED = ['optimizer=[{name="adam"}, ' + DIVERGING + "]", "data.folds=3", "fit.epochs=[2]"]
+
+
+class Listener(SweepWatcher):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def planned(self, trials: tlkit.Trials, folder: Path) -> None:
+        self.heard.append(f"{len(trials.trials)} runs")
+
+    def run_done(self, number: int, count: int, outcome: Any, seconds: float) -> None:
+        kept = "" if seconds else " before"
+        self.heard.append(f"{number} of {count} {outcome.status}{kept}")
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweeps")
+
+
+@pytest.fixture(scope="module")
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture(scope="module")
+def done(top: Path, listener: Listener) -> Sweep:
+    """Two optimizers, of which one diverges, with three folds."""
+    file = top / "<b>.toml"
+    reference = (
+        '\n[[reference]]\nsource = "<i>paper</i>"\naccuracy = 0.5\nrecall = {clear = 0.25}\n'
+    )
+    file.write_text(QUICK + reference)
+    return tlkit.sweep(file, top / "out", overrides=ASKED, in_process=True, watcher=listener)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_a_failing_run_does_not_end_the_sweep(done: Sweep, listener: Listener) -> None:
+    assert listener.heard == ["6 runs", "1 of 6 done", "2 of 6 done", "3 of 6 done",
+                              "4 of 6 failed", "5 of 6 failed", "6 of 6 failed"]  # fmt: skip
+    assert {outcome.exit_code for outcome in done.failed} == {9}
+    found = rows(done.folder / "sweep.csv")
+    assert [row["status"] for row in found] == ["done"] * 3 + ["failed"] * 3
+    assert "loss" in found[3]["error"]
+    assert [row["optimizer"] for row in found] == ["adam"] * 3 + ["sgd"] * 3
+    assert [row["fold"] for row in found] == ["1", "2", "3"] * 2
+
+
+def test_folds_are_pooled_and_every_image_counts_once(done: Sweep) -> None:
+    good, bad = done.summaries
+    assert (good.images, good.runs, good.folds, bad.runs) == (18, 3, 3, 0)
+    metrics = [
+        json.loads((done.folder / "runs" / f"00{n}-_b_" / "metrics.json").read_text())
+        for n in (1, 2, 3)
+    ]
+    hits = sum(m["test"]["confusion"][k][k] for m in metrics for k in range(3))
+    assert good.figures["accuracy"].mean == hits / 18
+    assert good.interval == "Wilson over 18 images"
+    assert done.nested is None
+
+
+def test_the_summary_is_a_table_too(done: Sweep) -> None:
+    (row,) = [r for r in rows(done.folder / "summary.csv") if r["figure"] == "accuracy"]
+    accuracy = done.summaries[0].figures["accuracy"]
+    assert accuracy.low is not None
+    assert accuracy.mean is not None
+    assert float(row["mean"]) == pytest.approx(accuracy.mean, rel=1e-5)
+    assert float(row["low"]) == pytest.approx(accuracy.low, rel=1e-5)
+    assert row["sd"] == ""
+
+
+def test_the_text_has_published_figures_and_what_failed(done: Sweep) -> None:
+    text = sweep_text(done)
+    assert "[1] <i>paper</i>" in text
+    assert "<b>, optimizer adam, clear recall" in text
+    assert "failed: 3 of 6" in text
+    assert text.endswith(f"next: tlkit sweep --resume {done.folder}")
+    assert "3 folds are pooled" in text
+
+
+class Page(HTMLParser):
+    """Collects tags and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.outside += [v for k, v in attrs if k in {"src", "href"} and v and ":" in v]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_and_what_others_wrote_is_text_in_it(done: Sweep) -> None:
+    page = Page()
+    page.feed((done.folder / "sweep.html").read_text(encoding="utf-8"))
+    assert not {"script", "b", "i", "img", "link"} & set(page.tags)
+    assert page.outside == []
+    assert "<i>paper</i>" in page.text
+    assert "3 of 6 runs failed" in page.text
+    assert page.tags.count("circle") == 3
+
+
+def test_finished_runs_are_kept_when_it_goes_on(
+    done: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = shutil.copytree(done.folder.parent, tmp_path / "copy") / "out"
+    before = {p: p.stat().st_mtime_ns for p in begun.glob("runs/00[123]-*/*")}
+    (begun / "runs" / "002-_b_" / "metrics.json").unlink()  # as if it had been interrupted
+    listener, jobs = Listener(), []
+    work = worker.work
+
+    def counted(job: Any) -> Any:
+        jobs.append(Path(job["out"]).name)
+        return work(job)
+
+    monkeypatch.setattr(worker, "work", counted)
+    again = tlkit.resume_sweep(begun, in_process=True, watcher=listener)
+    assert jobs == ["002-_b_", "004-_b_", "005-_b_", "006-_b_"]
+    assert listener.heard[1:4] == ["1 of 6 done before", "2 of 6 done", "3 of 6 done before"]
+    assert rows(begun / "sweep.csv") == rows(done.folder / "sweep.csv")
+    assert again.summaries[0].figures == done.summaries[0].figures
+    kept = {p: t for p, t in before.items() if p.parent.name != "002-_b_"}
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+
+
+def test_a_changed_experiment_cannot_go_on(done: Sweep, tmp_path: Path) -> None:
+    begun = shutil.copytree(done.folder.parent, tmp_path / "copy")
+    (begun / "<b>.toml").write_text(QUICK.replace("batch_size = 4", "batch_size = 5"))
+    with pytest.raises(
+        tlkit.RunFolderError, match="6 of its experiments have changed, such as 001"
+    ):
+        tlkit.resume_sweep(begun / "out", in_process=True)
+
+
+def test_an_experiment_that_changes_meanwhile_ends_its_run(done: Sweep, tmp_path: Path) -> None:
+    file = tmp_path / "quick.toml"
+    file.write_text(QUICK)
+    job = {"file": str(file), "overrides": [], "out": str(tmp_path / "out"), "sha256": "another"}
+    found = worker.work(job)
+    assert (found["exit_code"], "has changed since" in found["error"]) == (3, True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "this is not a sweep, it has no sweep.json"),
+        ("{", "cannot be read"),
+        ("[]", "is not as tlkit writes it"),
+        ('{"runs": []}', "is not as tlkit writes it"),
+    ],
+)
+def test_another_folder_cannot_go_on(content: str | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(tlkit.RunFolderError, match=message):
+        tlkit.resume_sweep(tmp_path)
+    with pytest.raises(tlkit.RunFolderError, match="there is no such folder"):
+        tlkit.resume_sweep(tmp_path / "none")
+
+
+def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "quick.toml").write_text(QUICK)
+    with pytest.raises(tlkit.RunFolderError, match="or go on with --resume"):
+        tlkit.sweep(tmp_path / "quick.toml", tmp_path)
+
+
+def test_sweeps_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, "work", lambda job: {"error": "nothing is run", "exit_code": 8})
+    Path("quick.toml").write_text(QUICK)
+    names = [tlkit.sweep("quick.toml", in_process=True).folder for _ in range(2)]
+    assert names == [Path("sweeps/quick-1"), Path("sweeps/quick-2")]
+
+
+def test_a_bug_leaves_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(worker, "run", broken)
+    (tmp_path / "quick.toml").write_text(QUICK)
+    found = tlkit.sweep(tmp_path / "quick.toml", tmp_path / "out", in_process=True)
+    assert found.failed[0].error == "ZeroDivisionError: by zero"
+    assert "ZeroDivisionError" in (tmp_path / "out" / "001-quick.traceback.txt").read_text()
