@@ -50,6 +50,15 @@ def test_what_is_put_is_got_mapped_from_its_file(cache: FeatureCache) -> None:
     assert found.tobytes() == written.tobytes() == ROWS.tobytes()
 
 
+def test_what_is_said_of_an_entry_is_told_the_last_used_first(cache: FeatureCache) -> None:
+    fill(cache, "a", "b")
+    cache.put("c", ROWS.shape, ROWS.dtype, chunks(), {"rows": ["x"]})
+    assert list(cache.about()) == [("c", {"rows": ["x"]}), ("b", {}), ("a", {})]
+    (cache.folder / "b" / "meta.json").write_text("[]")
+    (cache.folder / "c" / "meta.json").write_text("{")
+    assert [key for key, _ in cache.about()] == ["a"]
+
+
 @pytest.mark.parametrize("file", ["data.npy", "meta.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
 def test_a_damaged_entry_is_removed_and_can_be_written_again(

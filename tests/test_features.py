@@ -140,6 +140,39 @@ def test_features_on_disk_are_found_by_another_source(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0], found[1])
 
 
+def test_images_that_other_lists_have_are_not_computed_again(tmp_path: Path) -> None:
+    """Folds and subsets share images; what each of them gets is the same to the last bit."""
+    files, paths = reader()
+    shelf = Shelf(FeatureCache(tmp_path), {"layers": "x"}, {})
+
+    def features(chosen: tuple[str, ...], kept: Shelf | None, read: list[str]) -> Any:
+        noted = counting(files, read)
+        source = Source(extractor(means()), noted, chosen, images=chosen, shelf=kept)
+        return np.concatenate(list(source.batches(3)))
+
+    lists = [(paths[:3], paths[:3]), (paths[5:3:-1], paths[5:3:-1]), (paths[::-1], (paths[6],
+             paths[3])), (paths[1:6:2], ())]  # fmt: skip
+    for chosen, missing in lists:
+        read: list[str] = []
+        found = features(chosen, shelf, read)
+        assert sorted(read) == sorted(missing)
+        np.testing.assert_array_equal(found, features(chosen, None, []))
+    assert len(shelf.cache.entries()) == len(lists)
+    read = []
+    features(paths[:2], Shelf(shelf.cache, {"layers": "y"}, {}), read)
+    assert len(read) == 2
+
+
+def test_augmented_features_are_not_taken_for_others(tmp_path: Path) -> None:
+    files, paths = reader()
+    shelf = Shelf(FeatureCache(tmp_path), {"layers": "x"}, {})
+    source = Source(extractor(means()), files, paths, images=paths, shelf=shelf)
+    list(source.batches(3, keys=np.zeros((len(paths), 2), np.int32)))
+    assert shelf.rows(paths) == {}
+    list(source.batches(3))
+    assert shelf.rows(paths).keys() == set(paths)
+
+
 class TestFloat16:
     def test_features_are_those_of_float32_rounded(self) -> None:
         exact, rounded = (extractor(means(), dtype)(PIXELS[:BATCH]) for dtype in DTYPES)

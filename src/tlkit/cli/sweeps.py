@@ -99,7 +99,8 @@ class Lines(SweepWatcher):
         for note in trials.notes:
             typer.echo(f"note: {note}", err=True)
         count, variants = len(trials.trials), len(trials.variants)
-        typer.echo(f"{count} runs of {variants} variants, all checked; into {folder}", err=True)
+        said = f"{count} runs of {variants} variant{'s' * (variants > 1)}"
+        typer.echo(f"{said}, all checked; into {folder}", err=True)
 
     def run_done(self, number: int, count: int, outcome: Any, seconds: float) -> None:
         """Print what came of a run."""

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from tlkit.sweeps.summary import VariantSummary
 
-WIDTH, ROW, TOP, LABEL = 900, 26, 8, 380  # pixels of the drawing, which scales
+WIDTH, ROW, TOP, LABEL, RIGHT = 900, 26, 8, 380, 16  # pixels of the drawing, which scales
 MOST_ROWS, LONGEST = 80, 52
 
 
@@ -39,7 +39,7 @@ def _low(summary: VariantSummary) -> list[float]:
 
 
 def _x(value: float, first: float) -> float:
-    return round(LABEL + (WIDTH - LABEL - 12) * (value - first) / (1 - first or 1), 1)
+    return round(LABEL + (WIDTH - LABEL - RIGHT) * (value - first) / (1 - first or 1), 1)
 
 
 def _axis(first: float, height: int) -> Iterator[str]:

@@ -28,7 +28,7 @@ def sweep_page(done: Sweep) -> str:
     source = resources.files("tlkit.sweeps").joinpath("page.html").read_text(encoding="utf-8")
     trials = done.trials.trials
     summaries = [*done.summaries, *([done.nested] if done.nested else [])]
-    figures = list(dict.fromkeys(name for s in summaries for name in s.figures))
+    figures = list(dict.fromkeys(n for s in summaries for n in s.figures if n != "accuracy"))
     return environment.from_string(source).render(
         name=done.trials.file.stem,
         count=len(trials),
@@ -50,7 +50,8 @@ def _lead(done: Sweep) -> str:
     trials = done.trials.trials
     seeds = sorted({trial.seed for trial in trials})
     folds = {trial.fold for trial in trials if trial.fold is not None}
-    said = [f"{len(trials)} runs of {len(done.trials.variants)} variants"]
+    variants = len(done.trials.variants)
+    said = [f"{len(trials)} runs of {variants} variant{'s' * (variants > 1)}"]
     said.append(f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}")
     if folds:
         said.append(f"{len(folds)} folds")
@@ -70,6 +71,7 @@ def _summary_rows(done: Sweep, figures: list[str]) -> Iterator[dict[str, Any]]:
             "runs": summary.runs
             if summary.runs == summary.planned
             else f"{summary.runs} of {summary.planned}",
+            "accuracy": spread(accuracy),
             "figures": [spread(summary.figures.get(name)) for name in figures],
             "ends": ends(accuracy) if accuracy else "-",
         }

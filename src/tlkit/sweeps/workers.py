@@ -20,6 +20,7 @@ from attrs import define
 
 # A start takes 5 s on the machine where this was chosen: after 60 s of work it is under a tenth.
 WORKED_S = 60.0
+COMMAND = ("-P", "-m", "tlkit.sweeps.worker")  # -P: no module of the working directory's is meant
 LEAVE_S = 30.0  # how long a process may take to leave once it is told to
 
 
@@ -86,8 +87,8 @@ class Worker:
 
 
 def _start() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "tlkit.sweeps.worker"],
+    return subprocess.Popen(  # noqa: S603  # it starts tlkit itself
+        [sys.executable, *COMMAND],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,0 +1,87 @@
+"""Processes that make a sweep's runs: one that dies takes one run with it, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tlkit
+from tlkit.sweeps import workers
+from tlkit.sweeps.trials import fingerprint
+from tlkit.sweeps.workers import Worker
+
+QUICK = """
+data = { name = "phantom", train = 6, val = 3, test = 0, image_px = 32 }
+backbone = { weights = "none", image_size = 32 }
+head = { name = "pooled" }
+fit = { epochs = 1 }
+"""
+
+# Stands for the process that makes runs, which takes seconds to start: it does what a job says.
+SCRIPT = """
+import json, os, signal, sys
+for line in sys.stdin:
+    job = json.loads(line)
+    if "signal" in job:
+        os.kill(os.getpid(), job["signal"])
+    if "code" in job:
+        sys.exit(job["code"])
+    print(json.dumps({"process": os.getpid()}), flush=True)
+"""
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    monkeypatch.setattr(workers, "COMMAND", ("-c", SCRIPT))
+    with Worker() as found:
+        yield found
+
+
+def test_one_process_makes_several_runs(worker: Worker) -> None:
+    assert len({worker({})["process"] for _ in range(3)}) == 1
+
+
+def test_a_process_that_has_worked_long_enough_is_replaced(worker: Worker) -> None:
+    worker.worked_s = 0.0
+    assert len({worker({})["process"] for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "code"),
+    [
+        ({"signal": 9}, "the process was killed; was there too little memory?", 8),
+        ({"signal": 11}, "the process ended with SIGSEGV", 1),
+        ({"code": 3}, "the process ended with exit code 3", 1),
+    ],
+)
+def test_a_process_that_dies_is_told_and_replaced(
+    job: dict[str, int], error: str, code: int, worker: Worker
+) -> None:
+    first = worker({})["process"]
+    assert worker(job) == {"error": error, "exit_code": code}
+    assert worker({})["process"] != first
+
+
+def test_it_leaves_no_process_behind(worker: Worker) -> None:
+    worker({})
+    process: Any = worker._process
+    with worker:
+        pass
+    assert process.poll() == 0
+
+
+def test_the_real_one_makes_a_run_and_survives_a_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "quick.toml"
+    file.write_text(QUICK)
+    job = {"file": str(file), "overrides": ["seed=3"], "sha256": ""}
+    job["sha256"] = fingerprint(tlkit.load_experiment(file, ["seed=3"]))
+    with Worker() as real:
+        wrong = real({**job, "overrides": ["seed=-3"], "out": str(tmp_path / "wrong")})
+        right = real({**job, "out": str(tmp_path / "right")})
+    assert (wrong["exit_code"], "seed: must be from 0" in wrong["error"]) == (3, True)
+    assert right == {}
+    assert (tmp_path / "right" / "metrics.json").is_file()
+    assert not (tmp_path / "wrong").exists()
