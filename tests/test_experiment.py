@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ class TestFile:
             (b"seed = 1\nseed = 2\n", r"not valid TOML: Cannot overwrite a value \(at line 2"),
             (b"\0", "not valid TOML: Invalid statement"),
             (b"#" * (1 << 20) + b"#", "an experiment file has at most 1 MiB$"),
+            (
+                b"a." * 50_000 + b"a = 1",
+                "a key has at most 100 parts, got one that begins",
+            ),
             (b"seed = " + b"[" * 5000 + b"]" * 5000, "not valid TOML: nested too deeply$"),
             (b"seed = 1" + b"0" * 5000, "not valid TOML: Exceeds the limit"),
         ],
@@ -62,6 +67,7 @@ class TestFile:
             "key twice",
             "NUL",
             "over 1 MiB",
+            "a key without end",
             "deep nesting",
             "integer of 5,001 digits",
         ],
@@ -73,6 +79,15 @@ class TestFile:
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=f"(?m)^{path}: {message}"):
             load_experiment(path)
+
+    @pytest.mark.parametrize("line", ["a" * (1 << 19), "a " * (1 << 18), "a.b " * (1 << 17)])
+    def test_other_long_lines_are_looked_at_in_no_time(self, tmp_path: Path, line: str) -> None:
+        path = tmp_path / "long.toml"
+        path.write_text(line)
+        begun = time.perf_counter()
+        with pytest.raises(ConfigError, match="not valid TOML"):
+            load_experiment(path)
+        assert time.perf_counter() - begun < 5
 
     def test_a_path_without_a_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"none\.toml: cannot be read: No such file"):
@@ -170,6 +185,11 @@ class TestOverrides:
     ) -> None:
         with pytest.raises(ConfigError, match=r"^--set .*: expected key=value in TOML, with str"):
             load_experiment(file, [override])
+
+    def test_a_quoted_key_may_hold_an_equals_sign(self, file: Path) -> None:
+        weights = ["class_weights.name='fixed'", 'class_weights.weights."a=b" = 2']
+        found: Any = load_experiment(file, [*weights, "class_weights.weights.c=1"]).class_weights
+        assert found.weights == {"a=b": 2, "c": 1}
 
     @pytest.mark.parametrize(
         "override",

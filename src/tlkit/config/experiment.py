@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ from tlkit.rules import at_least, between, unless_none
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
+# The time that tomllib takes for a dotted key grows with the square of its parts: 39 s for 50,000.
+ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
 @frozen(kw_only=True)
@@ -246,6 +249,9 @@ def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str
         ConfigError: If it is not TOML, or an override is wrong.
     """
     text = _read(path)
+    if endless := ENDLESS_KEY.search(text):
+        message = f"a key has at most 100 parts, got one that begins with {endless[0][:40]}"
+        raise ConfigError([Problem("", message)], str(path))
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also integers of 5,000 digits
@@ -308,12 +314,25 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     keys, value = _assignment(text)
     if not keys:
         raise ConfigError([Problem(f"--set {text}", value)])
-    return text.partition("=")[0].strip(), value
+    return _key_text(text).strip(), value
+
+
+def _key_text(text: str) -> str:
+    """Return what stands before the equals sign that ends the key; a quoted key may hold others.
+
+    >>> _key_text('weights."a=b" = 1')
+    'weights."a=b" '
+    """
+    for sign in re.finditer("=", text):
+        with suppress(ValueError, RecursionError):
+            tomllib.loads(f"{text[: sign.start()]} = 0")
+            return text[: sign.start()]
+    return text.partition("=")[0]
 
 
 def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
     """Return the key path and value of one assignment; no path and a message if it is none."""
-    key_text = text.partition("=")[0]
+    key_text = _key_text(text)
     try:
         parsed: Any = tomllib.loads(text)
         marked: Any = tomllib.loads(f"{key_text} = 0")
