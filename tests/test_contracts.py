@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,20 @@ from tlkit.testing import (
 COUNTS = {"normal": 50, "pneumonia": 30, "covid-19": 4}
 LEAST_PX = 75  # the smallest image that every backbone takes
 # Backbones of one class differ in what they build: `make test` looks at these of them.
-FAST = {"vgg16", "keras_cv_vgg16", "keras_cv_resnet", "mobilenet_v3_small", "efficientnet_b0"}
+FAST = {
+    "keras_hub",
+    "vgg16",
+    "keras_cv_vgg16",
+    "keras_cv_resnet",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+}
 
 # The keys that have no default. Extend this when a new part has one.
 REQUIRED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("backbones", "keras_cv_densenet"): {"weights": "none"},
     ("backbones", "keras_cv_resnet"): {"weights": "none"},
+    ("backbones", "keras_hub"): {"preset": "preset", "weights": "none"},
     ("datasets", "folder"): {"path": "images"},
     ("datasets", "manifest"): {"path": "images/images.csv"},
     ("freezes", "layer_range"): {"train": "1-2"},
@@ -53,17 +62,25 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "optimizers": check_optimizer,
     "schedules": check_schedule,
 }
+HUB = importlib.util.find_spec("keras_hub") is not None
+MARKS = {name: [pytest.mark.slow] for name in set(registries.backbones.names()) - FAST} | {
+    "keras_hub": [pytest.mark.skipif(not HUB, reason="needs keras-hub: tlkit[hub]")]
+}
 PARTS = [
-    pytest.param(kind, name, marks=() if kind != "backbones" or name in FAST else pytest.mark.slow)
+    pytest.param(kind, name, marks=MARKS.get(name, ()) if kind == "backbones" else ())
     for kind, registry in registries.items()
     for name in registry.names()
 ]
 
 
 @pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of tiny images in the working directory, and a manifest of the same ones."""
+def images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_preset: Callable[..., Path]
+) -> None:
+    """A folder of tiny images in the working directory, a manifest of them, and a preset."""
     monkeypatch.chdir(tmp_path)
+    if HUB:
+        write_preset(Path("preset"))
     rows = ["path,label,split"]
     for split in ("train", "val"):
         for label in COUNTS:

@@ -48,6 +48,7 @@ HEAVY = (
     "tensorflow",
     "keras",
     "keras_cv",
+    "keras_hub",
     "sklearn",
     "numpy",
     "PIL",

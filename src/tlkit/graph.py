@@ -134,17 +134,17 @@ def name_anew(model: keras.Model) -> None:
     """
     counts: Counter[str] = Counter()
     for layer in model.layers:
-        kind = _snake(type(layer).__name__)
+        kind = snake(type(layer).__name__)
         if re.fullmatch(rf"{kind}(_\d+)?", layer.name):
             number = counts[kind]
             layer.name = f"{kind}_{number}" if number else kind
             counts[kind] += 1
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
     """Return a class name as Keras makes layer names of it.
 
-    >>> _snake("BatchNormalization"), _snake("Conv2D"), _snake("ReLU"), _snake("ZeroPadding2D")
+    >>> snake("BatchNormalization"), snake("Conv2D"), snake("ReLU"), snake("ZeroPadding2D")
     ('batch_normalization', 'conv2d', 're_lu', 'zero_padding2d')
     """
     name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)

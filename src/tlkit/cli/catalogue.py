@@ -14,6 +14,7 @@ import typer
 import tlkit
 from tlkit.cli.app import AsJson, Overrides, app
 from tlkit.config.experiment import apply_overrides, own_parts
+from tlkit.config.fields import keys
 from tlkit.config.structure import structure
 from tlkit.parts.kinds import Augmentation, Backbone, Head, registries
 from tlkit.registry import suggest
@@ -27,12 +28,17 @@ def layers(
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="How many classes the head tells apart.")] = 2,
     image_size: Annotated[int | None, typer.Option(help="Height and width, in pixels.")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Print the numbered layers of a backbone, with a head if one is named."""
+    """Print the numbered layers of a backbone, with a head if one is named.
+
+    --set gives the backbone's own keys: tlkit layers keras_hub --set 'preset="resnet_50_imagenet"'.
+    """
     from tlkit.plan.plan import model_layers
 
     settings: dict[str, Any] = {"weights": "none"}  # the layers do not depend on them
     settings |= {} if image_size is None else {"image_size": image_size}
+    apply_overrides(settings, overrides or [])
     below: Backbone = structure(registries.backbones.get(backbone), settings, source=backbone)
     table = below.layers()
     if head is not None:
@@ -83,7 +89,8 @@ def _size(part: dict[str, Any]) -> str:
         return ""
     params, image_size = part["params"], part["image_size"]
     millions = "" if params is None else f"{params / 1e6:.1f} M"
-    return f"{millions:>7}  {'' if image_size is None else image_size:>3} px  "
+    side = "" if image_size is None else f"{image_size} px"
+    return f"{millions:>7}  {side:>6}  "
 
 
 def _facts(kind: str, name: str) -> dict[str, Any]:
@@ -91,9 +98,13 @@ def _facts(kind: str, name: str) -> dict[str, Any]:
     if kind != "backbones":
         return {}
     found = registries.backbones.find(name)
+    unknown = {"params": None, "image_size": None}
     if found.source != "tlkit":
-        return {"params": None, "image_size": None}
-    backbone = registries.backbones.get(name)(weights="none")  # some have no default for it
+        return unknown
+    cls = registries.backbones.get(name)
+    if any(key.default is attrs.NOTHING and key.name != "weights" for key in keys(cls)):
+        return unknown  # it is made of its keys
+    backbone = cls(weights="none")  # some have no default for it
     return {"params": backbone.params, "image_size": backbone.image_size}
 
 

@@ -16,6 +16,7 @@ from tlkit.registry import Registry
 
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string",
          Path: "a path"}  # fmt: skip
+MANY = 12  # choices that are not all told
 
 
 def part(registry: Registry[Any], default: str | None = None) -> Any:
@@ -75,7 +76,8 @@ def describe(hint: Any) -> str:
     if origin in {typing.Union, types.UnionType}:
         return " or ".join(describe(member) for member in inner if member is not type(None))
     if origin is Literal:
-        return " or ".join(repr(choice) for choice in inner)
+        more = f" or another of {len(inner)}" if len(inner) > MANY else ""
+        return " or ".join(map(repr, inner[:2] if more else inner)) + more
     if origin is tuple:
         one = NAMES.get(inner[0])
         return f"a list of {one.split()[-1]}s" if one else f"a list, each {describe(inner[0])}"

@@ -86,7 +86,8 @@ class Dataset(ABC):
         return None
 
 
-def _check_sources(instance: Any, attribute: Any, value: Any) -> None:
+def check_sources(instance: Any, attribute: Any, value: Any) -> None:
+    """Raise if a list of sources is empty."""
     if value == ():
         raise FieldError("weights", "needs at least 1, got 0")
 
@@ -105,7 +106,7 @@ class Backbone(ABC):
     """
 
     weights: WeightsSource | tuple[WeightsSource, ...] = field(
-        default="imagenet", validator=_check_sources
+        default="imagenet", validator=check_sources
     )
     preprocess: Literal["native", "unit"] = "native"
     image_size: int = field(default=224, validator=at_least(1))
@@ -365,7 +366,12 @@ def _registry(kind: str, plural: str, base: type[K], *more: str) -> Registry[K]:
 # mypy calls a class with abstract methods no valid `type[K]`; here it is only compared with.
 registries = Registries(
     datasets=_registry("dataset", "datasets", Dataset),  # type: ignore[type-abstract]
-    backbones=_registry("backbone", "backbones", Backbone, "keras_applications", "keras_cv"),  # type: ignore[type-abstract]
+    backbones=_registry(
+        "backbone",
+        "backbones",
+        Backbone,  # type: ignore[type-abstract]
+        *("keras_applications", "keras_cv", "keras_hub"),
+    ),
     heads=_registry("head", "heads", Head),  # type: ignore[type-abstract]
     freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
     class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]

@@ -15,7 +15,7 @@ from tlkit.cache import default_folder, entry_key
 from tlkit.files import write_text
 from tlkit.layers import Layer, LayerTable
 
-PACKAGES = ("tlkit", "keras", "keras-cv")  # whose layers they may be
+PACKAGES = ("tlkit", "keras", "keras-cv", "keras-hub")  # whose layers they may be
 
 log = logging.getLogger(__name__)
 

@@ -201,15 +201,15 @@ def fetch(
     except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
         raise NotAvailableError(
             f"{remote.url}: cannot be reached ({type(error).__name__}); "
-            f"offline, put the file at {_short(remote.path)}"
+            f"offline, put the file at {short(remote.path)}"
         ) from None
     except requests.RequestException as error:
         raise WeightsError(f"{remote.url}: {error}") from None
     except OSError as error:
-        raise WeightsError(f"{_short(remote.path)}: cannot be written: {error.strerror}") from None
+        raise WeightsError(f"{short(remote.path)}: cannot be written: {error.strerror}") from None
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """Return a path with the home folder written as `~`: messages are kept in run folders."""
     home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

@@ -21,12 +21,12 @@ from tlkit.backend import processor
 from tlkit.cache import FeatureCache, entry_key
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
-from tlkit.parts.kinds import registries
+from tlkit.parts.kinds import Backbone, registries
 from tlkit.registry import PLUGIN
 
 AugmentationKeys = npt.NDArray[np.int32]  # (images, 2)
 PROCESS = secrets.token_hex()
-PACKAGES = ("tlkit", "keras", "keras-cv", "tensorflow", "numpy", "pillow")
+PACKAGES = ("tlkit", "keras", "keras-cv", "keras-hub", "tensorflow", "numpy", "pillow")
 
 
 @frozen
@@ -90,6 +90,7 @@ def make_shelf(
     depends_on = {
         "backbone": backbone,
         "layers": _layers_hash(prefix),
+        "prepared": _prepared_hash(experiment.backbone),
         "resize": experiment.data.resize,
         "batch": batch,
         "dtype": experiment.fit.feature_dtype,
@@ -99,10 +100,17 @@ def make_shelf(
     return Shelf(cache, depends_on, augmentation)
 
 
+def _prepared_hash(backbone: Backbone) -> str:
+    """Return the hash of what a row of colours becomes: a preset's file may state it anew."""
+    side = backbone.image_size
+    colours = np.linspace(0, 255, side * side * 3, dtype=np.float32).reshape(1, side, side, 3)
+    return hashlib.sha256(np.asarray(backbone.prepare(colours)).tobytes()).hexdigest()
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # KerasCV may be missing
+    except importlib.metadata.PackageNotFoundError:  # KerasCV or KerasHub may be missing
         return None
 
 

@@ -1,0 +1,344 @@
+"""KerasHub's presets: the same network, pixels and weights as KerasHub's own, and no download."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import h5py
+import keras
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import tlkit
+from tlkit.cli import app
+from tlkit.config.structure import structure, unstructure
+from tlkit.parts.keras_hub import NETWORKS, PRESETS, KerasHub
+from tlkit.train.model import seeded
+
+WritePreset = Callable[..., Path]
+needs_hub = pytest.mark.skipif(
+    importlib.util.find_spec("keras_hub") is None, reason="needs keras-hub: tlkit[hub]"
+)
+
+# The smallest network of each class.
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "CSPNetBackbone": {
+        "stem_filters": 8,
+        "stem_kernel_size": 3,
+        "stem_strides": 1,
+        "stackwise_depth": [1, 1],
+        "stackwise_strides": [1, 2],
+        "stackwise_num_filters": [8, 8],
+        "block_type": "dark_block",
+        "stage_type": "csp",
+    },
+    "DenseNetBackbone": {
+        "stackwise_num_repeats": [1, 2],
+        "compression_ratio": 0.5,
+        "growth_rate": 4,
+    },
+    "EfficientNetBackbone": {
+        "stackwise_width_coefficients": [1.0, 1.0],
+        "stackwise_depth_coefficients": [1.0, 1.0],
+        "stackwise_kernel_sizes": [3, 3],
+        "stackwise_num_repeats": [1, 1],
+        "stackwise_input_filters": [8, 8],
+        "stackwise_output_filters": [8, 8],
+        "stackwise_expansion_ratios": [1, 2],
+        "stackwise_squeeze_and_excite_ratios": [0.25, 0.25],
+        "stackwise_strides": [1, 2],
+        "stackwise_block_types": ["v1", "v1"],
+        "num_features": 8,
+    },
+    "ResNetBackbone": {
+        "input_conv_filters": [8],
+        "input_conv_kernel_sizes": [7],
+        "stackwise_num_filters": [8, 8],
+        "stackwise_num_blocks": [1, 1],
+        "stackwise_num_strides": [1, 2],
+        "block_type": "bottleneck_block",
+        "use_pre_activation": True,
+    },
+    "VGGBackbone": {"stackwise_num_repeats": [1, 2], "stackwise_num_filters": [4, 8]},
+    "XceptionBackbone": {
+        "stackwise_conv_filters": [[4, 4], [8, 8], [8]],
+        "stackwise_pooling": [False, True, False],
+    },
+}
+every_network = pytest.mark.parametrize("kind", NETWORKS)
+
+
+def pixels(side: int = 32) -> Any:
+    return np.random.default_rng(0).uniform(0, 255, (2, side, side, 3)).astype(np.float32)
+
+
+def with_json(folder: Path, name: str, kind: str, config: Mapping[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps({"class_name": kind, "config": config}))
+    return folder
+
+
+@pytest.fixture
+def stated(tmp_path: Path) -> Path:
+    """A preset's folder as far as its tables go, made without KerasHub."""
+    with_json(tmp_path / "stated", "config.json", "VGGBackbone", SMALL["VGGBackbone"])
+    return with_json(
+        tmp_path / "stated", "image_converter.json", "VGGImageConverter", {"scale": 0.5}
+    )
+
+
+@needs_hub
+@every_network
+def test_it_is_kerashubs_own_network_with_its_weights_to_the_byte(
+    kind: str, tmp_path: Path, write_preset: WritePreset
+) -> None:
+    import keras_hub
+
+    folder = write_preset(tmp_path / "preset", kind, **SMALL[kind])
+    part = KerasHub(preset=folder, image_size=32)
+    with seeded(1):
+        model = part.build()
+    x = pixels() / 255
+    before = model(x, training=False).numpy()
+    record = part.load_weights(model)
+    assert (record["source"], record["file"]) == ("preset", "model.weights.h5")
+    found = model(x, training=False).numpy()
+    theirs = keras_hub.models.Backbone.from_preset(str(folder))
+    np.testing.assert_array_equal(found, theirs(x, training=False).numpy())
+    assert not np.array_equal(found, before)
+
+
+@needs_hub
+@every_network
+def test_two_builds_are_one_table_of_plain_layers_in_blocks(
+    kind: str, tmp_path: Path, write_preset: WritePreset
+) -> None:
+    folder = write_preset(tmp_path / "preset", kind, **SMALL[kind])
+    part = KerasHub(preset=folder, image_size=32)
+    tables = [tlkit.layer_table(part.build()) for _ in range(2)]
+    assert tables[0] == tables[1] == part.layers()
+    assert 2 <= len(tables[0].blocks) < 10
+    assert all(NETWORKS[kind].block and layer.block for _, layer in tables[0])
+    assert any(layer.cut for _, layer in tables[0])
+    assert not [layer for layer in part.build().layers if len(layer._flatten_layers()) > 1]
+
+
+@needs_hub
+def test_a_weights_file_without_layer_names_is_read_by_their_places(
+    tmp_path: Path, write_preset: WritePreset
+) -> None:
+    """Keras noted the names beside the arrays only later."""
+    folder = write_preset(tmp_path / "preset", "ResNetBackbone", **SMALL["ResNetBackbone"])
+    part = KerasHub(preset=folder, image_size=32)
+    named, placed = part.build(), part.build()
+    part.load_weights(named)
+    with h5py.File(folder / "model.weights.h5", "a") as file:
+        file.visititems(lambda _, item: item.attrs.pop("name", None) and None)
+    assert part.load_weights(placed)["source"] == "preset"
+    for one, other in zip(named.weights, placed.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+@needs_hub
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"scale": 1 / 255},
+        {"scale": [0.1, 0.2, 0.3], "offset": [-1.0, 0.5, 2.0]},
+        {"offset": -1.0},
+        {"scale": 1 / 255, "mean": [0.485, 0.456, 0.406], "variance": [0.05, 0.06, 0.07]},
+    ],
+    ids=["scale", "a channel each", "offset", "as first presets say it"],
+)
+def test_native_input_is_what_kerashubs_converter_gives(
+    scaling: dict[str, Any], stated: Path
+) -> None:
+    import keras_hub
+
+    with_json(stated, "image_converter.json", "VGGImageConverter", {**scaling, "height": 8})
+    part = KerasHub(preset=stated, image_size=32)
+    expected = keras_hub.layers.ImageConverter(**scaling)(pixels())
+    np.testing.assert_array_equal(np.asarray(part.prepare(pixels())), np.asarray(expected))
+
+
+@needs_hub
+def test_the_presets_are_kerashubs_own_with_their_addresses() -> None:
+    import keras_hub
+    from keras_hub.src.utils.preset_utils import BUILTIN_PRESETS
+
+    own = {name: f"kaggle://{address}" for name, address in PRESETS.items()}
+    assert own == {name: BUILTIN_PRESETS[name]["kaggle_handle"] for name in PRESETS}
+    for kind in NETWORKS:
+        classifier = getattr(keras_hub.models, kind.replace("Backbone", "ImageClassifier"))
+        assert classifier.backbone_cls is getattr(keras_hub.models, kind)
+        if kind != "EfficientNetBackbone":  # some of whose presets have composite layers
+            assert classifier.backbone_cls.presets.keys() <= PRESETS.keys()
+
+
+@needs_hub
+def test_a_network_with_composite_layers_is_refused(stated: Path) -> None:
+    fused = {**SMALL["EfficientNetBackbone"], "stackwise_block_types": ["fused", "unfused"]}
+    with_json(stated, "config.json", "EfficientNetBackbone", fused)
+    with pytest.raises(tlkit.PartError, match=r"block1a_ is a composite layer, .* another preset$"):
+        KerasHub(preset=stated).build()
+
+
+@needs_hub
+def test_settings_that_make_no_network_are_refused(stated: Path) -> None:
+    with_json(stated, "config.json", "VGGBackbone", {"depth": 3})
+    with pytest.raises(tlkit.WeightsError, match=r"config\.json: makes no VGGBackbone: "):
+        KerasHub(preset=stated).build()
+
+
+@needs_hub
+def test_a_run_trains_on_it_and_is_loaded_again(tmp_path: Path, write_preset: WritePreset) -> None:
+    folder = write_preset(tmp_path / "preset", "ResNetBackbone", **SMALL["ResNetBackbone"])
+    table = {
+        "data": {"name": "phantom", "train": 6, "val": 3, "test": 3, "image_px": 32},
+        "backbone": {"name": "keras_hub", "preset": str(folder), "image_size": 32},
+        "head": {"name": "linear"},
+        "freeze": {"name": "layer_names", "train": ["stack1", "head"]},
+        "fit": {"epochs": 1, "batch_size": 3, "xla": False},
+    }
+    done = tlkit.run(structure(tlkit.Experiment, table), tmp_path / "run")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["weights"]["source"] == "preset"
+    classifier = tlkit.load(tmp_path / "run")
+    names = [f"{layer.name}/kernel" for layer in classifier.model.layers if "stack0" in layer.name]
+    assert names
+    with h5py.File(folder / "model.weights.h5") as file:
+        first = file["layers/conv2d/vars/0"][()]
+    np.testing.assert_array_equal(classifier.model.get_layer("conv1_conv").kernel.numpy(), first)
+    assert done.result.confusion
+
+
+def test_the_place_of_a_named_preset_is_where_kagglehub_puts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = pytest.importorskip("kagglehub.cache", reason="comes with keras-cv")
+    handle = pytest.importorskip("kagglehub.handle")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    for name, address in PRESETS.items():
+        place = Path(cache.get_cached_path(handle.parse_model_handle(address)))
+        with_json_below(place, name)
+        assert KerasHub(preset=name).folder == place
+
+
+def with_json_below(folder: Path, kind: str) -> None:
+    folder.mkdir(parents=True)
+    with_json(folder, "config.json", kind, {})
+
+
+def test_a_named_preset_that_is_not_there_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    file = tmp_path / "exp.toml"
+    file.write_text(
+        '[data]\nname = "phantom"\n[backbone]\nname = "keras_hub"\npreset = "resnet_50_imagenet"\n'
+    )
+    for command in (
+        ["check", str(file)],
+        ["layers", "keras_hub", "--set", 'preset="resnet_50_imagenet"'],
+    ):
+        done = CliRunner().invoke(app, command)
+        assert isinstance(done.exception, tlkit.WeightsError)
+        assert done.exception.exit_code == 5
+        assert "kagglehub.model_download('keras/resnetv1/keras/resnet_50_imagenet/3')" in str(
+            done.exception
+        )
+        assert str(tmp_path / "models" / PRESETS["resnet_50_imagenet"]) in str(done.exception)
+
+
+def test_a_folder_that_is_none_says_so_and_what_was_perhaps_meant(tmp_path: Path) -> None:
+    with pytest.raises(
+        tlkit.WeightsError, match=r"no preset in .*; did you mean 'resnet_50_imagenet'\?$"
+    ):
+        KerasHub(preset=tmp_path / "resnet_50_imagnet").layers()
+
+
+def test_the_name_of_a_preset_and_a_folder_of_that_name_are_told_apart(tmp_path: Path) -> None:
+    read: Any = structure(KerasHub, {"preset": "resnet_50_imagenet"}, base=tmp_path)
+    assert read.preset == "resnet_50_imagenet"
+    folder = attrs.evolve(read, preset=tmp_path / "resnet_50_imagenet")
+    table = unstructure(folder, base=tmp_path)
+    assert table["preset"] == "./resnet_50_imagenet"
+    assert structure(KerasHub, table, base=tmp_path) == folder
+
+
+def test_without_kerashub_the_extra_is_named(stated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(tlkit.PartError, match=r"^keras_hub: .*pip install 'tlkit\[hub\]'$"):
+        KerasHub(preset=stated).build()
+
+
+@pytest.mark.parametrize("kind", ["MobileNetBackbone", "ViTBackbone", "Functional", None])
+def test_another_network_is_refused_with_those_that_fit(kind: Any, stated: Path) -> None:
+    with_json(stated, "config.json", kind, {})
+    with pytest.raises(tlkit.PartError, match=r"must be one of CSPNetBackbone, .*, got ") as caught:
+        KerasHub(preset=stated).layers()
+    assert str(caught.value).count(str(kind)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "what"),
+    [
+        ("VGGImageConverter", {"scale": 1.0, "norm": "minmax"}, "norm"),
+        ("ViTImageConverter", {"scale": 1.0}, "ViTImageConverter"),
+        ("SegFormerImageConverter", {}, "SegFormerImageConverter"),
+    ],
+)
+def test_a_converter_that_does_more_is_refused_when_the_plan_is_made(
+    kind: str, config: dict[str, Any], what: str, stated: Path
+) -> None:
+    with_json(stated, "image_converter.json", kind, config)
+    message = rf'does more than scale and shift: {what}; set preprocess = "unit"$'
+    with pytest.raises(tlkit.PartError, match=message):
+        KerasHub(preset=stated).layers()
+
+
+def test_without_a_converter_native_is_an_error_and_unit_is_none(stated: Path) -> None:
+    (stated / "image_converter.json").unlink()
+    with pytest.raises(
+        tlkit.WeightsError, match=r'no image_converter\.json .*; set preprocess = "'
+    ):
+        KerasHub(preset=stated).layers()
+    np.testing.assert_allclose(
+        KerasHub(preset=stated, preprocess="unit").prepare(pixels()), pixels() / 255
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [[1.0, 2.0], "fast", [1, 2, None], True, [1, 2, float("nan")]], ids=str
+)
+def test_a_scale_that_is_no_number_a_channel_is_refused(value: Any, stated: Path) -> None:
+    with_json(stated, "image_converter.json", "ImageConverter", {"scale": value})
+    with pytest.raises(tlkit.WeightsError, match=r"json: scale must be a number or one a channel"):
+        KerasHub(preset=stated).layers()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"config": {}}', '{"class_name": "x", "config": 3}', "[" * 9999]
+)
+def test_a_broken_file_is_named(text: str, stated: Path) -> None:
+    (stated / "config.json").write_text(text)
+    with pytest.raises(tlkit.WeightsError, match=r"config\.json: is no KerasHub file"):
+        KerasHub(preset=stated).layers()
+
+
+@needs_hub
+def test_a_preset_without_weights_falls_through_to_the_next_source(stated: Path) -> None:
+    part = KerasHub(preset=stated, image_size=32, weights=("preset", "none"))
+    record = part.load_weights(part.build())
+    assert record == {
+        "source": "none",
+        "passed_over": "preset: the preset has no model.weights.h5",
+    }
+    assert isinstance(part.build(), keras.Model)
