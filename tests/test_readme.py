@@ -10,7 +10,6 @@ import tomllib
 from pathlib import Path
 
 import tlkit
-from tlkit.cli import app
 from tlkit.config.structure import structure
 
 ROOT = Path(__file__).parent.parent
@@ -59,14 +58,3 @@ def test_the_plain_keras_example_runs() -> None:
     )
     row = next(line for line in done.stdout.splitlines() if " block_16_expand " in line)
     assert row.split()[-1] == "0.1"
-
-
-def test_every_command_shown_has_its_make_target_or_subcommand() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make ([\w-]+)", README, re.MULTILINE):
-        assert f"\n{target}:" in makefile
-    groups = {group.name for group in app.registered_groups}
-    known = groups | {c.name or c.callback.__name__ for c in app.registered_commands}  # type: ignore[union-attr]  # all have one
-    shown = set(re.findall(r"^tlkit ([\w-]+)", README, re.MULTILINE))
-    assert shown <= known
-    assert shown

@@ -51,16 +51,35 @@ class Watcher:
         """Something the user should know."""
 
     def computing(self, split: str, done: int, count: int) -> None:
-        """So many of a split's images have gone through the frozen layers, to be kept."""
+        """So many of a split's images have gone through the frozen layers, to be kept.
+
+        Args:
+            split: The split.
+            done: How many of its images have.
+            count: How many it has.
+        """
 
     def stage_begins(self, number: int, planned: PlannedStage) -> None:
         """A stage is about to begin."""
 
     def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
-        """An epoch is about to begin."""
+        """An epoch is about to begin.
+
+        Args:
+            epoch: Its number in the run, from 1.
+            epochs: How many epochs the run has.
+            images: How many images it will see.
+        """
 
     def step_done(self, images: int, loss: float, accuracy: float, rate: float) -> None:
-        """So many images of the epoch are done, with its figures so far."""
+        """So many images of the epoch are done, with its figures so far.
+
+        Args:
+            images: How many.
+            loss: Their mean weighted loss.
+            accuracy: The share of them that was classified rightly.
+            rate: The learning rate of a layer whose multiplier is 1.
+        """
 
     def epoch_done(self, epoch: Epoch) -> None:
         """An epoch has ended."""

@@ -1,0 +1,306 @@
+"""What mkdocs generates from the code: the reference pages, the tables of parts, the changelog.
+
+A hook of mkdocs (see `hooks` in mkdocs.yml). Keys, types, defaults, rules and meanings come from
+the parts' fields and docstrings, commands from typer: nothing is said twice. In any page a line
+`<!-- parts: heads -->` becomes the table of that kind's parts, `<!-- tables -->` that of all kinds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import typer
+from attrs import frozen
+from typer.testing import CliRunner
+
+from tlkit.cli import app
+from tlkit.config.experiment import Experiment
+from tlkit.config.fields import hints, keys
+from tlkit.config.keys import describe_keys
+from tlkit.parts.kinds import registries
+from tlkit.registry import Registry
+from tlkit.rules import schema_of
+
+ROOT = Path(__file__).parent.parent
+TABLES = {field.metadata["registry"].kind: field.name for field in keys(Experiment)
+          if "registry" in field.metadata}  # fmt: skip
+MARK = re.compile(r"^<!-- (?:parts: (?P<kind>\w+)|(?P<tables>tables)) -->$", re.MULTILINE)
+EXPERIMENT = """\
+Every key of the TOML file. A table that names a part has that part's keys beside `name`; what is
+left out has its default; a key that nobody knows is an error.
+"""
+SHOWN = 9  # parts that are named in a line, before the rest is only counted
+RULES = {  # what stands in a JSON schema, in words
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+    "minItems": "at least {} of them",
+}
+
+
+@frozen
+class Row:
+    """A key as a row of a table: its name, what it takes, its default, its rule, its meaning."""
+
+    name: str
+    takes: str
+    default: str
+    rule: str
+    meaning: str
+
+    def __str__(self) -> str:
+        default = f"`{self.default}`" if self.default else ""
+        return _line([f"`{self.name}`", self.takes, default, self.rule, self.meaning])
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages to the site."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill in the tables that a page asks for."""
+    up = "../" * page.file.src_uri.count("/")
+    return fill(markdown, up + "reference/")
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page by its path below `docs`."""
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    kinds = {f"reference/{kind}.md": kind_page(kind) for kind, _ in registries.items()}
+    return {
+        "reference/experiment.md": experiment_page(),
+        **kinds,
+        "reference/cli.md": cli_page(),
+        "changelog.md": changes,
+    }
+
+
+def fill(markdown: str, folder: str = "reference/") -> str:
+    """Replace the marks in a page by tables whose links lead to the pages in `folder`."""
+
+    def table(mark: re.Match[str]) -> str:
+        kind = mark["kind"]
+        if kind and kind not in dict(registries.items()):
+            raise ValueError(f"{mark[0]}: there is no such kind")
+        return parts_table(kind, f"{folder}{kind}.md") if kind else kinds_table(folder)
+
+    return MARK.sub(table, markdown)
+
+
+def experiment_page() -> str:
+    """Return the page on the experiment file: its tables, and the keys that are no part's."""
+    text = [
+        "# Experiment file\n",
+        EXPERIMENT,
+        "## Tables that name a part\n",
+        kinds_table(""),
+        "## Keys of their own\n",
+        key_table(rows(Experiment, but={*TABLES.values(), *_records()})),
+    ]
+    for name, record in _records().items():
+        several = str(hints(Experiment)[name]).startswith("tuple")
+        title = f"[[{name}]]" if several else f"[{name}]"
+        text += [f"## `{title}`\n", _lead(record), key_table(rows(record))]
+    return "\n".join(text)
+
+
+def kind_page(kind: str) -> str:
+    """Return the page on one kind of part: all parts, and the keys of each."""
+    registry = dict(registries.items())[kind]
+    table = TABLES[registry.kind]
+    shared = rows(registry.base)
+    text = [f"# {_title(kind)}\n", _lead(registry.base)]
+    text += [f"The table `[{table}]`{_default(table)}.\n", parts_table(kind, "")]
+    if shared:
+        text += ["## Keys of all of them\n", key_table(shared)]
+    for name in own_parts(registry):
+        if own := own_rows(name, registry):
+            text += [f"## `{name}`\n", _lead(registry.get(name)), key_table(own)]
+    return "\n".join(text)
+
+
+def parts_table(kind: str, page: str) -> str:
+    """Return the table of a kind's parts, linked to their keys on a page."""
+    registry = dict(registries.items())[kind]
+    facts = {part["name"]: part for part in _listed() if part["kind"] == kind}
+    sizes = ["parameters", "image", "at least"] if registry is registries.backbones else []
+    lines = []
+    for name in own_parts(registry):
+        cell = f"[`{name}`]({page}#{name})" if own_rows(name, registry) else f"`{name}`"
+        fact = facts[name]
+        lines.append([cell, *(_sizes(name, fact) if sizes else []), fact["summary"]])
+    return _table(["name", *sizes, "what it is"], lines)
+
+
+def _sizes(name: str, fact: Mapping[str, Any]) -> list[str]:
+    """Return a backbone's parameters, image size and least image size, where it tells them."""
+    fields = {field.name: field for field in keys(registries.backbones.get(name))}
+    least = schema_of(fields["image_size"].validator).get("minimum", 1)
+    params, side = fact["params"], fact["image_size"]
+    return [
+        f"{params:,}" if params else "",
+        f"{side} px" if side else "",
+        f"{least} px" if least > 1 else "",
+    ]
+
+
+def kinds_table(folder: str) -> str:
+    """Return the table of all tables that name a part, with the parts that there are."""
+    lines = []
+    for kind, registry in registries.items():
+        table = TABLES[registry.kind]
+        default = _default_part(table)
+        names = sorted(own_parts(registry), key=lambda name: name != default)
+        shown = ", ".join(f"`{name}`" for name in names[:SHOWN])
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        link = f"[{registry.kind}]({folder}{kind}.md)"
+        lines.append([f"`[{table}]`", link, shown + more, f"`{default}`" if default else "none"])
+    return _table(["table", "names a", "built in", "default"], lines)
+
+
+def own_parts(registry: Registry[Any]) -> list[str]:
+    """Return the names of a kind's parts that are tlkit's own."""
+    return [name for name in registry.names() if registry.find(name).source == "tlkit"]
+
+
+def own_rows(name: str, registry: Registry[Any]) -> list[Row]:
+    """Return the rows of a part that are not those of its whole kind.
+
+    The size of a backbone's image stands in the table of all backbones.
+    """
+    shared = set(rows(registry.base))
+    sized = {"image_size"} if registry is registries.backbones else set()
+    return [row for row in rows(registry.get(name), but=sized) if row not in shared]
+
+
+def rows(cls: type, but: Iterable[str] = ()) -> list[Row]:
+    """Return the keys of an attrs class as rows of a table, without those named."""
+    fields = {field.name: field for field in keys(cls)}
+    return [
+        Row(
+            key.name,
+            key.type,
+            key.default if fields[key.name].default is not attrs.NOTHING else "",
+            _rule(schema_of(fields[key.name].validator), fields[key.name]),
+            key.meaning,
+        )
+        for key in describe_keys(cls)
+        if key.name not in but
+    ]
+
+
+def key_table(found: Iterable[Row]) -> str:
+    """Return keys as a table."""
+    return _table(["key", "takes", "default", "rule", "meaning"], found)
+
+
+def cli_page() -> str:
+    """Return the page on the command line, as typer knows it."""
+    command = typer.main.get_command(app)
+    text = [
+        "# Command line\n",
+        "`tlkit COMMAND --help` says the same. [Exit codes](../runs.md#exit-codes).\n",
+        *_command(command, "tlkit"),
+    ]
+    return "\n".join(text)
+
+
+def _command(command: Any, path: str) -> Iterator[str]:
+    context = typer.Context(command, info_name=path)
+    if path != "tlkit":
+        yield f"## {path}\n"
+    usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
+    yield f"```text\n{usage}\n```\n"
+    yield f"{inspect.cleandoc(command.help or '')}\n"
+    records = [parameter.get_help_record(context) for parameter in command.params]
+    shown = [(f"`{name}`", meaning) for name, meaning in filter(None, records)]
+    if shown:
+        yield _table(["argument or option", "meaning"], shown)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _command(inner, f"{path} {name}")
+
+
+@cache
+def _listed() -> list[Mapping[str, Any]]:
+    """Return what `tlkit list --json` says."""
+    done = CliRunner().invoke(app, ["list", "--json"], catch_exceptions=False)
+    found: list[Mapping[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def _records() -> dict[str, type]:
+    """Return the experiment's tables that name no part, with their classes."""
+    found = {}
+    for field in keys(Experiment):
+        hint = hints(Experiment)[field.name]
+        inner = next(
+            (one for one in [hint, *getattr(hint, "__args__", ())] if attrs.has(one)), None
+        )
+        if inner is not None and "registry" not in field.metadata:
+            found[field.name] = inner
+    return found
+
+
+def _default_part(table: str) -> str | None:
+    fields = {field.name: field for field in keys(Experiment)}
+    name: str | None = fields[table].metadata["default"]
+    return name
+
+
+def _default(table: str) -> str:
+    name = _default_part(table)
+    return f" names one; without it `{name}` is taken" if name else " names one; it is required"
+
+
+def _rule(schema: Mapping[str, Any], field: Any) -> str:
+    """Return a rule of a JSON schema in words.
+
+    >>> _rule({"minimum": 0, "exclusiveMaximum": 1}, attrs.fields(Row).name)
+    'at least 0 and below 1; required'
+    >>> _rule({"minItems": 1, "items": {"minimum": 1}}, attrs.fields(Row).name)
+    'at least 1 of them, each at least 1; required'
+    """
+    said = [_words(schema)]
+    if inner := schema.get("items"):
+        said.append(f"each {_words(inner)}")
+    rule = ", ".join(filter(None, said))
+    required = field.default is attrs.NOTHING and "registry" not in field.metadata
+    return "; ".join(filter(None, [rule, "required" if required else ""]))
+
+
+def _words(schema: Mapping[str, Any]) -> str:
+    said = [text.format(schema[word]) for word, text in RULES.items() if word in schema]
+    return " and ".join(one for one in said if one != "at least 0 of them")
+
+
+def _lead(cls: type) -> str:
+    """Return a class's docstring without its sections."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    return re.split(r"\n\n(?:Attributes|Args|Raises|Returns):\n", text)[0] + "\n"
+
+
+def _title(kind: str) -> str:
+    return kind.replace("_", " ").capitalize()
+
+
+def _table(head: Iterable[str], lines: Iterable[Any]) -> str:
+    found = [line if isinstance(line, Row) else _line(line) for line in lines]
+    titles = list(head)
+    return "\n".join(map(str, [_line(titles), _line(["---"] * len(titles)), *found, ""]))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
