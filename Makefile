@@ -11,10 +11,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 run: $(VENV)/run.stamp  ## train and evaluate experiment 3
 	$(BIN)/tlkit run examples/covidx/exp3.toml
 
-test: lint type  ## everything CI asks for, under 10 minutes
+test: lint type docs  ## everything CI asks for, under 10 minutes
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: lint type  ## the slow laws too, under 60 minutes
+test-all: lint type docs  ## the slow laws too, under 60 minutes
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/test.stamp
@@ -42,7 +42,7 @@ $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[offline,dev]'
+	$(INSTALL) -e '.[offline,hub,dev]'
 	@touch $@
 
 $(VENV)/docs.stamp: $(BIN)/python pyproject.toml constraints.txt

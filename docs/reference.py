@@ -57,8 +57,9 @@ class Row:
     meaning: str
 
     def __str__(self) -> str:
+        takes = re.sub(r"'[^']+'", r"`\g<0>`", self.takes)
         default = f"`{self.default}`" if self.default else ""
-        return _line([f"`{self.name}`", self.takes, default, self.rule, self.meaning])
+        return _line([f"`{self.name}`", takes, default, self.rule, self.meaning])
 
 
 def on_files(files: Any, config: Any) -> Any:

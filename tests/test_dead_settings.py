@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ EXCEPTIONS = {
     "backbones.keras_cv_resnet.preprocess": "it was trained on pixels divided by 255 too",
 }
 
+OTHER_PRESET: dict[str, Any] = {
+    "class_name": "VGGBackbone",
+    "config": {"stackwise_num_repeats": [2], "stackwise_num_filters": [4]},
+}
 # For each key another value than the default or the one in NEEDED. A star stands for any part.
 CHANGED: dict[str, Any] = {
     "datasets.*.classes": ["one_sided", "clear", "both_sided"],
@@ -72,7 +77,9 @@ CHANGED: dict[str, Any] = {
     "backbones.vgg19.weights": "vgg19.weights.h5",
     "backbones.mobilenet_v2.weights": "mobilenet_v2.weights.h5",
     "backbones.keras_hub.preset": "other_preset",
+    "backbones.keras_hub.recorded": json.dumps({"config.json": json.dumps(OTHER_PRESET)}),
     "backbones.keras_hub.weights": "keras_hub.weights.h5",
+    "backbones.keras_hub.preprocess": "native",
     "backbones.*.preprocess": "unit",
     "backbones.*.image_size": 64,
     "heads.*.units": [3],
@@ -141,7 +148,12 @@ NEEDED: dict[str, dict[str, Any]] = {
     "backbones.vgg16": {"weights": "none", "image_size": 32},
     "backbones.keras_cv_densenet": {"weights": "none", "image_size": 32, "repeats": [1, 1]},
     "backbones.keras_cv_resnet": {"weights": "none", "image_size": 32, "blocks": [1, 1, 1, 1]},
-    "backbones.keras_hub": {"preset": "preset", "weights": "none", "image_size": 32},
+    "backbones.keras_hub": {
+        "preset": "preset",
+        "weights": "none",
+        "image_size": 32,
+        "preprocess": "unit",
+    },
     "backbones.keras_cv_vgg16": {"weights": "none", "image_size": 32},
     "backbones.vgg19": {"weights": "none", "image_size": 32},
     "backbones.mobilenet_v2": {"weights": "none", "image_size": 32},
@@ -182,7 +194,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, write_preset: Callable[...,
     top = tmp_path_factory.mktemp("images")
     if HUB:
         write_preset(top / "preset")
-        write_preset(top / "other_preset", stackwise_num_repeats=[2], stackwise_num_filters=[4])
+        write_preset(top / "other_preset", **OTHER_PRESET["config"])
     for name in [
         key.split(".")[1]
         for key in CHANGED

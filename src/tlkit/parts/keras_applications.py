@@ -290,7 +290,7 @@ def _file_order(model: keras.Model) -> Iterator[str]:
 def _part(family: Family, model: Model) -> type[KerasApplication]:
     size = field(default=model.image_px, validator=at_least(family.least_px))
     body = {
-        "__doc__": f"""{model.function} of `keras.applications`: {model.params:,} parameters.
+        "__doc__": f"""{model.function} of `keras.applications`.
 
         Attributes:
             image_size: Height and width of the input, in pixels, at least {family.least_px}.

@@ -7,6 +7,7 @@ and arrays; KerasHub only builds the network, and nothing is downloaded.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -50,7 +51,7 @@ class Network:
 # Those that are made of plain layers. The others (MobileNet, HGNetV2, MiT, ViT, DeiT, Swin …) have
 # composite layers, whose parts can be neither frozen nor loaded apart.
 NETWORKS: Mapping[str, Network] = {
-    "CSPNetBackbone": Network(r"^(csp_stem|csp_stage_stage_\d+)"),
+    "CSPNetBackbone": Network(r"^(csp_stem|stage_\d+)"),
     "DenseNetBackbone": Network(r"^(conv1|stack\d+|transition\d+)"),
     "EfficientNetBackbone": Network(r"^(stem|block\d+|top)", shape="input_shape"),
     "ResNetBackbone": Network(r"^(conv1|stack\d+)"),
@@ -113,6 +114,7 @@ if TYPE_CHECKING:
 else:
     Preset = Literal[tuple(PRESETS)] | Path
 Source = Literal["preset", "none"] | Path
+Channels = tuple[float, ...]  # red, green, blue
 
 # What an image converter may say; what else one does, tlkit would leave out unnoticed. Scale and
 # offset are taken from it; size and cutting are the business of `image_size` and `[data] resize`.
@@ -152,10 +154,17 @@ class KerasHub(Backbone):
             `preset` (those in its folder), `none` (random), or the path of a weights file.
         preprocess: How pixels become the network's input: `native` scales and shifts them as the
             preset's `image_converter.json` says, `unit` divides by 255.
+        recorded: What the preset's tables say. A run writes it down, and is loaded by it where
+            the preset is not; unset: read from the folder.
     """
 
     preset: Preset = field()
     weights: Source | tuple[Source, ...] = field(default="preset", validator=check_sources)  # type: ignore[assignment]  # other words than the kind's
+    recorded: str | None = field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.recorded is None and (self._place() / CONFIG).is_file():
+            object.__setattr__(self, "recorded", _recorded(self._place()))
 
     @property
     def folder(self) -> Path:
@@ -164,19 +173,18 @@ class KerasHub(Backbone):
         Raises:
             WeightsError: If it is not there, with what to do.
         """
-        address = PRESETS.get(str(self.preset))
-        folder = Path(self.preset) if address is None else _kaggle_folder() / address
+        folder = self._place()
         if (folder / CONFIG).is_file():
             return folder
-        if address is None:
+        if self.preset not in PRESETS:
             raise WeightsError(
                 f"backbone.preset: there is no preset in {folder}, for it has no {CONFIG}"
                 f"{nearest(folder.name, PRESETS)}"
             )
+        fetch = f"kagglehub.model_download('{PRESETS[str(self.preset)]}')"
         raise WeightsError(
             f"backbone.preset: {self.preset} is not on this machine; where there is a connection: "
-            f"""python -c "import kagglehub; kagglehub.model_download('{address}')", """
-            f"or put its files into {weights.short(folder)}"
+            f'python -c "import kagglehub; {fetch}", or put its files into {weights.short(folder)}'
         )
 
     def layers(self) -> LayerTable:
@@ -197,11 +205,11 @@ class KerasHub(Backbone):
         try:
             built = getattr(models(), kind)(**config)
         except (TypeError, ValueError) as error:
-            raise WeightsError(f"{self.folder / CONFIG}: makes no {kind}: {error}") from None
+            raise WeightsError(f"{self._where(CONFIG)}: makes no {kind}: {error}") from None
         inside = [layer.name for layer in built.layers if len(layer._flatten_layers()) > 1]
         if inside:
             raise PartError(
-                f"backbone.preset: {self.folder}: {inside[0]} is a composite layer, whose parts "
+                f"{self._where(CONFIG)}: {inside[0]} is a composite layer, whose parts "
                 "can be neither frozen nor loaded apart; choose another preset"
             )
         model = keras.Model(built.input, built.output)
@@ -233,13 +241,18 @@ class KerasHub(Backbone):
 
         return weights.load_first(model, self.sources, arrays)
 
+    def _place(self) -> Path:
+        """Return where the preset's folder is or should be."""
+        address = PRESETS.get(str(self.preset))
+        return Path(self.preset) if address is None else _kaggle_folder() / address
+
     def _config(self) -> tuple[str, dict[str, Any]]:
         """Return the network's name and settings."""
-        path = self.folder / CONFIG
-        kind, config = _read(path)
+        where = self._where(CONFIG)
+        kind, config = _stated(self._tables().get(CONFIG), where)
         if kind not in NETWORKS:
             raise PartError(
-                f"backbone.preset: {path}: must be one of {', '.join(NETWORKS)}, got {kind!r}; "
+                f"{where}: must be one of {', '.join(NETWORKS)}, got {kind!r}; "
                 "the others are no classifiers of images or are made of composite layers"
             )
         for key in ("name", "trainable", "dtype"):  # tlkit's own affair
@@ -248,30 +261,39 @@ class KerasHub(Backbone):
             config["data_format"] = "channels_last"
         return kind, config
 
-    def _scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _scaling(self) -> tuple[Channels, Channels]:
         """Return what pixels are multiplied by and what is added then, for each channel."""
-        path = self.folder / CONVERTER
-        if not path.is_file():
+        where = self._where(CONVERTER)
+        text = self._tables().get(CONVERTER)
+        if text is None:
             raise WeightsError(
-                f"backbone.preprocess: the preset has no {CONVERTER} that says what is native; "
-                f'set preprocess = "unit", or put that file into {self.folder}'
+                f"{where}: is missing, and says what is native; "
+                'set preprocess = "unit", or put that file there'
             )
-        kind, config = _read(path)
+        kind, config = _stated(text, where)
         strange = sorted(config.keys() - SCALING - RESIZING)
         if kind not in CONVERTERS or strange:
-            what = ", ".join(strange) or str(kind)
             raise PartError(
-                f"backbone.preprocess: {path}: does more than scale and shift: {what}; "
+                f"{where}: does more than scale and shift: {', '.join(strange) or kind}; "
                 'set preprocess = "unit"'
             )
-        given = {key: _three(path, key, config[key]) for key in SCALING & config.keys()}
+        given = {key: _channels(where, key, config[key]) for key in SCALING & config.keys()}
         scale = given.get("scale", (1.0,) * 3)
         if "mean" in given and "variance" in given:  # as files of KerasHub's first versions say it
             deviations = [math.sqrt(value) for value in given["variance"]]
             scale = tuple(s / d for s, d in zip(scale, deviations, strict=True))
-            offset = tuple(-m / d for m, d in zip(given["mean"], deviations, strict=True))
-            return scale, offset
+            return scale, tuple(-m / d for m, d in zip(given["mean"], deviations, strict=True))
         return scale, given.get("offset", (0.0,) * 3)
+
+    def _tables(self) -> Mapping[str, str]:
+        """Return the texts of the preset's tables by their files' names."""
+        try:  # `folder` says why there is nothing recorded
+            return dict(json.loads(self.recorded or _recorded(self.folder)))
+        except (ValueError, TypeError, RecursionError):
+            raise WeightsError("backbone.recorded: is not as tlkit writes it") from None
+
+    def _where(self, name: str) -> str:
+        return f"backbone.preset: {weights.short(self._place() / name)}"
 
 
 def _kaggle_folder() -> Path:
@@ -280,23 +302,32 @@ def _kaggle_folder() -> Path:
     return Path(home) / "models"
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the class and the settings that a file of a preset states."""
+def _recorded(folder: Path) -> str:
+    """Return the preset's tables as one text."""
+    found = {}
+    for name in (CONFIG, CONVERTER):
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = (folder / name).read_text(encoding="utf-8", errors="replace")
+    return json.dumps(found, sort_keys=True)
+
+
+def _stated(text: str | None, where: str) -> tuple[Any, dict[str, Any]]:
+    """Return the class and the settings that a preset's table states."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(text or "")
         return table["class_name"], dict(table["config"])
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
-        raise WeightsError(f"{path}: is no KerasHub file with a class_name and a config") from None
+    except (ValueError, RecursionError, TypeError, KeyError):
+        raise WeightsError(f"{where}: is no KerasHub file with a class_name and a config") from None
 
 
-def _three(path: Path, key: str, value: Any) -> tuple[float, ...]:
+def _channels(where: str, key: str, value: Any) -> Channels:
     """Return one number a channel."""
     if value is None:
         return (0.0 if key == "offset" else 1.0,) * 3
     row = value if isinstance(value, list) else [value] * 3
     numbers = [one for one in row if type(one) in {int, float} and math.isfinite(one)]
     if len(row) != 3 or len(numbers) != 3 or (key == "variance" and min(numbers) <= 0):
-        raise WeightsError(f"{path}: {key} must be a number or one a channel, got {value!r}")
+        raise WeightsError(f"{where}: {key} must be a number or one a channel, got {value!r}")
     return tuple(numbers)
 
 

@@ -21,7 +21,7 @@ from tlkit.backend import processor
 from tlkit.cache import FeatureCache, entry_key
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
-from tlkit.parts.kinds import Backbone, registries
+from tlkit.parts.kinds import registries
 from tlkit.registry import PLUGIN
 
 AugmentationKeys = npt.NDArray[np.int32]  # (images, 2)
@@ -90,7 +90,6 @@ def make_shelf(
     depends_on = {
         "backbone": backbone,
         "layers": _layers_hash(prefix),
-        "prepared": _prepared_hash(experiment.backbone),
         "resize": experiment.data.resize,
         "batch": batch,
         "dtype": experiment.fit.feature_dtype,
@@ -98,13 +97,6 @@ def make_shelf(
         "machine": [processor(), os.cpu_count()],  # rounding follows the instructions and threads
     }
     return Shelf(cache, depends_on, augmentation)
-
-
-def _prepared_hash(backbone: Backbone) -> str:
-    """Return the hash of what a row of colours becomes: a preset's file may state it anew."""
-    side = backbone.image_size
-    colours = np.linspace(0, 255, side * side * 3, dtype=np.float32).reshape(1, side, side, 3)
-    return hashlib.sha256(np.asarray(backbone.prepare(colours)).tobytes()).hexdigest()
 
 
 def _version(package: str) -> str | None:
