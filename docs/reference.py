@@ -24,6 +24,7 @@ from tlkit.cli import app
 from tlkit.config.experiment import Experiment
 from tlkit.config.fields import hints, keys
 from tlkit.config.keys import describe_keys
+from tlkit.config.sweep import SweepTable
 from tlkit.parts.kinds import registries
 from tlkit.registry import Registry
 from tlkit.rules import schema_of
@@ -35,6 +36,10 @@ MARK = re.compile(r"^<!-- (?:parts: (?P<kind>\w+)|(?P<tables>tables)) -->$", re.
 EXPERIMENT = """\
 Every key of the TOML file. A table that names a part has that part's keys beside `name`; what is
 left out has its default; a key that nobody knows is an error.
+"""
+SWEEP = """\
+What `tlkit sweep` reads of the file, and nothing else does; see [Sweeps](../sweeps.md). Beside these
+keys stands the table `[sweep.set]`: keys as for `--set`, with several values as a list.
 """
 SHOWN = 9  # parts that are named in a line, before the rest is only counted
 RULES = {  # what stands in a JSON schema, in words
@@ -115,6 +120,7 @@ def experiment_page() -> str:
         several = str(hints(Experiment)[name]).startswith("tuple")
         title = f"[[{name}]]" if several else f"[{name}]"
         text += [f"## `{title}`\n", _lead(record), key_table(rows(record))]
+    text += ["## `[sweep]`\n", SWEEP, key_table(rows(SweepTable))]
     return "\n".join(text)
 
 

@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 import tlkit
 from tlkit.cli import app
 from tlkit.config.structure import structure
+from tlkit.config.sweep import SweepTable, grid
 from tlkit.parts.kinds import registries
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +117,10 @@ def test_every_toml_block_is_read(block: Block) -> None:
     if block.reason:
         assert table.keys() <= {*fields_dict(tlkit.Experiment), "sweep"}, f"{block}: no such table"
         return
+    if "sweep" in table:
+        sweep = table.pop("sweep")
+        assert grid(sweep.pop("set", {}))
+        structure(SweepTable, sweep, base=block.page.parent, source=str(block))
     structure(tlkit.Experiment, table, base=block.page.parent, source=str(block))
 
 

@@ -52,7 +52,14 @@ class SweepWatcher:
         """Everything is checked and the first run is about to begin."""
 
     def run_done(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
-        """A run has ended; `seconds` is 0 if it had been finished before."""
+        """A run has ended.
+
+        Args:
+            number: Its place in the sweep, from 1.
+            count: How many runs the sweep has.
+            outcome: What became of it.
+            seconds: How long it took; 0 if it had been finished before.
+        """
 
 
 def sweep(
