@@ -38,8 +38,8 @@ Every key of the TOML file. A table that names a part has that part's keys besid
 left out has its default; a key that nobody knows is an error.
 """
 SWEEP = """\
-What `tlkit sweep` reads of the file, and nothing else does; see [Sweeps](../sweeps.md). Beside these
-keys stands the table `[sweep.set]`: keys as for `--set`, with several values as a list.
+What `tlkit sweep` reads of the file, and nothing else does; see [Sweeps](../sweeps.md). Beside
+these keys stands the table `[sweep.set]`: keys as for `--set`, with several values as a list.
 """
 SHOWN = 9  # parts that are named in a line, before the rest is only counted
 RULES = {  # what stands in a JSON schema, in words
