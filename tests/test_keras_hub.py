@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit.cli import app
 from tlkit.config.structure import structure, unstructure
-from tlkit.parts.keras_hub import NETWORKS, PRESETS, KerasHub
+from tlkit.parts.hub_presets import PRESETS, find
+from tlkit.parts.keras_hub import NETWORKS, KerasHub
 from tlkit.train.model import seeded
 
 WritePreset = Callable[..., Path]
@@ -238,7 +239,7 @@ def test_the_place_of_a_named_preset_is_where_kagglehub_puts_it(
     for name, address in PRESETS.items():
         place = Path(cache.get_cached_path(handle.parse_model_handle(address)))
         with_json_below(place, name)
-        assert KerasHub(preset=name).folder == place
+        assert find(name) == place
 
 
 def with_json_below(folder: Path, kind: str) -> None:
@@ -341,6 +342,12 @@ def test_a_broken_file_is_named(text: str, stated: Path) -> None:
     (stated / "config.json").write_text(text)
     with pytest.raises(tlkit.WeightsError, match=r"config\.json: is no KerasHub file"):
         KerasHub(preset=stated).layers()
+
+
+@pytest.mark.parametrize("text", ["", "[", "3", '["a"]'])
+def test_a_record_that_tlkit_did_not_write_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(tlkit.WeightsError, match="recorded: is not as tlkit writes it"):
+        KerasHub(preset=tmp_path, recorded=text).layers()
 
 
 @needs_hub
