@@ -126,9 +126,7 @@ class KerasHub(Backbone):
         places = _places(model)
         name_anew(model)
         name_blocks(model, network.block)
-        model.places = {
-            spot: layer.name for spot, layer in zip(places, model.layers, strict=True)
-        }
+        model.places = {spot: layer.name for spot, layer in zip(places, model.layers, strict=True)}
         return model
 
     def native(self, images: tf.Tensor) -> tf.Tensor:

@@ -11,9 +11,10 @@ from typing import Any
 
 from attrs import frozen
 
-from tlkit.config.experiment import Experiment, load_experiment, parse_assignment, read_table
+from tlkit.config.experiment import Experiment, load_experiment
 from tlkit.config.structure import structure, unstructure
 from tlkit.config.sweep import MOST_RUNS, Seeds, SweepTable, expressions, flat, grid
+from tlkit.config.tables import parse_assignment, read_table
 from tlkit.errors import ConfigError, Problem
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.splits import Splits
