@@ -318,7 +318,7 @@ def test_a_converter_that_does_more_is_refused_when_the_plan_is_made(
 def test_without_a_converter_native_is_an_error_and_unit_is_none(stated: Path) -> None:
     (stated / "image_converter.json").unlink()
     with pytest.raises(
-        tlkit.WeightsError, match=r'no image_converter\.json .*; set preprocess = "'
+        tlkit.WeightsError, match=r'converter\.json: is missing, .* preprocess = "unit"'
     ):
         KerasHub(preset=stated).layers()
     np.testing.assert_allclose(

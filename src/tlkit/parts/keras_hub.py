@@ -98,9 +98,9 @@ class KerasHub(Backbone):
 
     def layers(self) -> LayerTable:
         """Return its layers; it is built for that once, and the table kept on disk."""
+        settings = {"config": self._config(), "image_size": self.image_size}
         if self.preprocess == "native":
             self._tables().scaling()  # so that a plan says whether it can be done
-        settings = {"config": self._config(), "image_size": self.image_size}
         return kept_table("keras_hub", settings, lambda: layer_table(self.build()))
 
     def build(self) -> keras.Model:
