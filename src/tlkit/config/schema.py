@@ -19,6 +19,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.fields import hints, keys
 from tlkit.config.keys import describe_keys
 from tlkit.config.structure import unstructure
+from tlkit.config.sweep import SweepTable
 from tlkit.errors import PartError
 from tlkit.parts.kinds import registries
 from tlkit.registry import Registry
@@ -39,8 +40,24 @@ def json_schema() -> tuple[Schema, tuple[str, ...]]:
     """Return the schema, and a message for each part that is broken and so not in it."""
     broken: list[str] = []
     kinds = {kind: _kind(registry, broken) for kind, registry in registries.items()}
-    experiment = {"title": "tlkit experiment", **_record(Experiment), "$defs": kinds}
-    return {"$schema": DIALECT, **experiment}, tuple(broken)
+    record = _record(Experiment)
+    record["properties"] |= {"sweep": _sweep()}
+    files: Schema = {"required": ["sweep"], "properties": {"sweep": {"required": ["files"]}}}
+    needed = {"anyOf": [{"required": record.pop("required")}, files]}
+    return {
+        "$schema": DIALECT,
+        "title": "tlkit experiment",
+        **record,
+        **needed,
+        "$defs": kinds,
+    }, tuple(broken)
+
+
+def _sweep() -> Schema:
+    """Return the schema of the table `[sweep]`, which `tlkit sweep` alone reads."""
+    record = _record(SweepTable)
+    several = {"type": "object", "description": "Keys as for --set; a list is several values."}
+    return {**record, "properties": {**record["properties"], "set": several}}
 
 
 def _kind(registry: Registry[Any], broken: list[str]) -> Schema:
