@@ -273,3 +273,36 @@ def test_the_example_study_is_read_as_it_is_meant() -> None:
     assert experiment.data.classes == ("normal", "pneumonia", "covid-19")
     assert experiment.backbone.sources == ("imagenet", "bsds500")
     assert experiment.reference[0].confusion == ((61, 36, 3), (3, 91, 6), (0, 3, 28))
+
+
+def test_a_dict_is_read_as_a_file_is() -> None:
+    table = {"data": {"name": "phantom"}, "fit": {"epochs": 2}, "head": {"name": "pooled"}}
+    found = load_experiment(table, ["fit.epochs=3", "fit.batch_size=4"])
+    assert (found.fit, found.head, found.data) == (Fit(epochs=3, batch_size=4), Pooled(), Phantom())
+    assert table["fit"] == {"epochs": 2}
+    with pytest.raises(ConfigError, match=r"^fit\.epoch: unknown key"):
+        load_experiment({"data": {"name": "phantom"}, "fit": {"epoch": 2}})
+
+
+def test_in_a_dict_a_part_may_stand_in_place_of_its_table() -> None:
+    data, head = Phantom(train=9), Pooled(units=(3,))
+    found = load_experiment({"data": data, "head": head})
+    assert found.data is data
+    assert found.head is head
+    with pytest.raises(ConfigError, match=r"^head: expected a table with a name"):
+        load_experiment({"data": data, "head": HeadOnly()})
+
+
+def test_a_dict_names_files_with_parts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "import attrs, tlkit\n"
+        "@tlkit.registries.heads.register('mine_of_a_dict')\n"
+        "@attrs.frozen(kw_only=True)\n"
+        "class Mine(tlkit.parts.heads.Pooled):\n"
+        "    'Mine.'\n"
+    )
+    table = {"data": {"name": "phantom"}, "plugins": {"modules": ["mine.py"]}}
+    found = load_experiment({**table, "head": {"name": "mine_of_a_dict"}})
+    assert type(found.head).__name__ == "Mine"
+    assert len(found.plugins.sha256) == 1

@@ -198,6 +198,28 @@ def test_images_come_as_arrays_or_as_a_dataset(form: Any) -> None:
     assert [splits.read(e.path) for e in splits.train] == [plain.read(e.path) for e in plain.train]
 
 
+@pytest.mark.parametrize("form", ["list", "array", "pairs"])
+def test_paths_name_files_that_are_read_as_they_are(form: str, tmp_path: Path) -> None:
+    paths = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    given: Any = {
+        "list": (paths, ["cat", "dog"]),
+        "array": (np.array([str(path) for path in paths]), np.array(["cat", "dog"])),
+        "pairs": list(zip(paths, ["cat", "dog"], strict=True)),
+    }[form]
+    splits = tlkit.FromImages(train=given, val=given, classes=("cat", "dog")).load()
+    assert [e.path for e in splits.train] == ["train/000000-a.jpg", "train/000001-b.jpg"]
+    assert [e.label for e in splits.val] == ["cat", "dog"]
+    assert splits.read("val/000001-b.jpg") == b"b.jpg"
+
+
+def test_a_path_without_a_label_is_refused(tmp_path: Path) -> None:
+    given: Any = ([tmp_path / "a.jpg", tmp_path / "b.jpg"], ["cat"])
+    with pytest.raises(tlkit.DataError, match=r"got labels \(1,\) for 2 images"):
+        tlkit.FromImages(train=given, val=given, classes=("cat", "dog")).load()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_pixels_read_are_the_pixels_given(channels: int) -> None:
     given = images(8, channels)

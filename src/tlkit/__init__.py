@@ -5,6 +5,8 @@ Nothing here imports TensorFlow: that happens in the first call that needs it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from tlkit.classifier import Classifier, load
 from tlkit.config.experiment import Experiment, Fit, Reference, load_experiment
 from tlkit.errors import (
@@ -20,6 +22,7 @@ from tlkit.errors import (
     UnknownPart,
     WeightsError,
 )
+from tlkit.export import Exported, export
 from tlkit.given import FromImages, FromModel
 from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
 from tlkit.lr_finder import RateCurve, lr_find
@@ -50,6 +53,9 @@ from tlkit.run import Run, check, run
 from tlkit.sweeps.sweep import Sweep, SweepWatcher, resume_sweep, sweep
 from tlkit.sweeps.trials import Trials, plan_trials
 
+if TYPE_CHECKING:
+    from tlkit.estimator import TransferClassifier
+
 __all__ = [
     "Augmentation",
     "Backbone",
@@ -62,6 +68,7 @@ __all__ = [
     "Epoch",
     "Example",
     "Experiment",
+    "Exported",
     "FieldError",
     "Fit",
     "Freeze",
@@ -88,6 +95,7 @@ __all__ = [
     "Sweep",
     "SweepWatcher",
     "TlkitError",
+    "TransferClassifier",
     "Trials",
     "UnknownPart",
     "Watcher",
@@ -95,6 +103,7 @@ __all__ = [
     "build_model",
     "check",
     "class_weights",
+    "export",
     "freeze",
     "layer_table",
     "load",
@@ -108,3 +117,12 @@ __all__ = [
     "sweep",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs scikit-learn when it is first asked for."""
+    if name == "TransferClassifier":
+        from tlkit.estimator import TransferClassifier
+
+        return TransferClassifier
+    raise AttributeError(f"module 'tlkit' has no attribute {name!r}")

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-# Two arrays, or an iterable of such pairs: batches or single images, as a `tf.data.Dataset` gives.
+# Images and labels, or an iterable of such pairs: batches or single images, as a `tf.data.Dataset`
+# gives.
 Images = tuple[Any, Any] | Iterable[tuple[Any, Any]]
 START = "_initializer"  # what of a layer's configuration only says how its weights began
 
@@ -143,11 +145,11 @@ class FromModel(Backbone):
 class FromImages(Dataset):
     """A dataset made of images and labels that Python has already.
 
-    Each of `train`, `val` and `test` is a pair of arrays, images and labels, or an iterable of such
-    pairs, batched or not: a `tf.data.Dataset` is one. Images are `(…, height, width, 3)` or
-    `(…, height, width, 1)` uint8 in [0, 255], before any preprocessing; labels are class names
-    or numbers in the order of `classes`. They are held in memory as PNG files; a run folder has
-    their hashes and not the images.
+    Each of `train`, `val` and `test` is a pair of images and labels, or an iterable of such pairs,
+    batched or not: a `tf.data.Dataset` is one. Images are `(…, height, width, 3)` or
+    `(…, height, width, 1)` uint8 in [0, 255], before any preprocessing, held in memory as PNG
+    files; or a list of paths of image files, which are read when they are needed. Labels are class
+    names or numbers in the order of `classes`. A run folder has hashes and not the images.
 
     Attributes:
         train: The images learnt from.
@@ -173,18 +175,19 @@ class FromImages(Dataset):
         }
 
     def load(self) -> Splits:
-        """Return the images as PNG files in memory.
+        """Return the images: PNG files in memory, or the files that the paths name.
 
         Raises:
             DataError: If images or labels are not as they must be.
         """
-        files: dict[str, bytes] = {}
+        files: dict[str, bytes | Path] = {}
         found: dict[str, tuple[Example, ...]] = {}
         for split in SPLITS:
             examples = []
             for number, (image, label) in enumerate(_pairs(split, getattr(self, split))):
-                path = f"{split}/{number:06d}.png"
-                files[path] = _png(image)
+                path = f"{split}/{number:06d}"
+                path += f"-{image.name}" if isinstance(image, Path) else ".png"
+                files[path] = image if isinstance(image, Path) else png(image)
                 examples.append(Example(path, self._class(split, number, label)))
             found[split] = tuple(examples)
         return Splits(
@@ -192,7 +195,7 @@ class FromImages(Dataset):
             train=found["train"],
             val=found["val"],
             test=found["test"],
-            read=files.__getitem__,
+            read=lambda path: _content(files[path]),
         )
 
     def _class(self, split: str, number: int, label: Any) -> str:
@@ -209,31 +212,59 @@ class FromImages(Dataset):
         )
 
 
-def _pairs(split: str, given: Images | None) -> Iterator[tuple[npt.NDArray[np.uint8], Any]]:
-    """Yield single images, `(height, width, 1 or 3)`, and their labels."""
+def _pairs(split: str, given: Images | None) -> Iterator[tuple[npt.NDArray[np.uint8] | Path, Any]]:
+    """Yield single images, paths or `(height, width, 1 or 3)`, and their labels."""
     import numpy as np
 
     if given is None:
         return
-    arrays = isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "shape")
-    for pair in [given] if arrays else given:
-        images, labels = map(np.asarray, pair)
-        if images.ndim == 3:
-            images, labels = images[None], labels[None]
-        if images.ndim != 4 or images.shape[-1] not in {1, 3} or images.dtype != np.uint8:
-            raise DataError(
-                f"{split}: images must be (count, height, width, 1 or 3) uint8 from 0 to 255, "
-                f"got {images.shape} {images.dtype}"
-            )
-        if labels.shape != images.shape[:1]:
+    for images, labels in [given] if _is_one_pair(given) else given:
+        labels = np.asarray(labels)
+        paths = _paths(images)
+        if paths is None:
+            images = np.asarray(images)
+            if images.ndim == 3:
+                images, labels = images[None], labels[None]
+            if images.ndim != 4 or images.shape[-1] not in {1, 3} or images.dtype != np.uint8:
+                raise DataError(
+                    f"{split}: images must be (count, height, width, 1 or 3) uint8 from 0 to 255, "
+                    f"got {images.shape} {images.dtype}"
+                )
+        elif labels.ndim == 0:
+            labels = labels[None]
+        count = len(images if paths is None else paths)
+        if labels.shape != (count,):
             raise DataError(
                 f"{split}: there must be one label an image, a name or a number, "
-                f"got labels {labels.shape} for images {images.shape}"
+                f"got labels {labels.shape} for {count} images"
             )
-        yield from zip(images, labels.tolist(), strict=True)
+        yield from zip(images if paths is None else paths, labels.tolist(), strict=True)
 
 
-def _png(image: npt.NDArray[np.uint8]) -> bytes:
+def _is_one_pair(given: Any) -> bool:
+    """Tell images and labels from a tuple of two such pairs."""
+    if not (isinstance(given, tuple) and len(given) == 2):
+        return False
+    return hasattr(given[0], "shape") or isinstance(given[0], list)
+
+
+def _paths(images: Any) -> list[Path] | None:
+    """Return a path, a list or an array of them as a list; None for what are pixels."""
+    if isinstance(images, str | Path):
+        return [Path(images)]
+    if getattr(getattr(images, "dtype", None), "kind", "") == "U":
+        images = images.tolist()
+    if isinstance(images, list) and all(isinstance(one, str | Path) for one in images):
+        return [Path(one) for one in images]
+    return None
+
+
+def _content(file: bytes | Path) -> bytes:
+    return file.read_bytes() if isinstance(file, Path) else file
+
+
+def png(image: npt.NDArray[np.uint8]) -> bytes:
+    """Return an image, `(height, width, 1 or 3)`, as a PNG file."""
     from PIL import Image
 
     buffer = io.BytesIO()

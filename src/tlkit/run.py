@@ -94,7 +94,7 @@ def check(experiment: Experiment) -> Plan:
 
 
 def run(
-    experiment: Experiment | str | Path,
+    experiment: Experiment | str | Path | Mapping[str, Any],
     out: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
@@ -105,7 +105,7 @@ def run(
     Everything that can be found wrong is found before the folder is made.
 
     Args:
-        experiment: An experiment, or the path of its TOML file.
+        experiment: An experiment, the path of its TOML file, or a dict with the same keys.
         out: The run folder, which must not exist; unset: `runs/NAME-N`.
         overrides: ``a.b=value`` expressions for an experiment given as a path.
         watcher: Told how it goes; unset: nobody.
@@ -163,7 +163,7 @@ class Ready:
 
 
 def make_ready(
-    experiment: Experiment | str | Path,
+    experiment: Experiment | str | Path | Mapping[str, Any],
     out: Path | None,
     overrides: Sequence[str],
     watcher: Watcher,
@@ -171,7 +171,7 @@ def make_ready(
     """Find and check everything that training needs, down to the last image.
 
     Args:
-        experiment: An experiment, or the path of its TOML file.
+        experiment: An experiment, the path of its TOML file, or a dict with the same keys.
         out: The folder that results will go to, which must not exist.
         overrides: ``a.b=value`` expressions for an experiment given as a path.
         watcher: Told how it goes.

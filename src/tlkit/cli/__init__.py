@@ -5,6 +5,16 @@ from __future__ import annotations
 from tlkit.cli.app import app, main
 
 # In the order in which `--help` lists their commands.
-from tlkit.cli import runs, sweeps, classifiers, catalogue, caches  # isort: skip
+from tlkit.cli import runs, sweeps, classifiers, exports, catalogue, caches, doctors  # isort: skip
 
-__all__ = ["app", "caches", "catalogue", "classifiers", "main", "runs", "sweeps"]
+__all__ = [
+    "app",
+    "caches",
+    "catalogue",
+    "classifiers",
+    "doctors",
+    "exports",
+    "main",
+    "runs",
+    "sweeps",
+]

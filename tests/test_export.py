@@ -1,0 +1,227 @@
+"""Exported models: the run's answers, from programs that know nothing of tlkit."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attrs import evolve
+from typer.testing import CliRunner
+
+import tlkit
+from tlkit.classifier import load
+from tlkit.cli import app
+from tlkit.export import with_preprocessing
+from tlkit.parts.datasets import Phantom
+from tlkit.parts.heads import Cosine, Pooled
+from tlkit.results.formats import FORMATS
+from tlkit.train.features import Extractor
+from tlkit.train.images import to_pixels
+from tlkit.train.model import assemble
+
+DATA = Phantom(train=6, val=3, test=4, image_px=40)
+# Like the model files themselves: nothing of tlkit may be needed to read them.
+WITHOUT_TLKIT = "import sys; sys.modules['tlkit'] = None; import runpy; sys.argv = sys.argv[1:]; "
+WITHOUT_TLKIT += "runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def a_run(out: Path, **settings: Any) -> tlkit.Run:
+    """Return a run of an epoch; the backbone's own preprocessing swaps colours and takes a mean."""
+    table: dict[str, Any] = {
+        "data": DATA,
+        "backbone": {"name": "vgg16", "weights": "none", "image_size": 32},
+        "head": {"name": "pooled", "units": [4]},
+        "fit": {"epochs": 1},
+    }
+    return tlkit.run(table | settings, out)
+
+
+def untrained(backbone: dict[str, Any], preprocess: str = "native") -> tlkit.Classifier:
+    experiment = tlkit.load_experiment(
+        {"data": DATA, "backbone": {**backbone, "preprocess": preprocess}, "head": Pooled()}
+    )
+    model, _ = assemble(experiment.backbone, experiment.head, 3, seed=0)
+    return tlkit.Classifier(
+        model=model,
+        classes=("clear", "one_sided", "both_sided"),
+        experiment=experiment,
+        extractor=Extractor(model, experiment.backbone, experiment.augmentation, 8),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = {
+        "backbone": {"name": "vgg16", "weights": "bsds500", "image_size": 32},
+        "head": {"name": "linear"},
+        "optimizer": {"name": "adam", "learning_rate": 0.01},
+        "fit": {"epochs": 3},
+    }
+    return a_run(tmp_path_factory.mktemp("export") / "small", **settings).folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return pictures that are not square, so that bringing them to size matters."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    draws = np.random.default_rng(1)
+    paths = []
+    for number, shape in enumerate([(48, 64, 3), (64, 33), (50, 50, 3)]):
+        coarse = Image.fromarray(draws.integers(0, 256, (6, 6, *shape[2:]), np.uint8))
+        path = folder / f"{number}.png"
+        coarse.resize((shape[1], shape[0])).save(path)
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize(
+    "to", ["keras", "onnx", pytest.param("savedmodel", marks=pytest.mark.slow)]
+)
+def test_a_program_without_tlkit_gives_the_runs_probabilities(
+    to: Any, run: Path, images: list[Path], tmp_path: Path
+) -> None:
+    done = tlkit.export(run, tmp_path / "out", to=to)
+    script = str(done.folder / "predict.py")
+    answer = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TLKIT, script, *images],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    expected = load(run).probabilities(images)
+    assert [row[0] for row in rows] == [str(path) for path in images]
+    assert [row[1] for row in rows] == load(run).predict(images)
+    found = np.array([[float(p) for p in row[2:]] for row in rows])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=FORMATS[to].tolerance + 5e-7)
+    assert done.difference is not None
+    assert done.difference <= FORMATS[to].tolerance
+    # The pictures are told apart: else the comparison could not fail.
+    assert np.ptp(expected, axis=0).max() > 100 * FORMATS[to].tolerance
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+def test_the_script_brings_images_to_size_as_the_run_did(
+    resize: Any, images: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "model.json").write_text('{"image_size": 32}')
+    script = tmp_path / "predict.py"
+    script.write_text(evolve(FORMATS["keras"], script="").predict_py(resize))
+    pixels_of = runpy.run_path(str(script))["pixels_of"]
+    for path in images:
+        np.testing.assert_array_equal(pixels_of(path), to_pixels(path.read_bytes(), 32, resize))
+
+
+def test_the_facts_say_what_one_must_know(run: Path, tmp_path: Path) -> None:
+    done = tlkit.export(run, tmp_path / "out", to="keras")
+    facts = json.loads((done.folder / "model.json").read_text(encoding="utf-8"))
+    assert facts["classes"] == ["clear", "one_sided", "both_sided"]
+    assert facts["input"] == "(batch, 32, 32, 3) float32, RGB, from 0 to 255"
+    assert facts["run"] == "small"
+    assert sorted(path.name for path in done.folder.iterdir()) == [
+        "model.json", "model.keras", "predict.py",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("preprocess", ["native", "unit"])
+@pytest.mark.parametrize("name", ["vgg16", "mobilenet_v3_small"])
+def test_the_preprocessing_is_inside(name: str, preprocess: str) -> None:
+    classifier = untrained({"name": name, "weights": "none", "image_size": 32}, preprocess)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    found = with_preprocessing(classifier)(pixels.astype(np.float32), training=False)
+    np.testing.assert_allclose(found, classifier.probabilities(pixels), rtol=0, atol=1e-6)
+
+
+def test_a_layer_that_is_not_keras_own_cannot_become_a_keras_file(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run", head=Cosine()).folder
+    with pytest.raises(tlkit.PartError, match=r"scores \(CosineScores\); export to savedmodel"):
+        tlkit.export(folder, tmp_path / "out", to="keras")
+    assert not (tmp_path / "out").exists()
+    assert tlkit.export(folder, tmp_path / "out").difference is not None
+
+
+def test_preprocessing_by_tensorflow_functions_is_refused(tmp_path: Path) -> None:
+    import keras
+    import tensorflow as tf
+
+    pixels = keras.Input((32, 32, 3))
+    model = keras.Model(pixels, keras.layers.Conv2D(4, 3, name="block1_conv")(pixels))
+    given = tlkit.FromModel(model=model, preprocess=tf.image.per_image_standardization)
+    folder = a_run(tmp_path / "run", backbone=given, head=Pooled()).folder
+    with pytest.raises(tlkit.PartError, match=r"cannot be put into a model: .*keras\.ops"):
+        tlkit.export(folder, tmp_path / "out", backbone=given)
+
+
+def test_a_model_that_answers_otherwise_is_not_handed_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    def no_preprocessing(classifier: tlkit.Classifier) -> Any:
+        return keras.Model(classifier.model.input, classifier.model.output)
+
+    module = importlib.import_module("tlkit.export")  # `tlkit.export` itself is the function
+    monkeypatch.setattr(module, "with_preprocessing", no_preprocessing)
+    with pytest.raises(tlkit.WeightsError, match="the exported model is off by"):
+        tlkit.export(run, tmp_path / "out", to="keras")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.results.formats._installed", lambda name: name != "tf2onnx")
+    with pytest.raises(tlkit.PartError, match=r"needs tf2onnx; pip install 'tlkit\[onnx\]'"):
+        tlkit.export(run, tmp_path / "out", to="onnx")
+
+
+def test_half_precision_is_not_for_onnx() -> None:
+    model = untrained({"name": "vgg16", "weights": "none", "image_size": 32}).model
+    with pytest.raises(tlkit.PartError, match="holds float32 only"):
+        FORMATS["onnx"].check(model, "bfloat16")
+    FORMATS["savedmodel"].check(model, "bfloat16")
+
+
+def test_nothing_is_overwritten(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(tlkit.RunFolderError, match="exists; choose another with --out"):
+        tlkit.export(run, tmp_path)
+
+
+def test_the_command_says_what_it_made_and_what_comes_next(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["export", str(run), "--to", "keras"])
+    assert said.exit_code == 0, said.output
+    assert said.stdout.startswith("exports/small-keras/model.keras: (batch, 32, 32, 3) float32")
+    assert said.stdout.splitlines()[-1] == "next: python exports/small-keras/predict.py IMAGE..."
+    told = CliRunner().invoke(app, ["export", str(run), "--to", "keras", "--out", "b", "--json"])
+    assert json.loads(told.stdout)["classes"] == ["clear", "one_sided", "both_sided"]
+
+
+SMALL = ("mobilenet_v3_small", "efficientnet_b0", "resnet50", "densenet121", "convnext_tiny")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("name", SMALL)
+def test_other_backbones_are_exported_too(name: str, to: Any, tmp_path: Path) -> None:
+    backbone = {"name": name, "weights": "none", "image_size": 32}
+    folder = a_run(tmp_path / "run", backbone=backbone).folder
+    done = tlkit.export(folder, tmp_path / "out", to=to)
+    assert done.difference is not None
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_TLKIT,
+         done.folder / "predict.py"],
+        check=True,
+    )  # fmt: skip
