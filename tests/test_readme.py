@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -46,6 +47,23 @@ def test_the_plain_keras_lines_are_those_of_the_example() -> None:
     shown = next(block for block in blocks("python") if "tlkit.freeze(" in block)
     for line in shown.splitlines():
         assert line.partition("#")[0].rstrip().removesuffix(")") in example
+
+
+def test_the_page_on_plain_keras_shows_the_whole_example() -> None:
+    page = (ROOT / "docs" / "howto" / "keras.md").read_text(encoding="utf-8")
+    example = (ROOT / "examples" / "plain_keras.py").read_text(encoding="utf-8")
+    shown = page.partition("```python\n")[2].partition("\n```")[0]
+    assert code(shown) == code(example)
+
+
+def code(text: str) -> str:
+    """Return what Python runs of a text: no comments, no docstring."""
+    tree = ast.parse(text)
+    return "\n".join(ast.unparse(line) for line in tree.body if not is_text(line))
+
+
+def is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
 def test_the_plain_keras_example_runs() -> None:

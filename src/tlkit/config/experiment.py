@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 
 from tlkit.config.fields import part
 from tlkit.config.structure import structure
-from tlkit.config.tables import read_table
+from tlkit.config.tables import apply_overrides, read_table
 from tlkit.errors import ConfigError, FieldError, Problem
 from tlkit.parts.kinds import (
     Augmentation,
