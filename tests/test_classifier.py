@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from attrs import frozen
 
 import tlkit
-from tlkit.classifier import sound_files
+from tlkit.inputs import Rejected
 from tlkit.parts.backbones import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
@@ -143,13 +145,84 @@ def test_a_file_that_is_no_image_is_named(finished: Finished, tmp_path: Path) ->
         finished.classifier.predict([finished.test_files[0], tmp_path / "note.png"])
 
 
-def test_files_are_sorted_into_sound_ones_and_reasons(finished: Finished, tmp_path: Path) -> None:
-    good, text, absent = finished.test_files[0], tmp_path / "text.png", tmp_path / "absent.png"
+def test_answers_come_in_order_with_a_reason_for_what_has_none(
+    finished: Finished, tmp_path: Path
+) -> None:
+    text, absent, pipe = tmp_path / "text.png", tmp_path / "absent.png", tmp_path / "pipe.png"
     text.write_text("text", encoding="utf-8")
-    sound, rejected = sound_files([text, good, absent])
-    assert sound == [str(good)]
-    assert rejected[0].startswith(f"{text}: is no image")
-    assert rejected[1] == f"{absent}: No such file or directory"
+    os.mkfifo(pipe)
+    before = Rejected("*.gif", "no file matches")
+    sound = [str(path) for path in finished.test_files[:9]]
+    files: list[str | Rejected] = [str(text)]
+    files += [*sound[:5], before, str(absent), tmp_path.name, *sound[5:], str(pipe)]
+    found = list(finished.classifier.answers(files))
+    assert [answer.path for answer in found] == [getattr(file, "path", file) for file in files]
+    reasons = [answer.reason for answer in found if isinstance(answer, Rejected)]
+    assert reasons[0].startswith("is no image")
+    assert reasons[1:4] == ["no file matches", *["No such file or directory"] * 2]
+    assert reasons[4] == "is no regular file"
+    rows = [answer for answer in found if not isinstance(answer, Rejected)]
+    np.testing.assert_array_equal(
+        [row.probabilities for row in rows], finished.classifier.probabilities(sound)
+    )
+    assert [row.predicted for row in rows] == finished.classifier.predict(sound)
+    assert all(row.features is None for row in rows)
+
+
+def test_answers_are_not_computed_ahead_of_need(finished: Finished) -> None:
+    """A million images take no more memory than a few batches."""
+    taken = []
+
+    def endless() -> Iterator[str]:
+        for path in itertools.cycle(map(str, finished.test_files)):
+            taken.append(path)
+            yield path
+
+    answers = finished.classifier.answers(endless())
+    for _ in range(3):
+        next(answers)
+    assert len(taken) <= 6 * finished.classifier.extractor.batch
+
+
+def test_features_are_the_backbone_s_averaged_over_the_picture(finished: Finished) -> None:
+    classifier, files = finished.classifier, finished.test_files
+    found = classifier.features(files)
+    assert found.shape == (len(files), 512)
+    assert found.dtype == np.float32
+    scores = classifier.model.get_layer("scores")
+    dense = classifier.model.get_layer("dense_1")
+    hidden = np.maximum(found @ dense.kernel.numpy() + dense.bias.numpy(), 0)
+    again = hidden @ scores.kernel.numpy() + scores.bias.numpy()
+    powers = np.exp(again - again.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        powers / powers.sum(axis=1, keepdims=True), classifier.probabilities(files), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "width"), [("block1_conv1", 64), ("1", 64), ("dense_1", 4), ("scores", 3)]
+)
+def test_features_can_be_those_of_any_layer(layer: str, width: int, finished: Finished) -> None:
+    answers = list(finished.classifier.answers(map(str, finished.test_files), True, layer))
+    rows = [answer.features for answer in answers if not isinstance(answer, Rejected)]
+    whole = finished.classifier.features(finished.test_files, layer)
+    assert whole.shape == (len(finished.test_files), width)
+    np.testing.assert_array_equal(rows, whole)
+    np.testing.assert_array_equal(
+        [answer.probabilities for answer in answers if not isinstance(answer, Rejected)],
+        finished.classifier.probabilities(finished.test_files),
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [("blok1", r"layer: no layer or block matches 'blok1'"), ("1-2", "must be one layer, got 2")],
+)
+def test_features_of_no_layer_or_several_are_refused(
+    layer: str, message: str, finished: Finished
+) -> None:
+    with pytest.raises(tlkit.ConfigError, match=message):
+        finished.classifier.features([], layer)
 
 
 @pytest.mark.parametrize(("split", "expected"), [(None, "test"), ("test", "test"), ("val", "val")])

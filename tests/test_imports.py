@@ -29,6 +29,7 @@ ORDER = (
     "export",
     "run",
     "classifier",
+    "inputs",
     "plain_keras",
     "given",
     "results",

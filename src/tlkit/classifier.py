@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.errors import DataError, RunFolderError
+from tlkit.errors import ConfigError, DataError, Problem, RunFolderError
+from tlkit.inputs import Rejected
+from tlkit.layers import HEAD
 from tlkit.parts.datasets import SUFFIXES
 from tlkit.parts.kinds import Backbone
 from tlkit.parts.manifest import read_manifest
@@ -21,8 +24,29 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from tlkit.results.explain import Explainer, Method
     from tlkit.results.metrics import Scores
     from tlkit.train.features import Extractor
+    from tlkit.train.images import Pixels, Reader
+
+    Images = Sequence[str | Path] | npt.NDArray[Any]
+
+
+@frozen(eq=False)
+class Prediction:
+    """What a classifier says of one image.
+
+    Attributes:
+        path: The image.
+        predicted: Its class.
+        probabilities: `(classes,)` float32.
+        features: The image's features, `(channels,)` float32, if they were asked for.
+    """
+
+    path: str
+    predicted: str
+    probabilities: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32] | None = None
 
 
 @frozen(kw_only=True)
@@ -43,13 +67,11 @@ class Classifier:
     extractor: Extractor = field(repr=False)
     stand_in: str = ""
 
-    def predict(self, images: Sequence[str | Path] | npt.NDArray[Any]) -> list[str]:
+    def predict(self, images: Images) -> list[str]:
         """Return the class name of each image; takes what `probabilities` takes."""
         return [self.classes[number] for number in self.probabilities(images).argmax(axis=1)]
 
-    def probabilities(
-        self, images: Sequence[str | Path] | npt.NDArray[Any]
-    ) -> npt.NDArray[np.float32]:
+    def probabilities(self, images: Images) -> npt.NDArray[np.float32]:
         """Return the probability of every class for each image.
 
         Args:
@@ -62,21 +84,129 @@ class Classifier:
         Raises:
             DataError: If a file is not a sound image, or pixels have another size or dtype.
         """
+        return self._outputs(self.extractor, images)
+
+    def features(self, images: Images, layer: str | None = None) -> npt.NDArray[np.float32]:
+        """Return what a layer makes of each image, averaged over the picture.
+
+        Args:
+            images: See `probabilities`.
+            layer: A layer's number or name; unset: the backbone's last.
+
+        Returns:
+            `(images, channels)` float32.
+
+        Raises:
+            DataError: See `probabilities`.
+            ConfigError: If there is no such layer.
+        """
+        extractor = self._with_features(layer)
+        return self._outputs(extractor, images)[:, : -len(self.classes)]
+
+    def answers(
+        self,
+        files: Iterable[str | Rejected],
+        features: bool = False,
+        layer: str | None = None,
+    ) -> Iterator[Prediction | Rejected]:
+        """Yield what is said of each image, in order and as they come: memory does not grow.
+
+        Args:
+            files: Paths of image files, and what was rejected before.
+            features: Give each image's features as well.
+            layer: Of which layer; see `features`.
+
+        Raises:
+            ConfigError: If there is no such layer.
+        """
+        return self._answers(files, self._with_features(layer) if features else self.extractor)
+
+    def opened(
+        self, files: Iterable[str | Rejected]
+    ) -> Iterator[list[tuple[str, Pixels] | Rejected]]:
+        """Yield image files with their pixels, as many at a time as go through the model at once.
+
+        Args:
+            files: Paths of image files, and what was rejected before.
+        """
+        from tlkit.train.images import in_parallel
+
+        reader = self._reader(read_regular)
+
+        def opened(file: str | Rejected) -> tuple[str, Pixels] | Rejected:
+            if isinstance(file, Rejected):
+                return file
+            try:
+                return file, reader(file)
+            except DataError as error:
+                return Rejected(file, str(error).removeprefix(f"{file}: "))
+
+        found = in_parallel(opened, files, reader.workers, ahead=4 * self.extractor.batch)
+        while chunk := list(itertools.islice(found, self.extractor.batch)):
+            yield chunk
+
+    def _answers(
+        self, files: Iterable[str | Rejected], extractor: Extractor
+    ) -> Iterator[Prediction | Rejected]:
         import numpy as np
 
-        if not isinstance(images, np.ndarray):
-            return self._of_files([str(path) for path in images], lambda p: Path(p).read_bytes())
-        size = self.experiment.backbone.image_size
-        if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
-            raise DataError(
-                f"images: must be (count, {size}, {size}, 3) uint8 from 0 to 255, "
-                f"got {images.shape} {images.dtype}"
-            )
-        batch = self.extractor.batch
-        batches = [
-            self.extractor(images[start : start + batch]) for start in range(0, len(images), batch)
-        ]
-        return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
+        count = len(self.classes)
+        for chunk in self.opened(files):
+            pixels = [item[1] for item in chunk if not isinstance(item, Rejected)]
+            rows: Iterator[Any] = iter(extractor(np.stack(pixels)) if pixels else ())
+            for item in chunk:
+                if isinstance(item, Rejected):
+                    yield item
+                    continue
+                row = next(rows)
+                probabilities = row[-count:]
+                predicted = self.classes[int(probabilities.argmax())]
+                features = row[:-count] if len(row) > count else None
+                yield Prediction(item[0], predicted, probabilities, features)
+
+    def _with_features(self, layer: str | None) -> Extractor:
+        """Return what gives a layer's features and the probabilities beside them, in one pass."""
+        import keras
+
+        from tlkit.train.features import Extractor
+
+        features = self.model.get_layer(self.feature_layer(layer)).output
+        if len(features.shape) > 2:
+            middle = tuple(range(1, len(features.shape) - 1))
+            features = keras.ops.mean(keras.ops.cast(features, "float32"), axis=middle)
+        both = keras.layers.Concatenate(dtype="float32")([features, self.model.output])
+        settings = self.experiment
+        whole = keras.Model(self.model.input, both)
+        return Extractor(whole, settings.backbone, settings.augmentation, self.extractor.batch)
+
+    def feature_layer(self, chosen: str | None = None) -> str:
+        """Return the name of the layer that features are taken from; see `features`."""
+        from tlkit.graph import layer_table
+
+        layers = layer_table(self.model)
+        if chosen is None:
+            return next(x.name for x in reversed(layers.layers) if x.block != HEAD)
+        try:
+            numbers = sorted(layers.select(chosen))
+        except ValueError as error:
+            raise ConfigError([Problem("layer", str(error))]) from None
+        if len(numbers) > 1:
+            raise ConfigError([Problem("layer", f"must be one layer, got {len(numbers)}")])
+        return layers[numbers[0]].name
+
+    def explainer(self, layer: str | None = None, method: Method = "grad_cam") -> Explainer:
+        """Return what draws heatmaps: `explainer(pixels, class_numbers)`.
+
+        Args:
+            layer: See `tlkit.results.explain.heatmaps`.
+            method: See there.
+
+        Raises:
+            ConfigError: If there is no such layer or it has no feature maps.
+        """
+        from tlkit.results.explain import Explainer
+
+        return Explainer(self.model, self.experiment.backbone, layer, method)
 
     def evaluate(self, data: str | Path, split: str | None = None) -> Scores:
         """Score the classifier on labelled images.
@@ -95,16 +225,34 @@ class Classifier:
         found = self._of_files([example.path for example in examples], read)
         return score([self.classes.index(e.label) for e in examples], found, self.classes)
 
-    def _of_files(
-        self, paths: Sequence[str], read: Callable[[str], bytes]
-    ) -> npt.NDArray[np.float32]:
+    def _outputs(self, extractor: Extractor, images: Images) -> npt.NDArray[np.float32]:
         import numpy as np
 
+        if not isinstance(images, np.ndarray):
+            return self._of_files([str(path) for path in images], read_regular, extractor)
+        size = self.experiment.backbone.image_size
+        if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
+            raise DataError(
+                f"images: must be (count, {size}, {size}, 3) uint8 from 0 to 255, "
+                f"got {images.shape} {images.dtype}"
+            )
+        batch = extractor.batch
+        starts = range(0, len(images), batch)
+        return _joined(extractor, (extractor(images[start : start + batch]) for start in starts))
+
+    def _of_files(
+        self,
+        paths: Sequence[str],
+        read: Callable[[str], bytes],
+        extractor: Extractor | None = None,
+    ) -> npt.NDArray[np.float32]:
+        extractor = extractor or self.extractor
+        return _joined(extractor, extractor.stream(self._reader(read), paths))
+
+    def _reader(self, read: Callable[[str], bytes]) -> Reader:
         from tlkit.train.images import Reader
 
-        reader = Reader(read, self.experiment.backbone.image_size, self.experiment.data.resize)
-        batches = self.extractor.stream(reader, paths)
-        return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
+        return Reader(read, self.experiment.backbone.image_size, self.experiment.data.resize)
 
 
 def load(
@@ -163,20 +311,21 @@ def load(
     )
 
 
-def sound_files(files: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """Return the files that are sound images, and a message for each that is not."""
-    from tlkit.train.images import ImageError, decode
+def _joined(extractor: Extractor, batches: Iterable[Any]) -> npt.NDArray[np.float32]:
+    import numpy as np
 
-    sound, rejected = [], []
-    for path in files:
-        try:
-            decode(path.read_bytes())
-        except (OSError, ImageError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            rejected.append(f"{path}: {reason}")
-        else:
-            sound.append(str(path))
-    return sound, rejected
+    return np.concatenate([np.empty((0, *extractor.shape), np.float32), *batches])
+
+
+def read_regular(path: str) -> bytes:
+    """Return a file's bytes; what may never end, such as a pipe, is refused."""
+    file = Path(path)
+    if file.exists() and not file.is_file():
+        raise OSError("is no regular file")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise OSError(error.strerror) from None  # without the path, which is said already
 
 
 def labelled(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,32 +89,6 @@ def scores_text(split: str, scores: Any) -> str:
             table(["truth \\ predicted", *scores.classes], confusion),
         ]
     )
-
-
-def predictions_text(
-    paths: Sequence[str], probabilities: Sequence[Any], classes: Sequence[str], form: str
-) -> str:
-    """Return a row an image: its path, the predicted class and every class's probability.
-
-    Args:
-        paths: The images.
-        probabilities: `(images, classes)`.
-        classes: Class names in the order of the columns.
-        form: `table`, `csv` or `json`.
-    """
-    rows: list[list[Any]] = [
-        [path, classes[int(row.argmax())], *(round(float(p), 6) for p in row)]
-        for path, row in zip(paths, probabilities, strict=True)
-    ]
-    head = ["path", "predicted", *(f"p_{name}" for name in classes)]
-    if form == "json":
-        found = [dict(zip(head, row, strict=True)) for row in rows]
-        return json.dumps(found, indent=2, ensure_ascii=False)
-    if form == "csv":
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([head, *rows])
-        return buffer.getvalue().rstrip("\n")
-    return table(head, [[*row[:2], *(f"{p:.3f}" for p in row[2:])] for row in rows])
 
 
 def epochs_text(run: Run) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tlkit.cli.app import app, main
 
 # In the order in which `--help` lists their commands.
-from tlkit.cli import runs, sweeps, classifiers, exports, catalogue, caches, doctors  # isort: skip
+from tlkit.cli import runs, sweeps, classifiers, explanations  # isort: skip
+from tlkit.cli import exports, catalogue, caches, doctors  # isort: skip
 
 __all__ = [
     "app",
@@ -13,6 +14,7 @@ __all__ = [
     "catalogue",
     "classifiers",
     "doctors",
+    "explanations",
     "exports",
     "main",
     "runs",

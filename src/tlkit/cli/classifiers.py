@@ -1,45 +1,91 @@
-"""Commands that use a finished run: `predict`, `evaluate`."""
+"""Commands that use a finished run on images: `predict`, `evaluate`."""
 
 from __future__ import annotations
 
 import json
-from enum import StrEnum
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-import tlkit
-from tlkit.classifier import sound_files
+from tlkit.classifier import Prediction
 from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
+from tlkit.cli.images import Images, loaded, must_be_new, named, noting, report, with_bar
+from tlkit.cli.listing import Format, Listing
+from tlkit.files import beside
+from tlkit.inputs import Rejected
 
-
-class Format(StrEnum):
-    """How predictions are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @app.command()
 def predict(
     run: RunFolder,
-    files: Annotated[list[Path], typer.Argument(help="Image files.", metavar="FILES...")],
+    images: Images,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="List the K most probable classes only.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A new file to write to. Unset: print.")
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy",
+            help="A new file for the features too: a row for each one printed, what the backbone's "
+            "last layer gives, averaged over the picture.",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(metavar="LAYER", help="Take --features from this layer: a number or name."),
+    ] = None,
     plugins: PluginFiles = None,
 ) -> None:
-    """Classify image files; those that cannot be read are named and the others still printed."""
-    from tlkit.console import predictions_text
+    """Classify images, in the order in which they are named.
 
-    classifier = tlkit.load(run, plugins=plugins or [])
-    sound, rejected = sound_files(files)
-    rows = list(classifier.probabilities(sound))
-    if classifier.stand_in:
-        typer.echo(f"note: trained on drawn {classifier.stand_in}s, not real images", err=True)
-    typer.echo(predictions_text(sound, rows, classifier.classes, form.value))
-    if rejected:
-        raise tlkit.DataError("\n".join(rejected))
+    Images that cannot be read are named at the end, and the exit code is then 4; all others have
+    their row.
+    """
+    must_be_new(out, "--out")
+    must_be_new(features, "--features")
+    if features is None and layer is not None:
+        raise typer.BadParameter("is for --features", param_hint="--layer")
+    classifier = loaded(run, plugins)
+    files, rejected = named(images), list[Rejected]()
+    with ExitStack() as stack:
+        answers = classifier.answers(files, features is not None, layer)
+        if form is Format.table or out is not None or not sys.stdout.isatty():
+            answers = with_bar(answers, len(files) if isinstance(files, list) else None)
+        if features is not None:
+            from tlkit.results.rows import npy_rows
+
+            answers = _keeping(answers, stack.enter_context(npy_rows(features)))
+        lines = Listing(form, classifier.classes, top).lines(noting(answers, rejected))
+        if out is None:
+            for line in lines:
+                typer.echo(line)
+        else:
+            partial = stack.enter_context(beside(out))
+            file = stack.enter_context(partial.open("w", encoding="utf-8", newline="\n"))
+            file.writelines(f"{line}\n" for line in lines)
+    report(rejected)
+
+
+def _keeping(
+    answers: Iterable[Prediction | Rejected], keep: Callable[[npt.NDArray[np.float32]], None]
+) -> Iterator[Prediction | Rejected]:
+    """Return the same answers, and keep their features."""
+    for answer in answers:
+        if isinstance(answer, Prediction) and answer.features is not None:
+            keep(answer.features)
+        yield answer
 
 
 @app.command()
@@ -56,11 +102,9 @@ def evaluate(
     """Score a finished run on labelled images."""
     from tlkit import console
 
-    classifier = tlkit.load(run, plugins=plugins or [])
+    classifier = loaded(run, plugins)
     scores = classifier.evaluate(data, split)
     if as_json:
         typer.echo(json.dumps(scores.as_json(), indent=2, ensure_ascii=False))
         return
-    if classifier.stand_in:
-        typer.echo(f"note: trained on drawn {classifier.stand_in}s, not real images", err=True)
     typer.echo(console.scores_text(str(data), scores))

@@ -1,0 +1,185 @@
+"""The commands on images: `predict` and `explain`, as a stranger types them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tlkit
+from tlkit import cli
+from tlkit.config.structure import structure
+
+CLASSES = ("clear", "one_sided", "both_sided")
+TABLE = {
+    "data": {"name": "phantom", "train": 6, "val": 3, "test": 3, "image_px": 32},
+    "backbone": {"weights": "none", "image_size": 32},
+    "head": {"name": "pooled"},
+    "fit": {"epochs": 1},
+}
+
+
+class Done:
+    """A finished command: its exit code and what it printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+class CommandLine:
+    """Runs `tlkit` in this process, in a folder with some images."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.patch, self.capfd = patch, capfd
+
+    def __call__(self, *arguments: object, stdin: str = "") -> Done:
+        self.patch.setattr("sys.argv", ["tlkit", *map(str, arguments)])
+        self.patch.setattr("sys.stdin", io.StringIO(stdin))
+        self.capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Done(int(ended.value.code or 0), *self.capfd.readouterr())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run for all."""
+    experiment = structure(tlkit.Experiment, TABLE)
+    return tlkit.run(experiment, tmp_path_factory.mktemp("finished") / "run").folder
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> CommandLine:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("c.png", "a.png", "in/b.png", "in/d.png")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 40), np.uint8)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "bad.png").write_text("no image")
+    return CommandLine(monkeypatch, capfd)
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_rows_come_in_the_order_named_and_what_was_rejected_at_the_end(
+    command: CommandLine, run: Path
+) -> None:
+    done = command("predict", run, "c.png", "bad.png", "in", "none*.png", "a.png",
+                   "--format", "csv")  # fmt: skip
+    assert [row["path"] for row in rows(done.out)] == ["c.png", "in/b.png", "in/d.png", "a.png"]
+    for row in rows(done.out):
+        assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-5)
+    assert done.code == 4
+    lines = done.err.splitlines()
+    assert lines[0].startswith("bad.png: is no image")
+    assert lines[1:] == ["none*.png: no file matches this pattern"]
+
+
+def test_json_has_rows_and_rejected_together(command: CommandLine, run: Path) -> None:
+    done = command("predict", run, "-", "--format", "json", "--top", "1", stdin="a.png\nbad.png\n")
+    good, bad = json.loads(done.out)
+    assert good["path"] == "a.png"
+    assert good["top"][0]["class"] == good["predicted"]
+    assert (bad["path"], bad["error"][:11]) == ("bad.png", "is no image")
+    assert done.code == 4
+
+
+def test_a_file_is_written_whole_and_never_over_another(command: CommandLine, run: Path) -> None:
+    printed = command("predict", run, "in", "--format", "csv")
+    done = command("predict", run, "in", "--format", "csv", "--out", "found.csv")
+    assert (done.code, done.out) == (0, "")
+    assert Path("found.csv").read_text() == printed.out
+    for option in ("--out", "--features"):
+        done = command("predict", run, "in", option, "found.csv")
+        assert done.code == 2
+        assert "found.csv exists; nothing is overwritten" in " ".join(done.err.split())
+    assert Path("found.csv").read_text() == printed.out
+
+
+def test_features_have_a_row_for_each_row_printed(command: CommandLine, run: Path) -> None:
+    done = command("predict", run, "a.png", "bad.png", "in", "--features", "x.npy",
+                   "--format", "csv")  # fmt: skip
+    found = np.load("x.npy", allow_pickle=False)
+    assert (found.shape, found.dtype) == ((3, 512), np.float32)
+    paths = [row["path"] for row in rows(done.out)]
+    np.testing.assert_array_equal(found, tlkit.load(run).features(paths))
+    command("predict", run, "in", "--features", "y.npy", "--layer", "block1_conv1")
+    assert np.load("y.npy").shape == (2, 64)
+    command("predict", run, "bad.png", "--features", "none.npy")
+    assert np.load("none.npy").shape == (0, 0)
+
+
+def test_a_layer_is_for_features(command: CommandLine, run: Path) -> None:
+    done = command("predict", run, "in", "--layer", "1")
+    assert (done.code, "is for --features" in done.err) == (2, True)
+
+
+def test_explain_draws_a_picture_an_image(command: CommandLine, run: Path) -> None:
+    done = command("explain", run, "in", "bad.png", "a.png")
+    folder = Path("runs/run-explain-1")
+    assert done.code == 4
+    assert done.err.startswith("bad.png: is no image")
+    assert done.out.endswith(f"method: grad_cam, layer block5_conv3\nexplanations: {folder}\n")
+    found = rows((folder / "explanations.csv").read_text())
+    assert [row["path"] for row in found] == ["in/b.png", "in/d.png", "a.png"]
+    classifier = tlkit.load(run)
+    assert [r["predicted"] for r in found] == classifier.predict([r["path"] for r in found])
+    assert [row["picture"] for row in found] == ["001-b.png", "002-d.png", "003-a.png"]
+    assert {path.name for path in folder.iterdir()} == {
+        "explanations.csv", *(row["picture"] for row in found)
+    }  # fmt: skip
+    for row in found:
+        with Image.open(folder / row["picture"]) as picture:
+            assert picture.width > 2 * 320
+
+
+def test_a_chosen_class_is_explained_by_any_method(command: CommandLine, run: Path) -> None:
+    done = command("explain", run, "a.png", "--class", "clear", "--method", "occlusion",
+                   "--out", "there")  # fmt: skip
+    (row,) = rows(Path("there/explanations.csv").read_text())
+    assert (done.code, row["class"]) == (0, "clear")
+    p = dict(zip(CLASSES, tlkit.load(run).probabilities(["a.png"])[0], strict=True))["clear"]
+    assert float(row["p_class"]) == pytest.approx(p, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["a.png", "--class", "claer"], 2, "must be one of clear, one_sided, both_sided"),
+        (["a.png", "--layer", "dense"], 3, "explain: layer: no layer or block matches 'dense'"),
+        (["a.png", "--method", "lime"], 2, "lime"),
+        (["a.png", "--out", "in"], 2, "in exists; nothing is overwritten"),
+        (["bad.png"], 4, "bad.png: is no image"),
+    ],
+    ids=["class", "layer", "method", "folder", "image"],
+)
+def test_what_cannot_be_explained_leaves_no_folder(
+    arguments: list[str], code: int, message: str, command: CommandLine, run: Path
+) -> None:
+    done = command("explain", run, *arguments)
+    assert done.code == code
+    assert message in " ".join(done.err.replace("│", " ").split())
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_error(run: Path, tmp_path: Path) -> None:
+    """`tlkit predict … | head -1` ends quietly."""
+    for number in range(40):
+        Image.new("L", (40, 40)).save(tmp_path / f"{number}.png")
+    command = f"{sys.executable} -m tlkit predict {run} {tmp_path} --format csv | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("path,predicted")
+    assert "Traceback" not in done.stderr
