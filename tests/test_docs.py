@@ -41,6 +41,7 @@ BLOCK = re.compile(
     r"(?P<text>(?:.*\n)*?)^ *```$",
     re.MULTILINE,
 )
+REASON = "`<!-- not run: the reason -->` in the line before it"
 COMMAND = re.compile(r"(?<!`)`(tlkit [^`]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -171,7 +172,9 @@ def test_python_blocks_run(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
     kinds = dict(registries.items())
     before = {kind: set(registry.names()) for kind, registry in kinds.items()}
     try:
-        exec(compile(block.text, str(block), "exec"), {"__name__": "docs"})
+        exec(compile(block.text, str(block), "exec"), {"__name__": "docs", "tlkit": tlkit})
+    except Exception as error:
+        raise AssertionError(f"{block}: {error}; if it cannot run, say why: {REASON}") from error
     finally:
         for kind, registry in kinds.items():
             for name in set(registry.names()) - before[kind]:
