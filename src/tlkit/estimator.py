@@ -188,7 +188,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the parameters and, once fitted, the run's files: no code, no Keras object."""
+        # The parameters and, once fitted, the run's files: no code, no Keras object.
         state = dict(super().__getstate__())
         if "classifier_" in state:
             files = sorted(path for path in self.run_folder_.iterdir() if path.is_file())

@@ -19,8 +19,7 @@ WIDTH = 110
 def doctor(as_json: AsJson = False) -> None:
     """Look at versions, processor, disk, weights and extras; exit 8 if something does not work.
 
-    Changes and downloads nothing. A line with - is a note, one with ! a problem; both say what to
-    do.
+    Changes and downloads nothing. A line with - is a note, one with ! a problem.
     """
     from tlkit import doctor as doctors
 

@@ -30,7 +30,7 @@ def export(
         To,
         typer.Option(
             help="savedmodel for TensorFlow, keras for one file of Keras's own layers, or onnx "
-            "for ONNX Runtime (extra: pip install 'tlkit[onnx]')."
+            "for ONNX Runtime (extra: pip install 'tlkit\\[onnx]')."
         ),
     ] = To.savedmodel,
     out: Annotated[
@@ -42,8 +42,9 @@ def export(
 ) -> None:
     """Write a run's model for programs without tlkit: pixels in, probabilities out.
 
-    The preprocessing is part of the model: its input is RGB pixels from 0 to 255. Beside it lie
-    model.json, with the class names, and predict.py, which classifies image files with it.
+    The preprocessing is part of the model: its input is RGB pixels from 0 to 255.
+
+    Beside it lie model.json, with the class names, and predict.py, which shows how to use it.
     """
     done = tlkit.export(run, out, to=to.value, plugins=plugins or [])
     if as_json:
