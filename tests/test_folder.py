@@ -266,7 +266,8 @@ def test_the_experiment_is_kept_verbatim_and_with_every_default(twins: tuple[Pat
     toml = twins[0].parents[1] / "study.toml"
     assert (twins[0] / "study.toml").read_bytes() == toml.read_bytes()
     table = json.loads((twins[0] / "experiment.json").read_text(encoding="utf-8"))
-    assert table["data"].keys() == {"name", "path", "resize", "sampler", "balance_twice"}
+    keys = {"name", "path", "resize", "sampler", "balance_twice", "split_seed"}
+    assert table["data"].keys() == keys
     assert Path(table["data"]["path"]) == Path("images")
     assert table["optimizer"]["learning_rate"] == 1e-3
 

@@ -31,7 +31,10 @@ def test_it_is_a_schema_of_its_dialect() -> None:
     assert BROKEN == ()
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/covidx/*.toml")), ids=lambda p: p.stem)
+EXAMPLES = sorted([*ROOT.glob("examples/covidx/*.toml"), *ROOT.glob("examples/xray/*.toml")])
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_every_example_is_valid(path: Path) -> None:
     assert complaints(tomllib.loads(path.read_text(encoding="utf-8"))) == []
 
@@ -58,6 +61,8 @@ def test_only_what_is_no_default_must_be_named() -> None:
     assert complaints({**PHANTOM, "optimizer": {"name": "sgd", "momentum": 0.5}}) == []
     assert complaints({"data": {"train": 6}}) == ["$.data"]
     assert complaints({}) == ["$"]
+    assert complaints({"sweep": {"seeds": "0-4"}}) == ["$"]
+    assert complaints({"sweep": {"files": ["a.toml"], "seeds": [0, 1]}}) == []
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,9 @@ def test_only_what_is_no_default_must_be_named() -> None:
         {"reference": [{"accuracy": 0.5}]},
         {"schema": 2},
         {"origin": {}},
+        {"sweep": {"seed": "0-4"}},
+        {"sweep": {"seeds": [0.5]}},
+        {"sweep": {"set": [1]}},
     ],
     ids=str,
 )

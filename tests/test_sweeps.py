@@ -113,6 +113,18 @@ def test_the_summary_is_a_table_too(done: Sweep) -> None:
     assert row["sd"] == ""
 
 
+def test_published_figures_are_a_table_too(done: Sweep) -> None:
+    found = rows(done.folder / "published.csv")
+    assert [row["figure"] for row in found] == [
+        f"<b>, optimizer {name}{what}"
+        for what in (", accuracy", ", clear recall")
+        for name in ("adam", "sgd")
+    ]
+    assert [row["published"] for row in found] == ["0.5", "0.5", "0.25", "0.25"]
+    assert found[0]["ours"] == rows(done.folder / "summary.csv")[0]["mean"]
+    assert found[1]["ours"] == ""
+
+
 def test_the_text_has_published_figures_and_what_failed(done: Sweep) -> None:
     text = sweep_text(done)
     assert "[1] <i>paper</i>" in text

@@ -5,41 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
+from tlkit.sweeps.drawing import dots_of, lowest, svg
 from tlkit.sweeps.summary import VariantSummary
 
-WIDTH, ROW, TOP, LABEL, RIGHT = 900, 26, 8, 380, 16  # pixels of the drawing, which scales
-MOST_ROWS, LONGEST = 80, 52
+WIDTH, ROW, TOP, LABEL, RIGHT = 900, 26, 8, 400, 16  # pixels of the drawing, which scales
+MOST_ROWS, LONGEST = 80, 58
 
 
 def dots_svg(summaries: Sequence[VariantSummary]) -> str:
-    """Return the picture as SVG: accuracy from the least tenth shown to 100 %."""
+    """Return the picture as SVG; nothing if there is nothing to show."""
     shown = [s for s in summaries if "accuracy" in s.figures][:MOST_ROWS]
     if not shown:
         return ""
-    low = min(min(_values(s) + _low(s)) for s in shown)
-    first = max(0, int(low * 10)) / 10
+    first = lowest(shown)
     height = TOP + ROW * len(shown) + 24
-    rows = [line for number, s in enumerate(shown) for line in _row(number, s, first)]
-    title = "Accuracy of each variant"
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">'
-        f"{''.join(_axis(first, height))}{''.join(rows)}</svg>"
-    )
-
-
-def _values(summary: VariantSummary) -> list[float]:
-    """Return what gets a dot: every fold's accuracy, or every seed's."""
-    found = summary.fold_accuracy or summary.figures["accuracy"].values
-    return [value for value in found if value is not None]
-
-
-def _low(summary: VariantSummary) -> list[float]:
-    low = summary.figures["accuracy"].low
-    return [] if low is None else [low]
+    rows = (line for number, s in enumerate(shown) for line in _row(number, s, first))
+    title = "Accuracy of each variant, in percent"
+    return svg(WIDTH, height, title, (*_axis(first, height), *rows))
 
 
 def _x(value: float, first: float) -> float:
-    return round(LABEL + (WIDTH - LABEL - RIGHT) * (value - first) / (1 - first or 1), 1)
+    return round(LABEL + (WIDTH - LABEL - RIGHT) * (value - first) / ((1 - first) or 1), 1)
 
 
 def _axis(first: float, height: int) -> Iterator[str]:
@@ -60,7 +46,7 @@ def _row(number: int, summary: VariantSummary, first: float) -> Iterator[str]:
     if accuracy.low is not None and accuracy.high is not None:
         ends = f'x1="{_x(accuracy.low, first)}" x2="{_x(accuracy.high, first)}"'
         yield f'<line class="bar" {ends} y1="{y}" y2="{y}"/>'
-    for value in _values(summary):
+    for value in dots_of(summary):
         yield f'<circle class="run" cx="{_x(value, first)}" cy="{y}" r="3.5"/>'
     if accuracy.mean is not None:
         x = _x(accuracy.mean, first)

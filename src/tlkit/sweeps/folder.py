@@ -171,9 +171,19 @@ class SweepFolder:
         head = ["variant", "figure", "seeds", "folds", "images", "mean", "sd", "low", "high"]
         self._write_csv("summary.csv", [*head, "interval"], rows)
 
+    def write_published(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Write `published.csv`: a figure that somebody published a row, ours beside it."""
+        head = ["figure", "ours", "sd", "published", "source"]
+        shown = [[what, *map(_number, figures), source] for what, *figures, source in rows]
+        self._write_csv("published.csv", head, shown)
+
     def write_page(self, page: str) -> None:
         """Write `sweep.html`."""
         write_text(self.path / "sweep.html", page)
+
+    def write_picture(self, svg: str) -> None:
+        """Write `accuracy.svg`, the page's picture for use elsewhere."""
+        write_text(self.path / "accuracy.svg", svg + "\n")
 
     def _write_json(self, name: str, content: Any) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

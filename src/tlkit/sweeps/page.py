@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tlkit.console import share
+from tlkit.sweeps.curve import curve_svg
 from tlkit.sweeps.dots import dots_svg
 from tlkit.sweeps.folder import RUNS
 from tlkit.sweeps.outcomes import Outcome
@@ -35,7 +36,7 @@ def sweep_page(done: Sweep) -> str:
         lead=_lead(done),
         stand_in=next((t.plan.stand_in for t in trials if t.plan.stand_in), ""),
         failed=len(done.failed),
-        dots=dots_svg(done.summaries),
+        picture=picture(done),
         swept=done.trials.swept,
         figures=figures,
         summary=list(_summary_rows(done, figures)),
@@ -44,6 +45,11 @@ def sweep_page(done: Sweep) -> str:
         folds=any(trial.fold is not None for trial in trials),
         runs=[_run_row(done, outcome) for outcome in done.outcomes],
     )
+
+
+def picture(done: Sweep) -> str:
+    """Return the sweep's picture as SVG: a curve over one number, or else a row a variant."""
+    return curve_svg(done.summaries, done.trials.swept) or dots_svg(done.summaries)
 
 
 def _lead(done: Sweep) -> str:

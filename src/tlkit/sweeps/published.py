@@ -24,6 +24,12 @@ class Published:
     accuracy: tuple[Row, ...]
     per_class: tuple[Row, ...]
 
+    @property
+    def of_classes(self) -> tuple[int, ...]:
+        """Return the numbers of the sources, from 0, that tell anything of a class."""
+        numbers = range(len(self.sources))
+        return tuple(n for n in numbers if any(row[2][n] is not None for row in self.per_class))
+
 
 def published_beside(done: Sweep) -> Published:
     """Return what the experiments of a sweep cite, beside what came of them."""
@@ -62,3 +68,14 @@ def published_beside(done: Sweep) -> Published:
         if any(value is not None for value in theirs)
     ]
     return Published(sources, tuple(rows("accuracy")), tuple(per_class))
+
+
+def published_rows(published: Published) -> list[list[object]]:
+    """Return a row a figure that somebody published: what, ours, its spread, theirs, where."""
+    accuracy = [(f"{label}, accuracy", ours, theirs) for label, ours, theirs in published.accuracy]
+    return [
+        [label, ours.mean if ours else None, ours.sd if ours else None, value, source]
+        for label, ours, theirs in (*accuracy, *published.per_class)
+        for value, source in zip(theirs, published.sources, strict=True)
+        if value is not None
+    ]

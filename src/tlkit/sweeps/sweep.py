@@ -142,8 +142,13 @@ def _go_on(folder: SweepFolder, trials: Trials, in_process: bool, watcher: Sweep
     )
     folder.write_summary([*found.summaries, *([found.nested] if found.nested else [])])
 
-    from tlkit.sweeps.page import sweep_page
+    from tlkit.sweeps.page import picture, sweep_page
+    from tlkit.sweeps.published import published_beside, published_rows
 
+    if rows := published_rows(published_beside(found)):
+        folder.write_published(rows)
+    if drawn := picture(found):
+        folder.write_picture(drawn)
     folder.write_page(sweep_page(found))
     return found
 

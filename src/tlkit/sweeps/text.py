@@ -90,12 +90,14 @@ def published_text(published: Published) -> str:
         for label, ours, theirs in published.accuracy
     ]
     blocks = [table(["accuracy", "ours", *numbers], rows)]
+    shown = published.of_classes
     rows = [
-        [label, spread(ours), *(share(value, "-") for value in theirs)]
+        [label, spread(ours), *(share(theirs[n], "-") for n in shown)]
         for label, ours, theirs in published.per_class
     ]
     if rows:
-        blocks.append(table(["precision and recall", "ours", *numbers], rows))
+        head = ["precision and recall", "ours", *(numbers[n] for n in shown)]
+        blocks.append(table(head, rows))
     sources = [
         f"{number} {source}" for number, source in zip(numbers, published.sources, strict=True)
     ]

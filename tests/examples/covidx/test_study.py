@@ -16,6 +16,7 @@ import tlkit
 from tlkit.config.structure import structure, unstructure
 from tlkit.plan.plan import Plan, make_plan
 from tlkit.results.metrics import reference_figures
+from tlkit.sweeps.trials import plan_trials
 
 STUDY = Path(__file__).parents[3] / "examples" / "covidx"
 CLASSES = ("normal", "pneumonia", "covid-19")
@@ -199,3 +200,12 @@ def test_every_file_is_headed_by_its_command_and_runs_without_data(
     path = found.origin.path.relative_to(STUDY.parents[1]).as_posix()
     assert f"# tlkit run {path}\n" in found.origin.text
     assert tlkit.check(found).stand_in == "phantom"
+
+
+def test_the_study_file_runs_the_four_experiments_with_five_seeds() -> None:
+    trials = plan_trials(STUDY / "study.toml").trials
+    assert [trial.variant.file.stem for trial in trials] == ["exp1", "exp2", "exp3", "exp4"] * 5
+    assert [trial.seed for trial in trials[::4]] == [0, 1, 2, 3, 4]
+    for trial in trials[:4]:
+        number = int(trial.variant.file.stem[-1])
+        assert evolve(trial.experiment, seed=10) == experiment(number)

@@ -1,0 +1,111 @@
+"""Published results beside ours; the study's own paper, read closely."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlkit.config.experiment import Experiment, Reference, load_experiment
+from tlkit.results.intervals import wilson
+from tlkit.results.metrics import Scores, score_confusion
+from tlkit.results.published import Share, beside, contradictions, rounds_to
+
+STUDY = Path(__file__).parent.parent / "examples" / "covidx"
+CLASSES = ("normal", "pneumonia", "covid-19")
+
+
+def study(number: int) -> tuple[Experiment, Scores]:
+    """Return one of the study's experiments, and the scores of the paper's confusion matrix."""
+    experiment = load_experiment(STUDY / f"exp{number}.toml")
+    confusion = experiment.reference[0].confusion
+    assert confusion is not None
+    assert experiment.data.classes == CLASSES
+    return experiment, score_confusion(confusion, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("number", "accuracy", "precision", "recall"),
+    [(1, 83.5, 100, 22.6), (2, 43.3, None, 0), (3, 77.9, 75.7, 90.3), (4, 43.3, None, 0)],
+)
+def test_the_papers_four_matrices_give_the_papers_figures(
+    number: int, accuracy: float, precision: float | None, recall: float
+) -> None:
+    """Accuracy, and precision and recall of COVID-19; who is never predicted has no precision."""
+    _, scores = study(number)
+    covid = scores.per_class["covid-19"]
+    assert (scores.images, covid.support) == (231, 31)
+    assert round(100 * scores.accuracy, 1) == accuracy
+    assert covid.recall is not None
+    assert round(100 * covid.recall, 1) == recall
+    found = None if covid.precision is None else round(100 * covid.precision, 1)
+    assert found == precision
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1, "paper, Table 5, which differs: accuracy 86.9 % is no share of 231 images"),
+        (4, "paper, Table 5, which differs: accuracy 43.4 % is no share of 231 images"),
+    ],
+)
+def test_what_table_5_says_cannot_come_from_231_images(number: int, text: str) -> None:
+    """Figure 6 shows 83.5 % where Table 5 says 86.9 %; 201 right ones would be 87.0 %."""
+    experiment, scores = study(number)
+    assert contradictions(experiment.reference, scores) == [text]
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_other_published_figures_can_be(number: int) -> None:
+    experiment, scores = study(number)
+    assert contradictions(experiment.reference, scores) == []
+
+
+@given(data=st.data(), n=st.integers(1, 400), digits=st.integers(1, 4))
+def test_a_rounded_share_can_be_whatever_it_is_rounded_to(
+    data: st.DataObject, n: int, digits: int
+) -> None:
+    hits = data.draw(st.integers(0, n))
+    assert rounds_to(Share(round(hits / n, digits), n))
+
+
+def test_a_result_differs_beyond_chance_or_it_does_not() -> None:
+    """COVID-Net's 92.6 % of the same 231 images, against the paper's 77.9 %."""
+    experiment, scores = study(3)
+    rows = {row.name: row for row in beside(scores, experiment.reference[1])}
+    assert list(rows) == ["accuracy", "covid-19 recall"]
+    assert rows["accuracy"].theirs == Share(0.926, 231)
+    assert rows["accuracy"].verdict == "beyond chance"
+    assert rows["covid-19 recall"].theirs.n == 31
+    assert rows["covid-19 recall"].verdict == "within chance"
+    assert rows["covid-19 recall"].theirs.interval == wilson(0.871, 31)
+
+
+def test_a_result_is_within_chance_of_itself() -> None:
+    experiment, scores = study(3)
+    assert {row.p for row in beside(scores, experiment.reference[0])} == {1.0}
+
+
+def test_a_result_on_other_images_has_no_size_and_no_verdict() -> None:
+    experiment, scores = study(3)
+    (row,) = beside(scores, experiment.reference[2])
+    assert (row.theirs, row.p, row.verdict) == (Share(0.982, None), None, "")
+    assert row.theirs.interval is None
+
+
+def test_a_precision_without_a_matrix_is_of_an_unknown_number() -> None:
+    """How many images somebody else called so is not published."""
+    _, scores = study(3)
+    (row,) = beside(scores, Reference(source="paper", precision={"normal": 0.95}))
+    assert (row.theirs.n, row.verdict) == (None, "")
+
+
+def test_ours_may_be_undefined_where_theirs_is_not() -> None:
+    experiment, _ = study(3)
+    nothing = score_confusion([[0, 100, 0], [0, 100, 0], [0, 31, 0]], CLASSES)
+    rows = {row.name: row for row in beside(nothing, experiment.reference[0])}
+    assert rows["covid-19 precision"].ours == Share(None, 0)
+    assert rows["covid-19 precision"].verdict == ""
+    assert rows["covid-19 recall"].verdict == "beyond chance"
