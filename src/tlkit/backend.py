@@ -7,6 +7,7 @@ tlkit touches the environment.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import logging
 import os
@@ -16,10 +17,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from packaging.version import Version
 
-from tlkit.errors import ResourceError
+from tlkit.errors import PartError, ResourceError
 
 # Below it Keras loads hostile model files (CVE-2025-1550 and its successors), and its `trainable`
 # and BatchNorm behaviour differs from what tlkit's tests pin down.
@@ -60,6 +62,25 @@ def prepare() -> None:
             f"keras: the backend must be tensorflow, got {keras.backend.backend()}; "
             "set KERAS_BACKEND=tensorflow"
         )
+
+
+def extra_package(name: str, install: str) -> Any:
+    """Return a package that not everybody has, imported.
+
+    Args:
+        name: What it is imported as.
+        install: What `pip install` takes.
+
+    Raises:
+        PartError: If it is not there or does not work with what is.
+    """
+    prepare()
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # its import runs much that may not fit what is installed
+        raise PartError(
+            f"{name}: cannot be imported: {type(error).__name__}: {error}; pip install {install}"
+        ) from None
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import asdict, field, frozen
 
-from tlkit.backend import prepare
-from tlkit.errors import PartError, WeightsError
+from tlkit.backend import extra_package
+from tlkit.errors import WeightsError
 from tlkit.graph import layer_table, name_anew, name_blocks
 from tlkit.layers import LayerTable
 from tlkit.parts import weights
@@ -37,19 +37,8 @@ counts = each(at_least(1), least=1)
 
 
 def models() -> Any:
-    """Return `keras_cv.models`.
-
-    Raises:
-        PartError: If KerasCV is not installed or does not work with this Keras.
-    """
-    prepare()
-    try:
-        import keras_cv
-    except Exception as error:  # its import runs much that may not fit the Keras installed
-        raise PartError(
-            f"keras_cv: cannot be imported: {type(error).__name__}: {error}; pip install keras-cv"
-        ) from None
-    return keras_cv.models
+    """Return `keras_cv.models`."""
+    return extra_package("keras_cv", "keras-cv").models
 
 
 @registries.backbones.register("keras_cv_vgg16")

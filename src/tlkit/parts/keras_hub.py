@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve, field, frozen
 
-from tlkit.backend import prepare
+from tlkit.backend import extra_package
 from tlkit.errors import PartError, WeightsError
 from tlkit.graph import layer_table, name_anew, name_blocks, snake
 from tlkit.layers import LayerTable
@@ -54,23 +54,6 @@ else:
 Source = Literal["preset", "none"] | Path
 
 
-def models() -> Any:
-    """Return `keras_hub.models`.
-
-    Raises:
-        PartError: If KerasHub is not installed or does not work with what is.
-    """
-    prepare()
-    try:
-        import keras_hub
-    except Exception as error:  # its import runs much that may not fit what is installed
-        raise PartError(
-            f"keras_hub: cannot be imported: {type(error).__name__}: {error}; "
-            "pip install 'tlkit[hub]'"
-        ) from None
-    return keras_hub.models
-
-
 @registries.backbones.register("keras_hub")
 @frozen(kw_only=True)
 class KerasHub(Backbone):
@@ -105,7 +88,7 @@ class KerasHub(Backbone):
 
     def build(self) -> keras.Model:
         """Return the network, its layers named by their order in it."""
-        prepare()
+        hub = extra_package("keras_hub", "'tlkit[hub]'")
         import keras
 
         where = self._tables().where(CONFIG)
@@ -113,7 +96,7 @@ class KerasHub(Backbone):
         network = NETWORKS[kind]
         config[network.shape] = (self.image_size, self.image_size, 3)
         try:
-            built = getattr(models(), kind)(**config)
+            built = getattr(hub.models, kind)(**config)
         except (TypeError, ValueError) as error:
             raise WeightsError(f"{where}: makes no {kind}: {error}") from None
         inside = [layer.name for layer in built.layers if len(layer._flatten_layers()) > 1]
