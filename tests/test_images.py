@@ -64,7 +64,9 @@ def test_jpeg_comes_back_as_jpeg_does() -> None:
     ids=["no bytes", "text", "html", "GIF", "EPS"],
 )
 def test_other_content_is_no_image_and_the_formats_are_listed(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"^is no image; BMP, JPEG, PNG, TIFF, WEBP are read$"):
+    with pytest.raises(
+        ValueError, match=r"^is no image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read$"
+    ):
         decode(content)
 
 
@@ -343,7 +345,7 @@ def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str
     with pytest.raises(tlkit.DataError, match=r"^00\.png: is no image") as caught:
         check_images(splits_of(files | {"sound.png": encoded(noise())}), lambda *_: None)
     lines = [
-        f"{number:02d}.png: is no image; BMP, JPEG, PNG, TIFF, WEBP are read"
+        f"{number:02d}.png: is no image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"
         for number in range(min(broken, 10))
     ]
     assert str(caught.value) == "\n".join(lines) + more + "\nreplace or remove them, then run again"

@@ -59,6 +59,7 @@ HEAVY = (
     "h5py",
     "requests",
     "matplotlib",
+    "pydicom",
 )
 EXPERIMENT_3 = str(ROOT / "examples" / "covidx" / "exp3.toml")
 

@@ -2,6 +2,7 @@
 
 Formats go by content, not by suffix. Palettes and CMYK become RGB, transparency is laid over black,
 16-bit grey is scaled to 8 bits, EXIF rotation is applied, grey is repeated to three channels.
+DICOM has rules of its own, see `tlkit.parts.dicom`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from attrs import frozen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tlkit.errors import DataError
+from tlkit.parts.dicom import DicomError, grey_picture, is_dicom
 from tlkit.parts.splits import Example, Splits
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -44,6 +46,8 @@ def decode(content: bytes) -> Image.Image:
         ImageError: If it is no image of the allowed formats, is broken, has several frames or
             declares too many pixels.
     """
+    if is_dicom(content):
+        return _from_dicom(content)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_header(image)
@@ -52,11 +56,18 @@ def decode(content: bytes) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"is no image; {', '.join(FORMATS)} are read") from None
+        raise ImageError(f"is no image; {', '.join(FORMATS)} and DICOM are read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"declares too many pixels: {error}") from None
     except Exception as error:  # on hostile bytes a decoder may raise anything
         raise ImageError(f"cannot be decoded: {error}") from None
+
+
+def _from_dicom(content: bytes) -> Image.Image:
+    try:
+        return Image.fromarray(grey_picture(content, MAX_PIXELS))
+    except DicomError as error:
+        raise ImageError(str(error)) from None
 
 
 def _check_header(image: Image.Image) -> None:
