@@ -32,6 +32,7 @@ ORDER = (
     "inputs",
     "plain_keras",
     "given",
+    "inspection",
     "results",
     "train",
     "progress",
@@ -124,6 +125,7 @@ main()
         ["check", EXPERIMENT_3],
         ["cache", "info"],
         ["sweep", EXPERIMENT_3, "--seeds", "0-2", "--dry-run"],
+        ["data", "inspect", "--help"],
     ],
     ids=" ".join,
 )
