@@ -406,7 +406,7 @@ def test_a_validation_image_of_a_training_patient_is_named(
     wishes = sources.wishes(tmp_path / "data")
     assert expected in refused(wishes)
     allowed = attrs.evolve(wishes, leave_out_shared=True)
-    assert "covid-19 4 (paper 5, -1)" in " ".join(refused(allowed).split())  # nor in silence
+    assert "val 9 7 4 (paper 5, -1)" in " ".join(refused(allowed).split())  # nor in silence
     said = made(attrs.evolve(allowed, leave_out_unmatched=True))
     assert expected in said
 
