@@ -265,7 +265,7 @@ def test_what_is_planted_betrays_the_label_and_nothing_else_does(what: str) -> N
     found = measured(what)
     assert found[what].verdict == "strong"
     assert found[what].auc > 0.95
-    # A size changes the file's length too, and how much noise a mean of the border keeps.
+    # A size changes the length of the file and the noise of means; JPEG changes the noise.
     related = {"size": {"file", "border"}, "file": {"border"}, "border": {"file"}}.get(what, set())
     for other in {"source", "size", "file", "border"} - {what} - related:
         assert found[other].verdict in {"none", "not measured: the same for all images"}

@@ -73,14 +73,11 @@ def grey_picture(content: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
             file = pydicom.dcmread(io.BytesIO(content), specific_tags=list(TAGS))
             _check_header(file, max_pixels)
             values = _modality_values(file)
-            shares = _shares(file, values)
+            picture = _picture(file, values)
     except DicomError:
         raise
     except Exception as error:  # on hostile bytes a decoder may raise anything
         raise DicomError(f"cannot be decoded as DICOM: {_one_line(error)}") from None
-    if file.PhotometricInterpretation == "MONOCHROME1":
-        shares = 1 - shares
-    picture: npt.NDArray[np.uint8] = (shares * 255).round().astype("uint8")
     return picture
 
 
@@ -140,11 +137,24 @@ def _modality_values(file: Any) -> npt.NDArray[Any]:
     return values
 
 
+def _picture(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return the values as they are shown."""
+    inverted = file.PhotometricInterpretation == "MONOCHROME1"
+    if values.dtype == "uint8" and not _has_window(file) and not file.get("VOILUTSequence"):
+        return 255 - values if inverted else values
+    shares = _shares(file, values)
+    shown = (1 - shares if inverted else shares) * 255
+    picture: npt.NDArray[np.uint8] = shown.round().astype("uint8")
+    return picture
+
+
+def _has_window(file: Any) -> bool:
+    return file.get("WindowCenter") is not None and file.get("WindowWidth") is not None
+
+
 def _shares(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return how bright each value is shown, from 0 to 1."""
-    import numpy as np
-
-    if file.get("WindowCenter") is not None and file.get("WindowWidth") is not None:
+    if _has_window(file):
         center, width = float(_first(file.WindowCenter)), float(_first(file.WindowWidth))
         return _windowed(values, center, width, file.get("VOILUTFunction") or "LINEAR")
     if file.get("VOILUTSequence"):
@@ -153,8 +163,6 @@ def _shares(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         bits = int(file.VOILUTSequence[0].LUTDescriptor[2])
         shares: npt.NDArray[np.float64] = apply_voi(values, file, index=0) / (2**bits - 1)
         return shares.clip(0, 1)
-    if values.dtype == np.uint8:
-        return values / 255
     low, high = float(values.min()), float(values.max())
     return (values - low) / ((high - low) or 1)
 
