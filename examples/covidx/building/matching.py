@@ -75,7 +75,7 @@ def match(lists: Lists, candidates: Iterable[Candidate]) -> Match:
             )
     images: list[Image] = []
     unknown: list[Row] = []
-    there = _Files()
+    there = _Files(offered)
     for split, rows in (("train", lists.train), ("test", lists.test)):
         for row in rows.values():
             if row.file not in offered:
@@ -114,7 +114,7 @@ def _problem(row: Row, candidate: Candidate, there: _Files) -> str:
         told = candidate.told or "of no class"
         return f"{row.where}: {row.file}: is {row.label} here and {told!r} in {candidate.where}"
     if candidate.file not in there:
-        near = difflib.get_close_matches(candidate.file.name, there.beside(candidate.file), n=1)
+        near = difflib.get_close_matches(candidate.file.name, there.spare(candidate.file), n=1)
         hint = f"; {near[0]!r} is there: rename it if it is the same" if near else ""
         return f"{row.where}: {row.file}: its file is missing: {candidate.file.name}{hint}"
     return ""
@@ -154,16 +154,22 @@ def _shared(images: Iterable[Image]) -> dict[str, tuple[str, str]]:
 class _Files:
     """Which files there are, asking the disk once a folder: the RSNA challenge has 26,684."""
 
-    def __init__(self) -> None:
-        self.folders: dict[Path, dict[str, None]] = {}
+    def __init__(self, offered: Mapping[str, Candidate]) -> None:
+        self.told = {candidate.file for candidate in offered.values()}
+        self.folders: dict[Path, set[str]] = {}
+        self.spares: dict[Path, list[str]] = {}
 
-    def beside(self, path: Path) -> dict[str, None]:
-        """Return the names in a file's folder."""
+    def __contains__(self, path: Path) -> bool:
         folder = path.parent
         if folder not in self.folders:
             there = folder.iterdir() if folder.is_dir() else ()
-            self.folders[folder] = dict.fromkeys(sorted(entry.name for entry in there))
-        return self.folders[folder]
+            self.folders[folder] = {entry.name for entry in there}
+        return path.name in self.folders[folder]
 
-    def __contains__(self, path: Path) -> bool:
-        return path.name in self.beside(path)
+    def spare(self, path: Path) -> list[str]:
+        """Return the names beside a missing file of which no metadata tell."""
+        folder = path.parent
+        if folder not in self.spares:
+            names = sorted(self.folders[folder])
+            self.spares[folder] = [name for name in names if folder / name not in self.told]
+        return self.spares[folder]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from building.lists import CLASSES
 from building.matching import Image
+from tlkit.console import table as aligned
 
 Sizes = Mapping[str, tuple[int, ...]]  # images of each class, by split
 
@@ -23,11 +24,11 @@ def sizes(images: Iterable[Image]) -> dict[str, tuple[int, ...]]:
 
 def table(name: str, found: Sizes, wanted: Sizes) -> str:
     """Return the counts beside the paper's, with the difference where there is one."""
-    lines = [f"{name:<12}" + "".join(f"{label:>22}" for label in CLASSES)]
-    for split in wanted:
-        cells = zip(found[split], wanted[split], strict=True)
-        lines.append(f"{split:<12}" + "".join(f"{_cell(*cell):>22}" for cell in cells))
-    return "\n".join(lines)
+    rows = [
+        [split, *(_cell(*pair) for pair in zip(found[split], wanted[split], strict=True))]
+        for split in wanted
+    ]
+    return aligned([name, *CLASSES], rows)
 
 
 def _cell(found: int, wanted: int) -> str:

@@ -365,6 +365,13 @@ def test_a_fault_is_named_and_nothing_is_built_unless_told_to(
     assert built == sum(map(sum, SMALL.values())) - (plant not in too_many)
 
 
+def test_a_file_that_the_metadata_tell_of_is_not_proposed_for_another(
+    sources: Sources, tmp_path: Path
+) -> None:
+    missing_file(sources)  # others have nearly its name
+    assert "rename it" not in refused(sources.wishes(tmp_path / "data"))
+
+
 def test_a_row_that_stands_twice_is_counted_once_and_named(
     sources: Sources, tmp_path: Path
 ) -> None:
