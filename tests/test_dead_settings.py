@@ -53,6 +53,7 @@ CHANGED: dict[str, Any] = {
     "datasets.*.classes": ["one_sided", "clear", "both_sided"],
     "datasets.*.stand_in": "phantom",
     "datasets.*.resize": "crop",
+    "datasets.*.occlude_centre": 0.5,
     "datasets.*.sampler": "balanced",
     "datasets.*.balance_twice": True,
     "datasets.*.folds": 3,
@@ -222,7 +223,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, write_preset: Callable[...,
 def seen_datasets(part: Any) -> Any:
     splits = load_splits(part)
     content = splits.read(splits.train[0].path)
-    pixels = to_pixels(content, 16, part.resize).tobytes()
+    pixels = to_pixels(content, 16, part.resize, part.occlude_centre).tobytes()
     labels = np.array(splits.labels(splits.train), np.int32)
     order = epoch_order(labels, part.sampler, 0, 1).tolist()
     return (

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tlkit
+from tlkit.parts.datasets import Phantom
 from tlkit.train.images import Reader, Resize, check_images, decode, in_parallel, to_pixels
 
 Pixels = npt.NDArray[Any]
@@ -64,7 +65,9 @@ def test_jpeg_comes_back_as_jpeg_does() -> None:
     ids=["no bytes", "text", "html", "GIF", "EPS"],
 )
 def test_other_content_is_no_image_and_the_formats_are_listed(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"^is no image; BMP, JPEG, PNG, TIFF, WEBP are read$"):
+    with pytest.raises(
+        ValueError, match=r"^is no image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read$"
+    ):
         decode(content)
 
 
@@ -210,6 +213,20 @@ def test_an_image_of_the_right_size_is_left_alone(resize: Resize, channels: int)
     np.testing.assert_array_equal(to_pixels(encoded(image), 8, resize), expected)
 
 
+def test_the_centre_can_be_blacked_out() -> None:
+    image = noise(20, 20) | 1  # nothing in it is black
+    found = to_pixels(encoded(image), 20, occlude_centre=0.5)
+    np.testing.assert_array_equal((found == 0).all(-1), np.pad(np.ones((10, 10), bool), 5))
+    seen = (found != 0).all(-1)
+    np.testing.assert_array_equal(found[seen], image[seen])
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.0, 1.5])
+def test_only_a_share_of_the_image_can_be_blacked_out(wrong: float) -> None:
+    with pytest.raises(tlkit.FieldError, match=r"^occlude_centre: must be at least 0 and below 1"):
+        Phantom(occlude_centre=wrong)
+
+
 STRIPES = np.array([[0, 0, 200, 200, 0, 0, 0, 0]] * 4, np.uint8).repeat(8, 0).repeat(8, 1)
 
 
@@ -343,7 +360,7 @@ def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str
     with pytest.raises(tlkit.DataError, match=r"^00\.png: is no image") as caught:
         check_images(splits_of(files | {"sound.png": encoded(noise())}), lambda *_: None)
     lines = [
-        f"{number:02d}.png: is no image; BMP, JPEG, PNG, TIFF, WEBP are read"
+        f"{number:02d}.png: is no image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"
         for number in range(min(broken, 10))
     ]
     assert str(caught.value) == "\n".join(lines) + more + "\nreplace or remove them, then run again"

@@ -32,6 +32,7 @@ ORDER = (
     "inputs",
     "plain_keras",
     "given",
+    "inspection",
     "results",
     "train",
     "progress",
@@ -59,6 +60,7 @@ HEAVY = (
     "h5py",
     "requests",
     "matplotlib",
+    "pydicom",
 )
 EXPERIMENT_3 = str(ROOT / "examples" / "covidx" / "exp3.toml")
 
@@ -123,6 +125,7 @@ main()
         ["check", EXPERIMENT_3],
         ["cache", "info"],
         ["sweep", EXPERIMENT_3, "--seeds", "0-2", "--dry-run"],
+        ["data", "inspect", "--help"],
     ],
     ids=" ".join,
 )

@@ -52,6 +52,7 @@ def key(
         {"keys": augmentation_keys(1, 0, 2)},
         {"batch": 8},
         {"data": {"name": "phantom", "resize": "pad"}},
+        {"data": {"name": "phantom", "occlude_centre": 0.5}},
         {"backbone": {"preprocess": "unit"}},
         {"backbone": {"image_size": 64}},
         {"augmentation": {"name": "covidx", "rotation_deg": 20}},

@@ -252,7 +252,8 @@ class Classifier:
     def _reader(self, read: Callable[[str], bytes]) -> Reader:
         from tlkit.train.images import Reader
 
-        return Reader(read, self.experiment.backbone.image_size, self.experiment.data.resize)
+        data, size = self.experiment.data, self.experiment.backbone.image_size
+        return Reader(read, size, data.resize, data.occlude_centre)
 
 
 def load(

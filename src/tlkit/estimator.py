@@ -147,10 +147,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             return classifier.probabilities(images)
         from tlkit.train.images import to_pixels
 
-        size, resize = classifier.experiment.backbone.image_size, classifier.experiment.data.resize
+        data, size = classifier.experiment.data, classifier.experiment.backbone.image_size
         pixels = np.empty((len(images), size, size, 3), np.uint8)
         for number, image in enumerate(images):
-            pixels[number] = to_pixels(png(image), size, resize)
+            pixels[number] = to_pixels(png(image), size, data.resize, data.occlude_centre)
         return classifier.probabilities(pixels)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803

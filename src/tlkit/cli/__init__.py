@@ -6,13 +6,14 @@ from tlkit.cli.app import app, main
 
 # In the order in which `--help` lists their commands.
 from tlkit.cli import runs, sweeps, classifiers, explanations  # isort: skip
-from tlkit.cli import exports, catalogue, caches, doctors  # isort: skip
+from tlkit.cli import exports, data, catalogue, caches, doctors  # isort: skip
 
 __all__ = [
     "app",
     "caches",
     "catalogue",
     "classifiers",
+    "data",
     "doctors",
     "explanations",
     "exports",

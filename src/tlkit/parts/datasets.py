@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from tlkit.errors import DataError
+from tlkit.parts import dicom
 from tlkit.parts.folds import resplit
 from tlkit.parts.kinds import Dataset, registries
 from tlkit.parts.manifest import read_manifest
@@ -17,7 +18,7 @@ from tlkit.parts.splits import SPLITS, Example, Splits
 from tlkit.registry import nearest
 from tlkit.rules import at_least, between
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+SUFFIXES = dicom.SUFFIXES | {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @registries.datasets.register("folder")

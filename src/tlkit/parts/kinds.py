@@ -27,7 +27,7 @@ from tlkit.errors import FieldError
 from tlkit.layers import HEAD, LayerTable
 from tlkit.parts.splits import Splits, check_classes
 from tlkit.registry import Registry
-from tlkit.rules import above, at_least, between, unless_none
+from tlkit.rules import above, at_least, between, share, unless_none
 
 if TYPE_CHECKING:
     import keras
@@ -50,6 +50,8 @@ class Dataset(ABC):
         stand_in: Drawn images to use when the data are not there at all; they are announced
             everywhere the results are shown.
         resize: How an image that is not square is brought to the model's size.
+        occlude_centre: A control: the share of each side of the square image that is blacked out
+            in the middle. What a network scores without the lungs, it does not owe to them.
         sampler: What an epoch draws: `shuffle` is every training image once; `balanced` as many
             images, but equally many of each class.
         balance_twice: Allow the balanced sampler together with class weights, or with a loss that
@@ -66,6 +68,7 @@ class Dataset(ABC):
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
     stand_in: Literal["phantom"] | None = None
     resize: Literal["stretch", "pad", "crop"] = "stretch"
+    occlude_centre: float = field(default=0.0, validator=share(1))
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     balance_twice: bool = False
     folds: int | None = field(default=None, validator=unless_none(at_least(2)))

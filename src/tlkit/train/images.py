@@ -2,6 +2,7 @@
 
 Formats go by content, not by suffix. Palettes and CMYK become RGB, transparency is laid over black,
 16-bit grey is scaled to 8 bits, EXIF rotation is applied, grey is repeated to three channels.
+DICOM has rules of its own, see `tlkit.parts.dicom`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from attrs import frozen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tlkit.errors import DataError
+from tlkit.parts.dicom import DicomError, grey_picture, is_dicom
 from tlkit.parts.splits import Example, Splits
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -44,6 +46,8 @@ def decode(content: bytes) -> Image.Image:
         ImageError: If it is no image of the allowed formats, is broken, has several frames or
             declares too many pixels.
     """
+    if is_dicom(content):
+        return _from_dicom(content)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_header(image)
@@ -52,11 +56,18 @@ def decode(content: bytes) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"is no image; {', '.join(FORMATS)} are read") from None
+        raise ImageError(f"is no image; {', '.join(FORMATS)} and DICOM are read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"declares too many pixels: {error}") from None
     except Exception as error:  # on hostile bytes a decoder may raise anything
         raise ImageError(f"cannot be decoded: {error}") from None
+
+
+def _from_dicom(content: bytes) -> Image.Image:
+    try:
+        return Image.fromarray(grey_picture(content, MAX_PIXELS))
+    except DicomError as error:
+        raise ImageError(str(error)) from None
 
 
 def _check_header(image: Image.Image) -> None:
@@ -87,13 +98,16 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def to_pixels(content: bytes, size: int, resize: Resize = "stretch") -> Pixels:
+def to_pixels(
+    content: bytes, size: int, resize: Resize = "stretch", occlude_centre: float = 0.0
+) -> Pixels:
     """Return an image file's pixels at one size.
 
     Args:
         content: The file.
         size: Height and width of the result, in pixels.
         resize: `stretch` ignores the aspect ratio, `pad` adds black, `crop` cuts the longer side.
+        occlude_centre: The share of each side that is blacked out in the middle.
 
     Returns:
         `(size, size, 3)` uint8; bilinear with antialiasing.
@@ -110,7 +124,10 @@ def to_pixels(content: bytes, size: int, resize: Resize = "stretch") -> Pixels:
         left, top = (image.width - side) / 2, (image.height - side) / 2
         box = (left, top, left + side, top + side)
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    pixels = np.asarray(image, dtype=np.uint8)
+    pixels = np.array(image, dtype=np.uint8)
+    if occlude_centre:
+        edge = round(size * (1 - occlude_centre) / 2)
+        pixels[edge : size - edge, edge : size - edge] = 0
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
@@ -122,12 +139,14 @@ class Reader:
         read: Gives the bytes at a path.
         size: Height and width of the pixels.
         resize: How images that are not square are treated.
+        occlude_centre: The share of each side that is blacked out in the middle.
         workers: How many images are decoded at the same time; changes no pixel.
     """
 
     read: Callable[[str], bytes]
     size: int
     resize: Resize = "stretch"
+    occlude_centre: float = 0.0
     workers: int = os.cpu_count() or 1
 
     def __call__(self, path: str) -> Pixels:
@@ -137,7 +156,7 @@ class Reader:
             DataError: If it cannot be read; the message names it.
         """
         try:
-            return to_pixels(self.read(path), self.size, self.resize)
+            return to_pixels(self.read(path), self.size, self.resize, self.occlude_centre)
         except (OSError, ImageError) as error:
             raise DataError(f"{path}: {error}") from None
 

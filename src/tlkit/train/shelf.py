@@ -91,6 +91,7 @@ def make_shelf(
         "backbone": backbone,
         "layers": _layers_hash(prefix),
         "resize": experiment.data.resize,
+        "occlude_centre": experiment.data.occlude_centre,
         "batch": batch,
         "dtype": experiment.fit.feature_dtype,
         "versions": {name: _version(name) for name in PACKAGES},

@@ -66,7 +66,8 @@ class RunningStage:
             plan.prefix_batch,
             experiment.fit.feature_dtype if prefix is not None else "float32",
         )
-        reader = Reader(splits.read, experiment.backbone.image_size, experiment.data.resize)
+        data, size = experiment.data, experiment.backbone.image_size
+        reader = Reader(splits.read, size, data.resize, data.occlude_centre)
         shelf = None
         if prefix is not None and cache is not None:
             shelf = make_shelf(cache, prefix, experiment, plan.prefix_batch)

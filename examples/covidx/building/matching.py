@@ -1,0 +1,175 @@
+"""Which source image each row of the lists means, and which images are left for validation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from attrs import frozen
+
+from building.lists import Lists, Row
+from building.sources import Candidate
+
+HINTS = (
+    50  # with more rows unmatched, a whole source is missing and looking for likely names is slow
+)
+
+
+@frozen(kw_only=True)
+class Image:
+    """One image of the study.
+
+    Attributes:
+        split: `train`, `val` or `test`.
+        label: Its class.
+        patient: Whose it is.
+        source: Where it comes from.
+        view: The projection, if known.
+        file: The source's file.
+        path: The PNG file, relative to the manifests.
+    """
+
+    split: str
+    label: str
+    patient: str
+    source: str
+    view: str
+    file: Path
+    path: str
+
+
+@frozen(kw_only=True)
+class Match:
+    """What was found.
+
+    Attributes:
+        images: The images whose row, class and file agree.
+        unmatched: What could not be matched, and why; these images are not in `images`.
+        shared: Validation images whose patient is in training or test, with the reason by path.
+        notes: What else is worth knowing.
+    """
+
+    images: tuple[Image, ...]
+    unmatched: tuple[str, ...]
+    shared: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def match(lists: Lists, candidates: Iterable[Candidate]) -> Match:
+    """Find the image of every row, and take the images in neither list for validation."""
+    offered: dict[str, Candidate] = {}
+    problems = list(lists.problems)
+    notes = list(lists.notes)
+    for candidate in candidates:
+        before = offered.setdefault(candidate.name, candidate)
+        if before is candidate:
+            continue
+        if (before.source, before.label) == (candidate.source, candidate.label):
+            notes.append(f"{candidate.where}: {candidate.name}: stands in {before.where} already")
+        else:
+            problems.append(
+                f"{candidate.where}: {candidate.name}: is {candidate.told or 'unnamed'} of "
+                f"{candidate.source} here and {before.told or 'unnamed'} of {before.source} "
+                f"in {before.where}"
+            )
+    images: list[Image] = []
+    unknown: list[Row] = []
+    there = _Files(offered)
+    for split, rows in (("train", lists.train), ("test", lists.test)):
+        for row in rows.values():
+            if row.file not in offered:
+                unknown.append(row)
+            elif problem := _problem(row, offered[row.file], there):
+                problems.append(problem)
+            else:
+                images.append(_image(split, offered[row.file]))
+    listed = lists.rows
+    for candidate in offered.values():
+        if candidate.name in listed or not (candidate.label and candidate.frontal):
+            continue
+        if candidate.file in there:
+            images.append(_image("val", candidate))
+        else:
+            problems.append(f"{candidate.where}: {candidate.name}: its file is missing")
+    spare = [name for name in offered if name not in listed]
+    problems += [
+        f"{row.where}: {row.file}: is in no source's metadata"
+        + (_hint(row.file, spare) if len(unknown) <= HINTS else "")
+        for row in unknown
+    ]
+    shared = _shared(images)
+    problems += [text for path, (split, text) in shared.items() if split == "test"]
+    return Match(
+        images=tuple(images),
+        unmatched=tuple(problems),
+        shared={path: text for path, (split, text) in shared.items() if split == "val"},
+        notes=tuple(notes),
+    )
+
+
+def _problem(row: Row, candidate: Candidate, there: _Files) -> str:
+    """Return what is wrong with a row's image, or nothing."""
+    if candidate.label != row.label:
+        told = candidate.told or "of no class"
+        return f"{row.where}: {row.file}: is {row.label} here and {told!r} in {candidate.where}"
+    if candidate.file not in there:
+        near = difflib.get_close_matches(candidate.file.name, there.spare(candidate.file), n=1)
+        hint = f"; {near[0]!r} is there: rename it if it is the same" if near else ""
+        return f"{row.where}: {row.file}: its file is missing: {candidate.file.name}{hint}"
+    return ""
+
+
+def _hint(name: str, spare: list[str]) -> str:
+    same = [other for other in spare if PurePosixPath(other).stem == PurePosixPath(name).stem]
+    near = same or difflib.get_close_matches(name, spare, n=1, cutoff=0.8)
+    return f"; {near[0]!r} is there, in neither list: rename it if it is the same" if near else ""
+
+
+def _image(split: str, candidate: Candidate) -> Image:
+    name = candidate.name if candidate.name.lower().endswith(".png") else f"{candidate.name}.png"
+    return Image(
+        split=split,
+        label=candidate.label,
+        patient=candidate.patient,
+        source=candidate.source,
+        view=candidate.view,
+        file=candidate.file,
+        path=f"images/{candidate.source}/{name}",
+    )
+
+
+def _shared(images: Iterable[Image]) -> dict[str, tuple[str, str]]:
+    """Return split and trouble of each image whose patient is in an earlier split as well."""
+    order = ("train", "test", "val")
+    first: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
+    for image in sorted(images, key=lambda image: order.index(image.split)):
+        if (split := first.setdefault(image.patient, image.split)) != image.split:
+            text = f"{image.path}: is in {image.split}, and patient {image.patient} is in {split}"
+            found[image.path] = image.split, text
+    return found
+
+
+class _Files:
+    """Which files there are, asking the disk once a folder: the RSNA challenge has 26,684."""
+
+    def __init__(self, offered: Mapping[str, Candidate]) -> None:
+        self.told = {candidate.file for candidate in offered.values()}
+        self.folders: dict[Path, set[str]] = {}
+        self.spares: dict[Path, list[str]] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self.folders:
+            there = folder.iterdir() if folder.is_dir() else ()
+            self.folders[folder] = {entry.name for entry in there}
+        return path.name in self.folders[folder]
+
+    def spare(self, path: Path) -> list[str]:
+        """Return the names beside a missing file of which no metadata tell."""
+        folder = path.parent
+        if folder not in self.spares:
+            names = sorted(self.folders[folder])
+            self.spares[folder] = [name for name in names if folder / name not in self.told]
+        return self.spares[folder]

@@ -1,0 +1,29 @@
+"""Looking at data before anything learns from them: what is there, what leaks, what betrays.
+
+The commands `tlkit data inspect|split|verify` are these functions.
+"""
+
+from __future__ import annotations
+
+from tlkit.inspection.collection import Collection, Listed, collect
+from tlkit.inspection.duplicates import Duplicates, find_duplicates
+from tlkit.inspection.findings import Inspection, inspect_data
+from tlkit.inspection.shortcuts import Shortcut, find_shortcuts
+from tlkit.inspection.splitting import SplitResult, split_data
+from tlkit.inspection.verification import Verification, verify_manifest
+
+__all__ = [
+    "Collection",
+    "Duplicates",
+    "Inspection",
+    "Listed",
+    "Shortcut",
+    "SplitResult",
+    "Verification",
+    "collect",
+    "find_duplicates",
+    "find_shortcuts",
+    "inspect_data",
+    "split_data",
+    "verify_manifest",
+]
