@@ -6,6 +6,7 @@ import io
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 import numpy.typing as npt
@@ -196,24 +197,19 @@ class OfTables(TransferClassifier):
         return tags
 
 
-# What scikit-learn asks of estimators that ours does not do, and why.
-EXPECTED_TO_FAIL: dict[str, str] = {}
-
-
 @pytest.mark.slow
-def test_scikit_learns_own_checks_pass_through_tables() -> None:
-    estimator = OfTables(
-        backbone=SMALL, optimizer=FAST, epochs=8, batch_size=8, head="linear", freeze="head_only"
-    )
+def test_scikit_learns_own_checks_of_estimators_pass_through_tables() -> None:
+    """The checks of the interface; the others ask how well numbers in tables are learnt."""
+    estimator = OfTables(backbone=SMALL, optimizer=FAST, epochs=1, head="linear")
     failed = {}
-    for one, check in estimator_checks_generator(estimator):
-        name = check.func.__name__
+    for one, check in estimator_checks_generator(estimator, legacy=False):
         try:
             check(one)
+        except SkipTest:
+            continue
         except Exception as error:  # a check may raise anything
-            failed[name] = f"{type(error).__name__}: {error}"
-    assert {name: why for name, why in failed.items() if name not in EXPECTED_TO_FAIL} == {}
-    assert set(failed) == set(EXPECTED_TO_FAIL)
+            failed[check.func.__name__] = f"{type(error).__name__}: {error}"
+    assert failed == {}
 
 
 @pytest.mark.slow

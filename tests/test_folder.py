@@ -26,12 +26,14 @@ from tlkit.parts.datasets import Phantom
 from tlkit.results.folder import RunFolder, numbered_weights, read_weights
 
 DETERMINISTIC = (
+    "MODEL_CARD.md",
     "experiment.json",
     "history.csv",
     "manifest.csv",
     "metrics.json",
     "plan.json",
     "predictions.csv",
+    "report.html",  # on one machine: it tells which one that was
     "study.toml",
     "weights.safetensors",
 )

@@ -28,6 +28,7 @@ ORDER = (
     "lr_finder",
     "export",
     "run",
+    "reports",
     "classifier",
     "inputs",
     "plain_keras",
@@ -46,6 +47,7 @@ ORDER = (
     "rules",
     "cache",
     "files",
+    "escapes",
     "backend",
     "errors",
 )
@@ -61,6 +63,7 @@ HEAVY = (
     "requests",
     "matplotlib",
     "pydicom",
+    "jinja2",
 )
 EXPERIMENT_3 = str(ROOT / "examples" / "covidx" / "exp3.toml")
 

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from attrs import field, frozen
 
-from tlkit.config.experiment import Experiment, Fit, Origin, Reference
+from tlkit.config.experiment import Card, Experiment, Fit, Origin, Reference
 from tlkit.config.keys import Key, describe_keys
 from tlkit.layers import LayerRange
 from tlkit.plugins import Plugins
@@ -105,6 +105,6 @@ def test_a_table_that_names_a_part_has_its_name_as_default() -> None:
     assert "origin" not in found
 
 
-@pytest.mark.parametrize("record", [Experiment, Fit, Plugins, Reference, Origin])
+@pytest.mark.parametrize("record", [Card, Experiment, Fit, Plugins, Reference, Origin])
 def test_every_key_of_tlkits_own_records_is_described(record: type) -> None:
     assert [key.name for key in describe_keys(record) if not key.meaning] == []

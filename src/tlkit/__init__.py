@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlkit.classifier import Classifier, load
-from tlkit.config.experiment import Experiment, Fit, Reference, load_experiment
+from tlkit.config.experiment import Card, Experiment, Fit, Reference, load_experiment
 from tlkit.errors import (
     ConfigError,
     DataError,
@@ -49,6 +49,7 @@ from tlkit.plain_keras import (
 )
 from tlkit.plan.plan import Plan
 from tlkit.progress import Epoch, Watcher
+from tlkit.reports import report
 from tlkit.run import Run, check, run
 from tlkit.sweeps.sweep import Sweep, SweepWatcher, resume_sweep, sweep
 from tlkit.sweeps.trials import Trials, plan_trials
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Augmentation",
     "Backbone",
+    "Card",
     "ClassWeights",
     "Classifier",
     "ConfigError",
@@ -111,6 +113,7 @@ __all__ = [
     "lr_find",
     "plan_trials",
     "registries",
+    "report",
     "resume_sweep",
     "run",
     "sample_weights",

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from tlkit.config.experiment import Reference
+from tlkit.escapes import printable
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan, PlannedStage
 from tlkit.progress import Epoch, Watcher
 from tlkit.run import Run
+
+if TYPE_CHECKING:
+    from tlkit.results.intervals import Interval
+    from tlkit.results.metrics import ClassScores, Scores
+
+SHOWN = ("precision", "recall", "specificity", "auroc")  # of each class, on a terminal
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -67,28 +74,72 @@ def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
     return f"{head}\n{plan.layers.render(stage.rates)}\n{params}; {frozen}"
 
 
-def scores_text(split: str, scores: Any) -> str:
-    """Return a split's scores as text: accuracy, figures of each class, confusion matrix."""
+def scores_text(split: str, scores: Scores) -> str:
+    """Return a split's scores as text: the figures with their intervals, the confusion matrix."""
+    names = [printable(name) for name in scores.classes]
     rows = [
-        [name, *(share(value) for value in (one.precision, one.recall, one.f1)), str(one.support)]
-        for name, one in scores.per_class.items()
+        [name, str(one.support), *(_of_class(one, figure) for figure in SHOWN)]
+        for name, one in zip(names, scores.per_class.values(), strict=True)
     ]
-    confusion = [
-        [name, *map(str, row)] for name, row in zip(scores.classes, scores.confusion, strict=True)
+    confusion = [[name, *map(str, row)] for name, row in zip(names, scores.confusion, strict=True)]
+    head = ["class", "images", *(f"{figure} %" for figure in SHOWN[:3]), "AUROC"]
+    means = [
+        f"balanced accuracy {share(scores.balanced_accuracy)}"
+        + bracketed(scores.intervals.get("balanced_accuracy"), 100, 1),
+        _named("macro F1", scores.macro_f1, scores.intervals.get("macro_f1")),
+        _named("kappa", scores.kappa, scores.intervals.get("kappa")),
     ]
-    headline = (
-        f"{split}: accuracy {share(scores.accuracy)}, "
-        f"balanced accuracy {share(scores.balanced_accuracy)}, {scores.images} images"
-    )
+    losses = [
+        _named("log loss", scores.log_loss, scores.intervals.get("log_loss")),
+        _named("Brier score", scores.brier, scores.intervals.get("brier")),
+        _named("calibration error", scores.calibration_error, None),
+    ]
+    accuracy = share(scores.accuracy) + bracketed(scores.intervals.get("accuracy"), 100, 1)
     return "\n".join(
         [
-            headline,
+            f"{split}: accuracy {accuracy}, {scores.images} images; in brackets 95 % intervals",
+            ", ".join(means),
+            *([", ".join(losses)] if scores.log_loss is not None else []),
             "",
-            table(["class", "precision", "recall", "F1", "images"], rows),
+            table(head, rows),
             "",
-            table(["truth \\ predicted", *scores.classes], confusion),
+            table(["truth \\ predicted", *names], confusion),
         ]
     )
+
+
+def _of_class(one: ClassScores, figure: str) -> str:
+    """Return a class's figure with its interval, short enough for a table of 80 columns."""
+    value: float | None = getattr(one, figure)
+    if value is None:
+        return "-" if figure == "auroc" else "undefined"
+    scale, digits = (1, 2) if figure == "auroc" else (100, 0)
+    text = f"{value:.2f}" if figure == "auroc" else f"{100 * value:.1f}"
+    return text + bracketed(one.intervals.get(figure), scale, digits)
+
+
+def _named(name: str, value: float | None, interval: Interval | None) -> str:
+    if value is None:
+        return f"{name} undefined"
+    return f"{name} {value:.2f}{bracketed(interval, 1, 2)}"
+
+
+def bracketed(interval: Interval | None, scale: int, digits: int) -> str:
+    """Return an interval in brackets, with a blank before it; nothing if there is none.
+
+    Args:
+        interval: The interval.
+        scale: What its ends are multiplied with: 100 for per cent.
+        digits: How many digits they have after the point.
+    """
+    if interval is None:
+        return ""
+    return f" ({scale * interval.low:.{digits}f}–{scale * interval.high:.{digits}f})"
+
+
+def cautions_text(found: Sequence[str]) -> str:
+    """Return warnings as text, one below the other."""
+    return "\n".join(f"! {printable(text)}" for text in found)
 
 
 def epochs_text(run: Run) -> str:

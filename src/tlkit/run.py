@@ -114,6 +114,7 @@ def run(
         TlkitError: Of the kind that says what is wrong.
     """
     from tlkit.results.folder import RunFolder
+    from tlkit.results.pages import write_pages
     from tlkit.train.fit import fit
 
     out = None if out is None else Path(out)
@@ -136,6 +137,7 @@ def run(
     )
     folder.write_weights(model, plan.layers)
     folder.write_results(_metrics(done, ready.weights), splits, fitted.kept.probabilities)
+    write_pages(folder, experiment, splits, model)
     return done
 
 
@@ -226,7 +228,12 @@ def _scored(splits: Splits, outcome: Outcome) -> Scored:
 
     examples = dict(splits.items())
     scores = {
-        split: score(splits.labels(examples[split]), found, splits.classes)
+        split: score(
+            splits.labels(examples[split]),
+            found,
+            splits.classes,
+            [example.patient for example in examples[split]],
+        )
         for split, found in outcome.probabilities.items()
     }
     return Scored(outcome.epoch, scores)

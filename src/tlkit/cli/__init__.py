@@ -5,7 +5,7 @@ from __future__ import annotations
 from tlkit.cli.app import app, main
 
 # In the order in which `--help` lists their commands.
-from tlkit.cli import runs, sweeps, classifiers, explanations  # isort: skip
+from tlkit.cli import runs, sweeps, classifiers, explanations, reports  # isort: skip
 from tlkit.cli import exports, data, catalogue, caches, doctors  # isort: skip
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "explanations",
     "exports",
     "main",
+    "reports",
     "runs",
     "sweeps",
 ]

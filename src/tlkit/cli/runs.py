@@ -12,6 +12,7 @@ import typer
 import tlkit
 from tlkit.cli.app import AsJson, ExperimentFile, Overrides, app
 from tlkit.config.experiment import load_experiment
+from tlkit.escapes import printable
 
 
 @app.command()
@@ -41,7 +42,11 @@ def run(
         found |= done.kept.as_json()
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
+    from tlkit.results.cautions import cautions
+    from tlkit.results.finished import read_finished
+    from tlkit.results.folder import RunFolder
     from tlkit.results.metrics import figures, reference_figures
+    from tlkit.results.published import remarks
 
     typer.echo(console.scores_text(done.plan.evaluated_on, done.result))
     typer.echo("\n" + console.epochs_text(done))
@@ -51,9 +56,14 @@ def run(
             for reference in done.experiment.reference
         ]
         typer.echo("\n" + console.references_text(figures(done.result), published))
+        for reference in () if done.plan.stand_in else done.experiment.reference:
+            for text in remarks(done.result, reference):
+                typer.echo(f"! {printable(reference.source)}: {text}")
+    typer.echo("\n" + console.cautions_text(cautions(read_finished(RunFolder(done.folder)))))
     if done.plan.stand_in:
         typer.echo("\n" + console.stand_in_banner(done.plan.stand_in))
-    typer.echo(f"\nrun folder: {done.folder}\nnext: tlkit predict {done.folder} IMAGE...")
+    typer.echo(f"\nreport: {done.folder / 'report.html'}\nrun folder: {done.folder}")
+    typer.echo(f"next: tlkit predict {done.folder} IMAGE...")
 
 
 @app.command()

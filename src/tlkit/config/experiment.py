@@ -104,6 +104,29 @@ class Reference:
                 raise FieldError(key, f"must be from 0 to 1, got {share!r}")
 
 
+@frozen(kw_only=True)
+class Card:
+    """What nobody can read from a run's figures; it goes into its `MODEL_CARD.md` and report.
+
+    Attributes:
+        intended_use: What the model is for, and for whom.
+        not_for: What it must not be used for; shown above all results.
+        limits: What is known to go wrong, and what was not looked at.
+        data: Where the images come from, and whom they show.
+        labels: How the true classes were found.
+        licence: What the weights may be used for.
+        contact: Whom to ask.
+    """
+
+    intended_use: str = ""
+    not_for: str = ""
+    limits: str = ""
+    data: str = ""
+    labels: str = ""
+    licence: str = ""
+    contact: str = ""
+
+
 @frozen
 class Origin:
     """Where an experiment was read from.
@@ -137,6 +160,7 @@ class Experiment:
         schedule: How the learning rate changes.
         fit: Epochs and batches.
         reference: Published results to show beside ours.
+        card: What its model is for and what not.
         plugins: Files with the study's own parts.
         origin: Where it was read from; not a key.
     """
@@ -154,6 +178,7 @@ class Experiment:
     schedule: Schedule = part(registries.schedules, "constant")
     fit: Fit = field(factory=Fit)
     reference: tuple[Reference, ...] = ()
+    card: Card = field(factory=Card)
     plugins: Plugins = field(factory=Plugins)
     origin: Origin | None = field(default=None, eq=False, repr=False, metadata={"key": False})
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from attrs import evolve, frozen
 from scipy.stats import fisher_exact
 
 from tlkit.config.experiment import Reference
-from tlkit.results.intervals import Interval, wilson
+from tlkit.results.intervals import wilson
 from tlkit.results.metrics import Scores, figure_names, figures, reference_figures, score_confusion
 
 LEVEL = 0.05  # of the tests
@@ -106,15 +105,6 @@ def sizes(scores: Scores) -> dict[str, int | None]:
     return found
 
 
-def intervals(scores: Scores) -> dict[str, Interval | None]:
-    """Return the intervals of `figures`, under the same names."""
-    found = {"accuracy": scores.intervals["accuracy"]}
-    for name, one in scores.per_class.items():
-        found[f"{name} precision"] = one.intervals["precision"]
-        found[f"{name} recall"] = one.intervals["recall"]
-    return found
-
-
 def rounds_to(share: Share) -> bool:
     """Tell whether some number of hits among `n` images rounds to a share as it is written.
 
@@ -129,14 +119,11 @@ def rounds_to(share: Share) -> bool:
     return any(abs(hits / share.n - share.value) <= half for hits in (near, near + 1))
 
 
-def contradictions(references: Sequence[Reference], scores: Scores) -> list[str]:
-    """Return what published results say that cannot be, or that they say in two ways."""
-    found = []
-    for reference in references:
-        for row in beside(scores, reference):
-            if row.impossible and row.theirs.value is not None:
-                found.append(
-                    f"{reference.source}: {row.name} {100 * row.theirs.value:.4g} % is no share "
-                    f"of {row.theirs.n} images"
-                )
-    return found
+def remarks(scores: Scores, reference: Reference) -> list[str]:
+    """Return which of a published result's figures cannot be, a sentence each."""
+    return [
+        f"{row.name} {100 * row.theirs.value:.4g} % is no share of {row.theirs.n} images: the "
+        "published figure is misprinted or was obtained on others"
+        for row in beside(scores, reference)
+        if row.impossible and row.theirs.value is not None
+    ]

@@ -1,0 +1,96 @@
+"""The report of a finished run, written again from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import evolve
+
+from tlkit.classifier import load
+from tlkit.errors import DataError, TlkitError
+from tlkit.parts.datasets import load_splits
+
+if TYPE_CHECKING:
+    from tlkit.classifier import Classifier
+    from tlkit.parts.kinds import Backbone
+    from tlkit.parts.splits import Splits
+    from tlkit.results.finished import Finished
+    from tlkit.results.gallery import Gallery
+
+
+def report(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    backbone: Backbone | None = None,
+) -> tuple[Path, str]:
+    """Write the report and the model card of a finished run again.
+
+    They are made from the folder's files, of which nothing is imported. Pictures are in the report
+    if the model can be loaded and the images are where they were and as they were.
+
+    Args:
+        run: The run folder.
+        data: Where the images are now: what the experiment calls `data.path`.
+        plugins: The files with the study's own parts, if it was made with such.
+        backbone: What was the backbone, if that was a `FromModel`.
+
+    Returns:
+        The report's path, and why there are no pictures in it; empty if there are.
+
+    Raises:
+        RunFolderError: If it is not the folder of a finished run.
+    """
+    from tlkit.results.finished import read_finished
+    from tlkit.results.folder import RunFolder
+    from tlkit.results.gallery import without_pictures
+    from tlkit.results.pages import write_pages_with
+    from tlkit.results.report import REPORT
+
+    folder = RunFolder(Path(run))
+    finished = read_finished(folder)
+    try:
+        classifier = load(folder.path, plugins=plugins, backbone=backbone)
+        gallery = _gallery(folder.path, finished, classifier, data)
+    except TlkitError as error:
+        gallery = without_pictures(finished.judged, str(error))
+    write_pages_with(folder, finished, gallery)
+    return folder.path / REPORT, gallery.missing
+
+
+def _gallery(
+    folder: Path, run: Finished, classifier: Classifier, data: str | Path | None
+) -> Gallery:
+    from tlkit.results.gallery import make_gallery
+    from tlkit.results.pages import source
+
+    splits = _splits(folder, run, classifier, data)
+    return make_gallery(run.judged, source(run, classifier.experiment, splits, classifier.model))
+
+
+def _splits(folder: Path, run: Finished, classifier: Classifier, data: str | Path | None) -> Splits:
+    """Return a run's images, from where they are likely to be.
+
+    A path is recorded relative to the experiment's file, whose place is not recorded: it is looked
+    for from the working directory, and from the folder that `runs` is in.
+
+    Raises:
+        DataError: If they are nowhere.
+    """
+    dataset = classifier.experiment.data
+    recorded = run.experiment["data"].get("path")
+    if recorded is None or not hasattr(dataset, "path"):
+        return load_splits(dataset)
+    places = [Path(data)] if data else [Path(recorded), folder / ".." / ".." / recorded]
+    problems = []
+    for place in places:
+        try:
+            return load_splits(evolve(dataset, path=place, stand_in=None))  # type: ignore[call-arg]  # it has a path
+        except DataError as error:
+            problems.append(str(error))
+    if dataset.stand_in and data is None:
+        return load_splits(dataset)
+    raise DataError(f"{problems[0]}; say where the images are with --data")

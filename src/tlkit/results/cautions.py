@@ -1,0 +1,95 @@
+"""What a reader of results must know before believing them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from tlkit.parts.splits import Example
+from tlkit.results.finished import Finished
+from tlkit.results.metrics import Scores
+
+# How many of the images a source's commonest class must get right, beyond the commonest class of
+# all, before the source is said to tell the class.
+TELLS, BEYOND = 0.9, 0.1
+
+
+def cautions(run: Finished) -> list[str]:
+    """Return what speaks against trusting a run's figures, the gravest first, a sentence each."""
+    found = []
+    if run.stand_in:
+        found.append(
+            f"The images are drawn {run.stand_in}s in place of data that were not there. "
+            "The figures only show that things work."
+        )
+    if run.plan.get("leakage") or run.metrics.get("leakage"):
+        found.append(
+            "Leakage was accepted: a picture or a patient is in more than one split, so the "
+            "figures flatter the model."
+        )
+    if run.split == "val":
+        found.append(
+            "There is no test split. The figures are those on the validation images, which were "
+            "watched while the model was made, so they flatter it."
+        )
+    train = run.manifest["train"]
+    found += source_cautions(train)
+    if not run.stand_in and not any(example.patient for example in train):
+        found.append(
+            "Whose each image is was not given: images of one patient may be in two splits, and "
+            "the intervals take each image for an independent one."
+        )
+    return found + score_cautions(run.scores)
+
+
+def score_cautions(scores: Scores) -> list[str]:
+    """Return what the figures themselves warn of."""
+    found = []
+    counts = {name: one.support for name, one in scores.per_class.items()}
+    commonest = max(counts, key=lambda name: counts[name])
+    share = counts[commonest] / scores.images
+    interval = scores.intervals.get("accuracy")
+    if len(scores.never_predicted) == len(scores.classes) - 1:
+        said = next(name for name in scores.classes if name not in scores.never_predicted)
+        found.append(f"Every image is called {said}: the model tells nothing apart.")
+    elif scores.never_predicted:
+        found.append(f"No image is ever called {_listed(scores.never_predicted)}.")
+    if interval and interval.low <= share < 1:
+        found.append(
+            f"The accuracy is not clearly better than calling every image {commonest}, which is "
+            f"right for {100 * share:.1f} %."
+        )
+    if scores.few:
+        listed = _listed(f"{name} ({count})" for name, count in scores.few.items())
+        found.append(f"Few images to judge by: {listed}. Read the intervals, not the figures.")
+    return found
+
+
+def source_cautions(examples: Sequence[Example]) -> list[str]:
+    """Return a warning if the collection that an image comes from tells its class."""
+    known = [example for example in examples if example.source]
+    if not known:
+        return []
+    pairs = Counter((example.source, example.label) for example in known)
+    best: dict[str, int] = {}
+    for (source, _), count in pairs.items():
+        best[source] = max(best.get(source, 0), count)
+    told = sum(best.values()) / len(known)
+    commonest = max(Counter(example.label for example in known).values()) / len(known)
+    if told < TELLS or told < commonest + BEYOND:
+        return []
+    text = f"The source of an image tells its class for {100 * told:.0f} % of the training images: "
+    return [text + "the model may have learnt to tell sources apart and not findings."]
+
+
+def source_table(run: Finished) -> list[tuple[str, dict[str, int]]]:
+    """Return, for each source, how many images of each class the run has; unknown sources last."""
+    pairs = Counter(
+        (example.source, example.label) for images in run.manifest.values() for example in images
+    )
+    sources = sorted({source for source, _ in pairs}, key=lambda name: (not name, name))
+    return [(name, {label: pairs[name, label] for label in run.classes}) for name in sources]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,100 @@
+"""Figures with their intervals as rows of a report's tables: text, and a bar to look at."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from markupsafe import Markup
+
+from tlkit.results.charts import interval_bar
+from tlkit.results.intervals import Interval, Resampling
+from tlkit.results.metrics import OVERALL, PER_CLASS, ClassScores, Scores
+
+# Shown as percentages; the others are no shares of anything.
+PERCENT = {"accuracy", "balanced_accuracy", "precision", "recall", "specificity"}
+UNBOUNDED = {"log_loss"}
+
+
+@frozen
+class Row:
+    """One figure as a row of a table.
+
+    Attributes:
+        title: Its name.
+        text: Its value.
+        ends: Its interval.
+        bar: Both, drawn.
+        n: How many images it rests on; empty where there is no interval.
+    """
+
+    title: str
+    text: Markup
+    ends: str
+    bar: Markup
+    n: str
+
+
+def overall_rows(scores: Scores) -> list[Row]:
+    """Return the figures of all classes together; what cannot be known is left out."""
+    return [
+        _row(name, title, getattr(scores, name), scores.intervals[name])
+        for name, title in OVERALL.items()
+        if name in scores.intervals
+    ]
+
+
+def class_rows(one: ClassScores) -> list[Row]:
+    """Return the figures of one class."""
+    return [
+        _row(name, PER_CLASS[name], getattr(one, name), interval)
+        for name, interval in one.intervals.items()
+    ]
+
+
+def _row(name: str, title: str, value: float | None, interval: Interval | None) -> Row:
+    percent = name in PERCENT
+    bar = Markup() if name in UNBOUNDED else interval_bar(value, interval)
+    return Row(
+        title=title,
+        text=value_text(value, percent),
+        ends=ends(interval, percent),
+        bar=bar,
+        n=str(interval.n) if interval else "",
+    )
+
+
+def value_text(value: float | None, percent: bool = True) -> Markup:
+    """Return a figure for people, and in full for programs.
+
+    >>> print(value_text(0.5), value_text(None))
+    <data value="0.5">50.0 %</data> undefined
+    """
+    if value is None:
+        return Markup("undefined")
+    text = f"{100 * value:.1f} %" if percent else f"{value:.3f}"
+    return Markup('<data value="{}">{}</data>').format(repr(value), text)
+
+
+def ends(interval: Interval | tuple[float, float] | None, percent: bool = True) -> str:
+    """Return an interval as text.
+
+    >>> ends((0.721, 0.828)), ends(None)
+    ('72.1–82.8', '')
+    """
+    if interval is None:
+        return ""
+    low, high = (interval.low, interval.high) if isinstance(interval, Interval) else interval
+    scale, digits = (100, 1) if percent else (1, 3)
+    return f"{scale * low:.{digits}f}–{scale * high:.{digits}f}"
+
+
+def method_text(resampling: Resampling | None) -> str:
+    """Return how the intervals were made, for people."""
+    if resampling is None:
+        return ""
+    effective = " of the patients' effective number" if resampling.unit == "patient" else ""
+    return (
+        f"Accuracy, precision, recall and specificity have Wilson's intervals{effective}, the "
+        f"others bias-corrected bootstrap intervals from {resampling.resamples:,} draws of "
+        f"{resampling.units:,} {resampling.unit}s; there is none where drawing again tells "
+        "nothing, as after a perfect result."
+    )

@@ -1,0 +1,78 @@
+"""Cautions: each is there when it must be, and not otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.finished_runs import made_up
+
+from tlkit.parts.splits import Example
+from tlkit.results.cautions import cautions, score_cautions, source_cautions, source_table
+from tlkit.results.metrics import score_confusion
+
+CLASSES = ("normal", "pneumonia", "covid-19")
+CAREFUL: dict[str, Any] = {"counts": (100, 100, 60), "patients": True, "skill": 2.5}
+
+
+def test_a_careful_study_has_none() -> None:
+    assert cautions(made_up(**CAREFUL)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"stand_in": "phantom"}, "drawn phantoms in place of data that were not there"),
+        ({"evaluated_on": "val"}, "There is no test split."),
+        ({"leakage": ["x"]}, "Leakage was accepted"),
+    ],
+)
+def test_what_the_metrics_say_is_warned_of(changed: dict[str, Any], text: str) -> None:
+    run = made_up(**CAREFUL)
+    run.metrics.update(changed)  # type: ignore[attr-defined]  # a dict here
+    (found,) = cautions(run)
+    assert text in found
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"patients": False}, "Whose each image is was not given"),
+        ({"source": "hospital of {label}"}, "The source of an image tells its class for 100 %"),
+        ({"counts": (100, 100, 31)}, "Few images to judge by: covid-19 (31)."),
+        ({"skill": 0.0}, "The accuracy is not clearly better than calling every image normal"),
+    ],
+)
+def test_what_the_data_say_is_warned_of(changed: dict[str, Any], text: str) -> None:
+    (found,) = cautions(made_up(**CAREFUL | changed))
+    assert text in found
+
+
+@pytest.mark.parametrize(
+    ("confusion", "text"),
+    [
+        ([[0, 100, 0], [0, 100, 0], [0, 60, 0]], "Every image is called pneumonia"),
+        ([[90, 10, 0], [10, 90, 0], [30, 30, 0]], "No image is ever called covid-19."),
+    ],
+)
+def test_classes_never_predicted_are_warned_of(confusion: list[list[int]], text: str) -> None:
+    assert text in score_cautions(score_confusion(confusion, CLASSES))[0]
+
+
+def images(*pairs: tuple[str, str]) -> list[Example]:
+    return [Example(str(n), label, source=source) for n, (label, source) in enumerate(pairs)]
+
+
+def test_a_source_that_is_every_class_s_own_tells_nothing() -> None:
+    mixed = [(label, source) for label in CLASSES for source in "ab" for _ in range(5)]
+    assert source_cautions(images(*mixed)) == []
+    assert source_cautions(images(*[("normal", "a")] * 95, *[("pneumonia", "a")] * 5)) == []
+
+
+def test_the_source_table_counts_every_image_once() -> None:
+    run = made_up(counts=(4, 3, 2), source="from {label}")
+    assert source_table(run) == [
+        ("from covid-19", {"normal": 0, "pneumonia": 0, "covid-19": 6}),
+        ("from normal", {"normal": 12, "pneumonia": 0, "covid-19": 0}),
+        ("from pneumonia", {"normal": 0, "pneumonia": 9, "covid-19": 0}),
+    ]

@@ -1,0 +1,58 @@
+"""What `tlkit run` and `evaluate` print of a result."""
+
+from __future__ import annotations
+
+from tests.finished_runs import HOSTILE, made_up
+
+from tlkit.console import bracketed, cautions_text, scores_text
+from tlkit.results.intervals import Interval
+from tlkit.results.metrics import score_confusion
+
+PAPER = [[61, 36, 3], [3, 91, 6], [0, 3, 28]]  # experiment 3, figure 8
+PRINTED = """\
+test: accuracy 77.9 % (72.1–82.8), 231 images; in brackets 95 % intervals
+balanced accuracy 80.8 % (75.6–85.9), macro F1 0.79 (0.73–0.84), kappa 0.64 (0.55–0.73)
+
+class      images   precision %      recall %  specificity %  AUROC
+normal        100  95.3 (87–98)  61.0 (51–70)   97.7 (93–99)      -
+pneumonia     100  70.0 (62–77)  91.0 (84–95)   70.2 (62–77)      -
+covid-19       31  75.7 (60–87)  90.3 (75–97)   95.5 (92–98)      -
+
+truth \\ predicted  normal  pneumonia  covid-19
+normal                 61         36         3
+pneumonia               3         91         6
+covid-19                0          3        28"""
+
+
+def test_the_papers_result_is_printed_with_its_intervals() -> None:
+    assert (
+        scores_text("test", score_confusion(PAPER, ("normal", "pneumonia", "covid-19"))) == PRINTED
+    )
+
+
+def test_what_needs_probabilities_is_printed_where_they_are_known() -> None:
+    text = scores_text("test", made_up().scores)
+    assert "\nlog loss 0." in text
+    assert all(len(line) <= 90 for line in text.splitlines())
+
+
+def test_what_is_not_defined_is_said_to_be() -> None:
+    text = scores_text("val", score_confusion([[0, 9, 0], [0, 9, 0], [0, 3, 0]], "abc"))
+    assert text.splitlines()[4].split()[:3] == ["a", "9", "undefined"]
+
+
+def test_names_from_strangers_are_printed_in_one_line() -> None:
+    text = scores_text("test", made_up(HOSTILE, (9, 9, 9, 9)).scores)
+    assert len(text.splitlines()) == 3 + 1 + 5 + 1 + 5
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_warnings_are_a_line_each() -> None:
+    assert cautions_text(["one\x1b[2J", "two"]) == "! one\\x1b[2J\n! two"
+
+
+def test_an_interval_in_brackets_is_as_exact_as_its_figure() -> None:
+    interval = Interval(0.123456, 0.987654, "wilson", 9)
+    assert bracketed(interval, 100, 0) == " (12–99)"
+    assert bracketed(interval, 1, 2) == " (0.12–0.99)"
+    assert bracketed(None, 1, 2) == ""

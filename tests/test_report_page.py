@@ -1,0 +1,89 @@
+"""The report in a browser: at two widths, light and dark, by axe-core's rules."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.finished_runs import HOSTILE, made_up
+
+from tlkit.config.experiment import Card
+from tlkit.results.finished import Finished
+from tlkit.results.gallery import Gallery, Pair, Picture, data_address
+from tlkit.results.report import report
+
+SCRIPT = Path(__file__).parent / "page_check.mjs"
+PACKAGES = ("playwright-core@1.65.1", "axe-core@4.14.1")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+NODE, NPM = shutil.which("node") or "", shutil.which("npm") or ""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (BROWSER and NODE and NPM), reason="needs chromium, node and npm"),
+]
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what drives the browser and what checks the page."""
+    folder = tmp_path_factory.mktemp("node")
+    command = [NPM, "install", "--silent", "--no-save", "--prefix", str(folder), *PACKAGES]
+    if subprocess.run(command, check=False, timeout=300).returncode:
+        pytest.skip("npm cannot fetch playwright-core and axe-core")
+    return folder
+
+
+def pictures(run: Finished) -> Gallery:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    shown = [Picture(one, data_address(pixels), data_address(pixels)) for one in run.judged[:6]]
+    wrong = Pair(run.classes[0], run.classes[1], 3, 9, tuple(shown[:3]))
+    return Gallery(worst=tuple(shown[:4]), right=tuple(shown[4:]), pairs=(wrong,))
+
+
+PAPER = {"source": "paper", "confusion": [[61, 36, 3], [3, 91, 6], [0, 3, 28]]}
+MANY = [f"class {number}" for number in range(12)]
+RUNS: dict[str, Callable[[], Finished]] = {
+    "usual": lambda: made_up(reference=[PAPER], card=Card(not_for="Not for diagnosis.")),
+    "hostile": lambda: made_up(
+        HOSTILE, (9, 9, 9, 9), name=HOSTILE[3], names=HOSTILE[3] + "{split}{number}"
+    ),
+    "many classes": lambda: made_up(MANY, [3] * 12, skill=3),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_browser_and_axe_find_nothing_wrong(name: str, modules: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    run = RUNS[name]()
+    page.write_text(report(run, pictures(run)), encoding="utf-8")
+    done = subprocess.run(
+        [NODE, str(SCRIPT), str(page), str(modules), BROWSER],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == ""
+
+
+def test_the_check_finds_what_is_wrong(modules: Path, tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text(
+        '<!doctype html><html><body><p style="color:#ccc;width:2000px">pale</p>'
+        '<img src="http://127.0.0.1:9/x.png"><script>console.log("hello")</script></body></html>',
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [NODE, str(SCRIPT), str(page), str(modules), BROWSER],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    for text in ("console: hello", "request: http", "overflow", "without alt", "color-contrast"):
+        assert text in done.stdout

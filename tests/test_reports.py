@@ -1,0 +1,156 @@
+"""Reports of real runs: left by every run, and the same when they are written again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import tlkit
+from tlkit.cli import app
+
+STUDY = """
+[data]
+name = "folder"
+path = "images"
+
+[backbone]
+weights = "none"
+image_size = 32
+
+[head]
+name = "pooled"
+
+[optimizer]
+name = "adam"
+learning_rate = 0.0
+
+[fit]
+epochs = 2
+
+[card]
+not_for = "Not for diagnosis."
+"""
+PAGES = ("report.html", "MODEL_CARD.md")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a study of light and dark pictures."""
+    top = tmp_path_factory.mktemp("study")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 2), ("val", 2), ("test", 4)):
+        for label, low in (("dark", 0), ("light", 128)):
+            (top / "images" / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(low, low + 128, (40, 32), np.uint8)
+                Image.fromarray(pixels).save(top / f"images/{split}/{label}/{number}.png")
+    (top / "study.toml").write_text(STUDY.replace("0.0", "1e-4"), encoding="utf-8")
+    return tlkit.run(top / "study.toml", top / "runs" / "study-1").folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the study with its run."""
+    shutil.copytree(finished.parent.parent, tmp_path / "study")
+    return tmp_path / "study" / "runs" / "study-1"
+
+
+def test_a_run_leaves_a_report_with_pictures_and_a_card(finished: Path) -> None:
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    assert text.count("<img ") >= 8  # right or wrong, each of the test images is shown
+    assert "What it looks at" in text
+    assert "There are no pictures" not in text
+    assert "Not for diagnosis." in (finished / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_written_again_they_are_the_same_bytes(copied: Path) -> None:
+    before = [(copied / name).read_bytes() for name in PAGES]
+    for name in PAGES:
+        (copied / name).unlink()
+    page, missing = tlkit.report(copied)
+    assert (page, missing) == (copied / "report.html", "")
+    assert [(copied / name).read_bytes() for name in PAGES] == before
+
+
+def test_without_the_images_the_report_says_so_and_is_whole_otherwise(copied: Path) -> None:
+    images = copied.parent.parent / "images"
+    images.rename(images.with_name("elsewhere"))
+    _, missing = tlkit.report(copied)
+    assert "say where the images are with --data" in missing
+    text = (copied / "report.html").read_text(encoding="utf-8")
+    assert "There are no pictures here" in text
+    assert "<img" not in text
+    assert "How good it is" in text
+    page, missing = tlkit.report(copied, data=images.with_name("elsewhere"))
+    assert missing == ""
+    assert "<img" in page.read_text(encoding="utf-8")
+
+
+def test_images_that_have_changed_are_not_shown(copied: Path) -> None:
+    for path in (copied.parent.parent / "images" / "test").rglob("*.png"):
+        Image.new("L", (32, 32), 7).save(path)
+    _, missing = tlkit.report(copied)
+    assert "is another one than when the run began" in missing
+
+
+def test_without_the_weights_there_is_a_report(copied: Path) -> None:
+    (copied / "weights.safetensors").unlink()
+    _, missing = tlkit.report(copied)
+    assert "weights.safetensors" in missing
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "history.csv", "predictions.csv", "plan.json"])
+def test_a_folder_that_is_not_whole_is_refused(name: str, copied: Path) -> None:
+    before = (copied / "report.html").read_bytes()
+    (copied / name).unlink()
+    with pytest.raises(tlkit.RunFolderError, match=re.escape(name.partition(".")[0])):
+        tlkit.report(copied)
+    assert (copied / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.json", "{}"),
+        ("metrics.json", '{"evaluated_on": "test", "stand_in": null, "test": {}}'),
+        ("plan.json", "[]"),
+        ("experiment.json", '{"reference": [{"nothing": 1}]}'),
+        ("history.csv", "epoch,stage\n1,x\n"),
+        ("predictions.csv", "path,label,predicted,split,p_dark\na,b,c,test,x\n"),
+        ("manifest.csv", "path,label\na,b\n"),
+        ("environment.json", "nonsense"),
+    ],
+)
+def test_a_damaged_file_is_an_error_with_a_name(name: str, text: str, copied: Path) -> None:
+    (copied / name).write_text(text, encoding="utf-8")
+    with pytest.raises(tlkit.RunFolderError, match=r"is not as tlkit writes it|cannot be read"):
+        tlkit.report(copied)
+
+
+def test_a_folder_that_names_code_is_shown_and_the_code_is_not_run(copied: Path) -> None:
+    table = json.loads((copied / "experiment.json").read_text(encoding="utf-8"))
+    table["plugins"] = {"modules": ["evil.py"], "sha256": ["0" * 64]}
+    (copied / "experiment.json").write_text(json.dumps(table), encoding="utf-8")
+    (copied / "evil.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
+    page, missing = tlkit.report(copied)
+    assert "evil.py" in missing
+    assert "How good it is" in page.read_text(encoding="utf-8")
+
+
+def test_the_command_says_where_the_pages_are(copied: Path) -> None:
+    done = CliRunner().invoke(app, ["report", str(copied)])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"report: {copied / 'report.html'}",
+        f"model card: {copied / 'MODEL_CARD.md'}",
+    ]
+    (copied / "weights.safetensors").unlink()
+    done = CliRunner().invoke(app, ["report", str(copied)])
+    assert done.stderr.startswith("note: no pictures: ")
