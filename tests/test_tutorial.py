@@ -38,5 +38,6 @@ def test_every_line_works_as_it_stands(tmp_path: Path) -> None:
     assert (made / "exports" / "photos-2-keras" / "model.keras").is_file()
     right = json.loads((made / "runs" / "photos-2" / "metrics.json").read_text())
     assert right["test"]["accuracy"] > 0.7  # chance is a third
+    assert (made / "runs" / "photos-2" / "report.html").is_file()
     assert "exit code 3" in done.stdout
     assert "unknown key; did you mean 'epochs'" in done.stderr

@@ -57,5 +57,5 @@ def export(
     if done.difference is None:
         typer.echo("note: not tried out, onnxruntime is not installed", err=True)
     else:
-        typer.echo(f"tried out: probabilities are those of the run, but for {done.difference:.1g}")
+        typer.echo(f"tried out: {done.difference:.1g} from the run's probabilities at most")
     typer.echo(f"next: python {shlex.quote(str(done.folder / 'predict.py'))} IMAGE...")
