@@ -68,6 +68,11 @@ def test_a_row_a_variant_begins_at_the_tenth_below_all_of_it() -> None:
     assert one < other
 
 
+def test_a_long_label_is_the_values_alone() -> None:
+    assert f"1  {'x' * 50}<" in dots_svg([summary("x" * 50)])
+    assert f"1  {'x' * 54}…<" in dots_svg([summary("x" * 90)])
+
+
 def test_everything_right_everywhere_can_be_drawn() -> None:
     assert dots_svg([summary(1, 1.0)])
     perfect = [summary(1, 1.0), summary(2, 1.0)]

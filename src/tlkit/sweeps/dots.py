@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 
 from tlkit.sweeps.drawing import dots_of, lowest, svg
 from tlkit.sweeps.summary import VariantSummary
+from tlkit.sweeps.trials import brief
 
 WIDTH, ROW, TOP, LABEL, RIGHT = 900, 26, 8, 400, 16  # pixels of the drawing, which scales
 MOST_ROWS, LONGEST = 80, 58
@@ -39,6 +40,8 @@ def _axis(first: float, height: int) -> Iterator[str]:
 def _row(number: int, summary: VariantSummary, first: float) -> Iterator[str]:
     y = TOP + ROW * number + ROW // 2
     label = f"{number + 1}  {summary.label}"
+    if len(label) > LONGEST and summary.variant:  # the values alone; the table has their keys
+        label = f"{number + 1}  {', '.join(map(brief, summary.variant.settings.values()))}"
     if len(label) > LONGEST:
         label = label[: LONGEST - 1] + "…"
     yield f'<text x="0" y="{y + 4}">{escape(label)}</text>'
