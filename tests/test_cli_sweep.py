@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 import tlkit
 from tlkit.cli import app
 from tlkit.sweeps import sweep as sweeping
+from tlkit.sweeps.folder import SweepFolder
 
 QUICK = """
 data = { name = "phantom", train = 6, val = 3, test = 0, image_px = 32 }
@@ -89,6 +90,15 @@ def test_ctrl_c_says_how_to_go_on_and_what_is_finished_stays() -> None:
     assert "interrupted; next: tlkit sweep --resume sweeps/quick-1" in done.stderr
     again = command("--resume", "sweeps/quick-1")
     assert "[1/2] quick, epochs 1, seed 3: val accuracy 80.0 %  (kept)" in again.stderr
+
+
+def test_a_sweep_that_another_process_works_on_is_left_alone() -> None:
+    command("quick.toml", "--seeds", "3")
+    with SweepFolder(Path("sweeps/quick-1")).locked():
+        again = command("--resume", "sweeps/quick-1")
+    assert isinstance(again.exception, tlkit.RunFolderError)
+    assert str(again.exception) == "sweeps/quick-1: another process is at work on it"
+    assert command("--resume", "sweeps/quick-1").exit_code == 0
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing() -> None:

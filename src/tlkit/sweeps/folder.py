@@ -8,7 +8,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,27 @@ class SweepFolder:
         if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it")
         return found
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from going on with the same sweep while the body runs.
+
+        The lock goes with the process, however that ends. Systems without `fcntl` have none.
+
+        Raises:
+            RunFolderError: If another process is at work.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunFolderError(f"{self.path}: another process is at work on it") from None
+            yield
 
     def clear_unfinished(self, trial: Trial) -> None:
         """Remove what is left of a run that did not end; a finished one is never touched."""

@@ -106,7 +106,8 @@ def resume_sweep(
         watcher: Told how it goes; unset: nobody.
 
     Raises:
-        RunFolderError: If it is no sweep's folder, or an experiment has changed since.
+        RunFolderError: If it is no sweep's folder, an experiment has changed since, or another
+            process is at work on it.
     """
     begun = SweepFolder(Path(folder))
     command = begun.read_command()
@@ -116,6 +117,13 @@ def resume_sweep(
 
 
 def _go_on(folder: SweepFolder, trials: Trials, in_process: bool, watcher: SweepWatcher) -> Sweep:
+    with folder.locked():
+        return _gone_through(folder, trials, in_process, watcher)
+
+
+def _gone_through(
+    folder: SweepFolder, trials: Trials, in_process: bool, watcher: SweepWatcher
+) -> Sweep:
     outcomes = [read_outcome(trial, folder.run(trial)) for trial in trials.trials]
     (folder.path / RUNS).mkdir(exist_ok=True)
     folder.write_runs(outcomes, trials.swept)
