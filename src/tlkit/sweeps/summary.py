@@ -181,10 +181,9 @@ def wilson(hits: int, of: int) -> tuple[float, float] | None:
     """Return Wilson's 95 % interval of a share; None of nothing."""
     if not of:
         return None
-    from scipy.stats import binomtest
+    from tlkit.results import intervals
 
-    ends = binomtest(hits, of).proportion_ci(LEVEL, method="wilson")
-    return float(ends.low), float(ends.high)
+    return intervals.wilson(hits / of, of)
 
 
 def nested(outcomes: Sequence[Outcome]) -> VariantSummary | None:
