@@ -24,12 +24,25 @@ def test_a_careful_study_has_none() -> None:
     [
         ({"stand_in": "phantom"}, "drawn phantoms in place of data that were not there"),
         ({"evaluated_on": "val"}, "There is no test split."),
-        ({"leakage": ["x"]}, "Leakage was accepted"),
     ],
 )
 def test_what_the_metrics_say_is_warned_of(changed: dict[str, Any], text: str) -> None:
     run = made_up(**CAREFUL)
     run.metrics.update(changed)  # type: ignore[attr-defined]  # a dict here
+    (found,) = cautions(run)
+    assert text in found
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"leakage_accepted": {"patient": 1}}, "Leakage was accepted"),
+        ({"skipped": {"train": 3, "val": 1}}, "were left out: 3 of train, 1 of val."),
+    ],
+)
+def test_what_the_plan_says_of_the_data_is_warned_of(facts: dict[str, Any], text: str) -> None:
+    run = made_up(**CAREFUL)
+    run.plan["data"] = facts  # type: ignore[index]  # a dict here
     (found,) = cautions(run)
     assert text in found
 

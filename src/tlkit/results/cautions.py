@@ -22,11 +22,15 @@ def cautions(run: Finished) -> list[str]:
             f"The images are drawn {run.stand_in}s in place of data that were not there. "
             "The figures only show that things work."
         )
-    if run.plan.get("leakage") or run.metrics.get("leakage"):
+    facts = run.plan.get("data", {})
+    if facts.get("leakage_accepted"):
         found.append(
             "Leakage was accepted: a picture or a patient is in more than one split, so the "
             "figures flatter the model."
         )
+    if skipped := facts.get("skipped"):
+        listed = _listed(f"{count} of {split}" for split, count in skipped.items())
+        found.append(f"Images that could not be read were left out: {listed}.")
     if run.split == "val":
         found.append(
             "There is no test split. The figures are those on the validation images, which were "
