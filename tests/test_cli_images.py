@@ -126,6 +126,47 @@ def test_a_layer_is_for_features(command: CommandLine, run: Path) -> None:
     assert (done.code, "is for --features" in done.err) == (2, True)
 
 
+def test_evaluate_writes_its_answers(command: CommandLine, run: Path) -> None:
+    lines = ["path,label,split,source", "c.png,clear,test,one", "a.png,clear,test,two"]
+    Path("list.csv").write_text("\n".join([*lines, "in/b.png,both_sided,test,two"]))
+    done = command("evaluate", run, "--data", "list.csv", "--out", "there")
+    assert done.code == 0
+    table = done.out.splitlines()[-5:-2]
+    assert table[0].split() == ["source", "images", "accuracy", "95", "%", "interval"]
+    assert [line.split()[:2] for line in table[1:]] == [["one", "1"], ["two", "2"]]
+    written = rows(Path("there/predictions.csv").read_text())
+    assert [row["path"] for row in written] == ["c.png", "a.png", "in/b.png"]
+    classifier = tlkit.load(run)
+    assert [row["predicted"] for row in written] == classifier.predict(
+        ["c.png", "a.png", "in/b.png"]
+    )
+    metrics = json.loads(Path("there/metrics.json").read_text())
+    assert metrics["data"]["images"] == 3
+    assert {name: one["images"] for name, one in metrics["sources"].items()} == {"one": 1, "two": 2}
+    printed = json.loads(command("evaluate", run, "--data", "list.csv", "--json").out)
+    assert printed == metrics["data"] | {"sources": metrics["sources"]}
+
+
+def test_compare_names_the_key_that_differs_first(
+    command: CommandLine, run: Path, tmp_path: Path
+) -> None:
+    experiment = structure(tlkit.Experiment, TABLE | {"fit": {"epochs": 2}})
+    other = tlkit.run(experiment, tmp_path / "other").folder
+    done = command("compare", run, other)
+    lines = done.out.splitlines()
+    assert lines[:2] == [f"[1] {run}", f"[2] {other}"]
+    assert [line.split() for line in lines[3:5]] == [
+        ["settings", "that", "differ", "[1]", "[2]"], ["fit.epochs", "1", "2"]
+    ]  # fmt: skip
+    assert lines[5] == ""
+    assert "note: [1] was trained on drawn" not in done.err
+    found = json.loads(command("compare", run, other, "--json").out)
+    assert found["differences"] == [{"key": "fit.epochs", "values": ["1", "2"]}]
+    assert found["against_first"][0]["images"] == 3
+    assert command("compare", run).code == 2
+    assert command("compare", run, "nowhere").code == 7
+
+
 def test_explain_draws_a_picture_an_image(command: CommandLine, run: Path) -> None:
     done = command("explain", run, "in", "bad.png", "a.png")
     folder = Path("runs/run-explain-1")

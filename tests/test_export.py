@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit.classifier import load
 from tlkit.cli import app
-from tlkit.export import with_preprocessing
+from tlkit.export import _facts, with_preprocessing
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Cosine, Pooled
+from tlkit.results.calibration import Calibrator
 from tlkit.results.formats import FORMATS
 from tlkit.train.features import Extractor
 from tlkit.train.images import to_pixels
@@ -65,6 +66,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fit": {"epochs": 3},
     }
     return a_run(tmp_path_factory.mktemp("export") / "small", **settings).folder
+
+
+def test_the_temperature_is_inside_and_the_threshold_beside(run: Path, tmp_path: Path) -> None:
+    calibrator = Calibrator(temperature=2.5, favoured=1, threshold=0.25)
+    classifier = evolve(load(run), calibrator=calibrator)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    found = with_preprocessing(classifier)(pixels.astype(np.float32)).numpy()
+    np.testing.assert_allclose(found, classifier.probabilities(pixels), atol=1e-6)
+    assert np.abs(found - load(run).probabilities(pixels)).max() > 1e-3
+    facts = _facts(classifier, run, "keras", None)
+    assert facts["threshold"] == {"class": "one_sided", "p": 0.25}
+    assert _facts(load(run), run, "keras", None)["threshold"] is None
 
 
 @pytest.fixture(scope="module")

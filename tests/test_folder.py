@@ -209,7 +209,7 @@ def test_a_broken_file_in_a_folder_is_named(tmp_path: Path) -> None:
 def test_a_figure_that_is_not_finite_leaves_the_run_unfinished(tmp_path: Path) -> None:
     splits = Phantom().load()
     with pytest.raises(ValueError, match=r"not JSON compliant"):
-        RunFolder(tmp_path).write_results({"loss": float("nan")}, splits, {})
+        RunFolder(tmp_path).write_results({"loss": float("nan")}, splits, {}, {})
     assert not (tmp_path / "metrics.json").exists()
 
 

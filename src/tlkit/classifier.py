@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.errors import ConfigError, DataError, Problem, RunFolderError
+from tlkit.errors import DataError, RunFolderError
 from tlkit.inputs import Rejected
-from tlkit.layers import HEAD
 from tlkit.parts.datasets import SUFFIXES
 from tlkit.parts.kinds import Backbone
 from tlkit.parts.manifest import read_manifest
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from tlkit.evaluation import Evaluation
+    from tlkit.results.calibration import Calibrator
     from tlkit.results.explain import Explainer, Method
     from tlkit.results.metrics import Scores
     from tlkit.train.features import Extractor
@@ -59,6 +60,8 @@ class Classifier:
         experiment: How it was trained.
         extractor: What runs images through the whole model, in batches of the run's fixed size.
         stand_in: What it was trained on in place of real data; empty for real data.
+        calibrator: What the run has learnt from its validation split, applied to every answer;
+            the model itself is as it was.
     """
 
     model: keras.Model
@@ -66,13 +69,15 @@ class Classifier:
     experiment: Experiment
     extractor: Extractor = field(repr=False)
     stand_in: str = ""
+    calibrator: Calibrator = field(factory=lambda: _no_calibrator())
 
     def predict(self, images: Images) -> list[str]:
         """Return the class name of each image; takes what `probabilities` takes."""
-        return [self.classes[number] for number in self.probabilities(images).argmax(axis=1)]
+        found = self.calibrator.predicted(self.probabilities(images))
+        return [self.classes[number] for number in found]
 
     def probabilities(self, images: Images) -> npt.NDArray[np.float32]:
-        """Return the probability of every class for each image.
+        """Return the probability of every class for each image, calibrated if the run is.
 
         Args:
             images: Paths of image files, or pixels `(images, height, width, 3)` uint8, RGB, of
@@ -84,7 +89,7 @@ class Classifier:
         Raises:
             DataError: If a file is not a sound image, or pixels have another size or dtype.
         """
-        return self._outputs(self.extractor, images)
+        return self.calibrator.probabilities(self._outputs(self.extractor, images))
 
     def features(self, images: Images, layer: str | None = None) -> npt.NDArray[np.float32]:
         """Return what a layer makes of each image, averaged over the picture.
@@ -159,40 +164,18 @@ class Classifier:
                     yield item
                     continue
                 row = next(rows)
-                probabilities = row[-count:]
-                predicted = self.classes[int(probabilities.argmax())]
+                probabilities = self.calibrator.probabilities(row[None, -count:])
+                predicted = self.classes[self.calibrator.predicted(probabilities)[0]]
                 features = row[:-count] if len(row) > count else None
-                yield Prediction(item[0], predicted, probabilities, features)
+                yield Prediction(item[0], predicted, probabilities[0], features)
 
     def _with_features(self, layer: str | None) -> Extractor:
-        """Return what gives a layer's features and the probabilities beside them, in one pass."""
-        import keras
-
+        """Return what gives a layer's features and the probabilities after them."""
+        from tlkit.train.embedding import with_features
         from tlkit.train.features import Extractor
 
-        features = self.model.get_layer(self.feature_layer(layer)).output
-        if len(features.shape) > 2:
-            middle = tuple(range(1, len(features.shape) - 1))
-            features = keras.ops.mean(keras.ops.cast(features, "float32"), axis=middle)
-        both = keras.layers.Concatenate(dtype="float32")([features, self.model.output])
-        settings = self.experiment
-        whole = keras.Model(self.model.input, both)
+        whole, settings = with_features(self.model, layer), self.experiment
         return Extractor(whole, settings.backbone, settings.augmentation, self.extractor.batch)
-
-    def feature_layer(self, chosen: str | None = None) -> str:
-        """Return the name of the layer that features are taken from; see `features`."""
-        from tlkit.graph import layer_table
-
-        layers = layer_table(self.model)
-        if chosen is None:
-            return next(x.name for x in reversed(layers.layers) if x.block != HEAD)
-        try:
-            numbers = sorted(layers.select(chosen))
-        except ValueError as error:
-            raise ConfigError([Problem("layer", str(error))]) from None
-        if len(numbers) > 1:
-            raise ConfigError([Problem("layer", f"must be one layer, got {len(numbers)}")])
-        return layers[numbers[0]].name
 
     def explainer(self, layer: str | None = None, method: Method = "grad_cam") -> Explainer:
         """Return what draws heatmaps: `explainer(pixels, class_numbers)`.
@@ -209,7 +192,11 @@ class Classifier:
         return Explainer(self.model, self.experiment.backbone, layer, method)
 
     def evaluate(self, data: str | Path, split: str | None = None) -> Scores:
-        """Score the classifier on labelled images.
+        """Score the classifier on labelled images; see `evaluation`."""
+        return self.evaluation(data, split).scores
+
+    def evaluation(self, data: str | Path, split: str | None = None) -> Evaluation:
+        """Classify labelled images and score the answers, all together and by source.
 
         Args:
             data: A folder with one folder a class, or one with such folders for `train`, `val`
@@ -219,11 +206,13 @@ class Classifier:
         Raises:
             DataError: If there are no such images or one is not sound.
         """
-        from tlkit.results.metrics import score
+        from tlkit.evaluation import evaluation
 
         examples, read = labelled(Path(data), self.classes, split)
-        found = self._of_files([example.path for example in examples], read)
-        return score([self.classes.index(e.label) for e in examples], found, self.classes)
+        raw = self._of_files([example.path for example in examples], read)
+        found = self.calibrator.probabilities(raw)
+        predicted = self.calibrator.predicted(found)
+        return evaluation(split or "data", examples, found, predicted, self.classes)
 
     def _outputs(self, extractor: Extractor, images: Images) -> npt.NDArray[np.float32]:
         import numpy as np
@@ -280,6 +269,7 @@ def load(
         PartError: If it needs a file or package of somebody else's that is not there.
     """
     from tlkit.graph import layer_table
+    from tlkit.results.calibration import Calibrator, read_calibrator
     from tlkit.results.folder import METRICS, PLAN, WEIGHTS, RunFolder, read_weights
     from tlkit.results.recorded import read_experiment
     from tlkit.train.features import Extractor
@@ -303,13 +293,23 @@ def load(
     )
     read_weights(folder.path / WEIGHTS, model, layer_table(model))
     extractor = Extractor(model, experiment.backbone, experiment.augmentation, PREFIX_BATCH)
+    calibrator = Calibrator()
+    if experiment.calibration.wanted:
+        calibrator = read_calibrator(folder, classes)
     return Classifier(
         model=model,
         classes=classes,
         experiment=experiment,
         extractor=extractor,
         stand_in=stand_in,
+        calibrator=calibrator,
     )
+
+
+def _no_calibrator() -> Calibrator:
+    from tlkit.results.calibration import Calibrator
+
+    return Calibrator()
 
 
 def _joined(extractor: Extractor, batches: Iterable[Any]) -> npt.NDArray[np.float32]:

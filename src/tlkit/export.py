@@ -118,6 +118,8 @@ def with_preprocessing(classifier: Classifier) -> keras.Model:
     """
     import keras
 
+    from tlkit.results.calibration import TINY
+
     backbone = classifier.experiment.backbone
     size = backbone.image_size
     pixels = keras.Input((size, size, 3), name="pixels")
@@ -128,7 +130,11 @@ def with_preprocessing(classifier: Classifier) -> keras.Model:
             f"backbone: its preprocessing cannot be put into a model: {type(error).__name__}; "
             "write it with arithmetic or keras.ops, not with tf"
         ) from error
-    return keras.Model(pixels, classifier.model(prepared), name="tlkit")
+    found, temperature = classifier.model(prepared), classifier.calibrator.temperature
+    if temperature != 1:
+        logarithms = keras.ops.log(keras.ops.maximum(found, TINY))
+        found = keras.ops.softmax(logarithms / temperature)
+    return keras.Model(pixels, found, name="tlkit")
 
 
 def _difference(classifier: Classifier, answers: Answers | None) -> float | None:
@@ -152,12 +158,17 @@ def _facts(
     from importlib.metadata import version
 
     size, resize = classifier.experiment.backbone.image_size, classifier.experiment.data.resize
+    calibrator, threshold = classifier.calibrator, None
+    if calibrator.favoured is not None:
+        name = classifier.classes[calibrator.favoured]
+        threshold = {"class": name, "p": calibrator.threshold}
     return {
         "classes": list(classifier.classes),
         "input": f"(batch, {size}, {size}, 3) float32, RGB, from 0 to 255",
         "output": f"(batch, {len(classifier.classes)}) float32, probabilities in this order",
         "image_size": size,
         "resize": resize,
+        "threshold": threshold,
         "stand_in": classifier.stand_in or None,
         "run": run.resolve().name,
         "format": to,

@@ -18,6 +18,7 @@ from tlkit.parts.datasets import load_splits
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan, make_plan
 from tlkit.progress import Epoch, Watcher
+from tlkit.trackers import Trackers, require_trackers, tracked
 
 if TYPE_CHECKING:
     import keras
@@ -113,6 +114,7 @@ def run(
     Raises:
         TlkitError: Of the kind that says what is wrong.
     """
+    from tlkit.results.calibration import CALIBRATION, calibrate, calibration_json
     from tlkit.results.folder import RunFolder
     from tlkit.results.pages import write_pages
     from tlkit.train.fit import fit
@@ -124,20 +126,27 @@ def run(
     folder = RunFolder.claim(out, experiment.name)
     folder.write_inputs(experiment, plan, splits, ready.hashes)
     folder.write_environment(experiment, ready.weights)
-    keep_record = partial(_write_history, folder, [], [time.perf_counter()])
-    fitted = fit(model, plan, experiment, splits, ready.hashes, ready.cache, watcher, keep_record)
-    done = Run(
-        folder=folder.path,
-        experiment=experiment,
-        plan=plan,
-        history=fitted.history,
-        last=_scored(splits, fitted.last),
-        best=_scored(splits, fitted.best),
-        model=model,
-    )
-    folder.write_weights(model, plan.layers)
-    folder.write_results(_metrics(done, ready.weights), splits, fitted.kept.probabilities)
-    write_pages(folder, experiment, splits, model)
+    with tracked(experiment, folder.path, watcher) as trackers:
+        record = partial(_write_history, folder, trackers, [], [time.perf_counter()])
+        fitted = fit(model, plan, experiment, splits, ready.hashes, ready.cache, watcher, record)
+        done = Run(
+            folder=folder.path,
+            experiment=experiment,
+            plan=plan,
+            history=fitted.history,
+            last=_scored(experiment, splits, fitted.last),
+            best=_scored(experiment, splits, fitted.best),
+            model=model,
+        )
+        folder.write_weights(model, plan.layers)
+        raw = fitted.kept.probabilities
+        kept = calibrate(experiment.calibration, splits, raw)
+        if experiment.calibration.wanted:
+            folder.write_json(CALIBRATION, calibration_json(kept.calibrator, splits, raw))
+        metrics = _metrics(done, ready.weights)
+        folder.write_results(metrics, splits, kept.probabilities, kept.predicted)
+        write_pages(folder, experiment, splits, model)
+        trackers.end(_told(done), done=True)
     return done
 
 
@@ -183,6 +192,7 @@ def make_ready(
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(experiment, overrides)
+    require_trackers(experiment.track)
     splits = load_splits(experiment.data)
     plan = make_plan(experiment, splits)
 
@@ -214,27 +224,46 @@ def make_ready(
 
 
 def _write_history(
-    folder: RunFolder, history: list[Epoch], marks: list[float], epoch: Epoch
+    folder: RunFolder,
+    trackers: Trackers,
+    history: list[Epoch],
+    marks: list[float],
+    epoch: Epoch,
 ) -> None:
-    """Add an epoch to the folder's history and how long it took to its timing."""
+    """Add an epoch to the folder's history, how long it took to its timing; tell the trackers."""
     history.append(epoch)
     marks.append(time.perf_counter())
     seconds = [after - before for before, after in pairwise(marks)]
     folder.write_history(history, seconds)
+    trackers.epoch(epoch)
 
 
-def _scored(splits: Splits, outcome: Outcome) -> Scored:
+def _told(run: Run) -> dict[str, float]:
+    """Return what trackers are told of how good the kept weights are."""
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+    found = {
+        f"{split}/{name}": getattr(scores, name)
+        for split, scores in run.scores.items()
+        for name in names
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _scored(experiment: Experiment, splits: Splits, outcome: Outcome) -> Scored:
+    from tlkit.results.calibration import calibrate
     from tlkit.results.metrics import score
 
     examples = dict(splits.items())
+    answers = calibrate(experiment.calibration, splits, outcome.probabilities)
     scores = {
         split: score(
             splits.labels(examples[split]),
             found,
             splits.classes,
             [example.patient for example in examples[split]],
+            answers.predicted[split],
         )
-        for split, found in outcome.probabilities.items()
+        for split, found in answers.probabilities.items()
     }
     return Scored(outcome.epoch, scores)
 

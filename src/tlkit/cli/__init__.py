@@ -5,7 +5,7 @@ from __future__ import annotations
 from tlkit.cli.app import app, main
 
 # In the order in which `--help` lists their commands.
-from tlkit.cli import runs, sweeps, classifiers, explanations, reports  # isort: skip
+from tlkit.cli import runs, sweeps, classifiers, explanations, comparisons, reports  # isort: skip
 from tlkit.cli import exports, data, catalogue, caches, doctors  # isort: skip
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "caches",
     "catalogue",
     "classifiers",
+    "comparisons",
     "data",
     "doctors",
     "explanations",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,12 +15,15 @@ from tlkit.classifier import Prediction
 from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
 from tlkit.cli.images import Images, loaded, must_be_new, named, noting, report, with_bar
 from tlkit.cli.listing import Format, Listing
+from tlkit.console import share, table
 from tlkit.files import beside
 from tlkit.inputs import Rejected
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from tlkit.results.metrics import Scores
 
 
 @app.command()
@@ -96,15 +99,40 @@ def evaluate(
         Literal["train", "val", "test"] | None,
         typer.Option(help="Which split of the data; unset: test if there is one, else val."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A new folder for metrics.json and predictions.csv."),
+    ] = None,
     plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a finished run on labelled images."""
+    """Score a finished run on labelled images, and by source if the manifest has several."""
     from tlkit import console
+    from tlkit.results.folder import RunFolder as Folder
 
+    must_be_new(out, "--out")
     classifier = loaded(run, plugins)
-    scores = classifier.evaluate(data, split)
+    found = classifier.evaluation(data, split)
+    if out is not None:
+        found.write(Folder.claim(out, ""))
     if as_json:
-        typer.echo(json.dumps(scores.as_json(), indent=2, ensure_ascii=False))
+        sources = {name: scores.as_json() for name, scores in found.sources.items()}
+        typer.echo(
+            json.dumps(found.scores.as_json() | {"sources": sources}, indent=2, ensure_ascii=False)
+        )
         return
-    typer.echo(console.scores_text(str(data), scores))
+    typer.echo(console.scores_text(str(data), found.scores))
+    if found.sources:
+        typer.echo(f"\n{_sources_text(found.sources)}")
+    if out is not None:
+        typer.echo(f"\nmetrics and predictions: {out}")
+
+
+def _sources_text(sources: Mapping[str, Scores]) -> str:
+    """Return the accuracy on each source's images as text."""
+    rows = []
+    for name, scores in sources.items():
+        interval = scores.intervals["accuracy"]
+        ends = f"{100 * interval.low:.1f}-{100 * interval.high:.1f} %" if interval else ""
+        rows.append([name or "not given", str(scores.images), share(scores.accuracy), ends])
+    return table(["source", "images", "accuracy", "95 % interval"], rows)

@@ -68,6 +68,56 @@ class Fit:
 
 
 @frozen(kw_only=True)
+class Calibration:
+    """What is learnt from the validation split after training, and applied to every answer.
+
+    The run's metrics and `predictions.csv` are those of the calibrated answers, and so are those
+    of the loaded run.
+
+    Attributes:
+        temperature: Divide the logarithms of the probabilities by the number that makes the log
+            loss on the validation split least, so that of the images with 80 % about 80 % are
+            right. Changes no predicted class (Guo et al. 2017).
+        min_recall: One class and the least share of its validation images that are to be called
+            so, such as `{ "covid-19" = 0.95 }`: an image is called this class if its probability
+            reaches the highest threshold that does it, otherwise by the highest of the others.
+    """
+
+    temperature: bool = False
+    min_recall: dict[str, float] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.min_recall) > 1:
+            raise FieldError("min_recall", f"must name one class, got {list(self.min_recall)}")
+        for name, share in self.min_recall.items():
+            if not 0 < share <= 1:
+                raise FieldError(
+                    f"min_recall.{name}", f"must be above 0 and at most 1, got {share}"
+                )
+
+    @property
+    def wanted(self) -> bool:
+        """Tell whether anything is to be learnt."""
+        return self.temperature or bool(self.min_recall)
+
+
+@frozen(kw_only=True)
+class Track:
+    """Where a run's figures go besides its folder, as they come. A failure there is only noted.
+
+    Attributes:
+        tensorboard: Write them for TensorBoard, into `tensorboard` in the run folder.
+        mlflow: Send them to MLflow, with the settings and in the end the run folder; needs
+            `tlkit[mlflow]`. Where to is MLflow's own setting, `MLFLOW_TRACKING_URI`.
+        experiment: MLflow's experiment; unset: called like the experiment's file.
+    """
+
+    tensorboard: bool = False
+    mlflow: bool = False
+    experiment: str | None = None
+
+
+@frozen(kw_only=True)
 class Reference:
     """Somebody's published result, shown beside ours.
 
@@ -159,6 +209,8 @@ class Experiment:
         optimizer: The rule of the steps.
         schedule: How the learning rate changes.
         fit: Epochs and batches.
+        calibration: What is learnt from the validation split afterwards.
+        track: Where figures go besides the run folder.
         reference: Published results to show beside ours.
         card: What its model is for and what not.
         plugins: Files with the study's own parts.
@@ -177,6 +229,8 @@ class Experiment:
     optimizer: Optimizer = part(registries.optimizers, "adam")
     schedule: Schedule = part(registries.schedules, "constant")
     fit: Fit = field(factory=Fit)
+    calibration: Calibration = field(factory=Calibration)
+    track: Track = field(factory=Track)
     reference: tuple[Reference, ...] = ()
     card: Card = field(factory=Card)
     plugins: Plugins = field(factory=Plugins)

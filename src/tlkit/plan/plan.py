@@ -156,6 +156,12 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
     except ValueError as error:
         problems.append(_problem("class_weights", error))
     problems += _balance_problems(experiment)
+    problems += [
+        Problem(f"calibration.min_recall.{name}", f"is none of the classes {', '.join(classes)}")
+        for classes in [splits.classes]
+        for name in experiment.calibration.min_recall
+        if name not in classes
+    ]
     for number, reference in enumerate(experiment.reference):
         problems += _reference_problems(f"reference[{number}]", reference, splits.classes)
     if problems:

@@ -131,15 +131,16 @@ class RunFolder:
         metrics: Mapping[str, Any],
         splits: Splits,
         probabilities: Mapping[str, npt.NDArray[np.float32]],
+        predicted: Mapping[str, npt.NDArray[np.int64]],
     ) -> None:
         """Write the predictions and the metrics, which come last: with them the run is finished."""
         columns = ["path", "label", "predicted", "split", *(f"p_{c}" for c in splits.classes)]
         examples = dict(splits.items())
         rows = [
-            [example.path, example.label, splits.classes[row.argmax()], split,
+            [example.path, example.label, splits.classes[number], split,
              *(format(float(p), ".9g") for p in row)]
             for split, found in probabilities.items()
-            for example, row in zip(examples[split], found, strict=True)
+            for example, row, number in zip(examples[split], found, predicted[split], strict=True)
         ]  # fmt: skip
         self.write_csv("predictions.csv", columns, rows)
         self.write_json(METRICS, metrics)

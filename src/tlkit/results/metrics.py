@@ -175,18 +175,21 @@ def score(
     probabilities: npt.NDArray[np.floating[Any]],
     classes: Sequence[str],
     patients: Sequence[str] = (),
+    predicted: Sequence[int] | npt.NDArray[Any] | None = None,
 ) -> Scores:
-    """Score predictions; the class with the highest probability is the predicted one.
+    """Score predictions.
 
     Args:
         labels: The true class numbers, `(images,)`.
         probabilities: `(images, classes)`.
         classes: Class names in the order of the columns.
         patients: Whose each image is, empty where that is not known; none: all unknown.
+        predicted: The predicted class numbers; None: those with the highest probabilities.
     """
     labels = np.asarray(labels, np.intp)
     shares = np.asarray(probabilities, np.float64)
-    return _scores(Answers(labels, shares.argmax(axis=1), len(classes), shares), classes, patients)
+    guess = shares.argmax(axis=1) if predicted is None else np.asarray(predicted, np.intp)
+    return _scores(Answers(labels, guess, len(classes), shares), classes, patients)
 
 
 def score_predictions(
