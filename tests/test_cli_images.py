@@ -215,6 +215,36 @@ def test_what_cannot_be_explained_leaves_no_folder(
     assert not Path("runs").exists()
 
 
+HOSTILE = [
+    "<script>.png",
+    "\u202egnp.exe.png",
+    "\x1b[31m red.png",
+    "'\",=1+1.png",
+    "x" * 251 + ".png",
+]
+
+
+def test_hostile_file_names_are_harmless(command: CommandLine, run: Path) -> None:
+    for name in HOSTILE:
+        Path(name).write_bytes(Path("a.png").read_bytes())
+    (Path().absolute() / b"\xff.png".decode("utf-8", "surrogateescape")).write_bytes(
+        Path("a.png").read_bytes()
+    )
+    done = command("explain", run, "*.png", "--out", "there")
+    drawn = list(Path("there").glob("*.png"))
+    assert len(drawn) == 8
+    for path in drawn:
+        assert path.name.isprintable()
+        assert not set(path.name) & set("<>\"'\u202e\x1b =+,")
+    assert "\x1b" not in done.out
+    assert "\u202e" not in done.out
+    for form in ("table", "json"):
+        done = command("predict", run, "*.png", "--format", form)
+        assert (done.code, "\x1b" in done.out) == (4, False)
+    done = command("predict", run, "*.png", "--format", "csv")
+    assert len(rows(done.out)) == 8
+
+
 @pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(run: Path, tmp_path: Path) -> None:
     """`tlkit predict … | head -1` ends quietly."""

@@ -48,6 +48,7 @@ ORDER = (
     "registry",
     "rules",
     "cache",
+    "escapes",
     "files",
     "escapes",
     "backend",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tlkit.classifier import Prediction
 from tlkit.cli.listing import Format, Listing
+from tlkit.escapes import csv_text
 from tlkit.inputs import Rejected
 
 CLASSES = ("normal", "covid-19", "other")
@@ -125,4 +126,4 @@ def test_rows_and_rejected_are_all_there_is_in_order(answers: list[Any]) -> None
     assert [entry["path"] for entry in found] == [answer.path for answer in answers]
     sound = [answer.path for answer in answers if isinstance(answer, Prediction)]
     text = io.StringIO(listed("csv", answers=answers), newline="")
-    assert [row["path"] for row in csv.DictReader(text)] == sound
+    assert [csv_text(row["path"]) for row in csv.DictReader(text)] == sound

@@ -61,13 +61,13 @@ def csv_text(cell: str) -> str:
     return cell[1:] if cell.startswith(MARK) and FORMULA.match(cell) else cell
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, indent: int | None = 2) -> str:
     r"""Return JSON that a terminal may show too: what `printable` escapes is `\uXXXX` here.
 
     >>> json_text("é\x9b")
     '"é\\u009b"'
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
     return "".join(
         one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text
     )

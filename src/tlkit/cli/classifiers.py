@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
 from tlkit.cli.images import Images, loaded, must_be_new, named, noting, report, with_bar
 from tlkit.cli.listing import Format, Listing
 from tlkit.console import share, table
+from tlkit.escapes import json_text, printable
 from tlkit.files import beside
 from tlkit.inputs import Rejected
 
@@ -117,11 +117,9 @@ def evaluate(
         found.write(Folder.claim(out, ""))
     if as_json:
         sources = {name: scores.as_json() for name, scores in found.sources.items()}
-        typer.echo(
-            json.dumps(found.scores.as_json() | {"sources": sources}, indent=2, ensure_ascii=False)
-        )
+        typer.echo(json_text(found.scores.as_json() | {"sources": sources}))
         return
-    typer.echo(console.scores_text(str(data), found.scores))
+    typer.echo(console.scores_text(printable(data), found.scores))
     if found.sources:
         typer.echo(f"\n{_sources_text(found.sources)}")
     if out is not None:
@@ -134,5 +132,7 @@ def _sources_text(sources: Mapping[str, Scores]) -> str:
     for name, scores in sources.items():
         interval = scores.intervals["accuracy"]
         ends = f"{100 * interval.low:.1f}-{100 * interval.high:.1f} %" if interval else ""
-        rows.append([name or "not given", str(scores.images), share(scores.accuracy), ends])
+        rows.append(
+            [printable(name or "not given"), str(scores.images), share(scores.accuracy), ends]
+        )
     return table(["source", "images", "accuracy", "95 % interval"], rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from tlkit.cli.app import AsJson, app
 from tlkit.console import table
+from tlkit.escapes import json_text, printable
 
 if TYPE_CHECKING:
     from tlkit.results.compare import Paired, Recorded
@@ -39,10 +39,10 @@ def compare(
     read = [read_run(path) for path in runs]
     pairs = [paired(read[0], run) for run in read[1:]]
     if as_json:
-        typer.echo(json.dumps(_json(read, pairs), indent=2, ensure_ascii=False))
+        typer.echo(json_text(_json(read, pairs)))
         return
     for note in notes(read):
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(f"note: {printable(note)}", err=True)
     typer.echo("\n\n".join([_names(read), _settings(read), _scores(read), _pairs(pairs)]))
 
 
@@ -62,7 +62,9 @@ def _marks(runs: Sequence[Recorded]) -> list[str]:
 
 
 def _names(runs: Sequence[Recorded]) -> str:
-    return "\n".join(f"{mark} {run.name}" for mark, run in zip(_marks(runs), runs, strict=True))
+    return "\n".join(
+        f"{mark} {printable(run.name)}" for mark, run in zip(_marks(runs), runs, strict=True)
+    )
 
 
 def _settings(runs: Sequence[Recorded]) -> str:
@@ -71,11 +73,12 @@ def _settings(runs: Sequence[Recorded]) -> str:
     found = differences(runs)
     if not found:
         return "all settings are the same"
-    rows = [[one.key, *map(_short, one.values)] for one in found]
+    rows = [[printable(one.key), *map(_short, one.values)] for one in found]
     return table(["settings that differ", *_marks(runs)], rows)
 
 
 def _short(text: str) -> str:
+    text = printable(text)
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
@@ -84,7 +87,7 @@ def _scores(runs: Sequence[Recorded]) -> str:
 
     splits = " and ".join(dict.fromkeys(run.split for run in runs))
     rows = [["images", *(str(run.scores.images) for run in runs)]]
-    rows += [[title, *values] for title, values in figures_beside(runs)]
+    rows += [[printable(title), *values] for title, values in figures_beside(runs)]
     return table([f"on {splits}, with 95 % intervals", *_marks(runs)], rows)
 
 

@@ -13,6 +13,7 @@ from tlkit.classifier import Classifier
 from tlkit.cli.app import PluginFiles, RunFolder, app
 from tlkit.cli.images import Images, loaded, named, report, with_bar
 from tlkit.console import table
+from tlkit.escapes import csv_cell, printable
 from tlkit.files import beside
 from tlkit.inputs import Rejected
 
@@ -79,7 +80,8 @@ def explain(
     if folder is not None:
         columns = ["path", "predicted", "p_predicted", "class", "p_class", "picture"]
         folder.write_csv("explanations.csv", columns, rows)
-        typer.echo(table(["path", "class", "p", "picture"], [[r[0], *r[3:]] for r in rows]))
+        shown = [[printable(cell) for cell in (row[0], *row[3:])] for row in rows]
+        typer.echo(table(["path", "class", "p", "picture"], shown))
         at = f", layer {explainer.layer}" if explainer.layer else ""
         typer.echo(f"\nmethod: {method}{at}\nexplanations: {folder.path}")
     report(rejected)
@@ -123,7 +125,9 @@ def _explained(
         picture = f"{count + number + 1:03d}-{_safe(Path(path).stem)}.png"
         with beside(folder.path / picture) as partial:
             explanation(pixels[number], heat, caption).save(partial, "PNG")
-        rows.append([path, classes[best], p[0], classes[shown], p[1], picture])
+        text = path.encode("utf-8", "backslashreplace").decode()  # of a name that is none
+        names = [csv_cell(one) for one in (text, classes[best], classes[shown])]
+        rows.append([*names[:2], p[0], names[2], p[1], picture])
     return rows
 
 

@@ -13,6 +13,7 @@ from rich.progress import track
 
 import tlkit
 from tlkit.errors import DataError
+from tlkit.escapes import printable
 from tlkit.inputs import STDIN, Rejected, image_files
 
 A = TypeVar("A")
@@ -64,7 +65,7 @@ def report(rejected: Sequence[Rejected]) -> None:
         DataError: If anything was.
     """
     if rejected:
-        raise DataError("\n".join(map(str, rejected)))
+        raise DataError("\n".join(map(printable, rejected)))
 
 
 def must_be_new(path: Path | None, option: str) -> None:

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from tlkit.classifier import Prediction
 from tlkit.console import table
+from tlkit.escapes import csv_cell, printable
 from tlkit.inputs import Rejected
 
 WIDE = 6  # with more classes than this a table shows the three most probable ones
@@ -77,8 +78,9 @@ class Listing:
         return entry | {"top": [{"class": name, "p": p} for name, p in ranked]}
 
     def _rows(self, answers: Iterable[Prediction | Rejected], exact: bool) -> Iterator[list[str]]:
+        safe = csv_cell if exact else printable
         if self.top is None:
-            yield ["path", "predicted", *(f"p_{name}" for name in self.classes)]
+            yield ["path", "predicted", *(safe(f"p_{name}") for name in self.classes)]
         else:
             places = range(1, min(self.top, len(self.classes)) + 1)
             heads = [name for n in places for name in (f"class_{n}", f"p_{n}")]
@@ -86,9 +88,9 @@ class Listing:
         for answer in answers:
             if isinstance(answer, Rejected):
                 continue
-            cells = [answer.path, answer.predicted]
+            cells = [safe(answer.path), safe(answer.predicted)]
             for name, p in self._ranked(answer):
-                cells += [] if self.top is None else [name]
+                cells += [] if self.top is None else [safe(name)]
                 cells.append(repr(p) if exact else f"{p:.3f}")
             yield cells
 
@@ -98,7 +100,9 @@ def _rounded(probability: Any) -> float:
 
 
 def _json(entry: dict[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False)
+    r"""Return an entry on one line; what a terminal would obey is escaped as `\uXXXX`."""
+    text = json.dumps(entry, ensure_ascii=False)
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def _array(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -118,4 +122,5 @@ def _csv(rows: Iterable[list[str]]) -> Iterator[str]:
     for row in rows:
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\r\n").writerow(row)  # so that both are quoted in cells
-        yield buffer.getvalue().removesuffix("\r\n")
+        line = buffer.getvalue().removesuffix("\r\n")
+        yield line.encode("utf-8", "backslashreplace").decode()  # names that are no text
