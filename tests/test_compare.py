@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from tlkit.results.compare import (
     paired,
     read_run,
 )
+from tlkit.results.comparison_page import comparison, write_comparison
 from tlkit.results.metrics import score_predictions
 from tlkit.results.settings import flattened
 
@@ -226,3 +228,23 @@ def test_a_folder_that_is_no_sound_run_is_refused(
     spoil(copy)
     with pytest.raises(tlkit.RunFolderError, match=message):
         read_run(copy)
+
+
+def test_the_page_needs_nothing_else_and_obeys_no_name(two_runs: tuple[Path, Path]) -> None:
+    hostile = "<script>alert(1)</script>\u202e"
+    one, two = (read_run(path) for path in two_runs)
+    runs = [one, evolve(two, name=hostile, settings={**two.settings, "head.name": hostile})]
+    page = comparison(runs, [paired(*runs)])
+    assert "<script" not in page
+    assert "\u202e" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"(src|href)=|url\(|https?://(?!www\.w3\.org)", page)
+    assert page.index("head.name") < page.index("optimizer.learning_rate")
+    assert page.count('class="line c1') == 1 + 3  # its key, and a curve in each of three charts
+    assert comparison(runs, [None]).count("<td") == page.count("<td")
+
+
+def test_the_page_is_written_whole(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    runs = [read_run(path) for path in two_runs]
+    write_comparison(tmp_path / "new" / "page.html", runs, [paired(*runs)])
+    assert (tmp_path / "new" / "page.html").read_text() == comparison(runs, [paired(*runs)])

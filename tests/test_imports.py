@@ -50,7 +50,6 @@ ORDER = (
     "cache",
     "escapes",
     "files",
-    "escapes",
     "backend",
     "errors",
 )

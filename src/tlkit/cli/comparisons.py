@@ -10,6 +10,7 @@ import attrs
 import typer
 
 from tlkit.cli.app import AsJson, app
+from tlkit.cli.images import must_be_new
 from tlkit.console import table
 from tlkit.escapes import json_text, printable
 
@@ -24,6 +25,10 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="The folders of finished runs.", metavar="RUN...")
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="A new file for it all as a page, with curves."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set runs side by side: settings that differ, how good each is, whether that is chance.
@@ -31,6 +36,7 @@ def compare(
     Each run is compared with the first on the images that both are judged by: McNemar's exact
     test, and the difference in accuracy with its 95 % interval.
     """
+    must_be_new(out, "--out")
     if len(runs) < 2:
         raise typer.BadParameter("needs two runs or more", param_hint="RUN...")
 
@@ -38,12 +44,18 @@ def compare(
 
     read = [read_run(path) for path in runs]
     pairs = [paired(read[0], run) for run in read[1:]]
+    if out is not None:
+        from tlkit.results.comparison_page import write_comparison
+
+        write_comparison(out, read, pairs)
     if as_json:
         typer.echo(json_text(_json(read, pairs)))
         return
     for note in notes(read):
         typer.echo(f"note: {printable(note)}", err=True)
     typer.echo("\n\n".join([_names(read), _settings(read), _scores(read), _pairs(pairs)]))
+    if out is not None:
+        typer.echo(f"\npage: {out}")
 
 
 def _json(runs: Sequence[Recorded], pairs: Sequence[Paired | None]) -> dict[str, Any]:
