@@ -198,6 +198,7 @@ def test_two_runs_that_differ_in_one_key_name_it(two_runs: tuple[Path, Path]) ->
     assert found.images == len(runs[0].answers) == 6
     assert [len(run.history) for run in runs] == [2, 2]
     assert len(runs[0].trained_on) == 6
+    assert not {"reference", "card"} & {key.partition(".")[0] for key in runs[0].settings}
 
 
 def rewrite(name: str, change: Callable[[Any], Any]) -> Callable[[Path], Any]:

@@ -26,6 +26,7 @@ from tlkit.results.recorded import EXPERIMENT
 from tlkit.results.settings import flattened
 
 PERCENT = ("accuracy", "balanced_accuracy")  # of all classes together; the others are no shares
+TOLD = ("reference", "card")  # what an experiment says beside its settings
 ABSENT = "-"  # what stands for a key that a run's parts do not have
 
 
@@ -127,7 +128,7 @@ def read_run(path: Path) -> Recorded:
         of = {row["path"]: row for row in images}
         return Recorded(
             name=str(path),
-            settings=flattened(experiment),
+            settings=flattened({k: v for k, v in experiment.items() if k not in TOLD}),
             split=split,
             scores=Scores.from_json(plan["classes"], metrics[split]),
             history=tuple(_epoch(row) for row in history),
