@@ -249,6 +249,17 @@ def test_a_manifest_is_scored(finished: Finished, split: str | None, expected: s
     assert finished.classifier.evaluate(path, split) == finished.run.scores[expected]
 
 
+def test_data_of_other_classes_are_refused_with_both_lists(
+    finished: Finished, tmp_path: Path
+) -> None:
+    for name in (*finished.classifier.classes, "other"):
+        (tmp_path / name).mkdir()
+    known = ", ".join(finished.classifier.classes)
+    message = rf"^{tmp_path}: has folders of other classes .*: other; the run knows {known}$"
+    with pytest.raises(tlkit.DataError, match=message):
+        finished.classifier.evaluate(tmp_path)
+
+
 def test_a_folder_without_images_of_the_classes_is_refused(
     finished: Finished, tmp_path: Path
 ) -> None:

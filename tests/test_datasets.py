@@ -65,12 +65,14 @@ class TestFolder:
         make(images, name)
         assert Folder(path=images).load() == before
 
-    def test_files_without_an_image_suffix_are_left_out_and_counted(self, images: Path) -> None:
+    def test_files_that_are_no_images_by_name_are_left_out_and_counted(self, images: Path) -> None:
         make(images, "train/a/notes.txt", "val/b/thumbs.db", "val/b/noext")
         splits = Folder(path=images).load()
         assert splits.counts("train") == {"a": 1, "b": 1}
         (note,) = splits.notes
-        assert note.startswith("3 file(s) without an image suffix were left out, such as ")
+        assert note.startswith(
+            "3 file(s) that are no images by name or kind were left out, such as "
+        )
         assert note.endswith("notes.txt")
 
     @pytest.mark.parametrize(
@@ -161,9 +163,38 @@ class TestManifest:
             "train/a/1.png,a,train,p1\ntrain/b/1.png,b,train,p2\n"
             "val/a/1.png,a,val,p3\nval/b/1.png,b,val,p2\n"
         )
-        message = rf"^{path}: patient 'p2': must be in one split only, got train and val$"
+        message = rf"^{path}: patient 'p2' in train and val: train/b/1\.png \(train\), val/b/1\.png"
+        with pytest.raises(DataError, match=message):
+            load_splits(Manifest(path=path))
+        assert load_splits(Manifest(path=path, allow_leakage=True)).leakage == {"patient": 1}
+
+    def test_paths_are_relative_to_root_if_it_is_set(self, images: Path, tmp_path: Path) -> None:
+        path = tmp_path / "lists" / "data.csv"
+        path.parent.mkdir()
+        rows = [f"{split}/{c}/1.png,{c},{split}" for split in ("train", "val") for c in "ba"]
+        path.write_text("\n".join(["path,label,split", *rows]))
+        with pytest.raises(DataError, match=r"row 2: path: there is no file 'train/b/1\.png'"):
+            Manifest(path=path).load()
+        splits = Manifest(path=path, root=images).load()
+        assert splits.read("val/a/1.png") == b"val/a/1.png"
+        assert splits.root == str(images)
+        none = images / "none"
+        with pytest.raises(DataError, match=rf"^{none}: the images' folder is not there; set data"):
+            Manifest(path=path, root=none).load()
+
+    def test_links_may_lead_out_of_the_folder_only_if_that_is_said(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "lists" / "data.csv"
+        path.parent.mkdir()
+        (path.parent / "linked").symlink_to(images)
+        rows = [f"linked/{split}/{c}/1.png,{c},{split}" for split in ("train", "val") for c in "ba"]
+        path.write_text("\n".join(["path,label,split", *rows]))
+        message = r"row 2: path: 'linked/train/b/1\.png' is a link that leads out of "
         with pytest.raises(DataError, match=message):
             Manifest(path=path).load()
+        splits = Manifest(path=path, follow_links=True).load()
+        assert splits.read("linked/val/a/1.png") == b"val/a/1.png"
 
     def test_a_manifest_that_is_not_there_says_what_to_set(self, tmp_path: Path) -> None:
         for path in (tmp_path / "none.csv", tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tlkit.parts.keras_applications import FAMILIES
 from tlkit.parts.kinds import registries
 from tlkit.plan.plan import make_plan
 from tlkit.results.metrics import figures, reference_figures, score_confusion
+from tlkit.train.checks import check_images
 from tlkit.train.images import to_pixels
 from tlkit.train.order import epoch_order
 
@@ -40,6 +42,7 @@ EXCEPTIONS = {
     "experiment.calibration": "changes answers and no weight; see tests/test_calibration.py",
     "experiment.track": "goes elsewhere and changes no result; see tests/test_trackers.py",
     "datasets.phantom.stand_in": "phantoms are never absent, so they need no stand-in",
+    "datasets.manifest.follow_links": "matters for links, which tests/test_datasets.py has",
     "datasets.phantom.resize": "phantoms are square",
     "augmentations.none.views": "nothing is drawn, so there is one view",
     "backbones.keras_cv_densenet.preprocess": "it was trained on pixels divided by 255 too",
@@ -62,6 +65,9 @@ CHANGED: dict[str, Any] = {
     "datasets.*.fold": 2,
     "datasets.*.per_class": 1,
     "datasets.*.split_seed": 1,
+    "datasets.*.on_bad_image": "skip",
+    "datasets.*.allow_leakage": True,
+    "datasets.manifest.root": "other",
     "datasets.folder.path": "other",
     "datasets.manifest.path": "other.csv",
     "datasets.phantom.train": 9,
@@ -219,6 +225,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, write_preset: Callable[...,
                 Image.fromarray(random.integers(0, 255, (20, 40), np.uint8)).save(path)
                 rows.append(f"{path.relative_to(top)},{label},{split}")
         (top / f"{folder}.csv").write_text("\n".join(rows))
+    shutil.copytree(top / "images", top / "other" / "images")
     return top
 
 
@@ -234,7 +241,27 @@ def seen_datasets(part: Any) -> Any:
         pixels,
         order,
         planned_weights(part, splits),
+        checked(part),
     )
+
+
+def checked(part: Any) -> Any:
+    """Return what becomes of a broken image and of a picture in two splits."""
+    files = {name: io.BytesIO() for name in "abcd"}
+    for number, file in enumerate(files.values()):
+        Image.new("L", (4, 4), number).save(file, "PNG")
+    content = {name: file.getvalue() for name, file in files.items()}
+    examples = [tlkit.Example(name, "xy"[number % 2]) for number, name in enumerate("abcde")]
+    found = []
+    for change in ({"e": b"text"}, {"e": content["a"]}):
+        read = (content | change).__getitem__
+        train, val = tuple(examples[:2]), tuple(examples[2:])
+        splits = tlkit.Splits(classes=("x", "y"), train=train, val=val, read=read)
+        try:
+            found.append(check_images(splits, part, lambda *_: None).splits.facts())
+        except tlkit.DataError as error:
+            found.append({"refused": str(error)})
+    return found
 
 
 def planned_weights(part: Any, splits: Any) -> Any:

@@ -324,7 +324,7 @@ def folder_of_dicoms(top: Path, **tags: Any) -> Path:
         for number, label in enumerate(("normal", "pneumonia")):
             path = top / split / label / f"{number}.dcm"
             path.parent.mkdir(parents=True)
-            path.write_bytes(dicom(RAMP + number, **tags))
+            path.write_bytes(dicom(np.roll(RAMP, 2 * number + (split == "val")), **tags))
     return top
 
 

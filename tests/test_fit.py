@@ -22,8 +22,9 @@ from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
 from tlkit.parts.optimizers import SGD, Adam
 from tlkit.plan.plan import make_plan
+from tlkit.train.checks import check_images
 from tlkit.train.fit import Fitted, Outcome, fit
-from tlkit.train.images import Reader, check_images
+from tlkit.train.images import Reader
 from tlkit.train.model import assemble
 
 
@@ -132,7 +133,7 @@ class Trained:
         self.plan = make_plan(experiment, splits)
         self.model, _ = assemble(experiment.backbone, experiment.head, 3, experiment.seed)
         self.first_weights = self.weights
-        hashes = check_images(splits, lambda *_: None)
+        hashes = check_images(splits, experiment.data, lambda *_: None).hashes
         self.told: list[tlkit.Epoch] = []
         self.fitted: Fitted = fit(
             self.model, self.plan, experiment, splits, hashes, None, watcher or tlkit.Watcher(),

@@ -269,6 +269,7 @@ def test_the_experiment_is_kept_verbatim_and_with_every_default(twins: tuple[Pat
     assert (twins[0] / "study.toml").read_bytes() == toml.read_bytes()
     table = json.loads((twins[0] / "experiment.json").read_text(encoding="utf-8"))
     keys = {"name", "path", "resize", "sampler", "balance_twice", "split_seed", "occlude_centre"}
+    keys |= {"on_bad_image", "allow_leakage"}
     assert table["data"].keys() == keys
     assert Path(table["data"]["path"]) == Path("images")
     assert table["optimizer"]["learning_rate"] == 1e-3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import resource
 import struct
@@ -15,14 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import tlkit
 from tlkit.parts.datasets import Phantom
-from tlkit.train.images import Reader, Resize, check_images, decode, in_parallel, to_pixels
+from tlkit.train.images import Reader, Resize, decode, in_parallel, picture_of, to_pixels
 
 Pixels = npt.NDArray[Any]
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -197,6 +195,26 @@ def test_rotation_noted_by_the_camera_is_applied(kind: str, orientation: int, tu
     assert np.abs(found - expected).mean() < 4  # JPEG and WEBP lose a little
 
 
+def test_what_a_picture_shows_does_not_depend_on_how_it_is_stored() -> None:
+    grey = noise(channels=1)
+    three = np.repeat(grey[..., None], 3, axis=2)
+    files = [encoded(grey), encoded(grey, "TIFF"), encoded(three, "BMP"), encoded(three)]
+    assert len({picture_of(decode(content)) for content in files}) == 1
+    others = [grey.T, grey[:, :-1], 255 - grey, np.dstack([grey, grey, 255 - grey])]
+    found = {picture_of(decode(encoded(pixels))).pixels for pixels in (grey, *others)}
+    assert len(found) == 5
+
+
+def test_a_picture_knows_its_size_and_whether_it_has_one_colour() -> None:
+    found = picture_of(decode(encoded(noise(4, 7))))
+    assert (found.width, found.height, found.flat) == (7, 4, False)
+    for colour in (9, (1, 2, 3)):
+        image = Image.new("L" if colour == 9 else "RGB", (5, 5), colour)
+        assert picture_of(image).flat
+        image.putpixel((4, 4), 0)
+        assert not picture_of(image).flat
+
+
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (32, 32), (31, 77)])
 def test_any_shape_becomes_the_wanted_one(resize: Resize, shape: tuple[int, int]) -> None:
@@ -318,52 +336,6 @@ def test_what_was_not_asked_for_is_not_done() -> None:
     next(results)
     results.close()  # type: ignore[attr-defined]  # an iterator that is a generator
     assert len(done) < 25  # and not all that was looked at
-
-
-def splits_of(files: dict[str, bytes]) -> tlkit.Splits:
-    """Put files into a training split, with two sound ones to validate on."""
-    sound = {f"val{number}.png": encoded(noise()) for number in range(2)}
-    everything = files | sound
-    return tlkit.Splits(
-        classes=("one", "two"),
-        train=tuple(tlkit.Example(path, ("one", "two")[n % 2]) for n, path in enumerate(files)),
-        val=(tlkit.Example("val0.png", "one"), tlkit.Example("val1.png", "two")),
-        read=everything.__getitem__,
-    )
-
-
-def test_every_image_is_checked_and_hashed() -> None:
-    splits = splits_of({"a.png": encoded(noise()), "b.png": encoded(noise(4, 4))})
-    heard: list[tuple[int, int]] = []
-    hashes = check_images(splits, lambda done, count: heard.append((done, count)))
-    assert hashes == {
-        path: hashlib.sha256(splits.read(path)).hexdigest()
-        for path in ("a.png", "b.png", "val0.png", "val1.png")
-    }
-    assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-def test_an_image_that_is_not_the_one_listed_is_named() -> None:
-    splits = splits_of({"a.png": encoded(noise()), "b.png": encoded(noise())})
-    found = hashlib.sha256(splits.read("a.png")).hexdigest()
-    first, second = splits.train
-    listed = [evolve(splits, train=(evolve(first, sha256=s), second)) for s in (found, "0" * 64)]
-    check_images(listed[0], lambda *_: None)
-    message = rf"^a\.png: has SHA-256 {found}, expected 0{{64}}"
-    with pytest.raises(tlkit.DataError, match=message):
-        check_images(listed[1], lambda *_: None)
-
-
-@pytest.mark.parametrize(("broken", "more"), [(1, ""), (10, ""), (13, "\n… and 3 more images")])
-def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str) -> None:
-    files = {f"{number:02d}.png": b"text" for number in range(broken)}
-    with pytest.raises(tlkit.DataError, match=r"^00\.png: is no image") as caught:
-        check_images(splits_of(files | {"sound.png": encoded(noise())}), lambda *_: None)
-    lines = [
-        f"{number:02d}.png: is no image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"
-        for number in range(min(broken, 10))
-    ]
-    assert str(caught.value) == "\n".join(lines) + more + "\nreplace or remove them, then run again"
 
 
 def with_exif(kind: str) -> bytes:

@@ -185,7 +185,7 @@ def test_a_class_name_that_is_no_utf8_is_refused() -> None:
     images = folder(Path("images"), {"a": 1, "b": 1})
     for split in ("train", "val"):
         (images / split / "a").rename(images / split / os.fsdecode(b"\xff"))
-    with pytest.raises(tlkit.DataError, match=r"^images: names must be UTF-8, and one is not"):
+    with pytest.raises(tlkit.DataError, match=r"^image .*: must have a name in UTF-8"):
         write_starter(images, Path("x.toml"))
     shutil.rmtree(images)  # pytest could not print it
 

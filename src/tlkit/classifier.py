@@ -11,8 +11,10 @@ from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.errors import DataError, RunFolderError
+from tlkit.escapes import printable
 from tlkit.inputs import Rejected
-from tlkit.parts.datasets import SUFFIXES
+from tlkit.parts.datasets import SUFFIXES, folders
+from tlkit.parts.image_root import ImageRoot
 from tlkit.parts.kinds import Backbone
 from tlkit.parts.manifest import read_manifest
 from tlkit.parts.splits import Example
@@ -144,7 +146,7 @@ class Classifier:
             try:
                 return file, reader(file)
             except DataError as error:
-                return Rejected(file, str(error).removeprefix(f"{file}: "))
+                return Rejected(file, str(error).removeprefix(f"{printable(file)}: "))
 
         found = in_parallel(opened, files, reader.workers, ahead=4 * self.extractor.batch)
         while chunk := list(itertools.islice(found, self.extractor.batch)):
@@ -334,14 +336,20 @@ def labelled(
 ) -> tuple[list[Example], Callable[[str], bytes]]:
     """Return labelled images and what reads them; see `Classifier.evaluate`."""
     if data.is_file():
+        top, links = data.parent, False
         rows = read_manifest(data, classes)
         chosen = split or ("test" if rows["test"] else "val")
         examples = rows.get(chosen, [])
-        top = data.parent
     else:
-        top = data
+        top, links = data, True
         if split is not None or not any((data / name).is_dir() for name in classes):
             top = data / (split or ("test" if (data / "test").is_dir() else "val"))
+        others = [name for name in folders(top) if name not in classes] if top.is_dir() else []
+        if others:
+            raise DataError(
+                f"{top}: has folders of other classes than the run's: {', '.join(others)}; "
+                f"the run knows {', '.join(classes)}"
+            )
         examples = [
             Example(path.relative_to(top).as_posix(), label)
             for label in classes
@@ -350,4 +358,4 @@ def labelled(
         ]
     if not examples:
         raise DataError(f"{top}: has no images of the classes {', '.join(classes)}")
-    return examples, lambda path: (top / path).read_bytes()
+    return examples, ImageRoot(top, links).read

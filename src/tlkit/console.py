@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from tlkit.config.experiment import Reference
-from tlkit.escapes import printable
+from tlkit.escapes import printable, printable_lines
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan, PlannedStage
 from tlkit.progress import Epoch, Watcher
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from tlkit.results.metrics import ClassScores, Scores
 
 SHOWN = ("precision", "recall", "specificity", "auroc")  # of each class, on a terminal
+MANY = 2000  # images that take about a second to look at, or more
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned text: the first column to the left, the others to the right."""
+    head, rows = [*map(printable, head)], [[*map(printable, row)] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -44,9 +46,24 @@ def stand_in_banner(stand_in: str) -> str:
     return f"{edge}\n  {line}\n{edge}"
 
 
+def leakage_text(data: Mapping[str, Any]) -> str:
+    """Return the warning that a patient or picture in two splits was accepted; empty if none was.
+
+    >>> leakage_text({"leakage_accepted": {"patient": 1, "picture": 12}})
+    'warning: leakage accepted: 1 patient and 12 pictures are in more than one split'
+    >>> leakage_text({"leakage_accepted": {}})
+    ''
+    """
+    accepted = data.get("leakage_accepted", {}).items()
+    what = " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in accepted)
+    verb = "is" if sum(count for _, count in accepted) == 1 else "are"
+    return f"warning: leakage accepted: {what} {verb} in more than one split" if what else ""
+
+
 def plan_text(plan: Plan) -> str:
     """Return a plan as text: data, class weights, layers with rates, stages."""
     lines = [stand_in_banner(plan.stand_in)] if plan.stand_in else []
+    lines += [leakage_text(plan.data), ""] if leakage_text(plan.data) else []
     rows = [
         [split, *(str(counts[name]) for name in plan.classes), str(sum(counts.values()))]
         for split, counts in plan.counts.items()
@@ -194,30 +211,46 @@ class Terminal(Watcher):
         self.bar: Progress | None = None
         self.epoch = ""
         self.before = 0  # images of the epochs before this one
+        self.told: set[str] = set()
 
     def say(self, text: str) -> None:
-        """Print a line as it is."""
-        self.console.print(Text(text), soft_wrap=True)
+        """Print lines as they are, but for what a terminal would obey."""
+        self.console.print(Text(printable_lines(text)), soft_wrap=True)
 
     def planned(self, plan: Plan, splits: Splits) -> None:
         """Print what will be done, without the layers."""
         if plan.stand_in:
             self.say(stand_in_banner(plan.stand_in))
-        for note in splits.notes:
-            self.note(note)
-        counts = ", ".join(f"{sum(c.values())} {split}" for split, c in plan.counts.items())
-        weights = ", ".join(f"{name} {w:.4g}" for name, w in plan.class_weights.items())
-        self.say(f"images: {counts}; class weights: {weights}")
+        self._images(plan, splits)
         if plan.evaluated_on == "val":
             self.note("there is no test split; the results are those on val")
 
     def checking(self, done: int, count: int) -> None:
         """Show how many images are checked."""
         if done == 1:
-            self._start(f"checking {count} images", count)
+            text = f"checking {count:,} images"
+            self._start(text, count)
+            if self.bar is None and count >= MANY:  # where there is no bar, a word
+                self.say(text)
         self._advance(done)
         if done == count:
             self._stop()
+
+    def checked(self, plan: Plan, splits: Splits) -> None:
+        """Print what is new since the plan."""
+        self._images(plan, splits)
+
+    def _images(self, plan: Plan, splits: Splits) -> None:
+        """Print notes, counts and weights, each once."""
+        counts = ", ".join(f"{sum(c.values())} {split}" for split, c in plan.counts.items())
+        weights = ", ".join(f"{name} {w:.4g}" for name, w in plan.class_weights.items())
+        lines = [f"note: {note}" for note in splits.notes]
+        lines += [leakage_text(plan.data)] if leakage_text(plan.data) else []
+        lines.append(f"images: {counts}; class weights: {weights}")
+        for line in lines:
+            if line not in self.told:
+                self.say(line)
+                self.told.add(line)
 
     def loaded(self, weights: Mapping[str, str]) -> None:
         """Print which weights were used, and why not others."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from tlkit.escapes import csv_text, printable
 from tlkit.parts.datasets import SUFFIXES
 
 STDIN = "-"
@@ -28,7 +29,7 @@ class Rejected:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return printable(f"{self.path}: {self.reason}")
 
 
 def image_files(named: Sequence[str], stdin: Iterable[str] = ()) -> Iterator[str | Rejected]:
@@ -85,7 +86,7 @@ def _rows(path: Path) -> Iterator[str | Rejected]:
                 return
             for row in reader:
                 if row["path"]:
-                    yield str(path.parent / row["path"])
+                    yield str(path.parent / csv_text(row["path"]))
                 else:
                     yield Rejected(f"{path}: row {reader.line_num}", "path: is empty")
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -44,6 +44,9 @@ class Watcher:
     def checking(self, done: int, count: int) -> None:
         """So many of the images have been decoded once."""
 
+    def checked(self, plan: Plan, splits: Splits) -> None:
+        """Every image has been looked at: what is left of them, and the plan for these."""
+
     def loaded(self, weights: Mapping[str, str]) -> None:
         """The backbone's weights are loaded; what they are."""
 

@@ -13,9 +13,9 @@ from attrs import frozen
 
 from tlkit.cache import FeatureCache, default_folder
 from tlkit.config.experiment import Experiment, load_experiment
-from tlkit.errors import RunFolderError
+from tlkit.errors import ConfigError, Problem, RunFolderError
 from tlkit.parts.datasets import load_splits
-from tlkit.parts.splits import Splits
+from tlkit.parts.splits import SPLITS, Splits
 from tlkit.plan.plan import Plan, make_plan
 from tlkit.progress import Epoch, Watcher
 from tlkit.trackers import Trackers, require_trackers, tracked
@@ -197,13 +197,17 @@ def make_ready(
     plan = make_plan(experiment, splits)
 
     from tlkit.results.folder import exists
-    from tlkit.train.images import check_images
+    from tlkit.train.checks import check_images
     from tlkit.train.model import assemble
+    from tlkit.train.remembered import Remembered
 
     if out is not None and out.exists():
         raise RunFolderError(exists(out))
+    _refuse_among_images(out, experiment)
     watcher.planned(plan, splits)
-    hashes = check_images(splits, watcher.checking)
+    checked = check_images(splits, experiment.data, watcher.checking, Remembered(default_folder()))
+    splits, plan = checked.splits, make_plan(experiment, checked.splits)
+    watcher.checked(plan, splits)
     model, weights = assemble(
         experiment.backbone,
         experiment.head,
@@ -215,12 +219,23 @@ def make_ready(
     return Ready(
         experiment=experiment,
         splits=splits,
-        hashes=hashes,
+        hashes=checked.hashes,
         plan=plan,
         model=model,
         weights=weights,
         cache=FeatureCache(default_folder()) if plan.cache else None,
     )
+
+
+def _refuse_among_images(out: Path | None, experiment: Experiment) -> None:
+    """Refuse a run folder whose pictures would be taken for images the next time."""
+    top = getattr(experiment.data, "path", None)
+    if out is None or not isinstance(top, Path):
+        return
+    for split in SPLITS:
+        if out.absolute().is_relative_to((top / split).absolute()):
+            what = f"{out}: is among the images of {top / split}; choose another"
+            raise ConfigError([Problem("--out", what)])
 
 
 def _write_history(
@@ -276,6 +291,7 @@ def _metrics(run: Run, weights: Mapping[str, str]) -> dict[str, Any]:
         "stand_in": run.plan.stand_in or None,
         "evaluated_on": run.plan.evaluated_on,
         "classes": list(run.plan.classes),
+        "data": dict(run.plan.data),
         "weights": {key: weights[key] for key in ("source", "file", "sha256") if key in weights},
         "keep": keep,
         **run.kept.as_json(),

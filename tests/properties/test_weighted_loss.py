@@ -22,8 +22,8 @@ from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import CrossEntropy, Focal, LogitAdjusted, cross_entropy
 from tlkit.parts.optimizers import SGD
 from tlkit.plan.plan import make_plan
+from tlkit.train.checks import check_images
 from tlkit.train.fit import fit
-from tlkit.train.images import check_images
 from tlkit.train.model import assemble
 from tlkit.train.step import Stepper, Sums
 
@@ -326,7 +326,7 @@ def first_epoch(
     splits = experiment.data.load()
     plan = make_plan(experiment, splits)
     model, _ = assemble(experiment.backbone, experiment.head, len(plan.classes), seed=0)
-    hashes = check_images(splits, lambda *_: None)
+    hashes = check_images(splits, experiment.data, lambda *_: None).hashes
     watcher = tlkit.Watcher()
     found = fit(model, plan, experiment, splits, hashes, None, watcher, lambda epoch: None)
     return found.history[0]

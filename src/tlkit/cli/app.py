@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import traceback
@@ -13,6 +14,7 @@ import typer
 
 import tlkit
 from tlkit.errors import TlkitError
+from tlkit.escapes import printable_lines
 
 app = typer.Typer(
     name="tlkit",
@@ -66,6 +68,8 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and end the process with the documented exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # one that cannot show a letter writes it out
+        sys.stdout.reconfigure(errors="backslashreplace")
     notes = logging.StreamHandler()
     notes.setFormatter(logging.Formatter("note: %(message)s"))
     logging.getLogger("tlkit").addHandler(notes)
@@ -77,6 +81,6 @@ def main() -> NoReturn:
     except TlkitError as error:
         if "--debug" in sys.argv:  # typer's own options are gone by now
             traceback.print_exc()
-        typer.echo(f"{error}", err=True)
+        typer.echo(printable_lines(error), err=True)
         sys.exit(error.exit_code)
     sys.exit(0)

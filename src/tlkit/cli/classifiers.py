@@ -15,7 +15,7 @@ from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
 from tlkit.cli.images import Images, loaded, must_be_new, named, noting, report, with_bar
 from tlkit.cli.listing import Format, Listing
 from tlkit.console import share, table
-from tlkit.escapes import json_text, printable
+from tlkit.escapes import json_text, printable, printable_lines
 from tlkit.files import beside
 from tlkit.inputs import Rejected
 
@@ -72,8 +72,9 @@ def predict(
             answers = _keeping(answers, stack.enter_context(npy_rows(features)))
         lines = Listing(form, classifier.classes, top).lines(noting(answers, rejected))
         if out is None:
+            shown = printable_lines if sys.stdout.isatty() else str
             for line in lines:
-                typer.echo(line)
+                typer.echo(shown(line), color=True)  # or escape codes in names would be lost
         else:
             partial = stack.enter_context(beside(out))
             file = stack.enter_context(partial.open("w", encoding="utf-8", newline="\n"))

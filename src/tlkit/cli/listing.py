@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any
@@ -13,7 +12,7 @@ from attrs import frozen
 
 from tlkit.classifier import Prediction
 from tlkit.console import table
-from tlkit.escapes import csv_cell, printable
+from tlkit.escapes import csv_cell, json_text, printable
 from tlkit.inputs import Rejected
 
 WIDE = 6  # with more classes than this a table shows the three most probable ones
@@ -101,8 +100,7 @@ def _rounded(probability: Any) -> float:
 
 def _json(entry: dict[str, Any]) -> str:
     r"""Return an entry on one line; what a terminal would obey is escaped as `\uXXXX`."""
-    text = json.dumps(entry, ensure_ascii=False)
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    return json_text(entry, indent=None)
 
 
 def _array(entries: Iterable[dict[str, Any]]) -> Iterator[str]:

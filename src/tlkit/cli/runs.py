@@ -12,7 +12,7 @@ import typer
 import tlkit
 from tlkit.cli.app import AsJson, ExperimentFile, Overrides, app
 from tlkit.config.experiment import load_experiment
-from tlkit.escapes import printable
+from tlkit.escapes import json_text, printable
 
 
 @app.command()
@@ -40,7 +40,7 @@ def run(
     if as_json:
         found = {"run": str(done.folder), "evaluated_on": done.plan.evaluated_on}
         found |= done.kept.as_json()
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json_text(found))
         return
     from tlkit.results.cautions import cautions
     from tlkit.results.finished import read_finished
@@ -73,7 +73,7 @@ def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = F
 
     plan = tlkit.check(load_experiment(file, overrides or []))
     if as_json:
-        typer.echo(json.dumps(plan.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(json_text(plan.as_json()))
     else:
         typer.echo(console.plan_text(plan))
 

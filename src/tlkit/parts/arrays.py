@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 KERAS_3_OPTIMIZER = "optimizer/"  # a trained model's file has its optimizer's arrays too
-MOST_COMPRESSED = 100  # weights hardly compress; what declares more than this is a bomb
+# Weights hardly compress: what declares more than this is a bomb, unless it is small anyway, such
+# as a bias of zeros.
+MOST_COMPRESSED = 20
+SMALL_BYTES = 16 << 20
 # Array names in files of Keras 2's time: `block1_conv1/block1_conv1_W_1:0` and the like.
 OLD_VARIABLES = {"W": "kernel", "b": "bias"}
 
@@ -65,7 +71,10 @@ def read_arrays(path: Path, skip: Sequence[str] = ()) -> Arrays:
             f"backbone.weights: there is no file {path}"
             f"{nearest(path.name, ('imagenet', 'bsds500', 'none'))}"
         )
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
     head = content[:200].lstrip().lower()
     if head.startswith((b"version https://git-lfs", b"<!doctype", b"<html")):
         raise WeightsError(
@@ -73,35 +82,53 @@ def read_arrays(path: Path, skip: Sequence[str] = ()) -> Arrays:
         )
     order: tuple[str, ...] = ()
     if content[:8] == b"\x89HDF\r\n\x1a\n":
-        named, order = _read_h5(path, tuple(skip))
+        named, order = _read_h5(path, content, tuple(skip))
     elif path.suffix == ".safetensors":
-        named = _read_safetensors(path, content)
+        arrays = unpack_safetensors(path, content)
+        # Names as tlkit writes them lose their layer number.
+        named = {re.sub(r"^\d{3}\.", "", name): array for name, array in arrays.items()}
     else:
-        raise WeightsError(f"{path}: must be a .h5 or .safetensors file, got neither")
+        way_out = ""
+        if path.suffix == ".keras":  # it may hold code, which nothing here would run
+            way_out = "; of a whole model save the arrays: model.save_weights('x.weights.h5')"
+        raise WeightsError(f"{path}: must be a .h5 or .safetensors file, got neither{way_out}")
+    for name, array in named.items():
+        if array.dtype.kind != "f":
+            raise WeightsError(
+                f"{path}: {name} must hold floating-point numbers, got {array.dtype}"
+            )
     if not named:
         raise WeightsError(f"{path}: holds no arrays")
     return Arrays(named, path, hashlib.sha256(content).hexdigest(), order)
 
 
-def _read_h5(path: Path, skip: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _read_h5(
+    path: Path, content: bytes, skip: tuple[str, ...]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return every array by layer and variable, or by layer and number in files of Keras 3.
 
-    And their names in the order in which a file of Keras 2's time lists them.
+    And their names in the order in which a file of Keras 2's time lists them. The file is read from
+    memory: HDF5 has no folder then in which it could find what a link names.
     """
     import h5py
     import numpy as np
 
     named: dict[str, Any] = {}
+    left = SMALL_BYTES + MOST_COMPRESSED * len(content)
 
     def visit(key: str, item: Any) -> None:
+        nonlocal left
         if not isinstance(item, h5py.Dataset) or key.startswith((KERAS_3_OPTIMIZER, *skip)):
             return
         if item.external or item.is_virtual:
             raise WeightsError(f"{path}: {key} points outside the file")
-        if not np.issubdtype(item.dtype, np.floating):
-            raise WeightsError(f"{path}: {key} must hold floating-point numbers")
-        if item.nbytes > MOST_COMPRESSED * item.id.get_storage_size():
-            raise WeightsError(f"{path}: {key} declares far more numbers than it holds")
+        if item.dtype.kind != "f":  # text would become numbers
+            raise WeightsError(f"{path}: {key} must hold floating-point numbers, got {item.dtype}")
+        # A chunk is unpacked whole for a single number of it. Python's integers never overflow.
+        declared = 4 * max(math.prod(item.shape), math.prod(item.chunks or ()))
+        left -= declared
+        if left < 0 or declared > SMALL_BYTES + MOST_COMPRESSED * item.id.get_storage_size():
+            raise WeightsError(f"{path}: {key} declares far more numbers than the file holds")
         layer = item.parent.attrs.get("name")  # Keras 3 notes it beside the numbered arrays
         name = f"{layer}/{key.rpartition('/')[2]}" if layer else _h5_name(key)
         if name in named:
@@ -109,18 +136,26 @@ def _read_h5(path: Path, skip: tuple[str, ...]) -> tuple[dict[str, Any], tuple[s
         named[name] = np.asarray(item, dtype=np.float32)
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(io.BytesIO(content), "r") as file:
             file.visititems(visit)  # follows neither soft nor external links
             order = tuple(name for name in _listed(file) if name in named)
-    except (OSError, RuntimeError, ValueError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # on hostile bytes HDF5 may raise anything
         raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
     return named, order
 
 
 def _listed(file: Any) -> Iterator[str]:
     """Yield the array names that a file of Keras 2's time lists, layer by layer."""
+    import h5py
+
     for layer in file.attrs.get("layer_names", ()):
         name = _text(layer)
+        parts = name.split("/")
+        steps = ("/".join(parts[: end + 1]) for end in range(len(parts)))
+        if not all(isinstance(file.get(step, getlink=True), h5py.HardLink) for step in steps):
+            continue  # a link might lead into another file; what is behind it is not read either
         for array in file[name].attrs.get("weight_names", ()):
             yield _h5_name(f"{name}/{_text(array)}")
 
@@ -144,13 +179,32 @@ def _h5_name(key: str) -> str:
     return f"{layer}/{OLD_VARIABLES.get(variable, variable)}"
 
 
-def _read_safetensors(path: Path, content: bytes) -> dict[str, Any]:
-    """Return every array; names as tlkit writes them lose their layer number."""
-    from safetensors import SafetensorError
+def unpack_safetensors(path: Path, content: bytes) -> dict[str, Any]:
+    """Return every array of a safetensors file under the name it has there.
+
+    Args:
+        path: The file, for messages.
+        content: Its bytes.
+
+    Raises:
+        WeightsError: If it is broken or hostile.
+    """
     from safetensors.numpy import load
 
     try:
         arrays = load(content)
-    except SafetensorError as error:
+        json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=_once)
+    except KeyError as error:
+        raise WeightsError(f"{path}: arrays of type {error} cannot be read") from None
+    except Exception as error:  # of its own kinds, and NumPy's for shapes that NumPy cannot have
         raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
-    return {re.sub(r"^\d{3}\.", "", name): array for name, array in arrays.items()}
+    found: dict[str, Any] = arrays
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; readers differ on which of two members of one name they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in its header")
+    return found

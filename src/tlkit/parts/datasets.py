@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from tlkit.errors import DataError
 from tlkit.parts import dicom
 from tlkit.parts.folds import resplit
+from tlkit.parts.image_root import ImageRoot
 from tlkit.parts.kinds import Dataset, registries
+from tlkit.parts.leakage import refuse, shared_patients
 from tlkit.parts.manifest import read_manifest
 from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
 from tlkit.parts.splits import SPLITS, Example, Splits
@@ -45,7 +47,7 @@ class Folder(Dataset):
         for split in ("train", "val"):
             if not (self.path / split).is_dir():
                 raise DataError(f"{self.path / split}: there is no such folder; it is needed")
-        classes = self.classes or _folders(self.path / "train")
+        classes = self.classes or folders(self.path / "train")
         if len(classes) < 2:
             raise DataError(
                 f"{self.path / 'train'}: needs one folder for each of two or more classes, "
@@ -58,13 +60,14 @@ class Folder(Dataset):
         notes = []
         if left_out:
             count, first = len(left_out), min(left_out)
-            notes.append(f"{count} file(s) without an image suffix were left out, such as {first}")
+            what = f"{count} file(s) that are no images by name or kind were left out"
+            notes.append(f"{what}, such as {first}")
         return Splits(
             classes=classes,
             train=found["train"],
             val=found["val"],
             test=found["test"],
-            read=lambda path: (self.path / path).read_bytes(),
+            read=ImageRoot(self.path, follow_links=True).read,
             root=str(self.path),
             notes=tuple(notes),
         )
@@ -75,7 +78,7 @@ class Folder(Dataset):
         top = self.path / split
         if not top.is_dir():
             return ()
-        extra = [name for name in _folders(top) if name not in classes]
+        extra = [name for name in folders(top) if name not in classes]
         if extra:
             raise DataError(
                 f"{top / extra[0]}: is none of the classes {', '.join(classes)}"
@@ -90,7 +93,8 @@ class Folder(Dataset):
         return tuple(examples)
 
 
-def _folders(top: Path) -> tuple[str, ...]:
+def folders(top: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, sorted; hidden ones are left out."""
     return tuple(
         sorted(entry.name for entry in top.iterdir() if entry.is_dir() and entry.name[0] != ".")
     )
@@ -105,7 +109,7 @@ def _files(top: Path, left_out: list[str]) -> list[Path]:
             path = Path(folder, name)
             if name[0] == ".":
                 continue
-            if path.suffix.lower() in SUFFIXES and path.is_file():
+            if path.suffix.lower() in SUFFIXES and path.is_file():  # no FIFO, no broken link
                 images.append(path)
             else:
                 left_out.append(str(path))
@@ -117,13 +121,17 @@ def _files(top: Path, left_out: list[str]) -> list[Path]:
 class Manifest(Dataset):
     """A CSV file, one row an image: `path, label, split`, optional `patient, source, view, sha256`.
 
-    Image paths are relative to the CSV file's folder and must stay below it.
+    Image paths are relative to the CSV file's folder, or to `root`, and must stay below it.
 
     Attributes:
         path: The CSV file.
+        root: The folder that image paths are relative to; unset: the CSV file's.
+        follow_links: Whether symbolic links may lead out of that folder.
     """
 
     path: Path
+    root: Path | None = None
+    follow_links: bool = False
 
     def absent(self) -> Path | None:
         """Return the CSV file if it does not exist."""
@@ -133,7 +141,10 @@ class Manifest(Dataset):
         """Return what the rows say, in their order."""
         if not self.path.is_file():
             raise DataError(f"{self.path}: the manifest is not there; set data.path")
-        rows = read_manifest(self.path, self.classes)
+        root = ImageRoot(self.root or self.path.parent, self.follow_links)
+        if not root.path.is_dir():
+            raise DataError(f"{root.path}: the images' folder is not there; set data.root")
+        rows = read_manifest(self.path, self.classes, root)
         classes = self.classes or tuple(
             sorted({example.label for examples in rows.values() for example in examples})
         )
@@ -141,15 +152,14 @@ class Manifest(Dataset):
             raise DataError(
                 f"{self.path}: needs two or more classes, got {', '.join(classes) or 'none'}"
             )
-        top = self.path.parent
         try:
             return Splits(
                 classes=classes,
                 train=tuple(rows["train"]),
                 val=tuple(rows["val"]),
                 test=tuple(rows["test"]),
-                read=lambda path: (top / path).read_bytes(),
-                root=str(top),
+                read=root.read,
+                root=str(root.path),
             )
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None
@@ -221,9 +231,14 @@ def load_splits(dataset: Dataset) -> Splits:
 
     Raises:
         ConfigError: If the keys for folds do not fit each other.
-        DataError: If the data are missing without a stand-in, or are wrong.
+        DataError: If the data are missing without a stand-in, or are wrong, or a patient is in two
+            splits and that is not allowed.
     """
-    return resplit(dataset, _as_it_is(dataset))
+    splits = resplit(dataset, _as_it_is(dataset))
+    patients = shared_patients(splits)
+    if not dataset.allow_leakage:
+        refuse(patients, str(getattr(dataset, "path", "")))
+    return evolve(splits, leakage={"patient": len(patients)} if patients else {})
 
 
 def _as_it_is(dataset: Dataset) -> Splits:

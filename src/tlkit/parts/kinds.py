@@ -63,6 +63,9 @@ class Dataset(ABC):
         per_class: Train on at most so many images of each class; those drawn for a smaller number
             are among those drawn for a larger one.
         split_seed: What the draw of `folds` and `per_class` depends on.
+        on_bad_image: What happens to an image that cannot be decoded: `error` lists all of them and
+            ends; `skip` leaves them out, says so and records which.
+        allow_leakage: Go on although a patient or a picture is in two splits; the results say so.
     """
 
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
@@ -75,6 +78,8 @@ class Dataset(ABC):
     fold: int | None = field(default=None, validator=unless_none(at_least(1)))
     per_class: int | None = field(default=None, validator=unless_none(at_least(1)))
     split_seed: int = field(default=0, validator=between(0, 2**31 - 1))
+    on_bad_image: Literal["error", "skip"] = "error"
+    allow_leakage: bool = False
 
     @abstractmethod
     def load(self) -> Splits:

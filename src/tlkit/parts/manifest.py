@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from tlkit.errors import DataError
+from tlkit.escapes import csv_text
+from tlkit.parts.image_root import ImageRoot
 from tlkit.parts.splits import SPLITS, Example
 from tlkit.registry import nearest
 
@@ -17,15 +19,19 @@ OPTIONAL = ("patient", "source", "view", "sha256")
 LOCATION = re.compile(
     r"[A-Za-z]:[\\/]|[A-Za-z]+://"
 )  # a drive or an address, not a path below the folder
+MAX_BYTES = 256 << 20  # a million rows and more; what is larger is something else
 SHOWN = 10  # how many wrong rows a message lists
 
 
-def read_manifest(path: Path, classes: Sequence[str] | None) -> dict[str, list[Example]]:
+def read_manifest(
+    path: Path, classes: Sequence[str] | None, root: ImageRoot | None = None
+) -> dict[str, list[Example]]:
     """Return the examples of each split in the order of the rows.
 
     Args:
-        path: The CSV file; image paths in it are relative to its folder.
+        path: The CSV file.
         classes: The labels allowed; None allows any.
+        root: What image paths in it are relative to; None: its folder.
 
     Raises:
         DataError: With the first ten wrong rows and how many there are.
@@ -33,13 +39,14 @@ def read_manifest(path: Path, classes: Sequence[str] | None) -> dict[str, list[E
     problems: list[str] = []
     found: dict[str, list[Example]] = {split: [] for split in SPLITS}
     first_row: dict[PurePosixPath, int] = {}
+    root = root or ImageRoot(path.parent)
     for row, values in _rows(path):
         problem = _problem(values, classes)
         same = PurePosixPath(values["path"])  # a//b and ./a/b are a/b
         if not problem and (known := first_row.setdefault(same, row)) != row:
             problem = f"path: {values['path']!r} stands in row {known} already"
-        if not problem and not (path.parent / values["path"]).is_file():
-            problem = f"path: there is no file {values['path']!r}"
+        if not problem and (missing := root.problem(values["path"])):
+            problem = f"path: {missing}"
         if problem:
             problems.append(f"{path}: row {row}: {problem}")
         else:
@@ -54,6 +61,8 @@ def read_manifest(path: Path, classes: Sequence[str] | None) -> dict[str, list[E
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Return the rows as dictionaries with their line numbers."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path}: a manifest has at most {MAX_BYTES >> 20} MiB")
         text = path.read_text(encoding="utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         lines = [(reader.line_num, line) for line in reader if line]
@@ -72,7 +81,9 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             raise DataError(
                 f"{path}: row {number}: expected {len(columns)} values, got {len(line)}"
             )
-    return [(number, dict(zip(columns, line, strict=True))) for number, line in lines[1:]]
+    return [
+        (number, dict(zip(columns, map(csv_text, line), strict=True))) for number, line in lines[1:]
+    ]
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -98,7 +109,7 @@ def _problem(values: Mapping[str, str], classes: Sequence[str] | None) -> str:
         or ".." in PurePosixPath(path).parts
         or LOCATION.match(path)
     ):
-        return f"path: must stay below the manifest's folder, got {path!r}"
+        return f"path: must stay below the images' folder, got {path!r}; set data.root to another"
     if not values["label"]:
         return "label: is empty"
     if classes is not None and values["label"] not in classes:

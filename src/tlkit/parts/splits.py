@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import field, frozen
 
 from tlkit.errors import DataError
+from tlkit.escapes import printable
 
 SPLITS = ("train", "val", "test")
 
@@ -47,6 +48,21 @@ class Example:
     sha256: str = ""
 
 
+@frozen
+class Skipped:
+    """An image that is left out because it cannot be used.
+
+    Attributes:
+        split: Where it would have been.
+        example: What it was said to be.
+        reason: What is wrong with it.
+    """
+
+    split: str
+    example: Example
+    reason: str
+
+
 @frozen(kw_only=True)
 class Splits:
     """The images of a study, split, without their pixels.
@@ -60,6 +76,8 @@ class Splits:
         root: The folder the paths are relative to, for messages; empty if there is none.
         stand_in: What takes the place of data that are not there; empty for real data.
         notes: What the user should know about the data.
+        skipped: The images that were left out because they cannot be used.
+        leakage: How many of what is in two splits and was accepted, such as `{"patient": 2}`.
     """
 
     classes: tuple[str, ...]
@@ -70,6 +88,8 @@ class Splits:
     root: str = ""
     stand_in: str = ""
     notes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    leakage: Mapping[str, int] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -78,7 +98,7 @@ class Splits:
             raise DataError(str(error)) from None
         for name in ("train", "val", *(["test"] if self.test else [])):
             self._check_every_class(name)
-        self._check_disjoint()
+        self._check_names()
 
     def items(self) -> tuple[tuple[str, tuple[Example, ...]], ...]:
         """Return the pairs of split name and examples, empty splits left out."""
@@ -91,8 +111,22 @@ class Splits:
         return {name: counted[name] for name in self.classes}
 
     def where(self, path: str) -> str:
-        """Return an image's path as the user would type it."""
-        return f"{self.root}/{path}" if self.root else path
+        """Return an image's path for a message: as the user would type it, made printable."""
+        return printable(f"{self.root}/{path}" if self.root else path)
+
+    @property
+    def patients(self) -> str:
+        """Tell whether it is known whose the images are: `known`, `partly known` or `unknown`."""
+        known = [bool(example.patient) for _, examples in self.items() for example in examples]
+        return "known" if all(known) else "partly known" if any(known) else "unknown"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a reader of the results should know about the images, as plain values."""
+        return {
+            "patients": self.patients,
+            "skipped": dict(Counter(one.split for one in self.skipped)),
+            "leakage_accepted": dict(self.leakage),
+        }
 
     def labels(self, examples: Iterable[Example]) -> list[int]:
         """Return the class numbers of `examples`."""
@@ -102,9 +136,12 @@ class Splits:
     def _check_every_class(self, split: str) -> None:
         empty = [name for name, count in self.counts(split).items() if count == 0]
         if empty:
+            gone = Counter(one.example.label for one in self.skipped if one.split == split)
+            left_out = sum(gone[name] for name in empty)
             raise DataError(
                 f"{split} split: every class needs at least one image, got none of "
                 f"{', '.join(map(repr, empty))}"
+                + (f" after {left_out} that cannot be used" if left_out else "")
             )
         unknown = {e.label for e in dict(self.items())[split]} - set(self.classes)
         if unknown:
@@ -113,19 +150,23 @@ class Splits:
                 f"{', '.join(map(repr, self.classes))}"
             )
 
-    def _check_disjoint(self) -> None:
-        """Refuse a file or a patient that is in two splits, and a file that is twice in one."""
+    def _check_names(self) -> None:
+        """Refuse a file that is there twice, and what cannot be written to a table of UTF-8."""
+        first: dict[str, str] = {}
         for split, examples in self.items():
-            twice = [path for path, n in Counter(e.path for e in examples).items() if n > 1]
-            if twice:
-                raise DataError(f"image {twice[0]!r}: must be there once, is twice in {split}")
-        for what, value in (("image", "path"), ("patient", "patient")):
-            first: dict[str, str] = {}
-            for split, examples in self.items():
-                for example in examples:
-                    known = getattr(example, value)
-                    if known and first.setdefault(known, split) != split:
-                        raise DataError(
-                            f"{what} {known!r}: must be in one split only, "
-                            f"got {first[known]} and {split}"
-                        )
+            for example in examples:
+                if example.path in first:
+                    known = first[example.path]
+                    where = f"is twice in {split}" if known == split else f"got {known} and {split}"
+                    raise DataError(f"image {example.path!r}: must be there once, {where}")
+                first[example.path] = split
+                _check_utf8(example)
+
+
+def _check_utf8(example: Example) -> None:
+    for text in (example.path, example.label, example.patient, example.source, example.view):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            what = f"image {example.path!r}: must have a name in UTF-8; rename it"
+            raise DataError(what) from None

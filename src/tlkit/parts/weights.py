@@ -230,7 +230,10 @@ def _store(remote: RemoteFile, chunks: Iterable[bytes]) -> Path:
 
 def _checked(remote: RemoteFile, path: Path) -> Path:
     kind = "sha256" if len(remote.checksum) == 64 else "md5"
-    found = hashlib.new(kind, path.read_bytes(), usedforsecurity=False).hexdigest()
+    try:
+        found = hashlib.new(kind, path.read_bytes(), usedforsecurity=False).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{short(path)}: cannot be read: {error.strerror}") from None
     if remote.checksum and found != remote.checksum:
         raise WeightsError(
             f"{path}: has {kind.upper()} {found}, expected {remote.checksum}; "

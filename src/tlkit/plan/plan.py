@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment, Reference
 from tlkit.config.structure import unstructure
@@ -62,6 +62,7 @@ class Plan:
         sampler: How an epoch's images are drawn.
         evaluated_on: The split whose results are the run's: `test`, or `val` if there is no test.
         stand_in: What takes the place of missing data; empty for real data.
+        data: What a reader of the results should know about the images; see `Splits.facts`.
         steps_per_epoch: How many steps of the optimizer an epoch has.
         cache: Whether features are kept on disk.
         prefix_batch: How many images go through the frozen prefix at a time.
@@ -79,6 +80,7 @@ class Plan:
     steps_per_epoch: int
     cache: bool
     prefix_batch: int = PREFIX_BATCH
+    data: Mapping[str, Any] = field(factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for `plan.json`."""
@@ -90,6 +92,7 @@ class Plan:
             "sampler": self.sampler,
             "evaluated_on": self.evaluated_on,
             "stand_in": self.stand_in or None,
+            "data": dict(self.data),
             "steps_per_epoch": self.steps_per_epoch,
             "cache": self.cache,
             "prefix_batch": self.prefix_batch,
@@ -176,6 +179,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         loss=unstructure(experiment.loss, registry=registries.losses),
         evaluated_on="test" if splits.test else "val",
         stand_in=splits.stand_in,
+        data=splits.facts(),
         steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),
         cache=experiment.fit.cache,
     )

@@ -22,17 +22,17 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save_file as save_safetensors
 
 from tlkit.backend import processor
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
 from tlkit.errors import ResourceError, RunFolderError, WeightsError
+from tlkit.escapes import csv_cell
 from tlkit.files import beside, write_bytes, write_text
 from tlkit.graph import named_weights
 from tlkit.layers import LayerTable
+from tlkit.parts.arrays import unpack_safetensors
 from tlkit.parts.kinds import registries
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan
@@ -99,6 +99,12 @@ class RunFolder:
         ]
         columns = ["path", "sha256", "split", "label", "patient", "source", "view"]
         self.write_csv("manifest.csv", columns, rows)
+        if splits.skipped:
+            left_out = [
+                [one.example.path, one.split, one.example.label, one.reason]
+                for one in splits.skipped
+            ]
+            self.write_csv("skipped.csv", ["path", "split", "label", "reason"], left_out)
 
     def write_environment(self, experiment: Experiment, weights: Mapping[str, str]) -> None:
         """Write what may differ from machine to machine."""
@@ -183,11 +189,11 @@ class RunFolder:
         write_bytes(self.path / name, buffer.getvalue())
 
     def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write a table."""
+        """Write a table; what a spreadsheet would take for a formula is marked, see `escapes`."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        for row in (columns, *rows):
+            writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in row])
         write_text(self.path / name, buffer.getvalue())
 
 
@@ -227,11 +233,11 @@ def read_weights(path: Path, model: keras.Model, layers: LayerTable) -> None:
         WeightsError: If the file is missing or broken, or names, shapes or dtypes differ.
     """
     try:
-        arrays = load_safetensors(path.read_bytes())
+        arrays = unpack_safetensors(path, path.read_bytes())
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
     variables = numbered_weights(model, layers)
     different = sorted(arrays.keys() ^ variables.keys())
     if different:

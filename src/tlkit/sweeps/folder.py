@@ -16,6 +16,7 @@ from typing import Any
 from attrs import frozen
 
 from tlkit.errors import ResourceError, RunFolderError
+from tlkit.escapes import csv_cell
 from tlkit.files import write_text
 from tlkit.sweeps.outcomes import METRICS, Outcome
 from tlkit.sweeps.summary import VariantSummary, values_of
@@ -213,7 +214,10 @@ class SweepFolder:
 
     def _write_csv(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([head, *rows])
+        csv.writer(buffer, lineterminator="\n").writerows(
+            [csv_cell(cell) if isinstance(cell, str) else cell for cell in row]
+            for row in (head, *rows)
+        )
         write_text(self.path / name, buffer.getvalue())
 
 

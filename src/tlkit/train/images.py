@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,12 @@ from attrs import frozen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tlkit.errors import DataError
+from tlkit.escapes import printable
 from tlkit.parts.dicom import DicomError, grey_picture, is_dicom
-from tlkit.parts.splits import Example, Splits
+from tlkit.train.remembered import Picture
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 81_000_000  # a 9,000 × 9,000 film; what declares more is refused before decoding
-SHOWN = 10  # how many bad images a message lists
 
 Pixels = npt.NDArray[np.uint8]
 Resize = Literal["stretch", "pad", "crop"]
@@ -85,10 +85,10 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode == "1":
         return image.convert("L")
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it
-        values = np.asarray(image).astype(np.float64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError("has grey values outside 0-65535")
-        return Image.fromarray(np.round(values / 257).astype(np.uint8))
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
         raise ImageError("has floating-point grey values, whose range is not defined")
     if image.mode == "LA" or "transparency" in image.info or image.mode in {"RGBA", "PA"}:
@@ -96,6 +96,22 @@ def _plain(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image).convert("RGB")
     return image.convert("RGB")
+
+
+def picture_of(image: Image.Image) -> Picture:
+    """Return what a decoded image shows: grey and colour of three equal channels are the same."""
+    pixels = np.ascontiguousarray(image)
+    if pixels.ndim == 3 and _all_alike(pixels, pixels[..., :1]):
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    found = hashlib.sha256(str(pixels.shape).encode())
+    found.update(pixels.data)
+    flat = _all_alike(pixels, np.broadcast_to(pixels[:1, :1], pixels.shape))
+    return Picture(found.hexdigest(), image.width, image.height, flat)
+
+
+def _all_alike(pixels: npt.NDArray[Any], others: npt.NDArray[Any]) -> bool:
+    """Compare one row first: most pictures differ there, and the rest takes its time."""
+    return bool((pixels[:1] == others[:1]).all() and (pixels == others).all())
 
 
 def to_pixels(
@@ -158,7 +174,8 @@ class Reader:
         try:
             return to_pixels(self.read(path), self.size, self.resize, self.occlude_centre)
         except (OSError, ImageError) as error:
-            raise DataError(f"{path}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise DataError(f"{printable(path)}: {reason}") from None
 
     def batches(self, paths: Sequence[str], batch: int) -> Iterator[Pixels]:
         """Return the pixels in batches, in order; later ones are decoded meanwhile."""
@@ -181,45 +198,3 @@ def in_parallel(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def check_images(splits: Splits, on_image: Callable[[int, int], None]) -> dict[str, str]:
-    """Decode every image once.
-
-    Args:
-        splits: The images.
-        on_image: Told how many of how many are done.
-
-    Returns:
-        SHA-256 of each image file by path.
-
-    Raises:
-        DataError: With the first ten images that cannot be read, or are not those the data say,
-            and how many there are.
-    """
-
-    def check(example: Example) -> tuple[str, str]:
-        try:
-            content = splits.read(example.path)
-            decode(content)
-        except (OSError, ImageError) as error:
-            return "", str(error)
-        found = hashlib.sha256(content).hexdigest()
-        if example.sha256 not in {"", found}:
-            return found, f"has SHA-256 {found}, expected {example.sha256}"
-        return found, ""
-
-    examples = [example for _, some in splits.items() for example in some]
-    hashes, problems = {}, []
-    results = in_parallel(check, examples, os.cpu_count() or 1)
-    for done, (example, (found, problem)) in enumerate(zip(examples, results, strict=True), 1):
-        hashes[example.path] = found
-        if problem:
-            problems.append(f"{splits.where(example.path)}: {problem}")
-        on_image(done, len(examples))
-    if problems:
-        more = f"\n… and {len(problems) - SHOWN} more images" if len(problems) > SHOWN else ""
-        raise DataError(
-            "\n".join(problems[:SHOWN]) + more + "\nreplace or remove them, then run again"
-        )
-    return hashes

@@ -1,0 +1,50 @@
+"""The page `docs/reliability.md`: `python -m tests.battery.page` writes it from the table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from tests.battery.case import Case
+from tests.battery.table import CASES, GROUPS
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
+HEAD = """# Reliability
+
+What can go wrong, what tlkit does then, and whether a test makes it happen. {counts}
+
+A mistake ends with one message a problem, `where: rule, got value; the way out`, and the
+[exit code](runs.md#exit-codes) given below; nothing is left half written. Hostile files are
+opened in a process with 2 GiB of memory in which every other file, module, process and connection
+would be noticed.
+
+This page is written from the table in `tests/battery`, which the tests run.
+"""
+
+
+def page() -> str:
+    """Return the page's text."""
+    counted = Counter(case.status for case in CASES)
+    counts = f"Of {len(CASES)} cases {counted['tested']} are tested, "
+    counts += f"{counted['not applicable']} cannot happen and {counted['to come']} are to come."
+    parts = [HEAD.format(counts=counts)]
+    for title, cases, _ in GROUPS.values():
+        rows = [f"| {case.id} | {_cell(case.what)} | {_cell(case.expected)} | {_status(case)} |"
+                for case in cases]  # fmt: skip
+        parts.append(
+            "\n".join([f"## {title}\n", "| | what | then | |", "|---|---|---|---|", *rows, ""])
+        )
+    return "\n".join(parts)
+
+
+def _status(case: Case) -> str:
+    reason = case.moot or case.later
+    return f"{case.status}: {_cell(reason)}" if reason else case.status
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,236 @@
+"""F: faults while a run goes on."""
+
+from __future__ import annotations
+
+from tests.battery.case import Case, changed
+
+RESUME = "issue 5: checkpoints and resuming"
+
+CASES = (
+    Case(
+        id="F01",
+        what="A crash before or after every file operation, then resume",
+        expected="the same bytes as without it",
+        later=RESUME,
+    ),
+    Case(
+        id="F02",
+        what="The same with the last write torn",
+        expected="the same bytes as without it",
+        later=RESUME,
+    ),
+    Case(
+        id="F03",
+        what="The same with data lost that were not synced",
+        expected="the same bytes, from an earlier checkpoint if need be",
+        later=RESUME,
+    ),
+    Case(
+        id="F04",
+        what="kill -9 at random moments, several times",
+        expected="the same bytes as without it",
+        later=RESUME,
+    ),
+    Case(
+        id="F05",
+        what="A kill between weights and what is known of them",
+        expected="cannot be seen: one rename",
+        later=RESUME,
+    ),
+    Case(
+        id="F06",
+        what="A kill while scoring or writing results",
+        expected="a file is there whole or not at all",
+        later=RESUME,
+    ),
+    Case(
+        id="F07",
+        what="The newest checkpoint is damaged",
+        expected="the one before is taken, with a warning",
+        later=RESUME,
+    ),
+    Case(
+        id="F08",
+        what="All checkpoints are damaged",
+        expected="5; nothing is deleted",
+        later=RESUME,
+    ),
+    Case(
+        id="F09",
+        what="Temporary files of an earlier crash",
+        expected="passed over",
+        later=RESUME,
+    ),
+    Case(
+        id="F10",
+        what="The disk is full at any write",
+        expected="8; the last checkpoint is good",
+        later=RESUME,
+    ),
+    Case(
+        id="F11",
+        what="Quota, read-only disk, input/output error",
+        expected="8",
+        later=RESUME,
+    ),
+    Case(
+        id="F12",
+        what="The run folder or the one above it goes away",
+        expected="8; it is not made again elsewhere",
+        later=RESUME,
+    ),
+    Case(
+        id="F13",
+        what="Ctrl-C once",
+        expected="130, with the command that resumes",
+        later=RESUME,
+    ),
+    Case(
+        id="F14",
+        what="Ctrl-C twice; while a checkpoint is written",
+        expected="ends at once; the checkpoint is there whole or not at all",
+        later=RESUME,
+    ),
+    Case(
+        id="F15",
+        what="SIGTERM",
+        expected="143, resumable",
+        later=RESUME,
+    ),
+    Case(
+        id="F16",
+        what="The terminal is closed; output goes into `head`",
+        expected="no traceback",
+        later=RESUME,
+    ),
+    Case(
+        id="F17",
+        what="Out of memory",
+        expected="8, suggests a smaller batch",
+        later=RESUME,
+    ),
+    Case(
+        id="F18",
+        what="Two runs into one folder at once",
+        expected="one goes on, the other ends with 7",
+        tests=("test_folder.py::test_runs_that_start_together_get_folders_of_their_own",),
+    ),
+    Case(
+        id="F19",
+        what="The lock of a process that is gone",
+        expected="dies with its process",
+        later=RESUME,
+    ),
+    Case(
+        id="F20",
+        what="Predicting with a run that is still training",
+        expected="7: it is not finished",
+        tests=("test_classifier.py::test_a_folder_that_is_not_a_sound_run_is_refused",),
+    ),
+    Case(
+        id="F21",
+        what="`tlkit run` into a finished run's folder",
+        expected="7; nothing is overwritten",
+        tests=(
+            "test_run.py::test_a_folder_that_exists_is_refused_before_any_work",
+            "test_folder.py::test_a_folder_that_exists_is_never_taken",
+        ),
+    ),
+    Case(
+        id="F22",
+        what="Resuming a finished run",
+        expected="0; no file is changed",
+        later=RESUME,
+    ),
+    Case(
+        id="F23",
+        what="Resuming with another experiment",
+        expected="7, with the differences",
+        later=RESUME,
+    ),
+    Case(
+        id="F24",
+        what="Resuming with other versions or on another machine",
+        expected="7, with the differences",
+        later=RESUME,
+    ),
+    Case(
+        id="F25",
+        what="A loss that is nan or infinite",
+        expected="9, with epoch and files; it never becomes the best",
+        tests=(
+            "test_run.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
+            "test_run.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
+        ),
+    ),
+    Case(
+        id="F26",
+        what="Choosing the best by a figure that is not there",
+        expected="3, before anything starts",
+        faults=(
+            changed("best_by", 'fit.best_by="val_f1"', "fit.best_by: expected 'val_loss' or"),
+            changed(
+                "monitor",
+                'schedule={name="plateau", monitor="val_f1", patience=1}',
+                r"schedule\.monitor: expected",
+            ),
+        ),
+    ),
+    Case(
+        id="F27",
+        what="An error in a thread that reads images",
+        expected="4, with the file",
+        tests=(
+            "test_images.py::test_the_first_error_in_order_ends_it",
+            "test_images.py::test_the_reader_names_what_it_cannot_read",
+        ),
+    ),
+    Case(
+        id="F28",
+        what="The clock goes back",
+        expected="nothing is ordered by time: epochs and runs are numbered",
+        tests=("test_folder.py::test_without_a_folder_the_first_free_number_is_taken",),
+    ),
+    Case(
+        id="F29",
+        what="Thirty fits in one process",
+        expected="memory does not climb",
+        later=RESUME,
+    ),
+    Case(
+        id="F30",
+        what="No GPU",
+        expected="runs on the CPU; its kind is in environment.json",
+        tests=("test_run.py::test_the_environment_says_what_may_differ_elsewhere",),
+    ),
+    Case(
+        id="F31",
+        what="The same run twice, in fresh processes, with other hash seeds, threads, folders",
+        expected="the same bytes",
+        tests=(
+            "test_folder.py::test_fresh_processes_leave_the_same_bytes",
+            "test_images.py::test_batches_keep_the_order_whatever_the_workers",
+        ),
+    ),
+    Case(
+        id="F32",
+        what="Another umask; the temporary folder on another disk",
+        expected="files are written beside their place, with the user's permissions",
+        tests=(
+            "test_files.py::test_a_new_file_has_the_permissions_of_any_other_new_file",
+            "test_files.py::test_until_the_body_ends_the_old_content_is_there",
+        ),
+    ),
+    Case(
+        id="F33",
+        what="Resuming after early stopping",
+        expected="no further epoch",
+        later=RESUME,
+    ),
+    Case(
+        id="F34",
+        what="Resuming while a plateau is waited for",
+        expected="the same learning rates as without it",
+        later=RESUME,
+    ),
+)

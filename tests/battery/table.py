@@ -1,0 +1,19 @@
+"""The battery: all 164 cases, in the order of their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.battery import commands, config, data, registry, runtime, security, weights
+from tests.battery.case import Case
+
+GROUPS: Mapping[str, tuple[str, tuple[Case, ...], int]] = {
+    "C": ("The experiment file", config.CASES, 24),
+    "D": ("Data", data.CASES, 41),
+    "W": ("Weights and model files", weights.CASES, 14),
+    "R": ("Parts and packages", registry.CASES, 13),
+    "F": ("While a run goes on", runtime.CASES, 34),
+    "L": ("The command line", commands.CASES, 12),
+    "S": ("Attacks", security.CASES, 26),
+}
+CASES = tuple(case for _, cases, _ in GROUPS.values() for case in cases)
