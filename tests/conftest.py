@@ -1,4 +1,4 @@
-"""What all tests share: one Hypothesis profile, and TensorFlow started as tlkit starts it."""
+"""What all tests share: Hypothesis's profile, TensorFlow as tlkit starts it, a disk that fails."""
 
 from __future__ import annotations
 
@@ -50,3 +50,79 @@ def write_preset() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+class Crash(BaseException):
+    """The end of the process, as far as the disk can tell."""
+
+
+class Disk:
+    """Counts what reaches the disk, and breaks off one operation: nothing after it gets there.
+
+    What was written and not synced is lost with a crash, and syncing is only taken note of, so the
+    tests need not wait for a real disk.
+
+    Attributes:
+        done: What was done, and to which file.
+        fail_at: The number of the operation to break off, from 1; None: all work.
+        how: `before` or `after` it; `torn`: half of what it writes gets there; `full`: it fails as
+            on a full disk, and so does every other that needs room.
+    """
+
+    Crash = Crash
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self, fail_at: int | None = None, how: str = "before") -> None:
+        """Begin to count anew."""
+        self.done: list[tuple[str, str]] = []
+        self.fail_at, self.how, self.dead = fail_at, how, False
+        self.unsynced: dict[int, int] = {}
+
+    def __call__(self, what: str, path: Path, do: Callable[[], Any]) -> Any:
+        if self.dead:
+            raise Crash
+        self.done.append((what, path.name))
+        here = self.fail_at is not None and len(self.done) >= self.fail_at
+        if here and self.how == "full":
+            if what in {"write", "make"}:
+                raise OSError(28, "No space left on device", str(path))
+        elif here and self.how == "before":
+            self.die()
+        result = None
+        if what == "sync":
+            self.sync(path)
+        else:
+            result = do()
+        if what == "write":
+            self.unsynced[path.stat().st_ino] = os.open(path, os.O_RDWR)
+            if here and self.how == "torn":
+                os.truncate(path, path.stat().st_size // 2)
+                self.close(path)
+        if here and self.how != "full":
+            self.die()
+        return result
+
+    def sync(self, path: Path) -> None:
+        if path.is_file():
+            self.close(path)
+
+    def close(self, path: Path) -> None:
+        os.close(self.unsynced.pop(path.stat().st_ino))
+
+    def die(self) -> None:
+        self.dead = True
+        for handle in self.unsynced.values():
+            os.ftruncate(handle, 0)
+            os.close(handle)
+        self.unsynced = {}
+        raise Crash
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """Everything that tlkit writes goes through this."""
+    found = Disk()
+    monkeypatch.setattr("tlkit.files.effect", found)
+    return found

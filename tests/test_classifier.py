@@ -301,7 +301,7 @@ def rewrite(name: str, change: Callable[[Any], object]) -> Callable[[Path], obje
         (
             lambda folder: (folder / "metrics.json").unlink(),
             tlkit.RunFolderError,
-            r"/copy: the run is not finished, it has no metrics\.json$",
+            r"/copy: the run is not finished, it has no metrics\.json; tlkit resume ",
         ),
         (
             lambda folder: (folder / "plan.json").write_text("[", encoding="utf-8"),

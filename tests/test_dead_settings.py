@@ -378,8 +378,12 @@ ENDED_WITH: dict[str, Any] = {
 }
 
 
+# Those that change what is on the disk meanwhile and afterwards.
+ON_DISK: dict[str, Any] = {"keep_checkpoints": True, "checkpoint_every_s": 0}
+
+
 def test_the_keys_of_fit_are_all_there_are() -> None:
-    assert sorted([*PLANNED, *ENDED_WITH]) == sorted(field.name for field in fields(Fit))
+    assert sorted([*PLANNED, *ENDED_WITH, *ON_DISK]) == sorted(field.name for field in fields(Fit))
 
 
 @pytest.mark.parametrize("key", PLANNED)
@@ -413,6 +417,16 @@ def test_the_other_keys_of_fit_change_what_a_run_ends_with(
         assert best != unchanged[1]
     else:
         assert weights != unchanged[0]
+
+
+def test_the_keys_of_checkpoints_change_which_ones_there_are(tmp_path: Path) -> None:
+    found: list[list[str]] = []
+    settings: list[dict[str, Any]] = [{}, {"keep_checkpoints": True}, ON_DISK]
+    for changed in settings:
+        folder = tmp_path / str(len(found))
+        ended_with(folder, **changed)
+        found.append(sorted(path.name for path in folder.glob("checkpoints/*")))
+    assert found == [[], ["epoch-0004"], ["epoch-0003", "epoch-0004"]]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The run folder: claimed once, written whole, the same bytes wherever the run took place."""
+"""The run folder: made once, written whole, the same bytes wherever the run took place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from safetensors.numpy import load_file, save_file
 import tlkit
 from tlkit.graph import layer_table
 from tlkit.parts.datasets import Phantom
-from tlkit.results.folder import RunFolder, numbered_weights, read_weights
+from tlkit.results.folder import RunFolder, read_weights
+from tlkit.train.tensors import numbered_weights
 
 DETERMINISTIC = (
     "MODEL_CARD.md",
@@ -87,11 +88,51 @@ def small_model(units: int = 3) -> Any:
     )
 
 
+def fill(folder: RunFolder) -> None:
+    folder.write_json("first.json", "what a run begins with")
+
+
 def test_a_folder_that_exists_is_never_taken(tmp_path: Path) -> None:
     with pytest.raises(tlkit.RunFolderError, match=r"the run folder exists; choose another") as e:
-        RunFolder.claim(tmp_path, "exp3")
+        RunFolder.create(tmp_path, "exp3", fill)
     assert e.value.exit_code == 7
-    assert RunFolder.claim(tmp_path / "new" / "run", "exp3").path.is_dir()
+    claimed = RunFolder.create(tmp_path / "new" / "run", "exp3", fill)
+    assert [path.name for path in claimed.path.iterdir()] == ["first.json"]
+    assert list((tmp_path / "new").iterdir()) == [claimed.path]
+
+
+def test_an_empty_folder_is_claimed_in_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: RunFolder.claim(None, "exp").path.name, range(16)))
+    assert sorted(claimed) == sorted(f"exp-{number}" for number in range(1, 17))
+    with pytest.raises(tlkit.RunFolderError, match=r"exp-1: the run folder exists"):
+        RunFolder.claim(Path("runs/exp-1"), "exp")
+    (tmp_path / "file").touch()
+    with pytest.raises(tlkit.ResourceError, match=r"file/run: cannot be made: "):
+        RunFolder.claim(tmp_path / "file" / "run", "exp")
+
+
+def test_a_folder_that_appears_meanwhile_is_not_taken_either(tmp_path: Path) -> None:
+    def slow(folder: RunFolder) -> None:
+        fill(folder)
+        fill(RunFolder.create(tmp_path / "run", "other", fill))
+
+    with pytest.raises(tlkit.RunFolderError, match=r"/run: the run folder exists"):
+        RunFolder.create(tmp_path / "run", "exp3", slow)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_cannot_be_filled_is_not_there(tmp_path: Path) -> None:
+    def broken(folder: RunFolder) -> None:
+        fill(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(tlkit.ResourceError, match=r"run: cannot be made: No space left on device$"):
+        RunFolder.create(tmp_path / "run", "exp3", broken)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_folder_the_first_free_number_is_taken(
@@ -99,9 +140,9 @@ def test_without_a_folder_the_first_free_number_is_taken(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "exp3-2").mkdir(parents=True)
-    claimed = [RunFolder.claim(None, "exp3").path for _ in range(3)]
+    claimed = [RunFolder.create(None, "exp3", fill).path for _ in range(3)]
     assert claimed == [Path("runs/exp3-1"), Path("runs/exp3-3"), Path("runs/exp3-4")]
-    assert all(path.is_dir() for path in claimed)
+    assert all((path / "first.json").is_file() for path in claimed)
 
 
 def test_runs_that_start_together_get_folders_of_their_own(
@@ -109,14 +150,14 @@ def test_runs_that_start_together_get_folders_of_their_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: RunFolder.claim(None, "exp").path.name, range(16)))
+        claimed = list(pool.map(lambda _: RunFolder.create(None, "exp", fill).path.name, range(16)))
     assert sorted(claimed) == sorted(f"exp-{number}" for number in range(1, 17))
 
 
 def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(tlkit.ResourceError, match=r"/file/run: cannot be made: "):
-        RunFolder.claim(tmp_path / "file" / "run", "exp3")
+        RunFolder.create(tmp_path / "file" / "run", "exp3", fill)
 
 
 def test_arrays_are_named_by_number_layer_and_variable() -> None:

@@ -10,8 +10,8 @@ import pytest
 import tlkit
 from tlkit.config.structure import structure
 from tlkit.plan.plan import model_layers
-from tlkit.results.folder import numbered_weights
 from tlkit.train.model import assemble
+from tlkit.train.tensors import numbered_weights
 
 XRAYS = Path(__file__).parent.parent.parent / "shared" / "data" / "cxr"
 SIZES = {

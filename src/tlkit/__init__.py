@@ -24,6 +24,7 @@ from tlkit.errors import (
 )
 from tlkit.export import Exported, export
 from tlkit.given import FromImages, FromModel
+from tlkit.interruption import Interrupted
 from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
 from tlkit.lr_finder import RateCurve, lr_find
 from tlkit.parts.kinds import (
@@ -50,6 +51,7 @@ from tlkit.plain_keras import (
 from tlkit.plan.plan import Plan
 from tlkit.progress import Epoch, Watcher
 from tlkit.reports import report
+from tlkit.resume import resume
 from tlkit.run import Run, check, run
 from tlkit.sweeps.sweep import Sweep, SweepWatcher, resume_sweep, sweep
 from tlkit.sweeps.trials import Trials, plan_trials
@@ -77,6 +79,7 @@ __all__ = [
     "FromImages",
     "FromModel",
     "Head",
+    "Interrupted",
     "Layer",
     "LayerError",
     "LayerRange",
@@ -114,6 +117,7 @@ __all__ = [
     "plan_trials",
     "registries",
     "report",
+    "resume",
     "resume_sweep",
     "run",
     "sample_weights",

@@ -117,3 +117,21 @@ def processor() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def threads() -> dict[str, int]:
+    """Return on how many threads TensorFlow computes; 0: as many as there are processors.
+
+    Sums are split among them, so a result's last bits follow.
+    """
+    import tensorflow as tf
+
+    chosen = tf.config.threading
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return {
+        "intra_op": chosen.get_intra_op_parallelism_threads()
+        or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
+        "inter_op": chosen.get_inter_op_parallelism_threads()
+        or int(os.environ.get("TF_NUM_INTEROP_THREADS") or 0),
+        "processors": len(usable) or os.cpu_count() or 1,
+    }

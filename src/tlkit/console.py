@@ -258,6 +258,10 @@ class Terminal(Watcher):
             self.say(f"not available: {weights['passed_over']}")
         self.say(f"weights: {weights['source']} {weights.get('sha256', '')[:12]}".rstrip())
 
+    def resumed(self, history: Sequence[Epoch]) -> None:
+        """Print where the run goes on."""
+        self.say(f"going on after epoch {history[-1].epoch}")
+
     def note(self, text: str) -> None:
         """Print it."""
         self.say(f"note: {text}")

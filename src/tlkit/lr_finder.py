@@ -138,13 +138,15 @@ def lr_find(
     losses = list(_losses(stage, rates))
     if not losses:
         raise NumericalError("the first training loss is nan or infinite, before any step")
-    folder = RunFolder.claim(out, f"{once.name}-lr-find")
-    curve = RateCurve(tuple(rates[: len(losses)]), tuple(losses), folder.path)
-    figure = rate_curve(curve.rates, curve.losses, curve.smoothed, curve.suggestion)
-    rows = zip(curve.rates, curve.losses, curve.smoothed.tolist(), strict=True)
-    folder.write_csv("lr-find.csv", ["learning_rate", "loss", "smoothed"], rows)
-    folder.write_png("lr-find.png", figure)
-    return curve
+    curve = RateCurve(tuple(rates[: len(losses)]), tuple(losses), Path())
+
+    def fill(folder: RunFolder) -> None:
+        figure = rate_curve(curve.rates, curve.losses, curve.smoothed, curve.suggestion)
+        rows = zip(curve.rates, curve.losses, curve.smoothed.tolist(), strict=True)
+        folder.write_csv("lr-find.csv", ["learning_rate", "loss", "smoothed"], rows)
+        folder.write_png("lr-find.png", figure)
+
+    return evolve(curve, folder=RunFolder.create(out, f"{once.name}-lr-find", fill).path)
 
 
 def _losses(stage: RunningStage, rates: Sequence[float]) -> Iterator[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
@@ -49,6 +49,9 @@ class Watcher:
 
     def loaded(self, weights: Mapping[str, str]) -> None:
         """The backbone's weights are loaded; what they are."""
+
+    def resumed(self, history: Sequence[Epoch]) -> None:
+        """The run goes on after these epochs, which an earlier process has left."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
-from itertools import pairwise
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,8 @@ from attrs import frozen
 from tlkit.cache import FeatureCache, default_folder
 from tlkit.config.experiment import Experiment, load_experiment
 from tlkit.errors import ConfigError, Problem, RunFolderError
+from tlkit.interruption import Interrupted, noticed
+from tlkit.lock import locked
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.splits import SPLITS, Splits
 from tlkit.plan.plan import Plan, make_plan
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tlkit.results.folder import RunFolder
     from tlkit.results.metrics import Scores
     from tlkit.train.fit import Outcome
+
+STOPPING = "stopping after this batch; Ctrl-C once more leaves at once"
 
 
 @frozen
@@ -112,23 +115,62 @@ def run(
         watcher: Told how it goes; unset: nobody.
 
     Raises:
+        Interrupted: If the process was asked to stop; `resume` goes on.
         TlkitError: Of the kind that says what is wrong.
     """
-    from tlkit.results.calibration import CALIBRATION, calibrate, calibration_json
     from tlkit.results.folder import RunFolder
-    from tlkit.results.pages import write_pages
-    from tlkit.train.fit import fit
 
     out = None if out is None else Path(out)
     watcher = watcher or Watcher()
     ready = make_ready(experiment, out, overrides, watcher)
+    with ExitStack() as held:
+
+        def begin(folder: RunFolder) -> None:
+            held.enter_context(locked(folder.path))
+            folder.write_inputs(ready.experiment, ready.plan, ready.splits, ready.hashes)
+            folder.write_environment(ready.experiment, ready.weights)
+
+        folder = RunFolder.create(out, ready.experiment.name, begin)
+        return carry_out(ready, folder, watcher)
+
+
+def carry_out(ready: Ready, folder: RunFolder, watcher: Watcher) -> Run:
+    """Train from where a folder's checkpoints stand, evaluate, and write the results.
+
+    Args:
+        ready: What training needs.
+        folder: The run's folder, locked, with what it begins with.
+        watcher: Told how it goes.
+
+    Raises:
+        Interrupted: If the process was asked to stop; the run can go on later.
+        TlkitError: Of the kind that says what is wrong.
+    """
+    from tlkit.results.calibration import CALIBRATION, calibrate, calibration_json
+    from tlkit.results.pages import write_pages
+    from tlkit.results.resources import named
+    from tlkit.train.checkpoint import Checkpoints
+    from tlkit.train.fit import fit
+    from tlkit.train.keeper import Keeper
+
     experiment, plan, splits, model = ready.experiment, ready.plan, ready.splits, ready.model
-    folder = RunFolder.claim(out, experiment.name)
-    folder.write_inputs(experiment, plan, splits, ready.hashes)
-    folder.write_environment(experiment, ready.weights)
-    with tracked(experiment, folder.path, watcher) as trackers:
-        record = partial(_write_history, folder, trackers, [], [time.perf_counter()])
-        fitted = fit(model, plan, experiment, splits, ready.hashes, ready.cache, watcher, record)
+    keeper = Keeper(model, plan, experiment.fit, Checkpoints(folder.checkpoints))
+    with (
+        noticed(lambda: watcher.note(STOPPING)),
+        named(folder.path),
+        tracked(experiment, folder.path, watcher) as trackers,
+    ):
+        if (checkpoint := keeper.checkpoints.newest(watcher.note)) is not None:
+            keeper.resume(checkpoint)
+            watcher.resumed(keeper.history)
+        record = _Record(folder, keeper.history, trackers)
+        try:
+            fitted = fit(
+                model, plan, experiment, splits, ready.hashes, ready.cache, watcher, keeper, record
+            )
+        except Interrupted as stop:
+            reached = keeper.history[-1].epoch if keeper.history else 0
+            raise Interrupted(stop.signal, _stopped(folder, reached, experiment)) from None
         done = Run(
             folder=folder.path,
             experiment=experiment,
@@ -147,6 +189,7 @@ def run(
         folder.write_results(metrics, splits, kept.probabilities, kept.predicted)
         write_pages(folder, experiment, splits, model)
         trackers.end(_told(done), done=True)
+        folder.tidy(experiment.fit.keep_checkpoints)
     return done
 
 
@@ -238,19 +281,30 @@ def _refuse_among_images(out: Path | None, experiment: Experiment) -> None:
             raise ConfigError([Problem("--out", what)])
 
 
-def _write_history(
-    folder: RunFolder,
-    trackers: Trackers,
-    history: list[Epoch],
-    marks: list[float],
-    epoch: Epoch,
-) -> None:
-    """Add an epoch to the folder's history, how long it took to its timing; tell the trackers."""
-    history.append(epoch)
-    marks.append(time.perf_counter())
-    seconds = [after - before for before, after in pairwise(marks)]
-    folder.write_history(history, seconds)
-    trackers.epoch(epoch)
+class _Record:
+    """Writes the epochs so far to a run's folder, with how long each took; tells the trackers.
+
+    Args:
+        folder: The folder.
+        history: The epochs that an earlier process has left.
+        trackers: Told of every other one.
+    """
+
+    def __init__(self, folder: RunFolder, history: Sequence[Epoch], trackers: Trackers) -> None:
+        self.folder, self.trackers, self.mark = folder, trackers, time.perf_counter()
+        self.seconds = folder.read_seconds(history)
+
+    def __call__(self, history: Sequence[Epoch]) -> None:
+        before, self.mark = self.mark, time.perf_counter()
+        self.seconds.append(self.mark - before)
+        self.folder.write_history(history, self.seconds)
+        self.trackers.epoch(history[-1])
+
+
+def _stopped(folder: RunFolder, reached: int, experiment: Experiment) -> str:
+    """Return the message that a run was stopped and how it goes on."""
+    after = f"after epoch {reached} of {experiment.fit.epochs}" if reached else "in the first epoch"
+    return f"stopped {after}; go on with: tlkit resume {folder.path}"
 
 
 def _told(run: Run) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,8 +24,10 @@ from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import CrossEntropy, Focal, LogitAdjusted, cross_entropy
 from tlkit.parts.optimizers import SGD
 from tlkit.plan.plan import make_plan
+from tlkit.train.checkpoint import Checkpoints
 from tlkit.train.checks import check_images
 from tlkit.train.fit import fit
+from tlkit.train.keeper import Keeper
 from tlkit.train.model import assemble
 from tlkit.train.step import Stepper, Sums
 
@@ -328,8 +332,10 @@ def first_epoch(
     model, _ = assemble(experiment.backbone, experiment.head, len(plan.classes), seed=0)
     hashes = check_images(splits, experiment.data, lambda *_: None).hashes
     watcher = tlkit.Watcher()
-    found = fit(model, plan, experiment, splits, hashes, None, watcher, lambda epoch: None)
-    return found.history[0]
+    with tempfile.TemporaryDirectory() as folder:
+        keeper = Keeper(model, plan, experiment.fit, Checkpoints(Path(folder)))
+        fit(model, plan, experiment, splits, hashes, None, watcher, keeper, lambda history: None)
+    return keeper.history[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])

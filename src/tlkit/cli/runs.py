@@ -1,8 +1,10 @@
-"""Commands that take an experiment: `run`, `check`, `lr-find`."""
+"""Commands that take an experiment: `run`, `resume`, `check`, `lr-find`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +12,10 @@ import attrs
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, ExperimentFile, Overrides, app
+from tlkit.cli.app import AsJson, ExperimentFile, Overrides, PluginFiles, app
 from tlkit.config.experiment import load_experiment
 from tlkit.escapes import json_text, printable
+from tlkit.progress import Watcher
 
 
 @app.command()
@@ -26,17 +29,57 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and write a run folder."""
+    with _stoppable() as watcher:
+        done = tlkit.run(file, out, overrides=overrides or [], watcher=watcher)
+    _show(done, as_json)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of an unfinished run.", metavar="RUN")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where the data are now, if they have moved.", metavar="PATH"),
+    ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option(
+            "--anyway",
+            help="Go on although versions, processor or threads differ: so may the last bits.",
+        ),
+    ] = False,
+    plugins: PluginFiles = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was stopped; it ends with the same bytes as if it had not been."""
+    with _stoppable() as watcher:
+        done = tlkit.resume(run, plugins=plugins or [], data=data, anyway=anyway, watcher=watcher)
+    if done is None:
+        typer.echo(f"{run}: the run is finished; there is nothing to do", err=True)
+    else:
+        _show(done, as_json)
+
+
+@contextmanager
+def _stoppable() -> Iterator[Watcher]:
+    """Give a watcher for a run, and end the process with the documented code if it is stopped."""
     from tlkit import console
 
     watcher = console.Terminal()
     try:
-        done = tlkit.run(file, out, overrides=overrides or [], watcher=watcher)
-    except KeyboardInterrupt:
+        yield watcher
+    except KeyboardInterrupt as stop:
         watcher.close()  # before the message: a bar would be drawn over it
-        typer.echo("interrupted; the run is not finished and cannot be resumed", err=True)
-        raise typer.Exit(130) from None
+        typer.echo(str(stop) or "interrupted before the run began", err=True)
+        raise typer.Exit(getattr(stop, "exit_code", 130)) from None
     finally:
         watcher.close()
+
+
+def _show(done: tlkit.Run, as_json: bool) -> None:
+    """Print what a run gave."""
+    from tlkit import console
+
     if as_json:
         found = {"run": str(done.folder), "evaluated_on": done.plan.evaluated_on}
         found |= done.kept.as_json()

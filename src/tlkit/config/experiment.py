@@ -54,6 +54,9 @@ class Fit:
             and rounds them to 11 bits; a loaded run computes in float32 throughout.
         mixed_precision: Compute in `bfloat16`, keep weights, loss and probabilities in float32;
             unset: all in float32.
+        checkpoint_every_s: How often a checkpoint is written, in seconds, so that a killed run can
+            go on from it; 0: after every epoch. Ends of stages and interruptions always write one.
+        keep_checkpoints: Keep the last checkpoints when the run is finished.
     """
 
     epochs: int = field(default=10, validator=at_least(1))
@@ -65,6 +68,8 @@ class Fit:
     cache: bool = True
     feature_dtype: Literal["float32", "float16"] = "float32"
     mixed_precision: Literal["bfloat16"] | None = None
+    checkpoint_every_s: float = field(default=60, validator=at_least(0))
+    keep_checkpoints: bool = False
 
 
 @frozen(kw_only=True)

@@ -17,8 +17,9 @@ from tlkit.errors import ConfigError, RunFolderError
 from tlkit.escapes import csv_text
 from tlkit.parts.splits import Example
 from tlkit.progress import Epoch
-from tlkit.results.folder import EXPERIMENT, METRICS, PLAN, RunFolder
+from tlkit.results.folder import METRICS, PLAN, RunFolder
 from tlkit.results.metrics import Scores
+from tlkit.results.recorded import EXPERIMENT
 
 MANIFEST, PREDICTIONS, HISTORY, ENVIRONMENT = (
     "manifest.csv",

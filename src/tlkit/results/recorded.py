@@ -28,7 +28,10 @@ EXPERIMENT, ENVIRONMENT = "experiment.json", "environment.json"
 
 
 def read_experiment(
-    folder: RunFolder, plugins: Sequence[str | Path] = (), backbone: Backbone | None = None
+    folder: RunFolder,
+    plugins: Sequence[str | Path] = (),
+    backbone: Backbone | None = None,
+    base: Path | None = None,
 ) -> Experiment:
     """Return the experiment of a run. Runs no file but the given ones.
 
@@ -36,6 +39,7 @@ def read_experiment(
         folder: The run's folder.
         plugins: The plugin files that the run was made with, wherever they are now.
         backbone: The backbone, if the run was made with one that no record can hold.
+        base: The folder that its paths are relative to; unset: the run's, which they are not.
 
     Raises:
         RunFolderError: If there is none.
@@ -55,7 +59,7 @@ def read_experiment(
     files = given_plugins(listed.modules, listed.sha256, plugins, str(folder.path))
     with active(files):
         _check_packages(folder)
-        experiment = structure(Experiment, table, base=folder.path, source=str(where))
+        experiment = structure(Experiment, table, base=base or folder.path, source=str(where))
     experiment = experiment if data is None else evolve(experiment, data=data)
     return experiment if backbone is None else evolve(experiment, backbone=backbone)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import keras
 from attrs import frozen
 
 from tlkit.cache import FeatureCache
-from tlkit.config.experiment import Experiment
+from tlkit.config.experiment import Experiment, Fit
+from tlkit.errors import DataError, NumericalError
+from tlkit.interruption import Interrupted
 from tlkit.parts.splits import Splits
-from tlkit.plan.plan import Plan
+from tlkit.plan.plan import Plan, PlannedStage
 from tlkit.progress import Epoch, Watcher
-from tlkit.train.best import Snapshot, best_of, stalled
+from tlkit.train.best import stalled
+from tlkit.train.keeper import Keeper
 from tlkit.train.stage import RunningStage
 from tlkit.train.step import Probabilities
 
@@ -61,9 +65,10 @@ def fit(
     hashes: Mapping[str, str],
     cache: FeatureCache | None,
     watcher: Watcher,
-    on_epoch: Callable[[Epoch], None],
+    keeper: Keeper,
+    on_epoch: Callable[[Sequence[Epoch]], None],
 ) -> Fitted:
-    """Train a model as planned.
+    """Train a model as planned, from where its keeper stands.
 
     Args:
         model: The model of the plan, with its weights loaded; it ends with those to keep.
@@ -73,49 +78,79 @@ def fit(
         hashes: The hash of each image file, by its path.
         cache: Where features are kept; None: nowhere on disk.
         watcher: Told how it goes.
-        on_epoch: Called with every finished epoch.
+        keeper: What the run has reached, and keeps what it reaches.
+        on_epoch: Called after every epoch with all so far.
 
     Raises:
         NumericalError: If the loss is not finite.
         DataError: If an image cannot be read any more.
+        ResourceError: If a checkpoint cannot be written.
+        Interrupted: If the process was asked to stop; the last finished epoch is on the disk.
     """
-    settings = experiment.fit
-    snapshot = Snapshot(model, plan)
-    history: list[Epoch] = []
-    best_on_val = None
-    for number, planned in enumerate(plan.stages, start=1):
-        watcher.stage_begins(number, planned)
-        stage = RunningStage(model, plan, number, experiment, splits, hashes, cache, watcher)
-        done: list[Epoch] = []
-        while len(done) < planned.stage.epochs:
-            done.append(stage.epoch(done))
-            history.append(done[-1])
-            if best_of(history, settings.best_by) is done[-1]:
-                snapshot.take()
-                best_on_val = stage.on_val
-            on_epoch(done[-1])
-            watcher.epoch_done(done[-1])
-            if stalled(done, settings.best_by, settings.early_stop_patience):
-                break
-        if len(done) < planned.stage.epochs:
-            best_by, patience = settings.best_by, settings.early_stop_patience
-            watcher.note(
-                f"stage {number} ends early: {best_by} has not got better for {patience} epochs"
-            )
-    last = _outcome(history[-1], stage.on_val, stage, splits)
-    best_epoch = best_of(history, settings.best_by)
-    if best_epoch is history[-1]:
-        return Fitted(tuple(history), last, last, settings.keep)
-    assert best_on_val is not None
-    snapshot.swap()
-    if splits.test and best_epoch.stage != number:
-        stage = RunningStage(
-            model, plan, best_epoch.stage, experiment, splits, hashes, cache, watcher, only="test"
+
+    def stage_of(number: int, only: str | None = None) -> RunningStage:
+        return RunningStage(
+            model, plan, number, experiment, splits, hashes, cache, watcher, only=only
         )
-    best = _outcome(best_epoch, best_on_val, stage, splits)
-    if settings.keep == "last":
-        snapshot.swap()
-    return Fitted(tuple(history), last, best, settings.keep)
+
+    stage = None
+    try:
+        for number, planned in enumerate(plan.stages, start=1):
+            if _over(planned, number, experiment.fit, keeper.history):
+                continue  # a run that goes on has it behind it
+            watcher.stage_begins(number, planned)
+            stage = None  # what it had in memory makes room for the next
+            stage = stage_of(number)
+            _run_stage(stage, keeper, watcher, on_epoch)
+    except (Interrupted, NumericalError, DataError):
+        keeper.commit()
+        raise
+    stage = stage or stage_of(len(plan.stages), only="test")
+    last = _outcome(keeper.history[-1], keeper.on_val, stage, splits)
+    best_epoch = keeper.best
+    if best_epoch is keeper.history[-1]:
+        return Fitted(keeper.history, last, last, experiment.fit.keep)
+    keeper.put_best()
+    if splits.test and best_epoch.stage != stage.number:
+        stage = stage_of(best_epoch.stage, only="test")
+    best = _outcome(best_epoch, keeper.best_on_val, stage, splits)
+    if experiment.fit.keep == "last":
+        keeper.put_last()
+    return Fitted(keeper.history, last, best, experiment.fit.keep)
+
+
+def _run_stage(
+    stage: RunningStage,
+    keeper: Keeper,
+    watcher: Watcher,
+    on_epoch: Callable[[Sequence[Epoch]], None],
+) -> None:
+    """Run the epochs that a stage still has before it, one at least."""
+    number, planned, settings = stage.number, stage.planned, stage.experiment.fit
+    done = _of_stage(number, keeper.history)
+    if done:
+        keeper.resume_optimizer(stage.stepper.optimizer)
+    over = partial(_over, planned, number, settings)
+    while not over(keeper.history):
+        done.append(stage.epoch(done))
+        on_epoch([*keeper.history, done[-1]])
+        keeper.keep(done[-1], stage.on_val, stage.stepper.optimizer, over)
+        watcher.epoch_done(done[-1])
+    if len(done) < planned.stage.epochs:
+        by, patience = settings.best_by, settings.early_stop_patience
+        watcher.note(f"stage {number} ends early: {by} has not got better for {patience} epochs")
+
+
+def _over(planned: PlannedStage, number: int, settings: Fit, history: Sequence[Epoch]) -> bool:
+    """Tell whether a stage has had all its epochs, or enough of them that brought nothing."""
+    done = _of_stage(number, history)
+    return len(done) >= planned.stage.epochs or stalled(
+        done, settings.best_by, settings.early_stop_patience
+    )
+
+
+def _of_stage(number: int, history: Sequence[Epoch]) -> list[Epoch]:
+    return [epoch for epoch in history if epoch.stage == number]
 
 
 def _outcome(epoch: Epoch, on_val: Probabilities, stage: RunningStage, splits: Splits) -> Outcome:

@@ -12,9 +12,11 @@ import numpy.typing as npt
 from tlkit.cache import FeatureCache
 from tlkit.config.experiment import Experiment
 from tlkit.errors import NumericalError
+from tlkit.interruption import check
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import Plan, PlannedStage, seed_for
 from tlkit.progress import Epoch, Watcher
+from tlkit.train.dropout import reseed
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
 from tlkit.train.images import Reader
 from tlkit.train.model import apply_rates, split_at
@@ -51,7 +53,7 @@ class RunningStage:
         only: str | None = None,
     ) -> None:
         planned = plan.stages[number - 1]
-        self.plan, self.planned, self.number = plan, planned, number
+        self.model, self.plan, self.planned, self.number = model, plan, planned, number
         self.experiment, self.splits, self.watcher = experiment, splits, watcher
         frozen = apply_rates(model, plan.layers, planned.stage.rates, experiment.freeze.batch_norm)
         prefix, tail = split_at(model, plan.layers, planned.cut)
@@ -91,7 +93,12 @@ class RunningStage:
         self.on_val: Probabilities = np.empty((0, len(plan.classes)), np.float32)
 
     def epoch(self, done: Sequence[Epoch]) -> Epoch:
-        """Train for the stage's next epoch, after those that are done, and return what it gave."""
+        """Train for the stage's next epoch, after those that are done, and return what it gave.
+
+        Raises:
+            NumericalError: If a loss is not finite.
+            Interrupted: If the process was asked to stop; the epoch is then half done.
+        """
         number = self.planned.first_epoch + len(done)
         rate = self.experiment.schedule.rate(
             self.experiment.optimizer.learning_rate,
@@ -99,6 +106,7 @@ class RunningStage:
             [_values(epoch) for epoch in done],
         )
         self.stepper.optimizer.learning_rate.assign(rate)
+        reseed(self.model, self.plan.layers, self.experiment.seed, number)
         examples = self.splits.train
         self.watcher.epoch_begins(number, self.experiment.fit.epochs, len(examples))
         total = Sums()
@@ -109,6 +117,7 @@ class RunningStage:
                 raise _not_finite(number, f"the training loss on {files}", step.loss)
             total += step
             self.watcher.step_done(total.images, total.mean("loss"), total.mean("right"), rate)
+            check()
         val, self.on_val = self._evaluate("val")
         if not np.isfinite(val.loss):
             raise _not_finite(number, "the validation loss", val.loss)

@@ -1,0 +1,150 @@
+"""Going on with a run that was stopped: the same experiment, data and machine, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from tlkit.config.experiment import Experiment
+from tlkit.errors import DataError, RunFolderError
+from tlkit.lock import locked
+from tlkit.parts.kinds import Backbone, Dataset
+from tlkit.progress import Watcher
+from tlkit.run import Ready, Run, carry_out, make_ready
+
+if TYPE_CHECKING:
+    from tlkit.results.folder import RunFolder
+
+SHOWN = 10  # how many images that differ a message lists
+ANYWAY = "give it that again, or say --anyway: the last bits of the results may differ then"
+
+
+def resume(
+    run: str | Path,
+    *,
+    plugins: Sequence[str | Path] = (),
+    backbone: Backbone | None = None,
+    data: str | Path | Dataset | None = None,
+    anyway: bool = False,
+    watcher: Watcher | None = None,
+) -> Run | None:
+    """Go on with a run after its last finished epoch; it ends with the bytes it would have had.
+
+    Args:
+        run: The run folder. It is looked for data and weights where the experiment had them, seen
+            from the run folder, and then where they were.
+        plugins: The files with the study's own parts, if it was made with such; they must be the
+            same to the byte.
+        backbone: What was the backbone, if that was a `FromModel`.
+        data: Where the data are now, if they have moved: a path, or a `FromImages`. They must be
+            the same images.
+        anyway: Go on although versions, processor or threads are not what they were. The results
+            may then differ in their last bits; `environment.json` says that it was so.
+        watcher: Told how it goes; unset: nobody.
+
+    Returns:
+        The run; None if it was finished already, then nothing is done.
+
+    Raises:
+        RunFolderError: If it is not the folder of a run, another process writes to it, or
+            experiment, data or environment have changed, with every change.
+        Interrupted: If the process was asked to stop once more.
+        TlkitError: Of the kind that says what else is wrong.
+    """
+    from tlkit.reports import report
+    from tlkit.results.card import CARD
+    from tlkit.results.folder import RunFolder
+    from tlkit.results.recorded import EXPERIMENT
+    from tlkit.results.unfinished import UNFINISHED, read_unfinished, refusal
+
+    folder, watcher = RunFolder(Path(run)), watcher or Watcher()
+    if folder.is_finished and not (folder.path / UNFINISHED).exists():
+        return None
+    folder.read_json(UNFINISHED)  # before a lock is put into what is no run folder
+    with locked(folder.path):
+        folder.remove_partial()
+        if folder.is_finished:  # and stopped before its pages were written, or while it was tidied
+            if not (folder.path / CARD).is_file():
+                place = None if isinstance(data, Dataset) else data
+                report(folder.path, data=place, plugins=plugins, backbone=backbone)
+            folder.tidy(bool(folder.read_json(EXPERIMENT)["fit"]["keep_checkpoints"]))
+            return None
+        experiment = _placed(read_unfinished(folder, plugins, backbone), data, folder)
+        ready = make_ready(_pinned(experiment, folder), None, (), watcher)
+        ready = evolve(ready, experiment=experiment)
+        if changed := list(_changed(folder, ready)):
+            raise refusal(folder.path, changed)
+        if changed := list(_changed_around(folder, ready)):
+            if not anyway:
+                raise refusal(folder.path, changed, ANYWAY)
+            folder.note_changes(changed)
+        return carry_out(ready, folder, watcher)
+
+
+def _placed(
+    experiment: Experiment, data: str | Path | Dataset | None, folder: RunFolder
+) -> Experiment:
+    """Return the experiment with its data where they are now."""
+    if isinstance(data, Dataset):
+        return evolve(experiment, data=data)
+    if data is not None:
+        if not hasattr(experiment.data, "path"):
+            raise RunFolderError(f"{folder.path}: its data have no path, so they cannot have moved")
+        changed: Any = {"path": Path(data)}
+        return evolve(experiment, data=evolve(experiment.data, **changed))
+    absent = experiment.data.absent()
+    if absent is not None and experiment.data.stand_in is None:
+        raise DataError(f"{absent}: the run's data are not there; say where with --data PATH")
+    return experiment
+
+
+def _pinned(experiment: Experiment, folder: RunFolder) -> Experiment:
+    """Return the experiment with the one source of weights that was used, of several."""
+    from tlkit.results.recorded import ENVIRONMENT
+
+    sources = experiment.backbone.weights
+    if not isinstance(sources, tuple):
+        return experiment
+    used = folder.read_json(ENVIRONMENT)["weights"].get("source")
+    chosen = tuple(s for s in sources if (s if isinstance(s, str) else "path") == used)
+    return evolve(experiment, backbone=evolve(experiment.backbone, weights=chosen or sources))
+
+
+def _changed(folder: RunFolder, ready: Ready) -> Iterator[str]:
+    """Yield what would make it another run."""
+    from tlkit.results.folder import MANIFEST, PLAN, manifest
+    from tlkit.results.recorded import ENVIRONMENT
+    from tlkit.results.unfinished import differences
+
+    yield from differences(folder.read_json(PLAN), ready.plan.as_json(), "plan")
+    was = folder.read_json(ENVIRONMENT)["weights"]
+    now = dict(ready.weights)
+    for key in ("source", "file", "sha256"):
+        yield from differences(was.get(key), now.get(key), f"weights.{key}")
+    before, images = folder.read_text(MANIFEST), manifest(ready.splits, ready.hashes)
+    if before != images:
+        yield from _changed_images(before.splitlines(), images.splitlines())
+
+
+def _changed_images(was: Sequence[str], now: Sequence[str]) -> Iterator[str]:
+    """Yield the first rows that two tables of images differ in; there is one."""
+    gone, new = sorted(set(was) - set(now)), sorted(set(now) - set(was))
+    lines = [f"images: was {row}" for row in gone] + [f"images: is {row}" for row in new]
+    lines.sort(key=lambda line: line.split(" ", 2)[2])
+    yield from lines[:SHOWN] or ["images: are in another order"]
+    if len(lines) > SHOWN:
+        yield f"images: … and {len(lines) - SHOWN} more rows"
+
+
+def _changed_around(folder: RunFolder, ready: Ready) -> Iterator[str]:
+    """Yield what may change the last bits of the results."""
+    from tlkit.results.environment import MATTERS, environment
+    from tlkit.results.recorded import ENVIRONMENT
+    from tlkit.results.unfinished import differences
+
+    was, now = folder.read_json(ENVIRONMENT), environment(ready.experiment, ready.weights)
+    for key in MATTERS:
+        yield from differences(was.get(key), now[key], key)

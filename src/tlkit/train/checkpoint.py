@@ -1,0 +1,247 @@
+"""Checkpoints: where training stands after an epoch, as a folder that is there whole or not at all.
+
+`checkpoints/epoch-0007/` holds arrays as safetensors, the rest as JSON, and a manifest with the
+size and SHA-256 of each file. It needs no other checkpoint, and the last two are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import define, field, frozen
+from safetensors.numpy import load_file, save_file
+
+from tlkit.errors import ResourceError, WeightsError
+from tlkit.files import folder_beside, link, remove_folder, rename_folder, write_text, write_with
+from tlkit.progress import Epoch
+from tlkit.train.step import Probabilities
+from tlkit.train.tensors import Tensors, Variables, read_tensors, write_tensors
+
+KEPT = 2
+NAME = re.compile(r"epoch-\d{4,}")
+# The frozen layers' weights are none of its files: they are named by their hash.
+WEIGHTS, OPTIMIZER, BEST, ON_VAL, STATE, MANIFEST = (
+    "weights.safetensors",
+    "optimizer.safetensors",
+    "best.safetensors",
+    "on_val.safetensors",
+    "state.json",
+    "manifest.json",
+)
+
+
+@frozen(kw_only=True)
+class State:
+    """Where training stands after an epoch: all that the epochs after it depend on.
+
+    The learning rate and early stopping follow from the history, the order of the images, their
+    augmentation and the dropouts' seeds from the epoch's number, so none of them is here.
+
+    Attributes:
+        history: The epochs so far.
+        weights: The values of all variables that the plan may change.
+        optimizer: Those of the optimizer's; none when the stage is over, whose optimizer ends too.
+        on_val: The probabilities on the validation split, `(images, classes)`.
+        best: The number of the best epoch.
+        best_weights: The weights after it; None if they are `weights` or the checkpoint before
+            has them.
+        best_on_val: The probabilities after it.
+        frozen_sha256: The hash of all weights that the plan never changes.
+    """
+
+    history: tuple[Epoch, ...]
+    weights: Tensors
+    optimizer: Tensors
+    on_val: Probabilities
+    best: int
+    best_weights: Tensors | None
+    best_on_val: Probabilities
+    frozen_sha256: str
+
+    @property
+    def epoch(self) -> int:
+        """Return the number of the last epoch."""
+        return self.history[-1].epoch
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what its arrays take on the disk."""
+        groups = (self.weights, self.optimizer, self.best_weights or {})
+        return sum(math.prod(t.shape) * t.dtype.size for group in groups for t in group.values())
+
+
+@frozen
+class Checkpoint:
+    """A checkpoint on the disk whose every byte is as it was written.
+
+    Attributes:
+        path: Its folder.
+        history: The epochs up to it.
+        best: The number of the best of them.
+        frozen_sha256: The hash of the weights that it does not hold.
+        files: Size and hash of its files by name.
+    """
+
+    path: Path
+    history: tuple[Epoch, ...]
+    best: int
+    frozen_sha256: str
+    files: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Read and check one.
+
+        Raises:
+            ValueError: If a file is missing or damaged.
+        """
+        try:
+            files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+            for name, wanted in files.items():
+                if Path(name).name != name or _described(path / name) != wanted:
+                    raise ValueError(f"{name} is not as it was written")
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            history = tuple(Epoch(**epoch) for epoch in state["history"])
+            return cls(path, history, state["best"], state["frozen_sha256"], files)
+        except FileNotFoundError as error:
+            raise ValueError(f"{Path(error.filename).name} is missing") from None
+        except (OSError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"cannot be read: {error}") from None
+
+    @property
+    def best_file(self) -> str:
+        """Return the name of the file with the best epoch's weights."""
+        return BEST if BEST in self.files else WEIGHTS
+
+    def on_val(self) -> tuple[Probabilities, Probabilities]:
+        """Return the probabilities on the validation split, of its epoch and of the best one."""
+        found = load_file(self.path / ON_VAL)
+        return found["last"], found["best"]
+
+    def put(self, name: str, variables: Variables) -> None:
+        """Put the arrays of one of its files into variables.
+
+        Raises:
+            WeightsError: If they do not fit.
+        """
+        read_tensors(self.path / name, variables)
+
+
+@define
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Attributes:
+        folder: Where they are; made with the first.
+        last: The newest good one, once one was written or read.
+    """
+
+    folder: Path
+    last: Checkpoint | None = None
+    _damaged: list[Path] = field(factory=list, init=False, repr=False)
+
+    def commit(self, state: State) -> None:
+        """Write one and remove all but the last two.
+
+        Raises:
+            ResourceError: If it cannot be written; the one before is still good.
+        """
+        try:
+            self.last = self._written(state)
+        except OSError as error:
+            raise ResourceError(
+                f"{self.folder}: a checkpoint of {state.size_bytes / 1e6:.1f} MB cannot be written"
+                f": {error.strerror}; {_free(self.folder)}"
+            ) from error
+        for path in self._damaged:
+            if path != self.last.path:
+                remove_folder(path)
+        self._damaged = []
+        for path in self._paths()[KEPT:]:
+            remove_folder(path)
+
+    def newest(self, on_damage: Callable[[str], None]) -> Checkpoint | None:
+        """Return the newest one that is good, None if there is none at all.
+
+        Args:
+            on_damage: Told of each that is passed over.
+
+        Raises:
+            WeightsError: If there are some and all are damaged.
+        """
+        problems = []
+        for path in self._paths():
+            try:
+                self.last = Checkpoint.read(path)
+            except ValueError as error:
+                problems.append(f"{path}: {error}")
+                self._damaged.append(path)
+                continue
+            for problem in problems:
+                on_damage(f"{problem}; going on from {path.name}")
+            return self.last
+        if problems:
+            every = "\n".join(problems)
+            raise WeightsError(f"{every}\nno checkpoint is good; start the run again")
+        return None
+
+    def _paths(self) -> list[Path]:
+        """Return the checkpoints' folders, the newest first."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        named = [path for path in found if NAME.fullmatch(path.name) and not path.is_symlink()]
+        return sorted(named, key=lambda path: path.name, reverse=True)
+
+    def _written(self, state: State) -> Checkpoint:
+        path = self.folder / f"epoch-{state.epoch:04d}"
+        self.folder.mkdir(exist_ok=True)
+        with folder_beside(path) as partial:
+            files = self._fill(partial, state)
+            write_text(partial / MANIFEST, json.dumps({"files": files}, indent=2))
+            if path.exists():  # a damaged one that was passed over
+                remove_folder(path)
+            rename_folder(partial, path)
+        return Checkpoint(path, state.history, state.best, state.frozen_sha256, files)
+
+    def _fill(self, folder: Path, state: State) -> dict[str, Any]:
+        """Write all files but the manifest, and return what it must say."""
+        write_tensors(folder / WEIGHTS, state.weights)
+        if state.optimizer:
+            write_tensors(folder / OPTIMIZER, state.optimizer)
+        probabilities = {"last": state.on_val, "best": state.best_on_val}
+        write_with(folder / ON_VAL, lambda partial: save_file(probabilities, partial))
+        content = {
+            "best": state.best,
+            "frozen_sha256": state.frozen_sha256,
+            "history": [attrs.asdict(epoch) for epoch in state.history],
+        }
+        write_text(folder / STATE, json.dumps(content, indent=2, allow_nan=False))
+        linked = {}
+        if state.best_weights is not None:
+            write_tensors(folder / BEST, state.best_weights)
+        elif state.best != state.epoch:
+            assert self.last is not None
+            link(folder / BEST, self.last.path / self.last.best_file)
+            linked[BEST] = self.last.files[self.last.best_file]
+        names = sorted(entry.name for entry in os.scandir(folder))
+        return {name: linked.get(name) or _described(folder / name) for name in names}
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """Return a file's size and hash."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": found}
+
+
+def _free(folder: Path) -> str:
+    top = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return f"{shutil.disk_usage(top).free / 1e6:.1f} MB are free there"

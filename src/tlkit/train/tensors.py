@@ -1,0 +1,84 @@
+"""Variables to and from safetensors files, without a second copy of them in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from safetensors.numpy import save_file
+
+from tlkit.errors import WeightsError
+from tlkit.files import write_with
+from tlkit.graph import named_weights
+from tlkit.layers import LayerTable
+from tlkit.parts.arrays import unpack_safetensors
+
+Variables = Mapping[str, Any]  # keras.Variable by name
+Tensors = Mapping[str, tf.Tensor]
+
+
+def numbered_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
+    """Return a model's variables by `NNN.LAYER/VARIABLE`, which is the same in every process."""
+    return {
+        f"{number:03d}.{layer.name}/{name}": variable
+        for number, layer in layers
+        for name, variable in named_weights(model.get_layer(layer.name))
+    }
+
+
+def taken(variables: Variables) -> Tensors:
+    """Return the values of now. None is copied: what changes later is written elsewhere."""
+    return {name: tf.identity(variable.value) for name, variable in variables.items()}
+
+
+def view(tensor: tf.Tensor) -> npt.NDArray[Any]:
+    """Return a tensor's values as an array, which is copied only from another device."""
+    with tf.device("CPU:0"):
+        return np.asarray(memoryview(tf.identity(tensor)))
+
+
+def hashed(tensors: Tensors) -> str:
+    """Return the SHA-256 of the values of some tensors, in order."""
+    found = hashlib.sha256()
+    for tensor in tensors.values():
+        found.update(view(tensor).reshape(-1).data)
+    return found.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Write a file of tensors, whole."""
+    views = {name: view(tensor) for name, tensor in tensors.items()}
+    write_with(path, lambda partial: save_file(views, partial))
+
+
+def read_tensors(path: Path, variables: Variables) -> None:
+    """Put a file's arrays into variables.
+
+    Raises:
+        WeightsError: If the file is missing, broken or hostile, or names, shapes or dtypes differ;
+            then no variable is changed.
+    """
+    try:
+        arrays = unpack_safetensors(path, path.read_bytes())
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
+    different = sorted(arrays.keys() ^ variables.keys())
+    if different:
+        raise WeightsError(f"{path}: does not fit the model: {', '.join(different[:4])}")
+    for name, variable in variables.items():
+        array = arrays[name]
+        if array.shape != tuple(variable.shape) or array.dtype.name != variable.dtype:
+            raise WeightsError(
+                f"{path}: {name} is {array.dtype} {array.shape}, "
+                f"expected {variable.dtype} {tuple(variable.shape)}"
+            )
+    for name, variable in variables.items():
+        variable.assign(arrays[name])

@@ -1,0 +1,225 @@
+"""Mutants: the code broken in one place at a time, each with the test that must notice.
+
+A property that no mutant breaks is decoration. `python tests/mutants.py [NAME...]` copies the
+source, breaks the copy and runs the test against it; `test_mutants.py` does the same for all, in
+`make test-all`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from attrs import frozen
+
+ROOT = Path(__file__).parent.parent
+
+
+@frozen
+class Mutant:
+    """One break.
+
+    Attributes:
+        name: What is broken.
+        file: Where, below `src/tlkit`.
+        old: The code, which must be there exactly once.
+        new: What takes its place.
+        test: The test that must fail.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+FOLDER = "tests/properties/test_run_folder.py"
+CRASH = f"{FOLDER}::test_a_crash_at_an_operation_on_the_disk_changes_no_byte"
+STOP = f"{FOLDER}::test_an_interruption_commits_the_last_finished_epoch"
+RESUME = "tests/test_resume.py"
+MUTANTS = (
+    Mutant(
+        "a file gets its name before it is on the disk",
+        "files.py",
+        "        _sync(partial)\n        effect(",
+        "        effect(",
+        "tests/test_files.py::"
+        "test_content_is_on_the_disk_before_it_gets_its_name_and_the_name_after",
+    ),
+    Mutant(
+        "a file's new name is not synced",
+        "files.py",
+        "partial.replace(path))\n        _sync(path.parent)",
+        "partial.replace(path))",
+        "tests/test_files.py::"
+        "test_content_is_on_the_disk_before_it_gets_its_name_and_the_name_after",
+    ),
+    Mutant(
+        "files are written in place",
+        "files.py",
+        "    with beside(path) as partial:\n"
+        '        effect("write", partial, lambda: writer(partial))',
+        '    effect("write", path, lambda: writer(path))',
+        CRASH,
+    ),
+    Mutant(
+        "checkpoints are not checked",
+        "train/checkpoint.py",
+        "Path(name).name != name or _described(path / name) != wanted",
+        "Path(name).name != name",
+        "tests/test_checkpoint.py::test_a_damaged_one_is_passed_over_and_named",
+    ),
+    Mutant(
+        "one checkpoint is kept",
+        "train/checkpoint.py",
+        "KEPT = 2",
+        "KEPT = 1",
+        "tests/test_checkpoint.py::test_the_last_two_are_kept_and_each_has_the_best",
+    ),
+    Mutant(
+        "the best epoch's weights are those of the last checkpoint",
+        "train/checkpoint.py",
+        "        if state.best_weights is not None:\n",
+        "        if state.best_weights is not None and not state.best:\n",
+        "tests/test_checkpoint.py::"
+        "test_a_best_epoch_that_no_checkpoint_was_written_after_is_written_with_the_next",
+    ),
+    Mutant(
+        "the optimizer begins anew",
+        "train/fit.py",
+        "    if done:\n        keeper.resume_optimizer",
+        "    if False:\n        keeper.resume_optimizer",
+        CRASH,
+    ),
+    Mutant(
+        "the schedule and early stopping forget what was before",
+        "train/keeper.py",
+        "self.history = checkpoint.history\n",
+        "self.history = checkpoint.history[-1:]\n",
+        CRASH,
+    ),
+    Mutant(
+        "the epoch held in memory is not committed",
+        "train/fit.py",
+        "        keeper.commit()\n        raise",
+        "        raise",
+        STOP,
+    ),
+    Mutant(
+        "the unfinished epoch is committed",
+        "train/keeper.py",
+        "            self.checkpoints.commit(self._held)",
+        '            object.__setattr__(self._held, "weights", taken(self.variables))\n'
+        "            self.checkpoints.commit(self._held)",
+        STOP,
+    ),
+    Mutant(
+        "dropout goes on with the seeds it has",
+        "train/stage.py",
+        "        reseed(self.model, self.plan.layers, self.experiment.seed, number)\n",
+        "",
+        f"{RESUME}::test_a_run_that_goes_on_ends_with_the_same_bytes",
+    ),
+    Mutant(
+        "BatchNorm's statistics are not kept",
+        "train/keeper.py",
+        "        frozen = taken(",
+        '        self.variables = {n: v for n, v in self.variables.items() if "moving" not in n}\n'
+        "        frozen = taken(",
+        f"{RESUME}::test_a_run_that_goes_on_ends_with_the_same_bytes",
+    ),
+    Mutant(
+        "the order of the images depends on the process",
+        "train/order.py",
+        'seed_for(seed, "order", epoch)',
+        'seed_for(seed, "order", epoch, __import__("time").monotonic_ns())',
+        f"{RESUME}::test_a_run_that_goes_on_ends_with_the_same_bytes",
+    ),
+    Mutant(
+        "other weights in frozen layers are not noticed",
+        "train/keeper.py",
+        "if checkpoint.frozen_sha256 != self.frozen_sha256:",
+        "if False:",
+        f"{RESUME}::test_other_weights_in_frozen_layers_are_refused",
+    ),
+    Mutant(
+        "an edited experiment goes on",
+        "results/unfinished.py",
+        "    if edited:",
+        "    if False:",
+        f"{RESUME}::test_another_run_than_the_one_that_was_begun_is_refused",
+    ),
+    Mutant(
+        "the lock lets everybody in",
+        "lock.py",
+        "fcntl.LOCK_EX",
+        "fcntl.LOCK_SH",
+        "tests/test_lock.py::test_a_locked_folder_is_refused_with_who_holds_it",
+    ),
+    Mutant(
+        "signal handlers stay",
+        "interruption.py",
+        "            signal.signal(number, signal.SIG_DFL if handler is None else handler)",
+        "            pass",
+        "tests/test_interruption.py::test_handlers_are_as_before_afterwards",
+    ),
+    Mutant(
+        "a loss that is not finite can be the best",
+        "train/stage.py",
+        "        if not np.isfinite(val.loss):",
+        "        if False:",
+        "tests/test_run.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
+    ),
+    Mutant(
+        "a model goes on with the step it was compiled with",
+        "train/model.py",
+        "    model.compiled = False\n",
+        "",
+        "tests/properties/test_frozen_weights.py::"
+        "test_freezing_after_compile_demands_a_new_compile",
+    ),
+)
+
+
+def caught(mutant: Mutant) -> bool:
+    """Break a copy of the source and tell whether the test fails."""
+    with tempfile.TemporaryDirectory() as top:
+        source = Path(top) / "src"
+        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+        path = source / "tlkit" / mutant.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            raise SystemExit(f"{mutant.name}: what it breaks is not there once, in {mutant.file}")
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, mutant.test],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode not in {0, 1}:  # not one that failed: it could not be run
+            raise SystemExit(f"{mutant.name}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.returncode == 1
+
+
+def main() -> None:
+    """Try the mutants that are named, or all, and end with an error if one was not caught."""
+    chosen = [mutant for mutant in MUTANTS if mutant.name in sys.argv[1:] or not sys.argv[1:]]
+    survivors = 0
+    for mutant in chosen:
+        found = caught(mutant)
+        survivors += not found
+        print("caught  " if found else "SURVIVED", mutant.name, flush=True)
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()

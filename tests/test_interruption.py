@@ -1,0 +1,108 @@
+"""Signals: the first is a wish, the second ends the process, and then all is as before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tlkit.interruption import Interrupted, check, noticed
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """SIGINT as in a terminal: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_is_a_wish_that_a_check_raises(number: signal.Signals) -> None:
+    heard: list[str] = []
+
+    def work() -> None:
+        with noticed(lambda: heard.append("wish")):
+            check()
+            os.kill(os.getpid(), number)
+            heard.append("still working")
+            check()
+
+    with pytest.raises(Interrupted, match=f"^stopped by {number.name}$") as caught:
+        work()
+    assert heard == ["wish", "still working"]
+    assert (caught.value.signal, caught.value.exit_code) == (number, 128 + number)
+    check()  # the wish was for that body only
+
+
+def test_whoever_catches_a_keyboard_interrupt_catches_it_and_who_catches_errors_does_not() -> None:
+    assert issubclass(Interrupted, KeyboardInterrupt)
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_handlers_are_as_before_afterwards() -> None:
+    def mine(*_: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with noticed(lambda: None):
+            assert signal.getsignal(signal.SIGTERM) is not mine
+            with noticed(lambda: None):
+                pass
+            assert signal.getsignal(signal.SIGTERM) is not mine  # the inner one changed nothing
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with noticed(lambda: None):
+            os.kill(os.getpid(), signal.SIGHUP)
+            check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_the_main_thread_nothing_is_changed() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work() -> None:
+        with noticed(lambda: None):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+TWICE = """
+import os, signal, time
+from tlkit.interruption import noticed
+with noticed(lambda: None):
+    os.kill(os.getpid(), signal.{name})
+    print("working", flush=True)
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_second_signal_ends_the_process_at_once(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE.format(name=name)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("working\n", -getattr(signal, name))

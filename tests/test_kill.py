@@ -1,0 +1,151 @@
+"""Real processes that are killed at random moments, and go on; memory over many runs."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tlkit
+
+BYTES = ("history.csv", "metrics.json", "predictions.csv", "weights.safetensors")
+STUDY = """
+[data]
+name = "phantom"
+train = 12
+val = 6
+test = 3
+image_px = 32
+
+[backbone]
+weights = "none"
+image_size = 32
+
+[head]
+name = "pooled"
+units = [8]
+dropout = 0.5
+
+[freeze]
+name = "head_then"
+head_epochs = 2
+train = ["block5_conv3"]
+
+[augmentation]
+name = "covidx"
+
+[optimizer]
+learning_rate = 0.01
+
+[fit]
+epochs = 5
+batch_size = 4
+checkpoint_every_s = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("study") / "study.toml"
+    file.write_text(STUDY, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def straight(study: Path) -> dict[str, bytes]:
+    return contents(tlkit.run(study, study.parent / "straight").folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in BYTES}
+
+
+def started(study: Path, folder: Path) -> subprocess.Popen[str]:
+    """Begin the run, or go on with it, in a process of its own, wherever that stands."""
+    command = (
+        ["resume", str(folder)] if folder.exists() else ["run", str(study), "--out", str(folder)]
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "tlkit", *command],
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": str(random.randrange(2**32)), "LC_ALL": "C"},
+    )
+
+
+def lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    assert process.stderr is not None
+    return iter(process.stderr.readline, "")
+
+
+def test_a_run_is_terminated_then_killed_and_ends_with_the_same_bytes(
+    study: Path, straight: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = started(study, folder)
+    for line in lines(process):
+        if line.startswith("epoch 2/5"):
+            process.send_signal(signal.SIGTERM)
+            break
+    out, err = process.communicate()
+    assert (process.returncode, out) == (143, "")
+    assert err.splitlines()[-1].endswith(f" of 5; go on with: tlkit resume {folder}")
+    assert "Traceback" not in err
+    process = started(study, folder)
+    for line in lines(process):
+        if line.startswith("epoch 4/5"):
+            process.kill()
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "metrics.json").exists()
+    tlkit.resume(folder)
+    assert contents(folder) == straight
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_is_killed_at_random_moments(
+    seed: int, study: Path, straight: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Each process is given a little longer than the last, until one comes to the end."""
+    moment = random.Random(seed)
+    folder = tmp_path / "run"
+    kills, patience = 0, 4.0
+    while not (folder / "metrics.json").exists() or (folder / "unfinished.json").exists():
+        process = started(study, folder)
+        try:
+            process.communicate(timeout=moment.uniform(0.3, 1) * patience)
+            assert process.returncode == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills, patience = kills + 1, patience + 1
+    assert kills
+    assert contents(folder) == straight
+
+
+@pytest.mark.slow
+def test_thirty_runs_in_one_process_take_no_more_memory_than_ten(
+    study: Path, tmp_path: Path
+) -> None:
+    def resident_mb() -> float:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    taken = []
+    for number in range(30):
+        tlkit.run(study, tmp_path / str(number), overrides=["fit.epochs=3"])
+        taken.append(resident_mb())
+        time.sleep(0)
+    # What ten runs leave behind is TensorFlow's own, such as traced functions not yet collected.
+    assert taken[-1] - taken[9] < 60, [round(value) for value in taken]

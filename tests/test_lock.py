@@ -1,0 +1,78 @@
+"""The lock of a run folder: held by one process, and free when that ends, however it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tlkit
+from tlkit.lock import LOCK, holder, is_locked, locked, unlock
+
+
+def test_a_locked_folder_is_refused_with_who_holds_it(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(
+            tlkit.RunFolderError,
+            match=rf": process {os.getpid()} on .+ is writing to it$",
+        ) as caught,
+        locked(tmp_path),
+    ):
+        pass
+    assert caught.value.exit_code == 7
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+
+
+def test_the_lock_stays_with_a_folder_that_is_renamed(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    with locked(tmp_path / "before"):
+        (tmp_path / "before").rename(tmp_path / "after")
+        assert is_locked(tmp_path / "after")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tlkit.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_leaves_its_name_but_no_lock(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    assert holder(tmp_path).startswith(f"process {process.pid} on ")
+    assert is_locked(tmp_path)
+    process.kill()
+    process.communicate()
+    assert (tmp_path / LOCK).is_file()
+    with locked(tmp_path):
+        assert holder(tmp_path).startswith(f"process {os.getpid()} on ")
+
+
+def test_a_folder_without_a_lock_file_is_not_locked(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path)
+    assert not list(tmp_path.iterdir())  # looking has left nothing
+    with locked(tmp_path):
+        unlock(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert holder(tmp_path) == "another process"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(tlkit.ResourceError, match=r"/none: cannot be written to: No such file"),
+        locked(tmp_path / "none"),
+    ):
+        pass
