@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -65,11 +66,12 @@ class Disk:
     Attributes:
         done: What was done, and to which file.
         fail_at: The number of the operation to break off, from 1; None: all work.
-        how: `before` or `after` it; `torn`: half of what it writes gets there; `full`: it fails as
-            on a full disk, and so does every other that needs room.
+        how: `before` or `after` it; `torn`: half of what it writes gets there; one of `ERRORS`: it
+            fails with that, and so does every other that needs room.
     """
 
     Crash = Crash
+    ERRORS: ClassVar = {"full": errno.ENOSPC, "broken": errno.EIO, "read-only": errno.EROFS}
 
     def __init__(self) -> None:
         self.begin()
@@ -85,9 +87,10 @@ class Disk:
             raise Crash
         self.done.append((what, path.name))
         here = self.fail_at is not None and len(self.done) >= self.fail_at
-        if here and self.how == "full":
+        if here and self.how in self.ERRORS:
             if what in {"write", "make"}:
-                raise OSError(28, "No space left on device", str(path))
+                number = self.ERRORS[self.how]
+                raise OSError(number, os.strerror(number), str(path))
         elif here and self.how == "before":
             self.die()
         result = None
@@ -100,7 +103,7 @@ class Disk:
             if here and self.how == "torn":
                 os.truncate(path, path.stat().st_size // 2)
                 self.close(path)
-        if here and self.how != "full":
+        if here and self.how not in self.ERRORS:
             self.die()
         return result
 

@@ -590,3 +590,18 @@ def test_images_and_model_from_python_are_given_back(tmp_path: Path) -> None:
         tlkit.resume(tmp_path / "run", backbone=backbone)
     tlkit.resume(tmp_path / "run", backbone=backbone, data=data)
     assert contents(tmp_path / "run") == contents(done.folder)
+
+
+def test_a_run_folder_that_goes_away_is_not_made_again(
+    file: Path, straight: dict[str, bytes], tmp_path: Path
+) -> None:
+    class Mover(tlkit.Watcher):
+        def epoch_done(self, epoch: tlkit.Epoch) -> None:
+            if epoch.epoch == 4:
+                (tmp_path / "run").rename(tmp_path / "moved")
+
+    with pytest.raises(tlkit.ResourceError, match=r"/run: cannot be written to: No such file"):
+        tlkit.run(file, tmp_path / "run", watcher=Mover())
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+    tlkit.resume(tmp_path / "moved")
+    assert contents(tmp_path / "moved") == straight

@@ -571,7 +571,7 @@ CASES = (
         id="D40",
         what="Other data when a run is resumed",
         expected="7, with the differences",
-        later="issue 5: checkpoints and resuming",
+        tests=("test_resume.py::test_another_run_than_the_one_that_was_begun_is_refused",),
     ),
     Case(
         id="D41",

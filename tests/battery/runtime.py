@@ -11,91 +11,117 @@ CASES = (
         id="F01",
         what="A crash before or after every file operation, then resume",
         expected="the same bytes as without it",
-        later=RESUME,
+        tests=(
+            "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
+        ),
     ),
     Case(
         id="F02",
         what="The same with the last write torn",
         expected="the same bytes as without it",
-        later=RESUME,
+        tests=(
+            "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
+        ),
     ),
     Case(
         id="F03",
         what="The same with data lost that were not synced",
         expected="the same bytes, from an earlier checkpoint if need be",
-        later=RESUME,
+        tests=(
+            "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
+        ),
     ),
     Case(
         id="F04",
         what="kill -9 at random moments, several times",
         expected="the same bytes as without it",
-        later=RESUME,
+        tests=("test_kill.py::test_a_run_is_killed_at_random_moments",),
     ),
     Case(
         id="F05",
         what="A kill between weights and what is known of them",
         expected="cannot be seen: one rename",
-        later=RESUME,
+        tests=(
+            "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
+        ),
     ),
     Case(
         id="F06",
         what="A kill while scoring or writing results",
         expected="a file is there whole or not at all",
-        later=RESUME,
+        tests=(
+            "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
+        ),
     ),
     Case(
         id="F07",
         what="The newest checkpoint is damaged",
         expected="the one before is taken, with a warning",
-        later=RESUME,
+        tests=(
+            "test_checkpoint.py::test_a_damaged_one_is_passed_over_and_named",
+            "test_resume.py::test_a_damaged_checkpoint_is_passed_over_and_it_is_said",
+        ),
     ),
     Case(
         id="F08",
         what="All checkpoints are damaged",
         expected="5; nothing is deleted",
-        later=RESUME,
+        tests=(
+            "test_checkpoint.py::test_if_all_are_damaged_it_is_an_error_and_nothing_is_removed",
+        ),
     ),
     Case(
         id="F09",
         what="Temporary files of an earlier crash",
         expected="passed over",
-        later=RESUME,
+        tests=(
+            "test_checkpoint.py::test_what_an_older_crash_has_left_is_no_checkpoint",
+            "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
+        ),
     ),
     Case(
         id="F10",
         what="The disk is full at any write",
         expected="8; the last checkpoint is good",
-        later=RESUME,
+        tests=(
+            "properties/test_run_folder.py::test_a_disk_that_fails_is_said_to_fail_and_changes_no_byte",
+            "test_checkpoint.py::test_a_full_disk_leaves_the_one_before_and_says_what_was_needed",
+        ),
     ),
     Case(
         id="F11",
         what="Quota, read-only disk, input/output error",
         expected="8",
-        later=RESUME,
+        tests=(
+            "properties/test_run_folder.py::test_a_disk_that_fails_is_said_to_fail_and_changes_no_byte",
+        ),
     ),
     Case(
         id="F12",
         what="The run folder or the one above it goes away",
         expected="8; it is not made again elsewhere",
-        later=RESUME,
+        tests=("test_resume.py::test_a_run_folder_that_goes_away_is_not_made_again",),
     ),
     Case(
         id="F13",
         what="Ctrl-C once",
         expected="130, with the command that resumes",
-        later=RESUME,
+        tests=(
+            "test_resume.py::test_what_a_stopped_run_says",
+            "test_interruption.py::test_the_first_signal_is_a_wish_that_a_check_raises",
+        ),
     ),
     Case(
         id="F14",
         what="Ctrl-C twice; while a checkpoint is written",
         expected="ends at once; the checkpoint is there whole or not at all",
-        later=RESUME,
+        tests=("test_interruption.py::test_a_second_signal_ends_the_process_at_once",),
     ),
     Case(
         id="F15",
         what="SIGTERM",
         expected="143, resumable",
-        later=RESUME,
+        tests=("test_kill.py::test_a_run_is_terminated_then_killed_and_ends_with_the_same_bytes",),
     ),
     Case(
         id="F16",
@@ -107,7 +133,7 @@ CASES = (
         id="F17",
         what="Out of memory",
         expected="8, suggests a smaller batch",
-        later=RESUME,
+        tests=("test_resume.py::test_too_little_memory_is_said_and_the_last_checkpoint_is_good",),
     ),
     Case(
         id="F18",
@@ -119,7 +145,7 @@ CASES = (
         id="F19",
         what="The lock of a process that is gone",
         expected="dies with its process",
-        later=RESUME,
+        tests=("test_lock.py::test_a_killed_process_leaves_its_name_but_no_lock",),
     ),
     Case(
         id="F20",
@@ -140,19 +166,21 @@ CASES = (
         id="F22",
         what="Resuming a finished run",
         expected="0; no file is changed",
-        later=RESUME,
+        tests=("test_resume.py::test_a_finished_run_is_left_alone_and_it_is_said",),
     ),
     Case(
         id="F23",
         what="Resuming with another experiment",
         expected="7, with the differences",
-        later=RESUME,
+        tests=("test_resume.py::test_another_run_than_the_one_that_was_begun_is_refused",),
     ),
     Case(
         id="F24",
         what="Resuming with other versions or on another machine",
         expected="7, with the differences",
-        later=RESUME,
+        tests=(
+            "test_resume.py::test_another_environment_is_refused_unless_it_is_accepted_and_then_recorded",
+        ),
     ),
     Case(
         id="F25",
@@ -195,7 +223,7 @@ CASES = (
         id="F29",
         what="Thirty fits in one process",
         expected="memory does not climb",
-        later=RESUME,
+        tests=("test_kill.py::test_thirty_runs_in_one_process_take_no_more_memory_than_ten",),
     ),
     Case(
         id="F30",
@@ -225,12 +253,14 @@ CASES = (
         id="F33",
         what="Resuming after early stopping",
         expected="no further epoch",
-        later=RESUME,
+        tests=(
+            "properties/test_run_folder.py::test_an_interruption_commits_the_last_finished_epoch",
+        ),
     ),
     Case(
         id="F34",
         what="Resuming while a plateau is waited for",
         expected="the same learning rates as without it",
-        later=RESUME,
+        tests=("test_resume.py::test_a_run_that_goes_on_ends_with_the_same_bytes",),
     ),
 )

@@ -223,7 +223,8 @@ class World:
         except Interrupted:
             return "interrupted"
         except tlkit.ResourceError as error:
-            return "full" if "No space left on device" in str(error) else str(error)
+            wanted = os.strerror(self.disk.ERRORS.get(how, 0))
+            return how if wanted in str(error) else str(error)
         finally:
             self.disk.begin()
         return "finished"
@@ -310,11 +311,12 @@ def test_crash_after_crash_changes_no_byte(world: World, how: str) -> None:
         assert contents(folder) == world.files
 
 
-def test_a_full_disk_is_said_to_be_full_and_changes_no_byte(world: World) -> None:
+@pytest.mark.parametrize("how", ["full", "broken", "read-only"])
+def test_a_disk_that_fails_is_said_to_fail_and_changes_no_byte(world: World, how: str) -> None:
     first = world.operations.index(("rename", "straight")) + 1
-    for number in range(first, len(world.operations), 31):
+    for number in range(first, len(world.operations), 61):
         folder = world.new_folder()
-        assert world.go(folder, number, "full") in {"full", "finished"}
+        assert world.go(folder, number, how) in {how, "finished"}
         recovered(world, folder)
 
 
