@@ -21,8 +21,8 @@ from tlkit.parts.kinds import registries
 FIT = ", ".join(sorted(field.name for field in fields(Fit)))
 BACKBONES = ", ".join(registries.backbones.names())
 TABLES = (
-    "augmentation, backbone, class_weights, data, fit, freeze, head, loss, optimizer, plugins, "
-    "reference, schedule, schema, seed"
+    "augmentation, backbone, calibration, card, class_weights, data, fit, freeze, head, loss, "
+    "optimizer, plugins, reference, schedule, schema, seed, track"
 )
 
 

@@ -72,6 +72,14 @@ class Fit:
     keep_checkpoints: bool = False
 
 
+def _check_min_recall(instance: Any, attribute: Any, value: dict[str, float]) -> None:
+    if len(value) > 1:
+        raise FieldError("min_recall", f"must name one class, got {list(value)}")
+    for name, share in value.items():
+        if not 0 < share <= 1:
+            raise FieldError(f"min_recall.{name}", f"must be above 0 and at most 1, got {share}")
+
+
 @frozen(kw_only=True)
 class Calibration:
     """What is learnt from the validation split after training, and applied to every answer.
@@ -89,16 +97,7 @@ class Calibration:
     """
 
     temperature: bool = False
-    min_recall: dict[str, float] = field(factory=dict)
-
-    def __attrs_post_init__(self) -> None:
-        if len(self.min_recall) > 1:
-            raise FieldError("min_recall", f"must name one class, got {list(self.min_recall)}")
-        for name, share in self.min_recall.items():
-            if not 0 < share <= 1:
-                raise FieldError(
-                    f"min_recall.{name}", f"must be above 0 and at most 1, got {share}"
-                )
+    min_recall: dict[str, float] = field(factory=dict, validator=_check_min_recall)
 
     @property
     def wanted(self) -> bool:
