@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tensorflow.python.framework.ops import gradient_registry
 
 import tlkit
 from tlkit.train.step import Stepper
@@ -93,3 +94,16 @@ def test_a_hash_is_that_of_the_bytes() -> None:
     assert hashed(one) == hashed(same) != hashed(other)
     values = np.ones(6, np.float32).tobytes() + np.float32(1).tobytes()
     assert hashed(one) == hashlib.sha256(values).hexdigest()
+
+
+def test_a_stepper_that_is_gone_leaves_nothing_behind() -> None:
+    """Keras's own way keeps every traced step for ever, and what it has captured."""
+    model = small_model()
+    frozen = tlkit.freeze(model, train=["scores"], batch_norm="inference")
+    stepper = Stepper(model, frozen.scale(keras.optimizers.Adam()), False)
+    stepper.train(X, LABELS, WEIGHTS)
+    before = len(gradient_registry._registry)
+    for _ in range(2):
+        stepper = Stepper(model, frozen.scale(keras.optimizers.Adam()), False)
+        stepper.train(X, LABELS, WEIGHTS)
+    assert len(gradient_registry._registry) == before

@@ -58,6 +58,7 @@ def resume(
     from tlkit.results.card import CARD
     from tlkit.results.folder import RunFolder
     from tlkit.results.recorded import EXPERIMENT
+    from tlkit.results.resources import named
     from tlkit.results.unfinished import UNFINISHED, read_unfinished, refusal
 
     folder, watcher = RunFolder(Path(run)), watcher or Watcher()
@@ -67,10 +68,11 @@ def resume(
     with locked(folder.path):
         folder.remove_partial()
         if folder.is_finished:  # and stopped before its pages were written, or while it was tidied
-            if not (folder.path / CARD).is_file():
-                place = None if isinstance(data, Dataset) else data
-                report(folder.path, data=place, plugins=plugins, backbone=backbone)
-            folder.tidy(bool(folder.read_json(EXPERIMENT)["fit"]["keep_checkpoints"]))
+            with named(folder.path):
+                if not (folder.path / CARD).is_file():
+                    place = None if isinstance(data, Dataset) else data
+                    report(folder.path, data=place, plugins=plugins, backbone=backbone)
+                folder.tidy(bool(folder.read_json(EXPERIMENT)["fit"]["keep_checkpoints"]))
             return None
         experiment = _placed(read_unfinished(folder, plugins, backbone), data, folder)
         ready = make_ready(_pinned(experiment, folder), None, (), watcher)
@@ -80,7 +82,8 @@ def resume(
         if changed := list(_changed_around(folder, ready)):
             if not anyway:
                 raise refusal(folder.path, changed, ANYWAY)
-            folder.note_changes(changed)
+            with named(folder.path):
+                folder.note_changes(changed)
         return carry_out(ready, folder, watcher)
 
 

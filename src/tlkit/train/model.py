@@ -15,6 +15,7 @@ from tlkit.layers import LayerRange, LayerTable
 from tlkit.parts.kinds import Backbone, BatchNorm, Freeze, Head, Stage, holds_batch_norm
 from tlkit.parts.optimizers import scaled
 from tlkit.plan.plan import model_layers, seed_for
+from tlkit.train import litter
 
 ENOUGH_EPOCHS = 1000  # so that a policy in stages has them all when only its first is asked for
 Selectors = str | LayerRange | Sequence[str] | Mapping[str, float]
@@ -56,6 +57,7 @@ def assemble(
         WeightsError: If the backbone's weights are not available or do not fit.
         PartError: If the built model is not what the parts' tables say.
     """
+    litter.clear()
     with seeded(seed_for(seed, "backbone")):
         base = backbone.build()
     with seeded(seed_for(seed, "head")):
@@ -63,6 +65,7 @@ def assemble(
         model = keras.Model(base.input, scores, name="model")
     layers = model_layers(backbone, head, classes)
     _check(model, layers)
+    litter.note(model)
     if mixed_precision:
         for _, layer in list(leaves(model))[:-1]:  # probabilities stay float32, and so the loss
             for inner in layer._flatten_layers():

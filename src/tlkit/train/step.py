@@ -60,6 +60,9 @@ class Stepper:
         self.optimizer = optimizer
         self.variables = tail.trainable_variables
         optimizer.build(self.variables)
+        # Keras adds up the gradients of all replicas, of which there is one, in a way that makes
+        # TensorFlow keep every traced step for ever, with its weights and the optimizer's state.
+        optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
         def train(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.GradientTape() as tape:
