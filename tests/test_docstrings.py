@@ -1,4 +1,4 @@
-"""Every public object says what it is in the house's style, and the API page shows it."""
+"""Every public object says what it is in the house's style, and the API pages show it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import attrs
 import pytest
 
 import tlkit
+import tlkit.inspection
 import tlkit.rules
 import tlkit.testing
 
-API = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+PAGES = (Path(__file__).parent.parent / "docs" / "reference" / "api").glob("*.md")
+API = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 ENTRY = r"    \*{0,2}(\w+)(?: \([^)]*\))?:"
 
 
@@ -25,6 +27,7 @@ def public() -> Iterator[tuple[str, Any]]:
     for module, names in (
         (tlkit, tlkit.__all__),
         (tlkit.testing, tlkit.testing.__all__),
+        (tlkit.inspection, tlkit.inspection.__all__),
         (tlkit.rules, ["above", "at_least", "between", "each", "inside", "share", "unless_none"]),
     ):
         for name in names:
@@ -81,7 +84,7 @@ def test_a_record_explains_all_its_fields(name: str) -> None:
 
 
 def shown() -> set[int]:
-    """Return the ids of all objects that the API page shows."""
+    """Return the ids of all objects that the API pages show."""
     found = set()
     for path in re.findall(r"(?m)^::: ([\w.]+)$", API):
         one = resolve(path)
@@ -109,5 +112,5 @@ def resolve(path: str) -> Any:
 @pytest.mark.parametrize(
     "name", [name for name in PUBLIC if name.count(".") == 1 or name.startswith("tlkit.rules")]
 )
-def test_it_is_on_the_api_page(name: str) -> None:
+def test_it_is_on_the_api_pages(name: str) -> None:
     assert id(PUBLIC[name]) in shown()

@@ -21,19 +21,11 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli.app import app
-from tlkit.inspection import (
-    Inspection,
-    collect,
-    find_duplicates,
-    find_shortcuts,
-    inspect_data,
-    shortcuts,
-    split_data,
-    verify_manifest,
-)
-from tlkit.inspection.collection import Listed
-from tlkit.inspection.duplicates import NEAR_BITS, joined
+from tlkit.inspection import Inspection, inspect_data, shortcuts, split_data, verify_manifest
+from tlkit.inspection.collection import Listed, collect
+from tlkit.inspection.duplicates import NEAR_BITS, find_duplicates, joined
 from tlkit.inspection.looks import Look, look, look_at_all
+from tlkit.inspection.shortcuts import find_shortcuts
 from tlkit.inspection.splitting import assign
 from tlkit.parts.datasets import Manifest
 from tlkit.parts.phantom_drawing import draw_chest

@@ -14,9 +14,9 @@ HEAD = """# Reliability
 What can go wrong, what tlkit does then, and whether a test makes it happen. {counts}
 
 A mistake ends with one message a problem, `where: rule, got value; the way out`, and the
-[exit code](runs.md#exit-codes) given below; nothing is left half written. Hostile files are
-opened in a process with 2 GiB of memory in which every other file, module, process and connection
-would be noticed.
+[exit code](reference/runs.md#exit-codes) given below; nothing is left half written. Hostile files
+are opened in a process with 2 GiB of memory in which every other file, module, process and
+connection would be noticed.
 
 This page is written from the table in `tests/battery`, which the tests run.
 """

@@ -12,7 +12,7 @@ import tlkit
 from tlkit import cli
 from tlkit.errors import ConfigError, Problem, TlkitError
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "runs.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "runs.md"
 DOCUMENTED = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE.read_text(), re.MULTILINE)}
 
 

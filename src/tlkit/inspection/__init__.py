@@ -5,24 +5,19 @@ The commands `tlkit data inspect|split|verify` are these functions.
 
 from __future__ import annotations
 
-from tlkit.inspection.collection import Collection, Listed, collect
-from tlkit.inspection.duplicates import Duplicates, find_duplicates
+from tlkit.inspection.duplicates import Duplicates, Pair
 from tlkit.inspection.findings import Inspection, inspect_data
-from tlkit.inspection.shortcuts import Shortcut, find_shortcuts
+from tlkit.inspection.shortcuts import Shortcut
 from tlkit.inspection.splitting import SplitResult, split_data
 from tlkit.inspection.verification import Verification, verify_manifest
 
 __all__ = [
-    "Collection",
     "Duplicates",
     "Inspection",
-    "Listed",
+    "Pair",
     "Shortcut",
     "SplitResult",
     "Verification",
-    "collect",
-    "find_duplicates",
-    "find_shortcuts",
     "inspect_data",
     "split_data",
     "verify_manifest",

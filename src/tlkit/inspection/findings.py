@@ -77,7 +77,7 @@ class Inspection:
 
 
 def inspect_data(
-    path: Path,
+    path: str | Path,
     *,
     patient: str | None = None,
     near_bits: int = NEAR_BITS,
@@ -87,8 +87,10 @@ def inspect_data(
     """Look at a folder of images or a CSV file.
 
     Args:
-        path: See `collect`.
-        patient: See `collect`.
+        path: A folder with a folder a class, below `train`, `val`, `test` or not, or a CSV file
+            with columns `path, label` and, if known, `split, patient, source, view, sha256`.
+        patient: A regular expression whose one group, found in an image's file name, is its
+            patient; for data that do not say.
         near_bits: In how many of 256 bits the hashes of near-duplicates may differ.
         occlude_centre: The share of each side that is blacked out in the control.
         on_image: Told how many of how many are done.

@@ -43,8 +43,8 @@ class SplitResult:
 
 
 def split_data(
-    path: Path,
-    out: Path,
+    path: str | Path,
+    out: str | Path,
     *,
     val: float = 0.15,
     test: float = 0.15,
@@ -58,12 +58,14 @@ def split_data(
     Each class has about the same share in every split (scikit-learn's StratifiedGroupKFold).
 
     Args:
-        path: See `collect`; splits that it has are not kept.
+        path: A folder with a folder a class, or a CSV file with columns `path, label` and, if
+            known, `patient, source, view, sha256`. Splits that it has are not kept.
         out: The CSV file; must not exist, and lie in the images' folder or above it.
         val: The share of validation images.
         test: The share of test images; 0 gives none.
         seed: Draws another split.
-        patient: See `collect`.
+        patient: A regular expression whose one group, found in an image's file name, is its
+            patient; for data that do not say.
         near_bits: In how many of 256 bits the hashes of near-duplicates may differ.
         on_image: Told how many of how many are done.
 

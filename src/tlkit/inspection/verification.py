@@ -44,7 +44,7 @@ class Verification:
 
 
 def verify_manifest(
-    path: Path,
+    path: str | Path,
     *,
     patient: str | None = None,
     near_bits: int = NEAR_BITS,
@@ -53,8 +53,10 @@ def verify_manifest(
     """Check every row of a manifest, or every image of a folder with splits.
 
     Args:
-        path: See `collect`.
-        patient: See `collect`.
+        path: A folder with a folder a class, below `train`, `val`, `test` or not, or a CSV file
+            with columns `path, label` and, if known, `split, patient, source, view, sha256`.
+        patient: A regular expression whose one group, found in an image's file name, is its
+            patient; for data that do not say.
         near_bits: In how many of 256 bits the hashes of near-duplicates may differ; 0 leaves only
             those whose hash is the same.
         on_image: Told how many of how many are done.

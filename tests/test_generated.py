@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from tests.docs_hook import generated
 
 from tlkit.cli import app
 from tlkit.config.experiment import Experiment, Fit, Reference
@@ -21,30 +21,28 @@ ROOT = Path(__file__).parent.parent
 KINDS = dict(registries.items())
 
 
-def load_hook() -> Any:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def shown(page: str) -> str:
+    """Return a page of the reference as the site has it."""
+    return str(generated.fill((ROOT / "docs" / "reference" / page).read_text(encoding="utf-8")))
 
 
-reference = load_hook()
-PAGES: dict[str, str] = reference.pages()
+PAGES: dict[str, str] = {
+    **generated.pages(),
+    **{f"reference/{name}.md": shown(f"{name}.md") for name in [*KINDS, "experiment"]},
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_part_and_every_key_of_a_kind_is_on_its_page(kind: str) -> None:
     page = PAGES[f"reference/{kind}.md"]
-    for name in reference.own_parts(KINDS[kind]):
+    for name in generated.own_parts(KINDS[kind]):
         cls = KINDS[kind].get(name)
         assert re.search(rf"^\| \[?`{name}`", page, re.MULTILINE), f"{name} is not in the table"
         for key in keys(cls):
             assert f"\n| `{key.name}` |" in page or key.name == "image_size"
     names = set(re.findall(r"(?m)^## `(\w+)`", page))
     assert names <= set(KINDS[kind].names())
-    linked = set(re.findall(r"\(#(\w+)\)", page))
+    linked = set(re.findall(rf"\(reference/{kind}.md#(\w+)\)", page))
     assert linked == names, "a link of the table leads to no heading, or a heading has no link"
 
 
@@ -87,19 +85,27 @@ def test_every_generated_page_is_in_the_navigation() -> None:
 
 
 def test_marks_become_tables_and_an_unknown_kind_is_an_error() -> None:
-    filled = reference.fill("before\n\n<!-- parts: heads -->\n\nafter\n")
+    filled = generated.fill("before\n\n<!-- parts: heads -->\n\nafter\n")
     assert "| [`pooled`](reference/heads.md#pooled) |" in filled
     assert "<!--" not in filled
-    assert "| `[head]` | [head](reference/heads.md) |" in reference.fill("<!-- tables -->")
-    with pytest.raises(ValueError, match=r"<!-- parts: hads -->: there is no such kind"):
-        reference.fill("<!-- parts: hads -->")
+    assert "| `[head]` | [head](reference/heads.md) |" in generated.fill("<!-- tables -->")
+    for mark in ("<!-- parts: hads -->", "<!-- keys: heads.poled -->", "<!-- keys: fitt -->"):
+        with pytest.raises(ValueError, match=f"{mark}: there is nothing of that name"):
+            generated.fill(mark)
+
+
+def test_a_part_with_a_mark_of_its_own_stands_there_only() -> None:
+    page = generated.fill("# Heads\n\n<!-- keys: heads.pooled -->\n\n<!-- keys: heads -->\n")
+    assert page.count("| `pooling` |") == 1
+    assert "## `pooled`" not in page
+    assert "## `cosine`" in page
 
 
 def test_every_mark_in_the_docs_is_understood() -> None:
     pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")]
     assert any("<!-- parts: " in page for page in pages)
     for page in pages:
-        assert not re.search(r"<!-- (parts|tables)", reference.fill(page))
+        assert not re.search(r"<!-- (parts|tables|keys)", generated.fill(page))
 
 
 def test_no_table_is_broken_by_what_is_in_it() -> None:
@@ -110,6 +116,6 @@ def test_no_table_is_broken_by_what_is_in_it() -> None:
 
 
 def test_the_examples_in_its_docstrings_are_true() -> None:
-    failed, tried = doctest.testmod(reference)
+    failed, tried = doctest.testmod(generated)
     assert tried
     assert not failed

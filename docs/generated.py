@@ -1,8 +1,15 @@
-"""What mkdocs generates from the code: the reference pages, the tables of parts, the changelog.
+"""What mkdocs generates from the code: tables of parts and keys, the command line, the changelog.
 
 A hook of mkdocs (see `hooks` in mkdocs.yml). Keys, types, defaults, rules and meanings come from
 the parts' fields and docstrings, commands from typer: nothing is said twice. In any page a line
-`<!-- parts: heads -->` becomes the table of that kind's parts, `<!-- tables -->` that of all kinds.
+such as these is replaced:
+
+    <!-- tables -->              the tables of an experiment file that name a part
+    <!-- parts: heads -->        the parts of a kind
+    <!-- keys: heads.pooled -->  the keys of a part
+    <!-- keys: heads -->         the keys of all its parts but those that have a mark of their own
+    <!-- keys: experiment -->    the keys of an experiment file that are no part's
+    <!-- keys: fit -->           the keys of one of its other tables
 """
 
 from __future__ import annotations
@@ -10,7 +17,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,15 +39,8 @@ from tlkit.rules import schema_of
 ROOT = Path(__file__).parent.parent
 TABLES = {field.metadata["registry"].kind: field.name for field in keys(Experiment)
           if "registry" in field.metadata}  # fmt: skip
-MARK = re.compile(r"^<!-- (?:parts: (?P<kind>\w+)|(?P<tables>tables)) -->$", re.MULTILINE)
-EXPERIMENT = """\
-Every key of the TOML file. A table that names a part has that part's keys beside `name`; what is
-left out has its default; a key that nobody knows is an error.
-"""
-SWEEP = """\
-What `tlkit sweep` reads of the file, and nothing else does; see [Sweeps](../sweeps.md). Beside
-these keys stands the table `[sweep.set]`: keys as for `--set`, with several values as a list.
-"""
+KINDS: dict[str, Registry[Any]] = dict(registries.items())
+MARK = re.compile(r"^<!-- (?P<word>tables|parts|keys)(?:: (?P<of>[\w.]+))? -->$", re.MULTILINE)
 SHOWN = 9  # parts that are named in a line, before the rest is only counted
 RULES = {  # what stands in a JSON schema, in words
     "minimum": "at least {}",
@@ -61,10 +61,11 @@ class Row:
     rule: str
     meaning: str
 
-    def __str__(self) -> str:
+    def cells(self) -> list[str]:
+        """Return it as a line of a Markdown table."""
         takes = re.sub(r"'[^']+'", r"`\g<0>`", self.takes)
         default = f"`{self.default}`" if self.default else ""
-        return _line([f"`{self.name}`", takes, default, self.rule, self.meaning])
+        return [f"`{self.name}`", takes, default, self.rule, self.meaning]
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -85,63 +86,58 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def pages() -> dict[str, str]:
     """Return every generated page by its path below `docs`."""
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    kinds = {f"reference/{kind}.md": kind_page(kind) for kind, _ in registries.items()}
-    return {
-        "reference/experiment.md": experiment_page(),
-        **kinds,
-        "reference/cli.md": cli_page(),
-        "changelog.md": changes,
-    }
+    return {"reference/cli.md": cli_page(), "changelog.md": changes}
 
 
 def fill(markdown: str, folder: str = "reference/") -> str:
     """Replace the marks in a page by tables whose links lead to the pages in `folder`."""
+    placed = {mark["of"] for mark in MARK.finditer(markdown) if mark["word"] == "keys"}
 
     def table(mark: re.Match[str]) -> str:
-        kind = mark["kind"]
-        if kind and kind not in dict(registries.items()):
-            raise ValueError(f"{mark[0]}: there is no such kind")
-        return parts_table(kind, f"{folder}{kind}.md") if kind else kinds_table(folder)
+        word, of = mark["word"], mark["of"] or ""
+        kind, _, part = of.partition(".")
+        if word == "tables":
+            return kinds_table(folder)
+        if word == "keys" and of in records():
+            return key_table(rows(records()[of]))
+        if word == "keys" and of == "experiment":
+            return experiment_keys(placed)
+        if kind not in KINDS or (part and part not in own_parts(KINDS[kind])):
+            raise ValueError(f"{mark[0]}: there is nothing of that name")
+        if word == "parts":
+            return f"{_table_of(kind)}\n\n{parts_table(kind, f'{folder}{kind}.md')}"
+        return key_table(own_rows(part, KINDS[kind])) if part else kind_keys(kind, placed)
 
     return MARK.sub(table, markdown)
 
 
-def experiment_page() -> str:
-    """Return the page on the experiment file: its tables, and the keys that are no part's."""
-    text = [
-        "# Experiment file\n",
-        EXPERIMENT,
-        "## Tables that name a part\n",
-        kinds_table(""),
-        "## Keys of their own\n",
-        key_table(rows(Experiment, but={*TABLES.values(), *_records()})),
-    ]
-    for name, record in _records().items():
-        several = str(hints(Experiment)[name]).startswith("tuple")
+def experiment_keys(placed: Container[str | None]) -> str:
+    """Return the keys of an experiment file that are no part's, but for tables placed elsewhere."""
+    own = rows(Experiment, but={*TABLES.values(), *records()})
+    text = ["## Keys of their own\n", key_table(own)]
+    for name, record in records().items():
+        several = str(hints(Experiment).get(name)).startswith("tuple")
         title = f"[[{name}]]" if several else f"[{name}]"
-        text += [f"## `{title}`\n", _lead(record), key_table(rows(record))]
-    text += ["## `[sweep]`\n", SWEEP, key_table(rows(SweepTable))]
+        if name not in placed:
+            text += [f"## `{title}`\n", _lead(record), key_table(rows(record))]
     return "\n".join(text)
 
 
-def kind_page(kind: str) -> str:
-    """Return the page on one kind of part: all parts, and the keys of each."""
-    registry = dict(registries.items())[kind]
-    table = TABLES[registry.kind]
+def kind_keys(kind: str, placed: Container[str | None]) -> str:
+    """Return the keys of a kind: of all its parts, then of each, but for parts placed elsewhere."""
+    registry = KINDS[kind]
     shared = rows(registry.base)
-    text = [f"# {_title(kind)}\n", _lead(registry.base)]
-    text += [f"The table `[{table}]`{_default(table)}.\n", parts_table(kind, "")]
-    if shared:
-        text += ["## Keys of all of them\n", key_table(shared)]
+    text = ["## Keys of all of them\n", key_table(shared)] if shared else []
     for name in own_parts(registry):
-        if own := own_rows(name, registry):
+        own = own_rows(name, registry)
+        if own and f"{kind}.{name}" not in placed:
             text += [f"## `{name}`\n", _lead(registry.get(name)), key_table(own)]
     return "\n".join(text)
 
 
 def parts_table(kind: str, page: str) -> str:
     """Return the table of a kind's parts, linked to their keys on a page."""
-    registry = dict(registries.items())[kind]
+    registry = KINDS[kind]
     facts = {part["name"]: part for part in _listed() if part["kind"] == kind}
     sizes = ["parameters", "image", "at least"] if registry is registries.backbones else []
     lines = []
@@ -210,8 +206,11 @@ def rows(cls: type, but: Iterable[str] = ()) -> list[Row]:
 
 
 def key_table(found: Iterable[Row]) -> str:
-    """Return keys as a table."""
-    return _table(["key", "takes", "default", "rule", "meaning"], found)
+    """Return keys as a table; a column in which nothing stands is left out."""
+    lines = [row.cells() for row in found]
+    titles = ["key", "takes", "default", "rule", "meaning"]
+    told = [number for number in range(len(titles)) if any(line[number] for line in lines)]
+    return _table([titles[n] for n in told], [[line[n] for n in told] for line in lines])
 
 
 def cli_page() -> str:
@@ -219,7 +218,7 @@ def cli_page() -> str:
     command = typer.main.get_command(app)
     text = [
         "# Command line\n",
-        "`tlkit COMMAND --help` says the same. [Exit codes](../runs.md#exit-codes).\n",
+        "`tlkit COMMAND --help` says the same. [Exit codes](runs.md#exit-codes).\n",
         *_command(command, "tlkit"),
     ]
     return "\n".join(text)
@@ -248,9 +247,9 @@ def _listed() -> list[Mapping[str, Any]]:
     return found
 
 
-def _records() -> dict[str, type]:
+def records() -> dict[str, type]:
     """Return the experiment's tables that name no part, with their classes."""
-    found = {}
+    found: dict[str, type] = {"sweep": SweepTable}
     for field in keys(Experiment):
         hint = hints(Experiment)[field.name]
         inner = next(
@@ -267,9 +266,11 @@ def _default_part(table: str) -> str | None:
     return name
 
 
-def _default(table: str) -> str:
+def _table_of(kind: str) -> str:
+    table = TABLES[KINDS[kind].kind]
     name = _default_part(table)
-    return f" names one; without it `{name}` is taken" if name else " names one; it is required"
+    left_out = f"without it `{name}` is taken" if name else "it is required"
+    return f"The table `[{table}]` names one; {left_out}."
 
 
 def _rule(schema: Mapping[str, Any], field: Any) -> str:
@@ -299,14 +300,8 @@ def _lead(cls: type) -> str:
     return re.split(r"\n\n(?:Attributes|Args|Raises|Returns):\n", text)[0] + "\n"
 
 
-def _title(kind: str) -> str:
-    return kind.replace("_", " ").capitalize()
-
-
-def _table(head: Iterable[str], lines: Iterable[Any]) -> str:
-    found = [line if isinstance(line, Row) else _line(line) for line in lines]
-    titles = list(head)
-    return "\n".join(map(str, [_line(titles), _line(["---"] * len(titles)), *found, ""]))
+def _table(head: Sequence[str], lines: Iterable[Iterable[str]]) -> str:
+    return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, lines), ""])
 
 
 def _line(cells: Iterable[str]) -> str:
