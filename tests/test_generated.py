@@ -60,7 +60,7 @@ def test_a_key_has_its_type_default_rule_and_meaning() -> None:
         "\n| `batch_size` | an integer | `32` | at least 1 | "
         "How many images one step of the optimizer sees. |\n"
     ) in PAGES["reference/experiment.md"]
-    assert "| `train` | a string |  | required |" in PAGES["reference/freezes.md"]
+    assert "| `train` | a string | required |" in PAGES["reference/freezes.md"]
 
 
 def test_every_command_and_option_is_on_the_page_of_the_command_line() -> None:
