@@ -17,7 +17,7 @@ import pytest
 from attrs import frozen
 
 import tlkit
-from tlkit.inputs import Rejected
+from tlkit.named_images import Rejected
 from tlkit.parts.backbones import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled

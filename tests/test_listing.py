@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tlkit.classifier import Prediction
 from tlkit.cli.listing import Format, Listing
 from tlkit.escapes import csv_text
-from tlkit.inputs import Rejected
+from tlkit.named_images import Rejected
 
 CLASSES = ("normal", "covid-19", "other")
 ANSWERS = (

@@ -21,8 +21,8 @@ from tlkit.backend import prepare
 from tlkit.layers import LayerTable
 from tlkit.parts.kinds import Augmentation, ClassWeights, Freeze, Stage, registries
 from tlkit.registry import Registry
-from tlkit.surroundings import Surroundings
 from tlkit.testing import KIND_CHECKS, KnownFailure, check_freeze, check_part
+from tlkit.testing.process_state import ProcessState
 
 Act = Callable[[], object]
 acts: list[Act] = []  # what the parts below do besides their work
@@ -192,7 +192,7 @@ def test_a_part_that_changes_shared_state_is_named_and_the_state_put_back(
     weightings: Registry[ClassWeights], what: str
 ) -> None:
     acts.append(CHANGES[what])
-    before = Surroundings.now()
+    before = ProcessState.now()
     message = rf"^global_state: class weighting 'good': it changes {what}$"
     with pytest.raises(AssertionError, match=message):
         check_part(weightings, "good")

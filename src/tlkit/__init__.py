@@ -23,7 +23,7 @@ from tlkit.errors import (
     WeightsError,
 )
 from tlkit.export import Exported, export
-from tlkit.given import FromImages, FromModel
+from tlkit.from_python import FromImages, FromModel
 from tlkit.interruption import Interrupted
 from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
 from tlkit.lr_finder import RateCurve, lr_find

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.errors import DataError, RunFolderError
 from tlkit.escapes import printable
-from tlkit.inputs import Rejected
+from tlkit.named_images import Rejected
 from tlkit.parts.datasets import SUFFIXES, folders
 from tlkit.parts.image_root import ImageRoot
 from tlkit.parts.kinds import Backbone

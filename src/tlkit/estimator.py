@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tlkit.classifier import Classifier, load
 from tlkit.config.experiment import Experiment, load_experiment
-from tlkit.given import FromImages, FromModel, png
+from tlkit.from_python import FromImages, FromModel, png
 from tlkit.progress import Watcher
 from tlkit.run import run
 

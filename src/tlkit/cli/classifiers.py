@@ -17,7 +17,7 @@ from tlkit.cli.listing import Format, Listing
 from tlkit.console import share, table
 from tlkit.escapes import json_text, printable, printable_lines
 from tlkit.files import beside
-from tlkit.inputs import Rejected
+from tlkit.named_images import Rejected
 
 if TYPE_CHECKING:
     import numpy as np

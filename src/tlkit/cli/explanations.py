@@ -15,7 +15,7 @@ from tlkit.cli.images import Images, loaded, named, report, with_bar
 from tlkit.console import table
 from tlkit.escapes import csv_cell, printable
 from tlkit.files import beside
-from tlkit.inputs import Rejected
+from tlkit.named_images import Rejected
 
 if TYPE_CHECKING:
     from tlkit.results.explain import Explainer

@@ -14,7 +14,7 @@ from rich.progress import track
 import tlkit
 from tlkit.errors import DataError
 from tlkit.escapes import printable
-from tlkit.inputs import STDIN, Rejected, image_files
+from tlkit.named_images import STDIN, Rejected, image_files
 
 A = TypeVar("A")
 

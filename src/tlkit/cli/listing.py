@@ -13,7 +13,7 @@ from attrs import frozen
 from tlkit.classifier import Prediction
 from tlkit.console import table
 from tlkit.escapes import csv_cell, json_text, printable
-from tlkit.inputs import Rejected
+from tlkit.named_images import Rejected
 
 WIDE = 6  # with more classes than this a table shows the three most probable ones
 

@@ -16,8 +16,8 @@ from tlkit.config.fields import part as part_field
 from tlkit.config.keys import describe_keys
 from tlkit.errors import ConfigError
 from tlkit.registry import Registry
-from tlkit.surroundings import Surroundings
 from tlkit.testing.kinds import KIND_CHECKS
+from tlkit.testing.process_state import ProcessState
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def check_part(
 
     held = tables.structure(Holder, {"part": {"name": name, **settings}})
     check = check or _kind_check(held.part)
-    before = Surroundings.now()
+    before = ProcessState.now()
     promises: dict[str, Callable[[], object]] = {
         "documented": lambda: _check_documented(cls),
         "defaults": lambda: _check_defaults(Holder, cls, name, settings),
@@ -122,7 +122,7 @@ def _check_unknown_key(holder: type, held: Any) -> None:
     assert problems == [f"part.{UNKNOWN}"], f"an unknown key gives problems at {problems}"
 
 
-def _check_global_state(before: Surroundings, use: Callable[[], object]) -> None:
+def _check_global_state(before: ProcessState, use: Callable[[], object]) -> None:
     """Check that nothing has changed but by what the first use imported; put all of it back."""
     try:
         if before.changed():

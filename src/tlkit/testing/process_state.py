@@ -34,7 +34,7 @@ class Fact:
 
 
 @frozen
-class Surroundings:
+class ProcessState:
     """The process's shared state at one moment.
 
     Attributes:
@@ -44,7 +44,7 @@ class Surroundings:
     values: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def now(cls) -> Surroundings:
+    def now(cls) -> ProcessState:
         """Look at them; imports TensorFlow, whose import itself changes some."""
         return cls({fact.name: fact.get() for fact in _facts()})
 
