@@ -306,3 +306,23 @@ def test_a_dict_names_files_with_parts_too(tmp_path: Path, monkeypatch: pytest.M
     found = load_experiment({**table, "head": {"name": "mine_of_a_dict"}})
     assert type(found.head).__name__ == "Mine"
     assert len(found.plugins.sha256) == 1
+
+
+def test_check_takes_a_file_a_dict_and_an_experiment(file: Path) -> None:
+    given: dict[str, Any] = {
+        "data": {"name": "phantom"},
+        "freeze": {"name": "layer_range", "train": "19-22"},
+    }
+    plans = [
+        tlkit.check(file, ["seed=0", "fit.epochs=3"]),
+        tlkit.check(str(file), ["seed=0", "fit.epochs=3"]),
+        tlkit.check(given, ["fit.epochs=3"]),
+        tlkit.check(load_experiment(given, ["fit.epochs=3"])),
+    ]
+    assert all(plan == plans[0] for plan in plans)
+
+
+def test_a_finished_experiment_takes_no_overrides() -> None:
+    experiment = load_experiment({"data": {"name": "phantom"}})
+    with pytest.raises(ConfigError, match=r"^overrides: change a file or a dict; make another"):
+        tlkit.check(experiment, ["fit.epochs=3"])

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow: that happens in the first call that needs it.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tlkit.classifier import Classifier, load
@@ -57,79 +58,96 @@ from tlkit.sweeps.sweep import Sweep, SweepWatcher, resume_sweep, sweep
 from tlkit.sweeps.trials import Trials, plan_trials
 
 if TYPE_CHECKING:
+    from tlkit.console import Terminal
     from tlkit.estimator import TransferClassifier
 
-__all__ = [
-    "Augmentation",
-    "Backbone",
-    "Card",
-    "ClassWeights",
-    "Classifier",
-    "ConfigError",
-    "DataError",
-    "Dataset",
-    "DuplicatePart",
-    "Epoch",
-    "Example",
-    "Experiment",
-    "Exported",
-    "FieldError",
-    "Fit",
-    "Freeze",
-    "FromImages",
-    "FromModel",
-    "Head",
-    "Interrupted",
-    "Layer",
-    "LayerError",
-    "LayerRange",
-    "LayerTable",
-    "Loss",
-    "NumericalError",
-    "Optimizer",
-    "PartError",
+__all__ = [  # noqa: RUF022  # by what they are for, as on the API page
+    # Run an experiment
+    "run",
+    "resume",
+    "check",
+    "lr_find",
+    "Run",
     "Plan",
     "RateCurve",
-    "Reference",
-    "ResourceError",
-    "Run",
-    "RunFolderError",
-    "Schedule",
-    "Splits",
-    "Stage",
-    "Sweep",
-    "SweepWatcher",
-    "TlkitError",
-    "TransferClassifier",
-    "Trials",
-    "UnknownPart",
+    "Interrupted",
+    # Watch it
+    "Terminal",
     "Watcher",
-    "WeightsError",
-    "build_model",
-    "check",
-    "class_weights",
+    "Epoch",
+    # Run many
+    "sweep",
+    "resume_sweep",
+    "plan_trials",
+    "Sweep",
+    "Trials",
+    "SweepWatcher",
+    # An experiment as an object
+    "load_experiment",
+    "Experiment",
+    "Fit",
+    "Reference",
+    "Card",
+    # What Python has already, in place of registered parts
+    "FromImages",
+    "FromModel",
+    # A finished run
+    "load",
+    "Classifier",
+    "report",
     "export",
+    "Exported",
+    # scikit-learn
+    "TransferClassifier",
+    # Your own Keras code
     "freeze",
     "layer_table",
-    "load",
-    "load_experiment",
-    "lr_find",
-    "plan_trials",
-    "registries",
-    "report",
-    "resume",
-    "resume_sweep",
-    "run",
+    "class_weights",
     "sample_weights",
-    "sweep",
+    "build_model",
+    # Layers and their numbers
+    "LayerTable",
+    "Layer",
+    "LayerRange",
+    # Write a part: the registries, the kinds, and what their methods return
+    "registries",
+    "Dataset",
+    "Backbone",
+    "Head",
+    "Freeze",
+    "ClassWeights",
+    "Augmentation",
+    "Loss",
+    "Optimizer",
+    "Schedule",
+    "Splits",
+    "Example",
+    "Stage",
+    # Errors: each kind has an exit code; a part raises the last two
+    "TlkitError",
+    "ConfigError",
+    "DataError",
+    "WeightsError",
+    "PartError",
+    "UnknownPart",
+    "DuplicatePart",
+    "RunFolderError",
+    "ResourceError",
+    "NumericalError",
+    "FieldError",
+    "LayerError",
 ]
 __version__ = "0.1.0"
 
+# What needs a package that takes long to import, with its module; imported when first asked for.
+LATE = {"Terminal": "tlkit.console", "TransferClassifier": "tlkit.estimator"}
+
 
 def __getattr__(name: str) -> Any:
-    """Import what needs scikit-learn when it is first asked for."""
-    if name == "TransferClassifier":
-        from tlkit.estimator import TransferClassifier
-
-        return TransferClassifier
+    if name in LATE:
+        return getattr(import_module(LATE[name]), name)
     raise AttributeError(f"module 'tlkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
 
 
 def lr_find(
-    experiment: Experiment | str | Path,
+    experiment: Experiment | str | Path | Mapping[str, Any],
     out: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
@@ -96,15 +96,15 @@ def lr_find(
     """Train the first stage with a rising learning rate; write the curve and its picture.
 
     Args:
-        experiment: An experiment, or the path of its TOML file.
+        experiment: As for `run`.
         out: The folder for `lr-find.csv` and `lr-find.png`, which must not exist; unset:
             `runs/NAME-lr-find-N`.
-        overrides: ``a.b=value`` expressions for an experiment given as a path.
+        overrides: As for `run`.
         steps: How many batches are trained on at most; it ends earlier when the loss has grown
             fourfold.
         lowest: The first rate.
         highest: The last rate.
-        watcher: Told how it goes; unset: nobody.
+        watcher: Told how it goes, such as `tlkit.Terminal()`; unset: nobody.
 
     Raises:
         TlkitError: Of the kind that says what is wrong.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from tlkit.cache import FeatureCache, default_folder
-from tlkit.config.experiment import Experiment, load_experiment
+from tlkit.config.experiment import Experiment, as_experiment
 from tlkit.errors import ConfigError, Problem, RunFolderError
 from tlkit.interruption import Interrupted, noticed
 from tlkit.lock import locked
@@ -87,13 +87,20 @@ class Run:
         return self.scores[self.plan.evaluated_on]
 
 
-def check(experiment: Experiment) -> Plan:
+def check(
+    experiment: Experiment | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> Plan:
     """Decide everything a run would do, and do nothing.
+
+    Args:
+        experiment: As for `run`.
+        overrides: As for `run`.
 
     Raises:
         ConfigError: If the experiment does not fit its data or itself.
         DataError: If the data are missing or wrong.
     """
+    experiment = as_experiment(experiment, overrides)
     return make_plan(experiment, load_splits(experiment.data))
 
 
@@ -111,8 +118,8 @@ def run(
     Args:
         experiment: An experiment, the path of its TOML file, or a dict with the same keys.
         out: The run folder, which must not exist; unset: `runs/NAME-N`.
-        overrides: ``a.b=value`` expressions for an experiment given as a path.
-        watcher: Told how it goes; unset: nobody.
+        overrides: ``a.b=value`` expressions for an experiment given as a path or a dict.
+        watcher: Told how it goes, such as `tlkit.Terminal()`; unset: nobody.
 
     Raises:
         Interrupted: If the process was asked to stop; `resume` goes on.
@@ -227,14 +234,13 @@ def make_ready(
     Args:
         experiment: An experiment, the path of its TOML file, or a dict with the same keys.
         out: The folder that results will go to, which must not exist.
-        overrides: ``a.b=value`` expressions for an experiment given as a path.
+        overrides: ``a.b=value`` expressions for an experiment given as a path or a dict.
         watcher: Told how it goes.
 
     Raises:
         TlkitError: Of the kind that says what is wrong.
     """
-    if not isinstance(experiment, Experiment):
-        experiment = load_experiment(experiment, overrides)
+    experiment = as_experiment(experiment, overrides)
     require_trackers(experiment.track)
     splits = load_splits(experiment.data)
     plan = make_plan(experiment, splits)

@@ -13,7 +13,6 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, ExperimentFile, Overrides, PluginFiles, app
-from tlkit.config.experiment import load_experiment
 from tlkit.escapes import json_text, printable
 from tlkit.progress import Watcher
 
@@ -114,7 +113,7 @@ def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = F
     """Show what a run would do, and do nothing."""
     from tlkit import console
 
-    plan = tlkit.check(load_experiment(file, overrides or []))
+    plan = tlkit.check(file, overrides or [])
     if as_json:
         typer.echo(json_text(plan.as_json()))
     else:

@@ -285,6 +285,27 @@ def load_experiment(
     return evolve(experiment, plugins=used, origin=Origin(path, text, tuple(overrides)))
 
 
+def as_experiment(
+    given: Experiment | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> Experiment:
+    """Return an experiment, whichever way it was given.
+
+    Args:
+        given: An experiment, the path of its TOML file, or a dict with the same keys.
+        overrides: See `load_experiment`.
+
+    Raises:
+        ConfigError: See `load_experiment`, or if a finished experiment would be changed.
+        PartError: See `load_experiment`.
+    """
+    if not isinstance(given, Experiment):
+        return load_experiment(given, overrides)
+    if overrides:
+        problem = "change a file or a dict; make another Experiment with attrs.evolve"
+        raise ConfigError([Problem("overrides", problem)])
+    return given
+
+
 def _take_out_sweep(path: Path, table: dict[str, Any], in_sweep: bool) -> None:
     """Take `[sweep]` out of a table: what is left is one run.
 

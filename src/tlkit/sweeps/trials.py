@@ -120,7 +120,9 @@ class Trials:
         return tuple(found)
 
 
-def plan_trials(file: Path, overrides: Sequence[str] = (), seeds: str | None = None) -> Trials:
+def plan_trials(
+    file: str | Path, overrides: Sequence[str] = (), seeds: str | None = None
+) -> Trials:
     """Decide and check every run of a sweep.
 
     Args:
@@ -131,6 +133,7 @@ def plan_trials(file: Path, overrides: Sequence[str] = (), seeds: str | None = N
     Raises:
         TlkitError: Of the kind that says what is wrong, with every problem of every run.
     """
+    file = Path(file)
     table, swept = _read(file, overrides)
     wanted = _seeds(seeds, table)
     if wanted and "seed" in swept:
