@@ -38,7 +38,8 @@ def public() -> Iterator[tuple[str, Any]]:
             if inspect.isclass(found):
                 for method, function in vars(found).items():
                     raw = getattr(function, "__func__", getattr(function, "fget", function))
-                    if not method.startswith("_") and inspect.isfunction(raw):
+                    explained = any(method in vars(base) for base in found.__mro__[1:])
+                    if not (method.startswith("_") or explained) and inspect.isfunction(raw):
                         yield f"{module.__name__}.{name}.{method}", raw
 
 
