@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from attrs import frozen
+from tests.small import rewrite
 
 import tlkit
 from tlkit.named_images import Rejected
@@ -276,17 +276,6 @@ def copy(finished: Finished, tmp_path: Path) -> Path:
 def test_a_run_can_be_moved(finished: Finished, copy: Path) -> None:
     found = tlkit.load(str(copy)).probabilities(finished.test_files)
     np.testing.assert_array_equal(found, predictions(finished, "test"))
-
-
-def rewrite(name: str, change: Callable[[Any], object]) -> Callable[[Path], object]:
-    """Return what changes one of a folder's JSON files."""
-
-    def spoil(folder: Path) -> None:
-        table = json.loads((folder / name).read_text(encoding="utf-8"))
-        change(table)
-        (folder / name).write_text(json.dumps(table), encoding="utf-8")
-
-    return spoil
 
 
 @pytest.mark.parametrize(

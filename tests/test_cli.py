@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from PIL import Image
+from tests.small import small
 from typer.testing import CliRunner
 
 import tlkit
@@ -20,21 +21,8 @@ from tlkit.parts.datasets import Phantom
 from tlkit.results.metrics import score_confusion
 from tlkit.run import Scored
 
-QUICK = """
-[data]
-name = "phantom"
-train = 6
-val = 3
-test = 3
-image_px = 32
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-
+QUICK = f"""
+{small()}
 [fit]
 epochs = 2
 batch_size = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.small import rewrite
 
 import tlkit
 from tlkit.parts.backbones import VGG16
@@ -199,15 +199,6 @@ def test_two_runs_that_differ_in_one_key_name_it(two_runs: tuple[Path, Path]) ->
     assert [len(run.history) for run in runs] == [2, 2]
     assert len(runs[0].trained_on) == 6
     assert not {"reference", "card"} & {key.partition(".")[0] for key in runs[0].settings}
-
-
-def rewrite(name: str, change: Callable[[Any], Any]) -> Callable[[Path], Any]:
-    def spoil(folder: Path) -> None:
-        table = json.loads((folder / name).read_text(encoding="utf-8"))
-        change(table)
-        (folder / name).write_text(json.dumps(table), encoding="utf-8")
-
-    return spoil
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from tests.small import small
 
 import tlkit
 from tlkit.graph import layer_table
@@ -57,21 +58,8 @@ name = "covidx"
 [fit]
 epochs = 2
 """
-PHANTOMS = """
-[data]
-name = "phantom"
-train = 6
-val = 3
-test = 3
-image_px = 32
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-
+PHANTOMS = f"""
+{small()}
 [fit]
 epochs = 2
 """

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-from attrs import evolve, field, frozen
+from attrs import evolve
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.small import OneConvolution
 
 import tlkit
 from tlkit.lr_finder import FALLS, smoothed, steepest
@@ -71,26 +71,6 @@ def test_of_a_curve_that_falls_once_the_middle_of_the_fall_is_suggested(middle: 
     found = steepest(rates, diverging)
     assert found is not None
     assert abs(rates.index(found) - middle) <= 1
-
-
-@frozen(kw_only=True)
-class OneConvolution(tlkit.Backbone):
-    """The smallest backbone there is; unregistered, so it needs runs without a cache."""
-
-    image_size: int = field(default=8)
-
-    def layers(self) -> tlkit.LayerTable:
-        return tlkit.LayerTable((tlkit.Layer("conv", "Conv2D", "conv", (6, 6, 2), params=56),))
-
-    def build(self) -> Any:
-        inputs = keras.layers.Input((8, 8, 3))
-        return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
-
-    def native(self, images: Any) -> Any:
-        return images / 255
-
-    def load_weights(self, model: Any) -> Mapping[str, str]:
-        return {"source": "none"}
 
 
 TINY = tlkit.Experiment(

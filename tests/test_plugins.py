@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.small import small
 
 import tlkit
 from tlkit.cli import main
@@ -56,23 +57,11 @@ class Darken(tlkit.Augmentation):
     def augment(self, images, keys):
         return images * 0.5
 """
-STUDY = """
+STUDY = f"""
 [plugins]
 modules = ["mine.py"]
 
-[data]
-name = "phantom"
-train = 6
-val = 3
-test = 3
-image_px = 32
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
+{small()}
 
 [class_weights]
 name = "mine"

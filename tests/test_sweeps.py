@@ -10,27 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.small import small
 
 import tlkit
 from tlkit.sweeps import worker
 from tlkit.sweeps.sweep import Sweep, SweepWatcher
 from tlkit.sweeps.text import sweep_text
 
-QUICK = """
-[data]
-name = "phantom"
-train = 12
-val = 6
-test = 3
-image_px = 32
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-
+QUICK = f"""
+{small(train=12, val=6)}
 [fit]
 epochs = 1
 batch_size = 4

@@ -5,25 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.small import small
 
 import tlkit
 from tlkit.sweeps.trials import brief, fingerprint, plan_trials
 
-QUICK = """
-[data]
-name = "phantom"
-train = 12
-val = 6
-test = 3
-image_px = 32
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-
+QUICK = f"""
+{small(train=12, val=6)}
 [fit]
 epochs = 1
 batch_size = 4

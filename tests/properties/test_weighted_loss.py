@@ -11,10 +11,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tests.small import OneConvolution
 
 import tlkit
 from tlkit.parts.class_weights import Balanced, Fixed, Unweighted
@@ -292,26 +293,6 @@ def test_penalties_of_layers_are_learnt_from_and_not_reported() -> None:
     sums, after = Softmax(penalty=keras.regularizers.L2(0.25)).step(batch)
     assert sums.mean("loss") == pytest.approx(np.log(CLASSES), rel=1e-6)
     np.testing.assert_array_equal(after, kernel / 2)  # the gradient of 0.25 k² is k / 2
-
-
-@frozen(kw_only=True)
-class OneConvolution(tlkit.Backbone):
-    """The smallest backbone there is."""
-
-    image_size: int = field(default=8)
-
-    def layers(self) -> tlkit.LayerTable:
-        return tlkit.LayerTable((tlkit.Layer("conv", "Conv2D", "conv", (6, 6, 2), params=56),))
-
-    def build(self) -> Any:
-        inputs = keras.layers.Input((8, 8, 3))
-        return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
-
-    def native(self, images: Any) -> Any:
-        return images / 255
-
-    def load_weights(self, model: Any) -> Mapping[str, str]:
-        return {"source": "none"}
 
 
 def first_epoch(

@@ -1,0 +1,64 @@
+"""What several tests use: the smallest experiment and backbone, and how to spoil a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+import tlkit
+
+
+def small(train: int = 6, val: int = 3) -> str:
+    """Return an experiment file on drawn images, so many of each class, to add `[fit]` to."""
+    return f"""
+[data]
+name = "phantom"
+train = {train}
+val = {val}
+test = 3
+image_px = 32
+
+[backbone]
+weights = "none"
+image_size = 32
+
+[head]
+name = "pooled"
+"""
+
+
+@frozen(kw_only=True)
+class OneConvolution(tlkit.Backbone):
+    """The smallest backbone there is; unregistered, so it needs runs without a cache."""
+
+    image_size: int = field(default=8)
+
+    def layers(self) -> tlkit.LayerTable:
+        return tlkit.LayerTable((tlkit.Layer("conv", "Conv2D", "conv", (6, 6, 2), params=56),))
+
+    def build(self) -> Any:
+        import keras
+
+        inputs = keras.layers.Input((8, 8, 3))
+        return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
+
+    def native(self, images: Any) -> Any:
+        return images / 255
+
+    def load_weights(self, model: Any) -> Mapping[str, str]:
+        return {"source": "none"}
+
+
+def rewrite(name: str, change: Callable[[Any], object]) -> Callable[[Path], object]:
+    """Return what changes one of a folder's JSON files."""
+
+    def spoil(folder: Path) -> None:
+        table = json.loads((folder / name).read_text(encoding="utf-8"))
+        change(table)
+        (folder / name).write_text(json.dumps(table), encoding="utf-8")
+
+    return spoil
