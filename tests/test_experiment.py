@@ -10,7 +10,8 @@ import pytest
 from attrs import evolve
 
 import tlkit
-from tlkit.config.experiment import Experiment, Fit, Reference, load_experiment
+from tlkit.config.experiment import Experiment, Fit, Reference
+from tlkit.config.loading import load_experiment
 from tlkit.config.structure import structure, unstructure
 from tlkit.errors import ConfigError, FieldError
 from tlkit.parts.datasets import Manifest, Phantom

@@ -13,7 +13,7 @@ import tensorflow as tf
 from attrs import evolve
 
 import tlkit
-from tlkit.config.experiment import load_experiment
+from tlkit.config.loading import load_experiment
 from tlkit.parts.backbones import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import TrainAll

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,19 @@ def test_the_block_works() -> None:
     assert done.returncode == 1
     assert "import of" in done.stderr
     assert "halted" in done.stderr
+
+
+def test_every_module_that_the_page_names_is_there() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    files = re.findall(r"`([\w/]+\.py)`", page)
+    modules = re.findall(r"──([\w.]+)(?:, ([\w.]+))?──▶", page)
+    named = [*files, *(f"{name.replace('.', '/')}.py" for pair in modules for name in pair if name)]
+    assert len(files) > 15
+    assert len(modules) > 5
+    missing = [
+        name
+        for name in named
+        if not any((top / name).is_file() for top in (SOURCE, ROOT))
+        and not (SOURCE / name.removesuffix(".py")).is_dir()
+    ]
+    assert missing == []

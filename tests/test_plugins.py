@@ -15,7 +15,7 @@ from tests.small import small
 
 import tlkit
 from tlkit.cli import main
-from tlkit.config.experiment import load_experiment
+from tlkit.config.loading import load_experiment
 from tlkit.config.structure import unstructure
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.kinds import registries

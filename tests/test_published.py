@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.config.experiment import Experiment, Reference, load_experiment
+from tlkit.config.experiment import Experiment, Reference
+from tlkit.config.loading import load_experiment
 from tlkit.results.intervals import wilson
 from tlkit.results.metrics import Scores, score_confusion
 from tlkit.results.published import Share, beside, remarks, rounds_to

@@ -18,9 +18,9 @@ from PIL import Image
 
 import tlkit
 from tlkit.cli import main
-from tlkit.config.experiment import load_experiment
 from tlkit.config.fields import keys
 from tlkit.config.keys import describe_keys
+from tlkit.config.loading import load_experiment
 from tlkit.config.schema import json_schema
 from tlkit.config.starter import starter, write_starter
 

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tlkit.classifier import Classifier, load
-from tlkit.config.experiment import Card, Experiment, Fit, Reference, load_experiment
+from tlkit.config.experiment import Card, Experiment, Fit, Reference
+from tlkit.config.loading import load_experiment
 from tlkit.errors import (
     ConfigError,
     DataError,

@@ -12,12 +12,9 @@ from attrs import field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.errors import DataError, RunFolderError
 from tlkit.escapes import printable
-from tlkit.named_images import Rejected
-from tlkit.parts.datasets import SUFFIXES, folders
-from tlkit.parts.image_root import ImageRoot
+from tlkit.evaluation import Evaluation, evaluation, labelled
+from tlkit.named_images import Rejected, read_regular
 from tlkit.parts.kinds import Backbone
-from tlkit.parts.manifest import read_manifest
-from tlkit.parts.splits import Example
 from tlkit.plan.plan import PREFIX_BATCH
 
 if TYPE_CHECKING:
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tlkit.evaluation import Evaluation
     from tlkit.results.calibration import Calibrator
     from tlkit.results.explain import Explainer, Method
     from tlkit.results.metrics import Scores
@@ -208,8 +204,6 @@ class Classifier:
         Raises:
             DataError: If there are no such images or one is not sound.
         """
-        from tlkit.evaluation import evaluation
-
         examples, read = labelled(Path(data), self.classes, split)
         raw = self._of_files([example.path for example in examples], read)
         found = self.calibrator.probabilities(raw)
@@ -318,44 +312,3 @@ def _joined(extractor: Extractor, batches: Iterable[Any]) -> npt.NDArray[np.floa
     import numpy as np
 
     return np.concatenate([np.empty((0, *extractor.shape), np.float32), *batches])
-
-
-def read_regular(path: str) -> bytes:
-    """Return a file's bytes; what may never end, such as a pipe, is refused."""
-    file = Path(path)
-    if file.exists() and not file.is_file():
-        raise OSError("is no regular file")
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise OSError(error.strerror) from None  # without the path, which is said already
-
-
-def labelled(
-    data: Path, classes: Sequence[str], split: str | None = None
-) -> tuple[list[Example], Callable[[str], bytes]]:
-    """Return labelled images and what reads them; see `Classifier.evaluate`."""
-    if data.is_file():
-        top, links = data.parent, False
-        rows = read_manifest(data, classes)
-        chosen = split or ("test" if rows["test"] else "val")
-        examples = rows.get(chosen, [])
-    else:
-        top, links = data, True
-        if split is not None or not any((data / name).is_dir() for name in classes):
-            top = data / (split or ("test" if (data / "test").is_dir() else "val"))
-        others = [name for name in folders(top) if name not in classes] if top.is_dir() else []
-        if others:
-            raise DataError(
-                f"{top}: has folders of other classes than the run's: {', '.join(others)}; "
-                f"the run knows {', '.join(classes)}"
-            )
-        examples = [
-            Example(path.relative_to(top).as_posix(), label)
-            for label in classes
-            for path in sorted((top / label).rglob("*"))
-            if path.suffix.lower() in SUFFIXES and path.is_file()
-        ]
-    if not examples:
-        raise DataError(f"{top}: has no images of the classes {', '.join(classes)}")
-    return examples, ImageRoot(top, links).read

@@ -22,7 +22,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from tlkit.classifier import Classifier, load
-from tlkit.config.experiment import Experiment, load_experiment
+from tlkit.config.experiment import Experiment
+from tlkit.config.loading import load_experiment
 from tlkit.from_python import FromImages, FromModel, png
 from tlkit.progress import Watcher
 from tlkit.run import run

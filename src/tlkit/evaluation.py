@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from tlkit.errors import DataError
+from tlkit.parts.datasets import SUFFIXES, folders
+from tlkit.parts.image_root import ImageRoot
+from tlkit.parts.manifest import read_manifest
 from tlkit.parts.splits import Example
 
 if TYPE_CHECKING:
@@ -101,3 +106,33 @@ def evaluation(
         if len(names) > 1
         else {},
     )
+
+
+def labelled(
+    data: Path, classes: Sequence[str], split: str | None = None
+) -> tuple[list[Example], Callable[[str], bytes]]:
+    """Return labelled images and what reads them; see `Classifier.evaluation`."""
+    if data.is_file():
+        top, links = data.parent, False
+        rows = read_manifest(data, classes)
+        chosen = split or ("test" if rows["test"] else "val")
+        examples = rows.get(chosen, [])
+    else:
+        top, links = data, True
+        if split is not None or not any((data / name).is_dir() for name in classes):
+            top = data / (split or ("test" if (data / "test").is_dir() else "val"))
+        others = [name for name in folders(top) if name not in classes] if top.is_dir() else []
+        if others:
+            raise DataError(
+                f"{top}: has folders of other classes than the run's: {', '.join(others)}; "
+                f"the run knows {', '.join(classes)}"
+            )
+        examples = [
+            Example(path.relative_to(top).as_posix(), label)
+            for label in classes
+            for path in sorted((top / label).rglob("*"))
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        ]
+    if not examples:
+        raise DataError(f"{top}: has no images of the classes {', '.join(classes)}")
+    return examples, ImageRoot(top, links).read

@@ -91,3 +91,14 @@ def _rows(path: Path) -> Iterator[str | Rejected]:
                     yield Rejected(f"{path}: row {reader.line_num}", "path: is empty")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         yield Rejected(str(path), f"cannot be read: {error}")
+
+
+def read_regular(path: str) -> bytes:
+    """Return a file's bytes; what may never end, such as a pipe, is refused."""
+    file = Path(path)
+    if file.exists() and not file.is_file():
+        raise OSError("is no regular file")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise OSError(error.strerror) from None  # without the path, which is said already

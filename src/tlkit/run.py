@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from tlkit.cache import FeatureCache, default_folder
-from tlkit.config.experiment import Experiment, as_experiment
+from tlkit.config.experiment import Experiment
+from tlkit.config.loading import as_experiment
 from tlkit.errors import ConfigError, Problem, RunFolderError
 from tlkit.interruption import Interrupted, noticed
 from tlkit.lock import locked

@@ -13,8 +13,8 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, Overrides, app
-from tlkit.config.experiment import own_parts
 from tlkit.config.fields import keys
+from tlkit.config.loading import own_parts
 from tlkit.config.structure import structure
 from tlkit.config.tables import apply_overrides
 from tlkit.parts.kinds import Augmentation, Backbone, Head, registries

@@ -11,7 +11,8 @@ from typing import Any
 
 from attrs import frozen
 
-from tlkit.config.experiment import Experiment, load_experiment
+from tlkit.config.experiment import Experiment
+from tlkit.config.loading import load_experiment
 from tlkit.config.structure import structure, unstructure
 from tlkit.config.sweep import MOST_RUNS, Seeds, SweepTable, expressions, flat, grid
 from tlkit.config.tables import parse_assignment, read_table

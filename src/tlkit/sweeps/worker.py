@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tlkit.config.experiment import load_experiment
+from tlkit.config.loading import load_experiment
 from tlkit.console import Terminal
 from tlkit.errors import ConfigError, Problem, TlkitError
 from tlkit.progress import Watcher
