@@ -249,7 +249,7 @@ def _listed() -> list[Mapping[str, Any]]:
 
 def records() -> dict[str, type]:
     """Return the experiment's tables that name no part, with their classes."""
-    found: dict[str, type] = {"sweep": SweepTable}
+    found: dict[str, type] = {}
     for field in keys(Experiment):
         hint = hints(Experiment)[field.name]
         inner = next(
@@ -257,7 +257,7 @@ def records() -> dict[str, type]:
         )
         if inner is not None and "registry" not in field.metadata:
             found[field.name] = inner
-    return found
+    return {**found, "sweep": SweepTable}
 
 
 def _default_part(table: str) -> str | None:

@@ -64,7 +64,10 @@ def _check_seeds(instance: Any, attribute: Any, value: Any) -> None:
 
 @frozen(kw_only=True)
 class SweepTable:
-    """What a file says under `[sweep]`, but for `set`.
+    """What `tlkit sweep` reads of a file, and nothing else does.
+
+    Beside these keys stands the table `[sweep.set]`: keys as for `--set`, with several values as a
+    list.
 
     Attributes:
         seeds: The seeds that every setting is run with: a list, or a range such as "0-4"; unset:
