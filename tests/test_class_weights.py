@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -111,6 +112,18 @@ class TestFromLabels:
 
     def test_no_labels_have_no_weights(self) -> None:
         assert tlkit.sample_weights([], {0: 1.0}).shape == (0,)
+
+    @pytest.mark.parametrize("shape", [(4,), (4, 1)])
+    def test_labels_may_be_an_array_or_a_tensor(self, shape: tuple[int, ...]) -> None:
+        labels = np.array([0, 0, 0, 1]).reshape(shape)
+        for given in (labels, keras.ops.convert_to_tensor(labels)):
+            weights = tlkit.class_weights(given)
+            assert weights == {0: 2 / 3, 1: 2.0}
+            assert tlkit.sample_weights(given, weights).argmax() == 3
+
+    def test_one_hot_labels_are_an_error_with_the_way_out(self) -> None:
+        with pytest.raises(ValueError, match=r"^labels: must be one an image, got shape \(3, 3\);"):
+            tlkit.class_weights(np.eye(3))  # type: ignore[type-var]  # wrong on purpose
 
     def test_numpy_labels_find_python_weights(self) -> None:
         labels = np.array([1, 0, 1], np.uint8)

@@ -157,6 +157,12 @@ def test_what_cannot_be_learnt_from_is_refused(images: Any, labels: Any, message
         small().fit(images, labels)
 
 
+@pytest.mark.parametrize("fraction", [0, 1, 2.5])
+def test_a_share_to_watch_by_is_a_share(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"^validation_fraction: must be above 0 and below 1, got"):
+        small(validation_fraction=fraction).fit(*bright_and_dark(8))
+
+
 def test_an_unfitted_one_says_so() -> None:
     with pytest.raises(NotFittedError, match="not fitted yet"):
         small().predict(bright_and_dark(2)[0])

@@ -323,6 +323,12 @@ def test_check_takes_a_file_a_dict_and_an_experiment(file: Path) -> None:
     assert all(plan == plans[0] for plan in plans)
 
 
+@pytest.mark.parametrize("overrides", ["fit.epochs=3", {"fit.epochs": 3}], ids=str)
+def test_overrides_are_a_list(overrides: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^overrides: must be a list such as \['fit"):
+        tlkit.check({"data": {"name": "phantom"}}, overrides)
+
+
 def test_a_finished_experiment_takes_no_overrides() -> None:
     experiment = load_experiment({"data": {"name": "phantom"}})
     with pytest.raises(ConfigError, match=r"^overrides: change a file or a dict; make another"):

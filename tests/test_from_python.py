@@ -198,13 +198,14 @@ def test_images_come_as_arrays_or_as_a_dataset(form: Any) -> None:
     assert [splits.read(e.path) for e in splits.train] == [plain.read(e.path) for e in plain.train]
 
 
-@pytest.mark.parametrize("form", ["list", "array", "pairs"])
+@pytest.mark.parametrize("form", ["list", "tuple", "array", "pairs"])
 def test_paths_name_files_that_are_read_as_they_are(form: str, tmp_path: Path) -> None:
     paths = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
     for path in paths:
         path.write_bytes(path.name.encode())
     given: Any = {
         "list": (paths, ["cat", "dog"]),
+        "tuple": (tuple(paths), ("cat", "dog")),
         "array": (np.array([str(path) for path in paths]), np.array(["cat", "dog"])),
         "pairs": list(zip(paths, ["cat", "dog"], strict=True)),
     }[form]
@@ -235,6 +236,7 @@ def test_the_pixels_read_are_the_pixels_given(channels: int) -> None:
     [
         ((images(4)[0] / 255, images(4)[1]), r"^train: images must be .* uint8 .*float64"),
         ((images(4)[0][..., 0], images(4)[1]), "^train: images must be "),
+        (images(4)[0], r"^train: must be images and their labels, .* such pairs, got ndarray$"),
         ((images(4)[0], images(3)[1]), "^train: there must be one label an image"),
         ((images(4)[0], np.eye(2)[images(4)[1]]), "^train: there must be one label an image"),
         ((images(4)[0], images(4)[1] + 1), "^train image 1: the label must be one of clear, dense"),

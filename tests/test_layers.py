@@ -63,6 +63,10 @@ class TestTheStudysModel:
 
 
 class TestRanges:
+    def test_text_is_for_parse(self) -> None:
+        with pytest.raises(TypeError, match=r"^needs numbers, got '19-22'; LayerRange\.parse"):
+            LayerRange("19-22")  # type: ignore[arg-type]  # wrong on purpose
+
     @pytest.mark.parametrize(
         ("text", "first", "last"),
         [

@@ -33,6 +33,18 @@ def computed(loss: tlkit.Loss, logits: Floats, labels: Any, counts: Any = COUNTS
     return np.asarray(function(labels, keras.activations.softmax(tf.constant(logits))))
 
 
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.1), Focal(), LogitAdjusted()], ids=str
+)
+def test_keras_own_fit_takes_them(loss: tlkit.Loss) -> None:
+    features, labels = np.ones((4, 2), np.float32), np.array([0, 1, 2, 0])
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    model.compile(keras.optimizers.SGD(0.0), loss.build(COUNTS))
+    found = model.fit(features, labels, batch_size=4, verbose=0).history["loss"][0]
+    logits = features @ model.get_weights()[0]
+    assert found == pytest.approx(computed(loss, logits, labels).mean(), rel=1e-5)
+
+
 def log_softmax(logits: Floats) -> Floats:
     above = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(above - np.log(np.exp(above).sum(axis=1, keepdims=True)))

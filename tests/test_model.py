@@ -280,6 +280,9 @@ def test_without_a_cut_the_tail_is_the_model() -> None:
         ("4-5", {"scores": 1, "flatten": 1}),
         ("4–5", {"scores": 1, "flatten": 1}),
         ("5", {"scores": 1}),
+        (5, {"scores": 1}),
+        ([4, 5], {"flatten": 1, "scores": 1}),
+        ({5: 0.5}, {"scores": 0.5}),
         (LayerRange(5), {"scores": 1}),
         ("scores", {"scores": 1}),
         ("block?_conv", {"block1_conv": 1, "block2_conv": 1}),
@@ -381,6 +384,47 @@ def test_training_nothing_is_an_error(train: Any) -> None:
 def test_a_rate_that_is_no_rate_is_an_error(rate: float) -> None:
     with pytest.raises(ValueError, match=r"^rates must be finite and at least 0"):
         tlkit.freeze(flat(), train={"1-5": 1.0, "scores": rate})
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "error", "message"),
+    [
+        (flat, {"train": 1.5}, TypeError, r"^train: must be a range, .* got 1\.5$"),
+        (flat, {"train": [True]}, TypeError, r"^train: must be a range, .* got \{True: 1\.0\}$"),
+        (
+            flat,
+            {"train": {"scores": "1"}},
+            TypeError,
+            r"^train: the rate of 'scores' must be a num",
+        ),
+        (
+            flat,
+            {"train": "5", "batch_norm": "held"},
+            ValueError,
+            r"^batch_norm: must be one of inf",
+        ),
+        (
+            lambda: "vgg16",
+            {"train": "5"},
+            TypeError,
+            r"^model: must be a Keras model, got 'vgg16'$",
+        ),
+        (keras.Sequential, {"train": "5"}, ValueError, r"^model: must be functional or Sequential"),
+        (keras.Model, {"train": "5"}, ValueError, r"^model: must be functional or Sequential and"),
+    ],
+)
+def test_what_is_no_model_or_no_choice_is_an_error(
+    model: Any, asked: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        tlkit.freeze(model(), **asked)
+
+
+def test_an_optimizer_may_be_named() -> None:
+    frozen = tlkit.freeze(flat(), train={"scores": 0.1})
+    assert frozen.scale("sgd").get_config() == frozen.scale(keras.optimizers.SGD()).get_config()
+    with pytest.raises(ValueError, match=r"^Could not interpret optimizer identifier: nothing$"):
+        frozen.scale("nothing")
 
 
 def test_an_error_leaves_the_model_as_it_was() -> None:

@@ -62,9 +62,9 @@ class Classifier:
             the model itself is as it was.
     """
 
-    model: keras.Model
+    model: keras.Model = field(repr=False)
     classes: tuple[str, ...]
-    experiment: Experiment
+    experiment: Experiment = field(repr=False)
     extractor: Extractor = field(repr=False)
     stand_in: str = ""
     calibrator: Calibrator = field(factory=lambda: _no_calibrator())

@@ -120,6 +120,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classes, numbers = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y: needs two classes or more, got {len(classes)} class")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "validation_fraction: must be above 0 and below 1, "
+                f"got {self.validation_fraction!r}"
+            )
         seed = self.random_state
         if not isinstance(seed, int):
             seed = int(check_random_state(seed).randint(2**31 - 1))

@@ -218,7 +218,13 @@ def _pairs(split: str, given: Images | None) -> Iterator[tuple[npt.NDArray[np.ui
 
     if given is None:
         return
-    for images, labels in [given] if _is_one_pair(given) else given:
+    for pair in [given] if _is_one_pair(given) else given:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise DataError(
+                f"{split}: must be images and their labels, (images, labels), or an iterable of "
+                f"such pairs, got {type(given).__name__}"
+            )
+        images, labels = pair
         labels = np.asarray(labels)
         paths = _paths(images)
         if paths is None:
@@ -245,7 +251,9 @@ def _is_one_pair(given: Any) -> bool:
     """Tell images and labels from a tuple of two such pairs."""
     if not (isinstance(given, tuple) and len(given) == 2):
         return False
-    return hasattr(given[0], "shape") or isinstance(given[0], list)
+    first = given[0]
+    paths = isinstance(first, tuple) and all(isinstance(one, str | Path) for one in first)
+    return hasattr(first, "shape") or isinstance(first, list) or paths
 
 
 def _paths(images: Any) -> list[Path] | None:
@@ -254,7 +262,7 @@ def _paths(images: Any) -> list[Path] | None:
         return [Path(images)]
     if getattr(getattr(images, "dtype", None), "kind", "") == "U":
         images = images.tolist()
-    if isinstance(images, list) and all(isinstance(one, str | Path) for one in images):
+    if isinstance(images, list | tuple) and all(isinstance(one, str | Path) for one in images):
         return [Path(one) for one in images]
     return None
 

@@ -36,6 +36,8 @@ class LayerRange:
     last: int | None = None
 
     def __attrs_post_init__(self) -> None:
+        if isinstance(self.first, str):
+            raise TypeError(f"needs numbers, got {self.first!r}; LayerRange.parse reads text")
         if self.first < 1:
             raise ValueError(f"layer {self.first} is the input, the first layer is 1")
         if self.last is not None and self.last < self.first:

@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import linecache
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -279,8 +280,12 @@ def _origin(point: EntryPoint) -> str:
 
 
 def _file(part: type) -> str:
+    """Return a class's file and line; not by `inspect`, which parses the whole file each time."""
     try:
-        line = inspect.getsourcelines(part)[1]
-        return f"{Path(inspect.getfile(part)).name}:{line}"
+        file = inspect.getfile(part)
     except (OSError, TypeError):  # defined at a prompt
         return ""
+    begins = re.compile(rf"\s*class {part.__name__}\b")
+    lines = enumerate(linecache.getlines(file), start=1)
+    line = next((f":{number}" for number, text in lines if begins.match(text)), "")
+    return f"{Path(file).name}{line}"

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tlkit.cache import FeatureCache, default_folder
 from tlkit.config.experiment import Experiment
@@ -65,12 +65,12 @@ class Run:
     """
 
     folder: Path
-    experiment: Experiment
-    plan: Plan
-    history: tuple[Epoch, ...]
+    experiment: Experiment = field(repr=False)
+    plan: Plan = field(repr=False)
+    history: tuple[Epoch, ...] = field(repr=False)
     last: Scored
     best: Scored
-    model: keras.Model
+    model: keras.Model = field(repr=False)
 
     @property
     def kept(self) -> Scored:

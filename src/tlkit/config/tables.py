@@ -55,6 +55,9 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: If an expression is not one TOML assignment, or two set the same key.
     """
+    if isinstance(overrides, str | Mapping):
+        message = f"must be a list such as ['fit.epochs=3'], got {overrides!r}"
+        raise ConfigError([Problem("overrides", message)])
     problems: list[Problem] = []
     seen: set[tuple[str, ...]] = set()
     for text in overrides:

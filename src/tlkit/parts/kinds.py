@@ -221,8 +221,10 @@ class Freeze(ABC):
         held = [holds_batch_norm(self.batch_norm, layer.block) for _, layer in layers]
         stages = tuple(Stage(s.epochs, _hold_batch_norm(layers, s.rates, held)) for s in stages)
         for stage in stages:
-            if not all(math.isfinite(rate) and rate >= 0 for rate in stage.rates):
-                raise ValueError(f"rates must be finite and at least 0, got {stage.rates}")
+            for rate, (_, layer) in zip(stage.rates, layers, strict=True):
+                if not (math.isfinite(rate) and rate >= 0):
+                    what = f"rates must be finite and at least 0, got {rate} for {layer.name!r}"
+                    raise ValueError(what)
             if layers.trainable_params(stage.rates) == 0:
                 raise ValueError(f"nothing would be trained\n{layers.render(stage.rates)}")
         return stages

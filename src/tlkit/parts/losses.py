@@ -38,6 +38,13 @@ def logits_of(probabilities: tf.Tensor) -> tf.Tensor:
     return tf.cast(logits, tf.float32)
 
 
+def numbers_of(labels: tf.Tensor) -> tf.Tensor:
+    """Return class numbers as `(batch,)` int32; Keras's own `fit` hands them on as floats."""
+    import tensorflow as tf
+
+    return tf.cast(tf.reshape(labels, [-1]), tf.int32)
+
+
 def cross_entropy(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
     """Return each image's plain cross-entropy, `(batch,)`."""
     return _from_logits(labels, logits_of(probabilities))
@@ -46,7 +53,7 @@ def cross_entropy(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
 def _from_logits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(numbers_of(labels), logits)
 
 
 @registries.losses.register("cross_entropy")
@@ -70,7 +77,8 @@ class CrossEntropy(Loss):
             import tensorflow as tf
 
             spread = self.label_smoothing / len(counts)
-            targets = tf.one_hot(labels, len(counts), 1 - self.label_smoothing + spread, spread)
+            right = 1 - self.label_smoothing + spread
+            targets = tf.one_hot(numbers_of(labels), len(counts), right, spread)
             return tf.nn.softmax_cross_entropy_with_logits(targets, logits_of(probabilities))
 
         return smoothed
@@ -97,7 +105,8 @@ class Focal(Loss):
             import tensorflow as tf
 
             logits = logits_of(probabilities)
-            others = tf.where(tf.one_hot(labels, len(counts), True, False), -math.inf, logits)
+            right = tf.one_hot(numbers_of(labels), len(counts), True, False)
+            others = tf.where(right, -math.inf, logits)
             # log(1 - p) from the logits: 1 - p itself is 0 for a certain answer, where a power
             # below 1 has an infinite slope.
             log_rest = tf.reduce_logsumexp(others, axis=1) - tf.reduce_logsumexp(logits, axis=1)

@@ -68,7 +68,7 @@ class ClassScores:
     auroc: float | None = None
     average_precision: float | None = None
     support: int
-    intervals: Mapping[str, Interval | None] = field(factory=dict)
+    intervals: Mapping[str, Interval | None] = field(factory=dict, repr=False)
 
 
 @frozen(kw_only=True)
@@ -101,10 +101,10 @@ class Scores:
     log_loss: float | None = None
     brier: float | None = None
     calibration_error: float | None = None
-    per_class: dict[str, ClassScores]
+    per_class: dict[str, ClassScores] = field(repr=False)
     confusion: tuple[tuple[int, ...], ...]
-    intervals: Mapping[str, Interval | None] = field(factory=dict)
-    resampling: Resampling | None = None
+    intervals: Mapping[str, Interval | None] = field(factory=dict, repr=False)
+    resampling: Resampling | None = field(default=None, repr=False)
 
     @property
     def few(self) -> dict[str, int]:

@@ -11,14 +11,13 @@ from attrs import frozen
 
 from tlkit.errors import PartError
 from tlkit.graph import BLOCK, layer_table, leaves
-from tlkit.layers import LayerRange, LayerTable
+from tlkit.layers import LayerTable
 from tlkit.parts.kinds import Backbone, BatchNorm, Freeze, Head, Stage, holds_batch_norm
 from tlkit.parts.optimizers import scaled
 from tlkit.plan.plan import model_layers, seed_for
 from tlkit.train import litter
 
 ENOUGH_EPOCHS = 1000  # so that a policy in stages has them all when only its first is asked for
-Selectors = str | LayerRange | Sequence[str] | Mapping[str, float]
 
 
 @contextmanager
@@ -106,16 +105,18 @@ class Frozen:
     rates: tuple[float, ...]
     variable_rates: tuple[float, ...]
 
-    def scale(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-        """Return a fresh optimizer like the given one that learns at each layer's rate."""
-        return scaled(optimizer, self.variable_rates)
+    def scale(self, optimizer: keras.optimizers.Optimizer | str) -> keras.optimizers.Optimizer:
+        """Return a fresh optimizer like the given one, or of that name, with each layer's rate."""
+        return scaled(keras.optimizers.get(optimizer), self.variable_rates)
 
     def __str__(self) -> str:
         return self.layers.render(self.rates)
 
 
-def freeze(model: keras.Model, train: Selectors | Freeze, batch_norm: BatchNorm) -> Frozen:
-    """Freeze all layers but the chosen ones; see `tlkit.freeze`."""
+def freeze(
+    model: keras.Model, train: Mapping[str, float] | Freeze, batch_norm: BatchNorm
+) -> Frozen:
+    """Freeze all layers but those chosen by a policy, or by selectors with their rates."""
     layers = layer_table(model)
     if isinstance(train, Freeze):
         policy = train
@@ -135,12 +136,9 @@ class _Chosen(Freeze):
         return (Stage(epochs, self.rates),)
 
 
-def _chosen(layers: LayerTable, train: Selectors) -> tuple[float, ...]:
-    if isinstance(train, str | LayerRange):
-        train = [str(train)]
-    chosen = train if isinstance(train, Mapping) else dict.fromkeys(train, 1.0)
+def _chosen(layers: LayerTable, train: Mapping[str, float]) -> tuple[float, ...]:
     rates = [0.0] * len(layers)
-    for selector, rate in chosen.items():
+    for selector, rate in train.items():
         for number in layers.select(selector):
             rates[number - 1] = float(rate)
     return tuple(rates)
