@@ -422,7 +422,7 @@ def test_what_is_no_model_or_no_choice_is_an_error(
 
 def test_an_optimizer_may_be_named() -> None:
     frozen = tlkit.freeze(flat(), train={"scores": 0.1})
-    assert frozen.scale("sgd").get_config() == frozen.scale(keras.optimizers.SGD()).get_config()
+    assert type(frozen.scale("sgd")) is type(frozen.scale(keras.optimizers.SGD()))
     with pytest.raises(ValueError, match=r"^Could not interpret optimizer identifier: nothing$"):
         frozen.scale("nothing")
 
