@@ -111,14 +111,26 @@ def test_what_keras_3_writes_of_a_trained_model_is_read_back(tmp_path: Path) -> 
         ),
         (
             lambda named: named.update({"block1_conv1/bias": np.zeros(3, np.float32)}),
-            r"block1_conv1/bias has shape \(3,\), expected \(2,\)$",
+            r"file\.h5: block1_conv1/bias has shape \(3,\), expected \(2,\)$",
+        ),
+        (
+            lambda named: named.update({name: np.zeros(9, np.float32) for name in named}),
+            r"expected \(3, 3, 3, 2\); block1_conv1/bias has .*; .*; .* and 6 more$",
         ),
         (
             lambda named: named["block1_conv2/kernel"].__setitem__((0, 0, 0, 0), np.nan),
             r"block1_conv2/kernel has values that are not finite$",
         ),
     ],
-    ids=["one missing", "one too many", "one renamed", "six missing", "wrong shape", "not finite"],
+    ids=[
+        "one missing",
+        "one too many",
+        "one renamed",
+        "six missing",
+        "wrong shape",
+        "all shapes wrong",
+        "not finite",
+    ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_loaded(
     change: Callable[[dict[str, Floats]], object], message: str
@@ -217,7 +229,19 @@ def test_without_keras_home_the_place_is_the_users(monkeypatch: pytest.MonkeyPat
 def test_a_file_with_a_wrong_hash_is_an_error_and_is_not_kept(server: Any, home: Path) -> None:
     with pytest.raises(tlkit.WeightsError, match=r"has MD5 \w+, expected \w+") as caught:
         fetch(remote(f"{server.url}/wrong.h5", b"what was expected"))
+    assert str(caught.value).startswith(f"{server.url}/wrong.h5: ")
     assert not isinstance(caught.value, NotAvailableError)
+    assert files_below(home) == []
+
+
+def test_a_page_in_place_of_a_file_without_a_published_hash_is_not_kept(
+    server: Any, home: Path
+) -> None:
+    """What the login page of a network answers to everything."""
+    url = f"{server.url}/good.h5"
+    message = rf"^{url}: is no HDF5 file, it begins with b'what a server s'$"
+    with pytest.raises(tlkit.WeightsError, match=message):
+        fetch(RemoteFile(url, ""))
     assert files_below(home) == []
 
 

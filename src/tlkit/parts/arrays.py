@@ -19,6 +19,7 @@ from tlkit.registry import nearest
 if TYPE_CHECKING:
     import numpy as np
 
+HDF5 = b"\x89HDF\r\n\x1a\n"  # what its files begin with
 KERAS_3_OPTIMIZER = "optimizer/"  # a trained model's file has its optimizer's arrays too
 # Weights hardly compress: what declares more than this is a bomb, unless it is small anyway, such
 # as a bias of zeros.
@@ -81,7 +82,7 @@ def read_arrays(path: Path, skip: Sequence[str] = ()) -> Arrays:
             f"{path}: is a pointer or a web page, not weights; fetch the file itself"
         )
     order: tuple[str, ...] = ()
-    if content[:8] == b"\x89HDF\r\n\x1a\n":
+    if content.startswith(HDF5):
         named, order = _read_h5(path, content, tuple(skip))
     elif path.suffix == ".safetensors":
         arrays = unpack_safetensors(path, content)

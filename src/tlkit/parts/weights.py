@@ -15,7 +15,7 @@ from attrs import frozen
 from tlkit.errors import WeightsError
 from tlkit.files import beside
 from tlkit.graph import named_weights
-from tlkit.parts.arrays import Arrays
+from tlkit.parts.arrays import HDF5, Arrays
 from tlkit.parts.kinds import WeightsSource
 
 if TYPE_CHECKING:
@@ -116,14 +116,15 @@ def assign(model: keras.Model, arrays: Arrays) -> None:
             f"{arrays.path}: does not fit {model.name}; "
             f"missing in the file: {_some(lacking)}; only in the file: {_some(surplus)}"
         )
-    for name, variable in variables.items():
-        array = named[name]
-        if tuple(array.shape) != tuple(variable.shape):
-            raise WeightsError(
-                f"{arrays.path}: {name} has shape {tuple(array.shape)}, "
-                f"expected {tuple(variable.shape)}"
-            )
-        if not _finite(array):
+    unlike = [
+        f"{name} has shape {tuple(named[name].shape)}, expected {tuple(variable.shape)}"
+        for name, variable in variables.items()
+        if tuple(named[name].shape) != tuple(variable.shape)
+    ]
+    if unlike:
+        raise WeightsError(f"{arrays.path}: {_some(unlike, '; ')}")
+    for name in variables:
+        if not _finite(named[name]):
             raise WeightsError(f"{arrays.path}: {name} has values that are not finite")
     for name, variable in variables.items():
         variable.assign(named[name])
@@ -139,9 +140,9 @@ def _by_variable_name(model: keras.Model, named: Mapping[str, Any]) -> Mapping[s
     return {names.get(key, key): array for key, array in named.items()}
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str], joint: str = ", ") -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more if names else "nothing"
+    return joint.join(names[:4]) + more if names else "nothing"
 
 
 def _finite(array: np.ndarray[Any, Any]) -> bool:
@@ -229,14 +230,19 @@ def _store(remote: RemoteFile, chunks: Iterable[bytes]) -> Path:
 
 
 def _checked(remote: RemoteFile, path: Path) -> Path:
+    """Return the path of a file that is what it should be, in its place or just fetched."""
     kind = "sha256" if len(remote.checksum) == 64 else "md5"
+    in_place = path == remote.path
+    where, way_out = (str(path), "; delete it or replace it") if in_place else (remote.url, "")
     try:
-        found = hashlib.new(kind, path.read_bytes(), usedforsecurity=False).hexdigest()
+        content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{short(path)}: cannot be read: {error.strerror}") from None
+    found = hashlib.new(kind, content, usedforsecurity=False).hexdigest()
     if remote.checksum and found != remote.checksum:
         raise WeightsError(
-            f"{path}: has {kind.upper()} {found}, expected {remote.checksum}; "
-            "delete it or replace it"
+            f"{where}: has {kind.upper()} {found}, expected {remote.checksum}{way_out}"
         )
+    if not remote.checksum and not content.startswith(HDF5):  # a network's login page, say
+        raise WeightsError(f"{where}: is no HDF5 file, it begins with {content[:15]!r}{way_out}")
     return path
