@@ -343,9 +343,12 @@ def test_ctrl_c_ends_with_130(tlkit_command: CommandLine, monkeypatch: pytest.Mo
     assert tlkit_command("lr-find", "quick.toml").code == 130
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "keras_cv_resnet"])
+def test_layers_are_numbered_without_naming_weights(tlkit_command: CommandLine, name: str) -> None:
+    assert "parameters" in tlkit_command("layers", name, "--image-size", "32").out
+
+
 def test_layers_prints_the_study_s_table(tlkit_command: CommandLine) -> None:
-    for name in ("mobilenet_v2", "keras_cv_resnet"):  # the latter's weights have no default
-        assert "parameters" in tlkit_command("layers", name, "--image-size", "32").out
     done = tlkit_command("layers", "vgg16", "--head", "flatten_dense", "--classes", "3")
     rows = done.out.splitlines()
     assert len(rows) == 24
@@ -359,6 +362,22 @@ def test_list_and_info_tell_the_same_parts(tlkit_command: CommandLine) -> None:
         assert part["target"] in tlkit_command("info", part["name"]).out
     assert {part["kind"] for part in parts} == {kind for kind, _ in tlkit.registries.items()}
     assert "pooled" not in tlkit_command("list", "heads", "flat*").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["heads", "pool"], "heads: no part matches 'pool'; did you mean 'pooled'? known: cosine,"),
+        (["backbones", "effnet*"], "backbones: no part matches 'effnet*'; known: convnext_base, "),
+        (["--json", "heads", "x*"], "heads: no part matches 'x*'; known: cosine, flatten_dense, "),
+    ],
+)
+def test_a_pattern_that_no_part_matches_is_told(
+    tlkit_command: CommandLine, arguments: list[str], message: str
+) -> None:
+    done = tlkit_command("list", *arguments)
+    assert (done.code, done.out) == (6, "")
+    assert done.err.startswith(message)
 
 
 def test_info_of_an_unknown_name_suggests_one(tlkit_command: CommandLine) -> None:

@@ -131,6 +131,13 @@ def test_the_comments_say_of_every_key_what_its_docstring_says() -> None:
                     assert " ".join(key.meaning.split()) in prose, key.name
 
 
+def test_what_is_set_stands_before_what_could_be() -> None:
+    for text in starters():
+        for table in re.split(r"(?m)^\[", text)[1:]:
+            lines = re.findall(r"(?m)^(# )?\w+ = ", table)
+            assert lines == sorted(lines), table
+
+
 def test_a_key_in_a_comment_has_the_value_shown() -> None:
     """With the # taken away from every one of them it is the same experiment."""
     for text in starters():

@@ -71,6 +71,10 @@ def list_parts(
         for part in registry.names()
         if fnmatchcase(part, pattern)
     ]
+    if not found:
+        searched = [part for name in kinds if kind in {None, name} for part in kinds[name].names()]
+        what = f"no part matches {pattern!r}{suggest(pattern, dict.fromkeys(searched))}"
+        raise tlkit.UnknownPart(f"{kind}: {what}" if kind else what)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

@@ -20,7 +20,6 @@ from tlkit.config.fields import hints, keys
 from tlkit.config.keys import describe_keys
 from tlkit.config.structure import unstructure
 from tlkit.config.sweep import SweepTable
-from tlkit.errors import PartError
 from tlkit.parts.kinds import registries
 from tlkit.registry import Registry
 from tlkit.rules import schema_of
@@ -57,7 +56,8 @@ def _sweep() -> Schema:
     """Return the schema of the table `[sweep]`, which `tlkit sweep` alone reads."""
     record = _record(SweepTable)
     several = {"type": "object", "description": "Keys as for --set; a list is several values."}
-    return {**record, "properties": {**record["properties"], "set": several}}
+    said = {"description": "Many runs: each combination of values with each seed; `tlkit sweep`."}
+    return {**record, **said, "properties": {**record["properties"], "set": several}}
 
 
 def _kind(registry: Registry[Any], broken: list[str]) -> Schema:
@@ -74,21 +74,26 @@ def _kind(registry: Registry[Any], broken: list[str]) -> Schema:
         except Exception as error:  # whatever is wrong with one package, the schema is for all
             if registry.find(name).source == "tlkit":
                 raise
-            what = (
-                str(error) if isinstance(error, PartError) else f"{registry.kind} {name!r}: {error}"
-            )
-            broken.append(what)
-    named = {"enum": [choice["properties"]["name"]["const"] for choice in choices]}
+            part = f"{registry.kind} {name!r}: "
+            broken.append(part + str(error).removeprefix(part))
+    named = {
+        "enum": [choice["properties"]["name"]["const"] for choice in choices],
+        "description": f"Which {registry.kind}; `tlkit list` tells of each.",
+        **({"default": default} if default else {}),
+    }
     # `enum` beside the choices: a wrong name is then one short complaint and not one a choice.
     return {"type": "object", "properties": {"name": named}, "oneOf": choices}
 
 
 def _part(name: str, cls: type, needs_name: bool) -> Schema:
     record = _record(cls)
-    summary = (cls.__doc__ or "").strip().partition("\n")[0]
-    properties = {"name": {"const": name, "description": summary}, **record["properties"]}
+    properties = {"name": {"const": name, "description": _summary(cls)}, **record["properties"]}
     required = ["name"] * needs_name + record["required"]
     return {"title": name, **record, "properties": properties, "required": required}
+
+
+def _summary(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
 def _record(cls: type) -> Schema:

@@ -116,9 +116,9 @@ def starter(data: Path | None, out: Path) -> str:
 
 
 def _keys(cls: type, table: Table) -> list[str]:
-    """Return each key of a table below what it means; unset ones and defaults as comments."""
+    """Return each key of a table below what it means: those that are set, then as comments."""
     lines: list[str] = []
-    for key in describe_keys(cls):
+    for key in sorted(describe_keys(cls), key=lambda key: key.name not in table):
         lines += ["", *_comment(key.meaning)]
         if key.name in table:
             lines.append(f"{key.name} = {_toml(table[key.name])}")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from attrs import frozen
+from jsonschema import Draft202012Validator
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "plugin"
@@ -121,7 +122,10 @@ def test_its_parts_are_listed_before_the_package_is_imported(environment: Enviro
 
 
 def test_its_keys_are_in_the_schema(environment: Environment) -> None:
-    kinds = json.loads(environment.run("tlkit", "schema"))["$defs"]
+    schema = json.loads(environment.run("tlkit", "schema"))
+    example = tomllib.loads((EXAMPLE / "example.toml").read_text())
+    assert list(Draft202012Validator(schema).iter_errors(example)) == []
+    kinds = schema["$defs"]
     for kind, name in PARTS.items():
         (choice,) = (choice for choice in kinds[kind]["oneOf"] if choice["title"] == name)
         own = {key for key, said in choice["properties"].items() if said.get("description")}
