@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +24,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # TensorFlow's first call takes seconds
 )
 settings.load_profile("tlkit")
+
+
+KERAS_CV = re.compile(r"keras_?cv|augmix|gridmask|randaugment", re.IGNORECASE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is about KerasCV, which the tests' names say, where it is not installed."""
+    if importlib.util.find_spec("keras_cv") is None:
+        for item in items:
+            if KERAS_CV.search(item.nodeid):
+                item.add_marker(pytest.mark.skip(reason="needs keras-cv"))
 
 
 @pytest.fixture(scope="session", autouse=True)

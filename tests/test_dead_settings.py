@@ -179,7 +179,13 @@ ONE_CLASS = {
     model.name for family in FAMILIES for model in family.models if model.name != "mobilenet_v2"
 }
 HUB = importlib.util.find_spec("keras_hub") is not None
-ABSENT = set() if HUB else {"keras_hub"}  # parts of an extra that is not installed
+CV = importlib.util.find_spec("keras_cv") is not None
+# Parts of packages that are not installed.
+ABSENT = {
+    name
+    for name in registries.backbones.names()
+    if (name == "keras_hub" and not HUB) or (name.startswith("keras_cv") and not CV)
+}
 
 
 def all_keys() -> Iterator[str]:

@@ -20,6 +20,7 @@ import tlkit
 from tlkit.parts.keras_cv_augmentations import AugMix, GridMask, KerasCV, RandAugment
 from tlkit.train.stage import augmentation_keys
 
+ROOT = Path(__file__).parent.parent
 NAMES = ("augmix", "gridmask", "randaugment")
 EXPERIMENT = """
 data = {{ name = "phantom", train = 6, val = 3, test = 3, image_px = 32 }}
@@ -193,6 +194,21 @@ def test_without_kerascv_everything_else_works(tmp_path: Path) -> None:
     done = blocked(tmp_path, "run", "exp.toml", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_without_kerascv_the_tests_of_all_other_parts_pass() -> None:
+    files = ("contracts", "augmentations", "dead_settings", "schema", "registry", "cli", "starter")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "tests.without_keras_cv"]
+        + [f"tests/test_{name}.py" for name in files],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "needs keras-cv" in done.stdout  # it was not there
 
 
 def test_used_without_kerascv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

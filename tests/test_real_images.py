@@ -51,15 +51,21 @@ def test_frozen_layers_stay_and_the_others_learn(
     name: str, batch_norm: str, some: Path, tmp_path: Path
 ) -> None:
     backbone = {"name": name, "weights": "none", "image_size": SIZES[name]}
-    blocks = structure(tlkit.Experiment, {"backbone": backbone, "data": {"name": "phantom"}})
-    last = blocks.backbone.layers().blocks[-1]
+    built = structure(tlkit.Experiment, {"backbone": backbone, "data": {"name": "phantom"}})
+    table = built.backbone.layers()
+    last = table.blocks[-1]
+    # The same layers by the block's name, or by their numbers as `tlkit layers` shows them.
+    freeze = {"name": "layer_names", "train": [last, "head"]}
+    if batch_norm == "train":
+        first = min(number for number, row in table if row.block == last)
+        freeze = {"name": "layer_range", "train": f"{first}-"}
     experiment = structure(
         tlkit.Experiment,
         {
             "data": {"name": "folder", "path": str(some)},
             "backbone": backbone,
             "head": {"name": "pooled"},
-            "freeze": {"name": "layer_names", "train": [last, "head"], "batch_norm": batch_norm},
+            "freeze": {**freeze, "batch_norm": batch_norm},
             "fit": {"epochs": 1, "batch_size": 8},
         },
     )
