@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from attrs import frozen
 
 import tlkit
 from tlkit.errors import FieldError
@@ -78,6 +81,32 @@ def test_a_misspelt_class_gets_the_nearest_and_the_whole_list() -> None:
     )
     with pytest.raises(FieldError, match=message):
         Fixed(weights={"normal": 1, "pneumonia": 1, "covid19": 12}).for_counts(COUNTS)
+
+
+@frozen(kw_only=True)
+class Given(tlkit.ClassWeights):
+    """Gives what it was given."""
+
+    found: Any
+
+    def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
+        return self.found  # type: ignore[no-any-return]  # somebody's mistake
+
+
+@pytest.mark.parametrize(
+    "found", [None, [1, 1], {}, {"a": 1}, {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 0},
+              {"a": 1, "b": math.inf}, {"a": 1, "b": math.nan}, {"a": 1, "b": "2"}]
+)  # fmt: skip
+def test_what_is_no_weight_for_each_class_is_refused(found: Any) -> None:
+    message = "^its `for_counts` must give a finite weight above 0 for each of a, b, got "
+    with pytest.raises(ValueError, match=message + re.escape(repr(found))):
+        Given(found=found).planned({"a": 1, "b": 2})
+
+
+def test_planned_weights_are_plain_numbers_in_the_order_of_the_classes() -> None:
+    found = Given(found={"b": np.float32(0.5), "a": 2}).planned({"a": 1, "b": 2})
+    assert list(found.items()) == [("a", 2.0), ("b", 0.5)]
+    assert {type(weight) for weight in found.values()} == {float}
 
 
 class TestFromLabels:

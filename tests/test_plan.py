@@ -10,8 +10,8 @@ import pytest
 from attrs import evolve
 
 from tlkit.config.experiment import Experiment, Fit, Origin, Reference
-from tlkit.errors import ConfigError
-from tlkit.layers import LayerRange
+from tlkit.errors import ConfigError, PartError
+from tlkit.layers import LayerRange, LayerTable
 from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import Gradual, HeadOnly, HeadThen, TrainAll, TrainNames, TrainRange
@@ -251,6 +251,30 @@ def test_stages_are_planned_one_by_one() -> None:
     plan = make_plan(evolve(EXPERIMENT, freeze=TwoPhases()), splits())
     found = [(s.stage.epochs, s.cut, s.trainable_params, s.xla) for s in plan.stages]
     assert found == [(1, 18, 26_743_811, True), (11, 0, 41_458_499, False)]
+
+
+@pytest.mark.parametrize("found", [None, [(12, (1.0,) * 22)], 3])
+def test_what_a_policy_gives_must_be_stages(found: Any) -> None:
+    class Wrong(TrainAll):
+        """Gives something else."""
+
+        def stages(self, layers: Any, epochs: int) -> tuple[Stage, ...]:
+            return found  # type: ignore[no-any-return]  # somebody's mistake
+
+    with pytest.raises(ConfigError, match=r"freeze: its `stages` must give a tuple of Stage, got"):
+        make_plan(evolve(EXPERIMENT, freeze=Wrong()), splits())
+
+
+@pytest.mark.parametrize("found", [None, [], LayerTable(())])
+def test_what_backbone_and_head_give_must_be_layers(found: Any) -> None:
+    class NoTable(Pooled):
+        """Gives something else."""
+
+        def layers(self, features: Any, classes: int) -> LayerTable:
+            return found  # type: ignore[no-any-return]  # somebody's mistake
+
+    with pytest.raises(PartError, match=r"^NoTable: its `layers` must give a LayerTable of a row"):
+        make_plan(evolve(EXPERIMENT, head=NoTable()), splits())
 
 
 def test_the_stages_epochs_are_numbered_through() -> None:

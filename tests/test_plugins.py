@@ -185,22 +185,80 @@ class TestMistakes:
             ("import no_such_package", r":1: ModuleNotFoundError: No module named 'no_such_pa"),
             ("def f():\n    raise ValueError('no')\n\nf()", r":2: ValueError: no"),
             (MINE + "\nraise ValueError('after the part')", r":\d+: ValueError: after the part"),
-            (MINE.replace('"mine"', '"none"'), r": DuplicatePart: .* 'none': the name is taken by"),
+            (
+                MINE.replace('"mine"', '"none"'),
+                r":10: .* 'none': the name is taken by tlkit\.\S+, got mine\.py:Mine; choose",
+            ),
             (
                 MINE + MINE[35:].replace("Mine", "Two"),
-                r": DuplicatePart: .* 'mine': the name is taken",
+                r": .* 'mine': the name is taken by mine\.py:Mine, got mine\.py:Two",
             ),
+            (
+                MINE.replace("def for_counts", "def for_count"),
+                r":10: .* 'mine': mine\.py:Mine lacks what every ClassWeights .*: for_counts$",
+            ),
+            (
+                MINE.replace("@attrs.frozen(kw_only=True)", ""),
+                r":10: .*, got mine\.py:Mine; put the",
+            ),
+            ("import study", r":1: ModuleNotFoundError: No module named 'study'$"),
+            ("from beside import x", r":1: .* 'beside'; a plugin file stands alone"),
+            # This file alone is without `from __future__ import annotations`.
+            (MINE[36:].replace(": float", ": flaot"), r": NameError: name 'flaot' is not defined"),
         ],
     )
     def test_a_file_that_fails_is_named_with_the_line(
         self, study: Path, source: str, message: str
     ) -> None:
         (study.parent / "mine.py").write_text(source)
+        (study.parent / "beside.py").write_text("x = 1")
         for _ in range(2):  # nothing of the first attempt is left
             with pytest.raises(tlkit.PartError, match=rf"/mine\.py.*{message}") as error:
                 load_experiment(study)
             assert error.value.exit_code == 6
         assert not [name for name in sys.modules if name.endswith(sha256(study.parent / "mine.py"))]
+
+    @pytest.mark.parametrize(
+        ("hint", "message"),
+        [
+            ("list[float]", r"the type list\[float\]; what a key may have: bool, int"),
+            ("tuple[float, float]", r"the type tuple\[float, float\]; what"),
+            ("complex", r"^Mine: the key weight cannot have the type complex; what"),
+            ("'flaot'", r"^Mine: name 'flaot' is not defined; its keys' types must be known$"),
+        ],
+    )
+    def test_a_type_that_no_key_can_have_is_named(
+        self, study: Path, hint: str, message: str
+    ) -> None:
+        (study.parent / "mine.py").write_text(MINE.replace(": float", f": {hint}"))
+        with pytest.raises(tlkit.PartError, match=message):
+            load_experiment(study)
+
+    def test_what_a_part_raises_at_work_is_told_with_its_line(
+        self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = MINE.replace("return dict.fromkeys(counts, self.weight)", "return {}[counts]")
+        (study.parent / "mine.py").write_text(source)
+        line = 1 + source[: source.index("return {}")].count("\n")
+        monkeypatch.setattr("sys.argv", ["tlkit", "check", str(study)])
+        with pytest.raises(SystemExit, match="6"):
+            main()
+        said = f"{study.parent / 'mine.py'}:{line}: TypeError: "
+        assert capsys.readouterr().err.startswith(said)
+        monkeypatch.setattr("sys.argv", ["tlkit", "--debug", "check", str(study)])
+        with pytest.raises(TypeError, match="unhashable"):
+            main()
+
+    def test_a_mistake_of_tlkits_own_is_not_laid_at_a_parts_door(
+        self, study: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("tlkit.check", fail)
+        monkeypatch.setattr("sys.argv", ["tlkit", "check", str(study)])
+        with pytest.raises(ZeroDivisionError):
+            main()
 
     def test_two_files_that_claim_one_name_are_refused(self, study: Path) -> None:
         (study.parent / "other.py").write_text(MINE + "# another file\n")

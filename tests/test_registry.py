@@ -160,6 +160,16 @@ class TestNames:
         with pytest.raises(PartError, match=r"^tool 'stone': must extend Tool, got \S+:Stone$"):
             tools.register("stone")(Stone)
 
+    def test_a_part_without_its_kinds_methods_is_refused(self, heads: Registry[Head]) -> None:
+        message = r"^head 'half': \S+Half lacks what every Head must have: attach, layers$"
+        with pytest.raises(PartError, match=message):
+
+            @heads.register("half")
+            @frozen
+            class Half(Head):
+                def attached(self) -> None:
+                    """A misspelt method."""
+
     def test_an_unknown_name_gives_the_nearest_and_the_whole_list(
         self, tools: Registry[Tool]
     ) -> None:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 import tlkit
 from tlkit.backend import prepare
-from tlkit.layers import LayerTable
+from tlkit.layers import Layer, LayerTable
+from tlkit.parts.backbones import VGG16
 from tlkit.parts.kinds import Augmentation, ClassWeights, Freeze, Stage, registries
 from tlkit.registry import Registry
-from tlkit.testing import KIND_CHECKS, KnownFailure, check_freeze, check_part
+from tlkit.testing import KIND_CHECKS, KnownFailure, check_backbone, check_freeze, check_part
 from tlkit.testing.process_state import ProcessState
 
 Act = Callable[[], object]
@@ -63,6 +64,17 @@ class Undocumented(Good):
 
 def one_less(value: float) -> float:
     return value - 1
+
+
+@frozen(kw_only=True)
+class Untyped(Good):
+    """Forgot the type, without which attrs sees no field.
+
+    Attributes:
+        other: Said to be a key.
+    """
+
+    other = 0
 
 
 @frozen(kw_only=True)
@@ -115,6 +127,15 @@ BROKEN: dict[str, tuple[type[ClassWeights], dict[str, Any], str]] = {
     "round_trip": (Converting, {}, r"read back from .* it is Converting\(weight=-1\.0\)"),
     "kind": (Negative, {}, r"weights must be finite and above 0"),
 }
+
+
+def test_what_the_docstring_calls_a_key_must_be_one(weightings: Registry[ClassWeights]) -> None:
+    weightings.register("bad")(Untyped)
+    message = (
+        r"^documented: .*: the docstring tells of other, which is no field: a field has a type$"
+    )
+    with pytest.raises(AssertionError, match=message):
+        check_part(weightings, "bad")
 
 
 @pytest.mark.parametrize("promise", BROKEN)
@@ -255,6 +276,35 @@ def test_a_head_with_a_seed_of_its_own_is_named() -> None:
     found.register("moody")(Moody)
     with pytest.raises(AssertionError, match=r"^kind: .*the same seed must give the same first"):
         check_part(found, "moody")
+
+
+class Renaming(VGG16):
+    """Names a weight by how often it was built."""
+
+    builds = 0
+
+    def build(self) -> Any:
+        import keras
+
+        class Scale(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+            def build(self, shape: Any) -> None:
+                Renaming.builds += 1
+                self.factor = self.add_weight((), name=f"factor_{Renaming.builds}")
+
+            def call(self, images: Any) -> Any:
+                return images * self.factor
+
+        inputs = keras.Input((32, 32, 3))
+        return keras.Model(inputs, Scale(name="scale")(inputs))
+
+    def layers(self) -> LayerTable:
+        return LayerTable((Layer("scale", "Scale", "scale", (32, 32, 3), params=1),))
+
+
+def test_a_backbone_whose_arrays_are_named_anew_is_told() -> None:
+    message = r"^build: a second build names arrays anew: 001\.scale/factor_1, 001\.scale/factor_2$"
+    with pytest.raises(AssertionError, match=message):
+        check_backbone(Renaming(weights="none", image_size=32))
 
 
 @frozen(kw_only=True)

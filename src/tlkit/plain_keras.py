@@ -155,8 +155,7 @@ def class_weights(
     counts: Mapping[Any, int] = labels if isinstance(labels, Mapping) else _counted(labels)
     if not counts:
         raise ValueError("labels: there are none")
-    weights: dict[Any, float] = weighting.for_counts(counts)
-    return weights
+    return weighting.planned(counts)
 
 
 def _counted(labels: Iterable[L]) -> dict[L, int]:

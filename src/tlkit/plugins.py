@@ -19,7 +19,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from tlkit.errors import ConfigError, PartError, Problem
+from tlkit.errors import ConfigError, PartError, Problem, TlkitError
 from tlkit.parts.kinds import registries
 from tlkit.registry import PLUGIN, Registry
 
@@ -177,13 +177,27 @@ def _import(file: PluginFile) -> Registered:
     sys.modules[name] = module  # attrs and typing look a class's module up while it is made
     try:
         # The loader would read the file again, which may have changed, and leave `__pycache__`.
-        exec(compile(file.content, str(file.path), "exec"), module.__dict__)  # noqa: S102  # the user named it
+        code = compile(file.content, str(file.path), "exec", dont_inherit=True)
+        exec(code, module.__dict__)  # noqa: S102  # the user named it
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, Exception | SystemExit):
             raise
-        raise PartError(f"{_place(file, error)}: {type(error).__name__}: {error}") from error
+        raise PartError(f"{_place(file, error)}: {_said(file, error)}") from error
     return _parts_of([name])
+
+
+def _said(file: PluginFile, error: BaseException) -> str:
+    """Return what an error at a file's import says, and the way out where it is known."""
+    if isinstance(error, TlkitError):
+        return str(error)
+    said = error.msg if isinstance(error, SyntaxError) else error
+    beside = ""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        neighbour = file.path.parent / error.name.partition(".")[0]
+        if neighbour.is_dir() or neighbour.with_suffix(".py").is_file():
+            beside = "; a plugin file stands alone and cannot import what lies beside it"
+    return f"{type(error).__name__}: {said}{beside}"
 
 
 def _parts_of(modules: Sequence[str]) -> Registered:
@@ -203,3 +217,19 @@ def _place(file: PluginFile, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(file.path)]
     return f"{file.path}:{lines[-1]}" if lines else str(file.path)
+
+
+def foreign_place(error: BaseException) -> str:
+    """Return the last line of somebody else's part that an error passed through, if it did any."""
+    packages = {
+        part.__module__.partition(".")[0]
+        for _, registry in registries.items()
+        for _, part in registry.registered()
+    } - {"tlkit"}
+    places = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        for package in [str(frame.f_globals.get("__name__")).partition(".")[0]]
+        if package in packages or package.startswith(PLUGIN)
+    ]
+    return places[-1] if places else ""

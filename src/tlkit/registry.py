@@ -121,7 +121,7 @@ class Registry(Generic[T]):
                 self._load_home()
             self._check(name, part)
             known = self._parts.get(name)
-            if known is not None and _target(known) != _target(part):
+            if known is not None and not _same(known, part):
                 raise DuplicatePart(
                     f"{self.kind} {name!r}: the name is taken by {_target(known)}, "
                     f"got {_target(part)}; choose another name"
@@ -249,18 +249,32 @@ class Registry(Generic[T]):
 
     def _check(self, name: str, part: object) -> None:
         if not (isinstance(part, type) and "__attrs_attrs__" in part.__dict__):  # not inherited
+            got = _target(part) if isinstance(part, type) else repr(part)
             raise PartError(
-                f"{self.kind} {name!r}: a part is an attrs class, got {part!r}; "
+                f"{self.kind} {name!r}: a part is an attrs class, got {got}; "
                 "put the register decorator above @frozen"
             )
         if not issubclass(part, self.base):
             raise PartError(
                 f"{self.kind} {name!r}: must extend {self.base.__name__}, got {_target(part)}"
             )
+        if lacking := sorted(getattr(part, "__abstractmethods__", ())):
+            raise PartError(
+                f"{self.kind} {name!r}: {_target(part)} lacks what every {self.base.__name__} "
+                f"must have: {', '.join(lacking)}"
+            )
 
 
 def _target(part: type) -> str:
-    return f"{part.__module__}:{part.__qualname__}"
+    module = part.__module__
+    if module.startswith(PLUGIN):  # a hash, which tells nobody anything
+        module = Path(getattr(sys.modules.get(module), "__file__", None) or "plugin").name
+    return f"{module}:{part.__qualname__}"
+
+
+def _same(one: type, other: type) -> bool:
+    """Tell whether two classes are one and the same, perhaps made twice by a reload."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def _announces(point: EntryPoint, part: type) -> bool:

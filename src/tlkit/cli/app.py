@@ -13,8 +13,9 @@ from typing import Annotated, NoReturn
 import typer
 
 import tlkit
-from tlkit.errors import TlkitError
+from tlkit.errors import PartError, TlkitError
 from tlkit.escapes import printable_lines
+from tlkit.plugins import foreign_place
 
 app = typer.Typer(
     name="tlkit",
@@ -83,4 +84,10 @@ def main() -> NoReturn:
             traceback.print_exc()
         typer.echo(printable_lines(error), err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if "--debug" in sys.argv or not (place := foreign_place(error)):
+            raise  # a bug of tlkit's
+        said = f"{place}: {type(error).__name__}: {error}; tlkit --debug shows more"
+        typer.echo(printable_lines(said), err=True)
+        sys.exit(PartError.exit_code)
     sys.exit(0)

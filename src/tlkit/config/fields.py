@@ -12,11 +12,13 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 from attrs import Attribute
 
+from tlkit.errors import PartError
 from tlkit.registry import Registry
 
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string",
          Path: "a path"}  # fmt: skip
 MANY = 12  # choices that are not all told
+TYPES = "bool, int, float, str, Path, Literal, tuple[T, ...], dict[str, T], a union, an attrs class"
 
 
 def part(registry: Registry[Any], default: str | None = None) -> Any:
@@ -44,8 +46,39 @@ def keys(cls: type) -> tuple[Attribute[Any], ...]:
 
 @cache
 def hints(cls: type) -> dict[str, Any]:
-    """Return the resolved type of every field of an attrs class."""
-    return typing.get_type_hints(cls)
+    """Return the resolved type of every field of an attrs class.
+
+    Raises:
+        PartError: If a type is a name that means nothing, or none that a key can have.
+    """
+    try:
+        found = typing.get_type_hints(cls)
+    except Exception as error:  # a type in quotes is code of the part's author
+        raise PartError(f"{cls.__qualname__}: {error}; its keys' types must be known") from error
+    for field in keys(cls):
+        if "registry" not in field.metadata and not _is_known(found[field.name]):
+            raise PartError(
+                f"{cls.__qualname__}: the key {field.name} cannot have the type "
+                f"{_shown(found[field.name])}; what a key may have: {TYPES}"
+            )
+    return found
+
+
+def _is_known(hint: Any) -> bool:
+    """Tell whether values of a type can be read from TOML."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in {typing.Union, types.UnionType}:
+        return all(map(_is_known, inner))
+    if origin is tuple:
+        return len(inner) == 2 and inner[1] is ... and _is_known(inner[0])
+    if origin is dict:
+        return inner[0] is str and _is_known(inner[1])
+    known = origin is Literal or hint in NAMES or hint is type(None)
+    return known or attrs.has(hint) or hasattr(hint, "parse")
+
+
+def _shown(hint: Any) -> str:
+    return hint.__name__ if type(hint) is type else str(hint)
 
 
 def fits(hint: Any, value: Any) -> bool:
@@ -65,9 +98,7 @@ def fits(hint: Any, value: Any) -> bool:
         return isinstance(value, bool)
     if hint in {str, Path} or hasattr(hint, "parse"):
         return isinstance(value, str)
-    if hint is type(None):
-        return value is None
-    raise TypeError(f"a key cannot have the type {hint!r}")
+    return hint is type(None) and value is None
 
 
 def describe(hint: Any) -> str:

@@ -38,9 +38,9 @@ class Key:
 
 def describe_keys(cls: type) -> tuple[Key, ...]:
     """Return the keys of an attrs class in the order of its fields."""
-    meanings = _meanings(cls)
+    said = meanings(cls)
     return tuple(
-        Key(field.name, _type(cls, field), _default(field), meanings.get(field.name, ""))
+        Key(field.name, _type(cls, field), _default(field), said.get(field.name, ""))
         for field in keys(cls)
     )
 
@@ -63,7 +63,7 @@ def _default(field: attrs.Attribute[Any]) -> str:
     return repr(unstructure(default)).replace("True", "true").replace("False", "false")
 
 
-def _meanings(cls: type) -> dict[str, str]:
+def meanings(cls: type) -> dict[str, str]:
     """Return the entries of the `Attributes` sections of a class and those it extends."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):

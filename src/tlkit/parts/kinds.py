@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -212,7 +213,10 @@ class Freeze(ABC):
         Raises:
             ValueError: If the stages do not fit the layers or the epochs, or train nothing.
         """
-        stages = self.stages(layers, epochs)
+        found: Any = self.stages(layers, epochs)  # other people's parts may give anything
+        if not (isinstance(found, Sequence) and all(isinstance(s, Stage) for s in found)):
+            raise ValueError(f"its `stages` must give a tuple of Stage, got {found!r}")
+        stages = tuple(found)
         lengths = [stage.epochs for stage in stages]
         if sum(lengths) != epochs or min(lengths) < 1:
             raise ValueError(
@@ -252,6 +256,25 @@ class ClassWeights(ABC):
     @abstractmethod
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Return each class's weight from how many training images it has, all at least 1."""
+
+    def planned(self, counts: Mapping[K, int]) -> dict[K, float]:
+        """Return what `for_counts` gives, checked, in the order of the classes.
+
+        Raises:
+            ValueError: If it is not a finite weight above 0 for every class and no other.
+        """
+        found: Any = self.for_counts(counts)  # type: ignore[arg-type]  # numbers may be names too
+        whole = isinstance(found, Mapping) and found.keys() == counts.keys()
+        if not (whole and all(map(_is_weight, found.values()))):
+            raise ValueError(
+                "its `for_counts` must give a finite weight above 0 for each of "
+                f"{', '.join(map(str, counts))}, got {found!r}"
+            )
+        return {name: float(found[name]) for name in counts}
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
 @frozen(kw_only=True)

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment, Reference
 from tlkit.config.structure import unstructure
-from tlkit.errors import ConfigError, FieldError, Problem
+from tlkit.errors import ConfigError, FieldError, PartError, Problem
 from tlkit.layers import HEAD, LayerTable
 from tlkit.parts.class_weights import Unweighted
 from tlkit.parts.kinds import Backbone, Head, Stage, registries
@@ -127,9 +127,17 @@ class Plan:
 
 def model_layers(backbone: Backbone, head: Head, classes: int) -> LayerTable:
     """Return the table of a backbone with a head on it."""
-    below = backbone.layers()
-    above = head.layers(below.layers[-1].output_shape, classes)
+    below = _table(backbone, backbone.layers())
+    above = _table(head, head.layers(below.layers[-1].output_shape, classes))
     return below + above.in_block(HEAD)
+
+
+def _table(part: Backbone | Head, found: Any) -> LayerTable:
+    """Return what a part's `layers` gave if it is a table."""
+    if not (isinstance(found, LayerTable) and len(found)):
+        what = f"its `layers` must give a LayerTable of a row or more, got {found!r}"
+        raise PartError(f"{type(part).__name__}: {what}")
+    return found
 
 
 def make_plan(experiment: Experiment, splits: Splits) -> Plan:
@@ -155,7 +163,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
     counts = {split: splits.counts(split) for split, _ in splits.items()}
     weights: dict[str, float] = {}
     try:
-        weights = experiment.class_weights.for_counts(counts["train"])
+        weights = experiment.class_weights.planned(counts["train"])
     except ValueError as error:
         problems.append(_problem("class_weights", error))
     problems += _balance_problems(experiment)

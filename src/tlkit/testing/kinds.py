@@ -47,15 +47,25 @@ def check_dataset(dataset: kinds.Dataset) -> None:
 
 
 def check_backbone(backbone: kinds.Backbone) -> None:
-    """Build a backbone of small image size; check its layer table and what `prepare` gives."""
+    """Build a backbone of small image size twice; check its layer table and what `prepare` gives.
+
+    In one process a second build must give its arrays the names that the first gave them, or what
+    one run has written another could not read.
+    """
     prepare()
     import tensorflow as tf
 
     from tlkit.train.model import seeded, split_at
+    from tlkit.train.tensors import numbered_weights
 
-    with seeded(0):  # as in a run: Keras takes its own seeds from Python's generator
-        model, table = backbone.build(), backbone.layers()
-    _check_table(table, model)
+    names: list[str] = []
+    for _ in range(2):
+        with seeded(0):  # as in a run: Keras takes its own seeds from Python's generator
+            model, table = backbone.build(), backbone.layers()
+        _check_table(table, model)
+        before, names = names, [*numbered_weights(model, table)]
+    anew = sorted({*names}.symmetric_difference(before))
+    assert names == before, f"build: a second build names arrays anew: {', '.join(anew[:4])}"
     # Behind the last row there is nothing to cut off; each cut builds two models, so not all.
     said = [number for number, layer in table if layer.cut and number < len(table)]
     for number in said[:: -(-len(said) // CUTS_TRIED) or 1]:

@@ -8,12 +8,12 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from attrs import NOTHING, frozen
+from attrs import NOTHING, fields, frozen
 
 from tlkit.config import structure as tables
 from tlkit.config.fields import keys
 from tlkit.config.fields import part as part_field
-from tlkit.config.keys import describe_keys
+from tlkit.config.keys import describe_keys, meanings
 from tlkit.errors import ConfigError
 from tlkit.registry import Registry
 from tlkit.testing.kinds import KIND_CHECKS
@@ -102,6 +102,10 @@ def _check_documented(cls: type) -> None:
     assert (cls.__doc__ or "").strip(), "give the class a docstring"
     for key in describe_keys(cls):
         assert key.meaning, f"the docstring has no entry `{key.name}:` below `Attributes:`"
+    for name in meanings(cls):
+        assert hasattr(fields(cls), name), (
+            f"the docstring tells of {name}, which is no field: a field has a type"
+        )
 
 
 def _check_defaults(holder: type, cls: type, name: str, settings: Mapping[str, Any]) -> None:
