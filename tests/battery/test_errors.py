@@ -37,7 +37,6 @@ def test_every_error_ends_with_its_documented_code(
         raise error
 
     monkeypatch.setattr(tlkit, "check", fail)
-    monkeypatch.setattr("tlkit.cli.runs.load_experiment", fail)
     monkeypatch.setattr("sys.argv", ["tlkit", "check", "x.toml"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
