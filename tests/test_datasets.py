@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tlkit.errors import DataError
+from tlkit.errors import DataError, PartError
 from tlkit.parts.datasets import Folder, Manifest, Phantom, load_splits
 from tlkit.parts.kinds import Dataset
-from tlkit.parts.splits import Example
+from tlkit.parts.splits import Example, Splits
 
 
 def make(top: Path, *files: str) -> Path:
@@ -282,3 +282,14 @@ class TestStandIn:
         dataset: Dataset = Manifest(path=path, stand_in="phantom", classes=("a", "b"))
         with pytest.raises(DataError, match=f"^{path}: "):
             load_splits(dataset)
+
+
+def test_what_a_dataset_gives_must_be_splits() -> None:
+    class Wrong(Phantom):
+        """Gives something else."""
+
+        def load(self) -> Splits:
+            return ["a.png"]  # type: ignore[return-value]  # somebody's mistake
+
+    with pytest.raises(PartError, match=r"^Wrong: its `load` must give Splits, got \['a\.png'\]$"):
+        load_splits(Wrong())

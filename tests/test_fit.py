@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -188,6 +189,13 @@ def test_the_best_epoch_is_what_a_run_of_so_many_epochs_ends_with(
     assert last.weights != best.weights
     assert best.fitted.history == last.fitted.history
     assert best.told == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, math.nan, math.inf])
+def test_what_is_no_learning_rate_ends_the_run(rate: float) -> None:
+    message = r"^schedule: its `rate` must give a finite number above 0, got \S+ for epoch 1$"
+    with pytest.raises(tlkit.PartError, match=message):
+        Trained(Stage(1, SCORES), schedule=Rates(rates=(rate,)))
 
 
 def test_if_the_last_epoch_is_the_best_both_are_one() -> None:

@@ -14,7 +14,7 @@ import typer
 
 import tlkit
 from tlkit.errors import PartError, TlkitError
-from tlkit.escapes import printable_lines
+from tlkit.escapes import printable, printable_lines
 from tlkit.plugins import foreign_place
 
 app = typer.Typer(
@@ -87,7 +87,10 @@ def main() -> NoReturn:
     except Exception as error:
         if "--debug" in sys.argv or not (place := foreign_place(error)):
             raise  # a bug of tlkit's
-        said = f"{place}: {type(error).__name__}: {error}; tlkit --debug shows more"
-        typer.echo(printable_lines(said), err=True)
+        # TensorFlow tells the whole way to what it traced; the last line says what is wrong there.
+        last = (str(error).strip().splitlines() or [""])[-1].strip()
+        said = last.removeprefix(f"{type(error).__name__}: ")
+        line = f"{place}: {type(error).__name__}: {said}; tlkit --debug shows more"
+        typer.echo(printable(line), err=True)
         sys.exit(PartError.exit_code)
     sys.exit(0)

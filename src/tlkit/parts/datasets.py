@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import evolve, field, frozen
 
-from tlkit.errors import DataError
+from tlkit.errors import DataError, PartError
 from tlkit.parts import dicom
 from tlkit.parts.folds import resplit
 from tlkit.parts.image_root import ImageRoot
@@ -18,7 +19,7 @@ from tlkit.parts.manifest import read_manifest
 from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
 from tlkit.parts.splits import SPLITS, Example, Splits
 from tlkit.registry import nearest
-from tlkit.rules import at_least, between
+from tlkit.rules import at_least, between, shown
 
 SUFFIXES = dicom.SUFFIXES | {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -245,7 +246,11 @@ def _as_it_is(dataset: Dataset) -> Splits:
     """Return the data's own splits, or the stand-in's."""
     absent = dataset.absent()
     if absent is None or dataset.stand_in is None:
-        return dataset.load()
+        found: Any = dataset.load()  # other people's parts may give anything
+        if not isinstance(found, Splits):
+            what = f"its `load` must give Splits, got {shown(found)}"
+            raise PartError(f"{type(dataset).__name__}: {what}")
+        return found
     drawn = STAND_INS[dataset.stand_in](classes=dataset.classes).load()
     note = f"{absent} is not there: these are drawn phantoms, not real images"
     return Splits(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tlkit.cache import FeatureCache
 from tlkit.config.experiment import Experiment
-from tlkit.errors import NumericalError
+from tlkit.errors import NumericalError, PartError
 from tlkit.interruption import check
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import Plan, PlannedStage, seed_for
@@ -97,6 +97,7 @@ class RunningStage:
 
         Raises:
             NumericalError: If a loss is not finite.
+            PartError: If the schedule gives no learning rate.
             Interrupted: If the process was asked to stop; the epoch is then half done.
         """
         number = self.planned.first_epoch + len(done)
@@ -105,6 +106,9 @@ class RunningStage:
             self.planned.stage.epochs,
             [_values(epoch) for epoch in done],
         )
+        if not 0 < rate < np.inf:
+            what = f"its `rate` must give a finite number above 0, got {rate!r} for epoch {number}"
+            raise PartError(f"schedule: {what}")
         self.stepper.optimizer.learning_rate.assign(rate)
         reseed(self.model, self.plan.layers, self.experiment.seed, number)
         examples = self.splits.train

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from attrs import frozen
 
+from tlkit.errors import PartError
 from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import cross_entropy
 from tlkit.train.features import Features, Source
@@ -57,6 +58,7 @@ class Stepper:
         xla: bool,
         loss: LossFunction = cross_entropy,
     ) -> None:
+        check_shape(loss, tail.output_shape[-1])
         self.optimizer = optimizer
         self.variables = tail.trainable_variables
         optimizer.build(self.variables)
@@ -103,6 +105,14 @@ class Stepper:
             found.append(probabilities)
             start += len(x)
         return total, np.concatenate(found)
+
+
+def check_shape(loss: LossFunction, classes: int) -> None:
+    """Raise `PartError` unless a loss is each image's own: another shape would be spread out."""
+    images = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, classes), tf.float32)
+    shape = tf.function(loss).get_concrete_function(*images).output_shapes
+    if getattr(shape, "rank", 0) not in {1, None}:  # None: nobody knows before it runs
+        raise PartError(f"loss: its `build` must give one loss an image, (batch,), got {shape}")
 
 
 def _right(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
