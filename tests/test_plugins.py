@@ -253,14 +253,14 @@ class TestMistakes:
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """TensorFlow puts the whole way to what it traced before it."""
-        raising = r"raise ValueError('in user code:\n\n  File x\n\n    ValueError: so it is\n')"
+        raising = r"raise RuntimeError('in user code:\n\n  File x\n\n    RuntimeError: so it is\n')"
         source = MINE.replace("return dict.fromkeys(counts, self.weight)", raising)
         (study.parent / "mine.py").write_text(source)
         monkeypatch.setattr("sys.argv", ["tlkit", "check", str(study)])
         with pytest.raises(SystemExit, match="6"):
             main()
         said = capsys.readouterr().err
-        assert said.endswith(": ValueError: so it is; tlkit --debug shows more\n")
+        assert said.endswith(": RuntimeError: so it is; tlkit --debug shows more\n")
         assert said.count("\n") == 1
 
     def test_a_mistake_of_tlkits_own_is_not_laid_at_a_parts_door(
