@@ -163,6 +163,45 @@ def test_a_layer_that_is_not_keras_own_cannot_become_a_keras_file(tmp_path: Path
     assert tlkit.export(folder, tmp_path / "out").difference is not None
 
 
+def network(*layers: Any) -> Any:
+    import keras
+
+    return tlkit.FromModel(model=keras.Sequential([keras.Input((32, 32, 3)), *layers]))
+
+
+def test_gelu_and_convolutions_in_groups_become_onnx(tmp_path: Path) -> None:
+    import keras
+
+    conv = keras.layers.Conv2D
+    given = network(
+        conv(8, 3, activation="gelu", name="first"),
+        conv(8, 3, groups=8, padding="same", name="depthwise"),
+        keras.layers.Activation("gelu", name="gelu"),
+        conv(16, 3, groups=4, strides=2, name="grouped"),
+        conv(16, 3, groups=8, dilation_rate=2, use_bias=False, name="dilated"),
+    )
+    folder = a_run(tmp_path / "run", backbone=given, head=Pooled()).folder
+    classifier = load(folder, backbone=given)
+    before = [vars(layer).keys() for layer in classifier.model.layers]
+    FORMATS["onnx"].write(classifier.model, tmp_path / "model.onnx")
+    assert [vars(layer).keys() for layer in classifier.model.layers] == before
+    assert classifier.model.get_layer("gelu").activation is keras.activations.gelu
+    done = tlkit.export(folder, tmp_path / "out", to="onnx", backbone=given)
+    assert done.difference is not None
+    assert done.difference < 1e-5
+
+
+def test_what_onnx_has_no_operator_for_is_told(tmp_path: Path) -> None:
+    import keras
+
+    inverse = keras.layers.Activation(lambda x: keras.ops.erfinv(keras.ops.tanh(x)), name="erfinv")
+    given = network(keras.layers.Conv2D(4, 3, name="first"), inverse)
+    folder = a_run(tmp_path / "run", backbone=given, head=Pooled()).folder
+    with pytest.raises(tlkit.PartError, match=r"^model\.onnx: tf2onnx knows no operator for a lay"):
+        tlkit.export(folder, tmp_path / "out", to="onnx", backbone=given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_preprocessing_by_tensorflow_functions_is_refused(tmp_path: Path) -> None:
     import keras
     import tensorflow as tf

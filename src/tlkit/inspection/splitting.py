@@ -95,17 +95,27 @@ def split_data(
     _check(labels, groups, splits)
     write_text(out, _manifest(looks, splits, "" if below == os.curdir else f"{below}/"))
     shares = {"train": 1 - val - test, "val": val, "test": test}
+    return _result(collection.classes, looks, groups, splits, shares)
+
+
+def _result(
+    classes: Sequence[str],
+    looks: Sequence[Look],
+    groups: Sequence[int],
+    splits: Sequence[str],
+    shares: Mapping[str, float],
+) -> SplitResult:
+    """Return what a split gave, beside what was asked for."""
+    labels = [look.image.label for look in looks]
     counted, total = Counter(zip(splits, labels, strict=True)), Counter(labels)
     kept = [split for split in SPLITS if shares[split]]
-    notes = ["the splits that the data had are not kept"] if any(
-        look.image.split for look in looks
-    ) else []  # fmt: skip
+    had_splits = any(look.image.split for look in looks)
     return SplitResult(
-        counts={s: {name: counted[s, name] for name in collection.classes} for s in kept},
-        target={s: {name: shares[s] * total[name] for name in collection.classes} for s in kept},
+        counts={split: {name: counted[split, name] for name in classes} for split in kept},
+        target={split: {name: shares[split] * total[name] for name in classes} for split in kept},
         groups=len(set(groups)),
         without_patient=sum(not look.image.patient for look in looks),
-        notes=tuple(notes),
+        notes=("the splits that the data had are not kept",) if had_splits else (),
     )
 
 

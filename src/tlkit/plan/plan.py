@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
@@ -167,12 +167,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
     except ValueError as error:
         problems.append(_problem("class_weights", error))
     problems += _balance_problems(experiment)
-    problems += [
-        Problem(f"calibration.min_recall.{name}", f"is none of the classes {', '.join(classes)}")
-        for classes in [splits.classes]
-        for name in experiment.calibration.min_recall
-        if name not in classes
-    ]
+    problems += _calibration_problems(experiment, splits.classes)
     for number, reference in enumerate(experiment.reference):
         problems += _reference_problems(f"reference[{number}]", reference, splits.classes)
     if problems:
@@ -191,6 +186,14 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),
         cache=experiment.fit.cache,
     )
+
+
+def _calibration_problems(experiment: Experiment, classes: Sequence[str]) -> list[Problem]:
+    return [
+        Problem(f"calibration.min_recall.{name}", f"is none of the classes {', '.join(classes)}")
+        for name in experiment.calibration.min_recall
+        if name not in classes
+    ]
 
 
 def _planned_stages(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -103,9 +108,54 @@ def _read_keras(path: Path) -> Answers:
     return lambda pixels: model.predict(pixels, verbose=0)
 
 
+@contextmanager
+def _as_onnx_knows(model: keras.Model) -> Iterator[None]:
+    """Compute GELU and convolutions in groups, as in ConvNeXt, by operators that tf2onnx knows."""
+    changed = []
+    for layer in model._flatten_layers():
+        if getattr(layer, "activation", None) is keras.activations.gelu:
+            layer.activation = _gelu
+            changed.append(layer)
+        if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
+            layer.convolution_op = partial(_in_groups, layer)
+            changed.append(layer)
+    try:
+        yield
+    finally:
+        for layer in changed:
+            if getattr(layer, "activation", None) is _gelu:
+                layer.activation = keras.activations.gelu
+            vars(layer).pop("convolution_op", None)
+
+
+def _gelu(x: Any) -> Any:
+    """Return x · Φ(x) by the error function; TensorFlow's own uses its complement."""
+    return 0.5 * x * (1 + keras.ops.erf(x / math.sqrt(2)))
+
+
+def _in_groups(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
+    """Return the convolution of each group of channels by itself; Keras compiles it with XLA."""
+    settings = {
+        "strides": list(layer.strides),
+        "padding": layer.padding,
+        "dilation_rate": layer.dilation_rate,
+        "data_format": layer.data_format,
+    }
+    if layer.groups == layer.filters == inputs.shape[-1]:
+        turned = keras.ops.transpose(kernel, (0, 1, 3, 2))
+        return keras.ops.depthwise_conv(inputs, turned, **settings)
+    parts = zip(
+        keras.ops.split(inputs, layer.groups, axis=-1),
+        keras.ops.split(kernel, layer.groups, axis=-1),
+        strict=True,
+    )
+    return keras.ops.concatenate([keras.ops.conv(x, k, **settings) for x, k in parts], axis=-1)
+
+
 def _write_onnx(model: keras.Model, path: Path) -> None:
     pixels = keras.InputSpec(shape=model.input.shape, dtype="float32", name="pixels")
-    with warnings.catch_warnings():
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # reading the file back tells it all
+    with _as_onnx_knows(model), warnings.catch_warnings():
         # Keras 3.15.1 looks for an attribute that NumPy 2 warns of, to mend tf2onnx.
         warnings.filterwarnings("ignore", r"In the future `np\.\w+` will be defined")
         model.export(path, format="onnx", input_signature=[pixels], verbose=False)
@@ -116,7 +166,13 @@ def _read_onnx(path: Path) -> Answers | None:
         return None
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own, without a public name
+        raise PartError(
+            f"{path.name}: tf2onnx knows no operator for a layer of this network; export to "
+            f"savedmodel or keras ({' '.join(str(error).split())[:200]})"
+        ) from error
     name = session.get_inputs()[0].name
     return lambda pixels: session.run(None, {name: pixels})[0]
 
