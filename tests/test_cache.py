@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlkit.cache import FeatureCache, default_folder, entry_key
+from tlkit.cache import ABANDONED_S, FeatureCache, default_folder, entry_key
 
 Floats = npt.NDArray[np.float32]
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -115,11 +117,64 @@ def test_a_stray_partial_entry_is_no_entry(cache: FeatureCache) -> None:
     assert keys(cache) == []
 
 
-def test_clear_removes_everything_and_tells_how_much(cache: FeatureCache) -> None:
+def test_clear_removes_the_entries_and_tells_how_much(cache: FeatureCache) -> None:
     size = fill(cache, "a", "b")
+    (cache.folder / ".partial-x").mkdir()
+    others = cache.folder / "somebody" / "meta.json", cache.folder / "pictures.txt"
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
     assert cache.clear() == 2 * size
-    assert not cache.folder.exists()
+    assert {path.name for path in cache.folder.iterdir()} == {"somebody", "pictures.txt"}
+    assert all(path.exists() for path in others)
     assert cache.clear() == 0
+
+
+def test_what_a_killed_process_has_left_makes_room(cache: FeatureCache) -> None:
+    fill(cache, "a")
+    for name, age_s in ((".partial-old", 2 * ABANDONED_S), (".partial-new", 0)):
+        folder = Path(shutil.copytree(cache.folder / "a", cache.folder / name))
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (time.time() - age_s,) * 2)
+    assert cache.make_room(0)
+    assert {path.name for path in cache.folder.iterdir()} == {"a", ".partial-new"}
+
+
+@pytest.mark.parametrize("file", ["data.npy", "meta.json"])
+def test_what_a_power_cut_has_left_of_an_entry_is_never_taken_for_it(
+    cache: FeatureCache, file: str
+) -> None:
+    fill(cache, "a")
+    (cache.folder / "a" / file).unlink()
+    if file == "meta.json":
+        np.save(cache.folder / "a" / "data.npy", np.zeros_like(ROWS))
+    assert cache.get("a") is None
+    assert cache.put("a", ROWS.shape, ROWS.dtype, chunks()).tobytes() == ROWS.tobytes()
+    again = cache.get("a")
+    assert again is not None
+    assert again.tobytes() == ROWS.tobytes()
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from tlkit.cache import FeatureCache
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # stands for a disk that is full
+rows = np.zeros((1 << 20, 1), np.float32)
+try:
+    FeatureCache(Path(sys.argv[1])).put("a", rows.shape, rows.dtype, iter([rows]))
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(cache: FeatureCache) -> None:
+    command = [sys.executable, "-c", FULL, str(cache.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr
+    assert list(cache.folder.iterdir()) == []
 
 
 WRITER = """

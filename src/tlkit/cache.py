@@ -1,16 +1,19 @@
 """The feature cache: what frozen layers make of images, kept on disk between runs.
 
 An entry is named by a hash of all that its content depends on, so it never goes stale; it is
-written beside its place and renamed, so two runs may share a cache; it is checked when it is read.
+written beside its place and renamed, so two runs may share a cache; it is checked when it is read,
+so it need not be synced: what a crash leaves of it is noticed then.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 20 << 30
 PARTIAL = ".partial-"
+DATA, META = "data.npy", "meta.json"
+ABANDONED_S = 3600  # what nobody has written to for so long, a killed process has left
 
 
 @frozen
@@ -72,8 +77,8 @@ class FeatureCache:
     def entries(self) -> list[Entry]:
         """Return what there is, the least recently used first."""
         found = []
-        for path in self.folder.glob("*/meta.json"):
-            if path.parent.name.startswith(PARTIAL):
+        for path in self.folder.glob(f"*/{META}"):
+            if path.parent.name.startswith(PARTIAL) or not path.with_name(DATA).exists():
                 continue
             try:
                 size = sum(file.stat().st_size for file in path.parent.iterdir())
@@ -96,6 +101,9 @@ class FeatureCache:
         Returns:
             Whether they fit; if not, nothing is removed.
         """
+        for path in self._partial():
+            if _age_s(path) > ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)
         entries = self.entries()
         removable = [entry for entry in entries if entry.key not in keep]
         over = sum(entry.size_bytes for entry in entries) + size_bytes - self.limit()
@@ -114,10 +122,10 @@ class FeatureCache:
 
         path = self.folder / key
         try:
-            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-            if _sha256(path / "data.npy") == meta["sha256"]:
-                os.utime(path / "meta.json")
-                found: npt.NDArray[Any] = np.load(path / "data.npy", mmap_mode="r")
+            meta = json.loads((path / META).read_text(encoding="utf-8"))
+            if _sha256(path / DATA) == meta["sha256"]:
+                os.utime(path / META)
+                found: npt.NDArray[Any] = np.load(path / DATA, mmap_mode="r")
                 return found
         except FileNotFoundError:
             return None
@@ -130,7 +138,7 @@ class FeatureCache:
         """Yield the name of every entry and what was said of it, the last used first."""
         for entry in reversed(self.entries()):
             try:
-                text = (self.folder / entry.key / "meta.json").read_text(encoding="utf-8")
+                text = (self.folder / entry.key / META).read_text(encoding="utf-8")
                 said = json.loads(text).get("about")
             except (OSError, ValueError, AttributeError):  # gone, or damaged
                 continue
@@ -162,32 +170,58 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=PARTIAL))
         try:
-            array = np.lib.format.open_memmap(
-                partial / "data.npy", mode="w+", dtype=dtype, shape=shape
-            )
-            start = 0
-            for chunk in chunks:
-                array[start : start + len(chunk)] = chunk
-                start += len(chunk)
-            array.flush()
-            del array  # or its pages would count as this process's memory
-            meta = {"sha256": _sha256(partial / "data.npy"), "about": dict(about or {})}
-            (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+            # Not through a mapped file: where the disk is full, that ends the process.
+            sha256 = hashlib.sha256()
+            with (partial / DATA).open("wb") as file:
+                for content in _npy(shape, dtype, chunks):
+                    file.write(content)
+                    sha256.update(content)
+            meta = {"sha256": sha256.hexdigest(), "about": dict(about or {})}
+            (partial / META).write_text(json.dumps(meta), encoding="utf-8")
             try:
                 partial.rename(self.folder / key)
-            except OSError:  # another run was faster; its array is the same
-                if not (self.folder / key).is_dir():
-                    raise
-            found: npt.NDArray[Any] = np.load(self.folder / key / "data.npy", mmap_mode="r")
+            except OSError:  # another run was faster, and its array is the same; or a damaged one
+                if self.get(key) is None:
+                    shutil.rmtree(self.folder / key, ignore_errors=True)
+                    partial.rename(self.folder / key)
+            found: npt.NDArray[Any] = np.load(self.folder / key / DATA, mmap_mode="r")
             return found
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def clear(self) -> int:
-        """Remove everything and return how many bytes that frees."""
-        freed = sum(entry.size_bytes for entry in self.entries())
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return freed
+        """Remove every entry and return how many bytes that frees."""
+        entries = self.entries()
+        for name in (*(entry.key for entry in entries), *(path.name for path in self._partial())):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        return sum(entry.size_bytes for entry in entries)
+
+    def _partial(self) -> list[Path]:
+        """Return what is being written, or was when a process was killed."""
+        return list(self.folder.glob(f"{PARTIAL}*"))
+
+
+def _npy(
+    shape: tuple[int, ...], dtype: npt.DTypeLike, chunks: Iterator[npt.NDArray[Any]]
+) -> Iterator[bytes | memoryview]:
+    """Yield the content of a `.npy` file with an array of so many rows."""
+    import numpy as np
+
+    header = io.BytesIO()
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    fields = {"descr": description, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    yield header.getvalue()
+    for chunk in chunks:
+        yield np.ascontiguousarray(chunk, dtype).reshape(-1).data
+
+
+def _age_s(folder: Path) -> float:
+    """Return for how long nobody has written to a folder's files, in seconds."""
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:  # it is done, or gone
+        return 0.0
 
 
 def _sha256(path: Path) -> str:
