@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from tlkit.files import beside, write_bytes, write_text
+from tlkit.files import beside, new_folder, write_bytes, write_text
 
 
 @pytest.fixture
@@ -80,6 +82,32 @@ def test_content_is_on_the_disk_before_it_gets_its_name_and_the_name_after(
     monkeypatch.setattr("os.fsync", fsync)
     write_bytes(path, b"new")
     assert synced == [("file", False), ("folder", True)]
+
+
+def test_a_folder_is_on_the_disk_before_it_gets_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder"
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        "os.fsync", lambda handle: synced.append((os.fstat(handle).st_ino, path.exists()))
+    )
+    with new_folder(path):
+        pass
+    assert synced == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+@pytest.mark.parametrize(("number", "fine"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_sync_folders_will_do_and_a_broken_one_will_not(
+    number: int, fine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with nullcontext() if fine else pytest.raises(OSError, match="Input/output error"):
+        write_text(tmp_path / "a.txt", "content")
+    assert (tmp_path / "a.txt").exists() == fine
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002], indirect=True)

@@ -7,6 +7,7 @@ filled under a hidden name and renamed once.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -145,6 +146,9 @@ def _sync(path: Path) -> None:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system on which folders cannot be synced
+                raise
         finally:
             os.close(handle)
 
