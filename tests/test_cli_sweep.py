@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 import tlkit
 from tlkit.cli import app
+from tlkit.lock import locked
 from tlkit.sweeps import sweep as sweeping
-from tlkit.sweeps.folder import SweepFolder
 
 QUICK = """
 data = { name = "phantom", train = 6, val = 3, test = 0, image_px = 32 }
@@ -94,10 +94,11 @@ def test_ctrl_c_says_how_to_go_on_and_what_is_finished_stays() -> None:
 
 def test_a_sweep_that_another_process_works_on_is_left_alone() -> None:
     command("quick.toml", "--seeds", "3")
-    with SweepFolder(Path("sweeps/quick-1")).locked():
+    with locked(Path("sweeps/quick-1")):
         again = command("--resume", "sweeps/quick-1")
     assert isinstance(again.exception, tlkit.RunFolderError)
-    assert str(again.exception) == "sweeps/quick-1: another process is at work on it"
+    assert str(again.exception).startswith("sweeps/quick-1: process ")
+    assert str(again.exception).endswith(" is writing to it")
     assert command("--resume", "sweeps/quick-1").exit_code == 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tlkit.interruption import Interrupted, check, noticed
+from tlkit.interruption import Interrupted, noticed, raised, stop_if_asked
 
 
 @pytest.fixture(autouse=True)
@@ -28,16 +28,16 @@ def test_the_first_signal_is_a_wish_that_a_check_raises(number: signal.Signals) 
 
     def work() -> None:
         with noticed(lambda: heard.append("wish")):
-            check()
+            stop_if_asked()
             os.kill(os.getpid(), number)
             heard.append("still working")
-            check()
+            stop_if_asked()
 
     with pytest.raises(Interrupted, match=f"^stopped by {number.name}$") as caught:
         work()
     assert heard == ["wish", "still working"]
     assert (caught.value.signal, caught.value.exit_code) == (number, 128 + number)
-    check()  # the wish was for that body only
+    stop_if_asked()  # the wish was for that body only
 
 
 def test_whoever_catches_a_keyboard_interrupt_catches_it_and_who_catches_errors_does_not() -> None:
@@ -66,7 +66,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     try:
         with noticed(lambda: None):
             os.kill(os.getpid(), signal.SIGHUP)
-            check()
+            stop_if_asked()
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -83,6 +83,47 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_run_in_another_thread_does_not_take_the_main_thread_s_signals() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with noticed(lambda: None):
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    entered.wait()
+    before = signal.getsignal(signal.SIGTERM)
+    with noticed(lambda: None):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    leave.set()
+    thread.join()
+
+
+def test_what_fails_while_a_wish_is_told_is_passed_over() -> None:
+    def told() -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    with noticed(told):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            stop_if_asked()
+
+
+def test_a_terminal_that_is_closed_ends_a_body_at_once_unless_that_is_ignored() -> None:
+    with pytest.raises(Interrupted, match="SIGHUP") as caught, raised():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert caught.value.exit_code == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raised():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 TWICE = """

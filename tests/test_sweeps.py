@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from tests.small import small
 
 import tlkit
+from tlkit.lock import locked
 from tlkit.sweeps import worker
+from tlkit.sweeps.outcomes import read_outcome
 from tlkit.sweeps.sweep import Sweep, SweepWatcher
 from tlkit.sweeps.text import sweep_text
 
@@ -154,7 +157,7 @@ def test_finished_runs_are_kept_when_it_goes_on(
 ) -> None:
     begun = shutil.copytree(done.folder.parent, tmp_path / "copy") / "out"
     before = {p: p.stat().st_mtime_ns for p in begun.glob("runs/00[123]-*/*")}
-    (begun / "runs" / "002-_b_" / "metrics.json").unlink()  # as if it had been interrupted
+    shutil.rmtree(begun / "runs" / "002-_b_")
     listener, jobs = Listener(), []
     work = worker.work
 
@@ -170,6 +173,56 @@ def test_finished_runs_are_kept_when_it_goes_on(
     assert again.summaries[0].figures == done.summaries[0].figures
     kept = {p: t for p, t in before.items() if p.parent.name != "002-_b_"}
     assert kept == {p: p.stat().st_mtime_ns for p in kept}
+
+
+class Stop(tlkit.Watcher):
+    """Stops a run in its second epoch, and writes down which epochs it has seen."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
+        self.epochs: list[int] = []
+
+    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
+        self.epochs.append(epoch)
+
+    def step_done(self, *_: Any) -> None:
+        if self.epochs[-1] == self.at:
+            raise tlkit.Interrupted(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_run_that_was_stopped_goes_on_and_begins_anew_with_other_versions(
+    other: bool, done: Sweep, tmp_path: Path
+) -> None:
+    begun = shutil.copytree(done.folder.parent, tmp_path / "copy") / "out"
+    run = begun / "runs" / "002-_b_"
+    before = {path.name: path.read_bytes() for path in run.glob("[hmpw]*.*")}
+    shutil.rmtree(run)
+    trial = done.trials.trials[1]
+    job = {"file": str(begun.parent / "<b>.toml"), "overrides": list(trial.overrides),
+           "out": str(run), "sha256": trial.sha256}  # fmt: skip
+    with pytest.raises(tlkit.Interrupted):
+        worker.work(job, Stop(2))
+    assert read_outcome(trial, run).status == "waiting"
+    if other:
+        path = run / "environment.json"
+        path.write_text(path.read_text().replace('"keras": "', '"keras": "0.'))
+    second = Stop()
+    assert worker.work(job, second) == {}
+    assert second.epochs == ([1, 2] if other else [2])
+    assert {path.name: path.read_bytes() for path in run.glob("[hmpw]*.*")} == before
+
+
+def test_a_run_that_another_process_writes_to_is_left_alone(done: Sweep, tmp_path: Path) -> None:
+    trial = done.trials.trials[1]
+    job = {"file": str(done.trials.file), "overrides": list(trial.overrides),
+           "out": str(tmp_path / "run"), "sha256": trial.sha256}  # fmt: skip
+    with pytest.raises(tlkit.Interrupted):
+        worker.work(job, Stop(2))
+    with locked(tmp_path / "run"):
+        found = worker.work(job)
+    assert (found["exit_code"], found["error"].endswith(" is writing to it")) == (7, True)
+    assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
 def test_a_changed_experiment_cannot_go_on(done: Sweep, tmp_path: Path) -> None:

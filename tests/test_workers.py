@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,11 @@ from typing import Any
 import pytest
 
 import tlkit
+from tlkit.lock import is_locked
 from tlkit.sweeps import workers
 from tlkit.sweeps.trials import fingerprint
 from tlkit.sweeps.workers import Worker
+from tlkit.train.checkpoint import Checkpoint
 
 QUICK = """
 data = { name = "phantom", train = 6, val = 3, test = 0, image_px = 32 }
@@ -85,3 +90,31 @@ def test_the_real_one_makes_a_run_and_survives_a_mistake(tmp_path: Path) -> None
     assert right == {}
     assert (tmp_path / "right" / "metrics.json").is_file()
     assert not (tmp_path / "wrong").exists()
+
+
+PARENT = """
+import sys, time
+from tlkit.sweeps.workers import Worker
+with Worker() as worker:
+    print(worker({"file": sys.argv[1], "overrides": ["fit.epochs=1000"], "out": sys.argv[2],
+                  "sha256": sys.argv[3]}))
+"""
+
+
+def test_a_sweep_that_is_killed_takes_its_process_with_it_and_the_run_can_go_on(
+    tmp_path: Path,
+) -> None:
+    file, out = tmp_path / "quick.toml", tmp_path / "run"
+    file.write_text(QUICK)
+    planned = fingerprint(tlkit.load_experiment(file, ["fit.epochs=1000"]))
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(file), str(out), planned])
+    while not (out / "history.csv").exists():
+        assert parent.poll() is None
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    while is_locked(out):
+        time.sleep(0.01)
+    newest = max((out / "checkpoints").iterdir())
+    assert len(Checkpoint.read(newest).history) > 0
+    assert (out / "unfinished.json").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import Any
 
 # What spreadsheets take for the beginning of a formula, full-width forms too, and the blanks that
@@ -38,6 +39,15 @@ def printable_lines(text: object) -> str:
     'one\ntwo\\x07'
     """
     return "\n".join(map(printable, str(text).split("\n")))
+
+
+def typed(path: object) -> str:
+    """Return a path as it can be typed in a shell.
+
+    >>> print(typed("runs/exp-1"), typed("my runs/exp-1"))
+    runs/exp-1 'my runs/exp-1'
+    """
+    return printable(shlex.quote(str(path)))
 
 
 def csv_cell(text: str) -> str:

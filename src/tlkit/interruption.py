@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+SHOW_CURSOR = b"\x1b[?25h"  # a progress bar has hidden it
 
 
 class Interrupted(KeyboardInterrupt):
@@ -17,7 +19,8 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signal: The signal's number.
-        exit_code: What a process that ends by it returns: 130 for Ctrl-C, 143 for SIGTERM.
+        exit_code: What a process that ends by it returns: 130 for Ctrl-C, 143 for SIGTERM, 129
+            for a terminal that was closed.
     """
 
     def __init__(self, number: int, message: str = "") -> None:
@@ -36,12 +39,17 @@ class _Wish:
         """Handle a signal."""
         if self.number:
             signal.signal(number, signal.SIG_DFL)
+            with suppress(OSError):
+                if sys.stderr is not None and sys.stderr.isatty():
+                    os.write(sys.stderr.fileno(), SHOW_CURSOR)
             os.kill(os.getpid(), number)
         self.number = number
-        self.on_first()
+        with suppress(Exception):  # it came in the middle of a write to the same stream, maybe
+            self.on_first()
 
 
 _wishes: list[_Wish] = []  # at most one: signals are the process's
+_asked = threading.Event()
 
 
 @contextmanager
@@ -54,24 +62,59 @@ def noticed(on_first: Callable[[], None]) -> Iterator[None]:
     Args:
         on_first: Called when the wish arrives.
     """
-    if _wishes or threading.current_thread() is not threading.main_thread():
+    if _wishes or not _in_main_thread():
         yield
         return
     wish = _Wish(on_first)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
     _wishes.append(wish)
+    try:
+        with _handled(SIGNALS, wish.arrive):
+            yield
+    finally:
+        _wishes.clear()
+
+
+@contextmanager
+def raised(message: str = "") -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the body as Ctrl-C does, at once.
+
+    Args:
+        message: What is to be said then; unset: which signal it was.
+    """
+
+    def arrive(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, message)
+
+    with _handled(SIGNALS[1:] if _in_main_thread() else (), arrive):
+        yield
+
+
+@contextmanager
+def _handled(
+    signals: Sequence[int], arrive: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handle those signals in the body that are not ignored (`nohup`)."""
+    before = {number: signal.getsignal(number) for number in signals}
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
-                signal.signal(number, wish.arrive)
+                signal.signal(number, arrive)
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        _wishes.clear()
 
 
-def check() -> None:
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def ask() -> None:
+    """Ask this process to stop, from any of its threads; it is no first signal and no second."""
+    _asked.set()
+
+
+def stop_if_asked() -> None:
     """Raise if the process was asked to stop; called where a run can be left.
 
     Raises:
@@ -79,3 +122,5 @@ def check() -> None:
     """
     if _wishes and _wishes[0].number:
         raise Interrupted(_wishes[0].number)
+    if _asked.is_set():
+        raise Interrupted(signal.SIGTERM)

@@ -14,7 +14,8 @@ from tlkit.cache import FeatureCache, default_folder
 from tlkit.config.experiment import Experiment
 from tlkit.config.loading import as_experiment
 from tlkit.errors import ConfigError, Problem, RunFolderError
-from tlkit.interruption import Interrupted, noticed
+from tlkit.escapes import typed
+from tlkit.interruption import Interrupted, noticed, stop_if_asked
 from tlkit.lock import locked
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.splits import SPLITS, Splits
@@ -176,28 +177,30 @@ def carry_out(ready: Ready, folder: RunFolder, watcher: Watcher) -> Run:
             fitted = fit(
                 model, plan, experiment, splits, ready.hashes, ready.cache, watcher, keeper, record
             )
+            stop_if_asked()
+            done = Run(
+                folder=folder.path,
+                experiment=experiment,
+                plan=plan,
+                history=fitted.history,
+                last=_scored(experiment, splits, fitted.last),
+                best=_scored(experiment, splits, fitted.best),
+                model=model,
+            )
+            folder.write_weights(model, plan.layers)
+            raw = fitted.kept.probabilities
+            kept = calibrate(experiment.calibration, splits, raw)
+            if experiment.calibration.wanted:
+                folder.write_json(CALIBRATION, calibration_json(kept.calibrator, splits, raw))
+            metrics = _metrics(done, ready.weights)
+            folder.write_results(metrics, splits, kept.probabilities, kept.predicted)
+            stop_if_asked()
+            write_pages(folder, experiment, splits, model)
         except Interrupted as stop:
             reached = keeper.history[-1].epoch if keeper.history else 0
             raise Interrupted(stop.signal, _stopped(folder, reached, experiment)) from None
-        done = Run(
-            folder=folder.path,
-            experiment=experiment,
-            plan=plan,
-            history=fitted.history,
-            last=_scored(experiment, splits, fitted.last),
-            best=_scored(experiment, splits, fitted.best),
-            model=model,
-        )
-        folder.write_weights(model, plan.layers)
-        raw = fitted.kept.probabilities
-        kept = calibrate(experiment.calibration, splits, raw)
-        if experiment.calibration.wanted:
-            folder.write_json(CALIBRATION, calibration_json(kept.calibrator, splits, raw))
-        metrics = _metrics(done, ready.weights)
-        folder.write_results(metrics, splits, kept.probabilities, kept.predicted)
-        write_pages(folder, experiment, splits, model)
-        trackers.end(_told(done), done=True)
         folder.tidy(experiment.fit.keep_checkpoints)
+        trackers.end(_told(done), done=True)  # they send the folder as it is now
     return done
 
 
@@ -311,7 +314,7 @@ class _Record:
 def _stopped(folder: RunFolder, reached: int, experiment: Experiment) -> str:
     """Return the message that a run was stopped and how it goes on."""
     after = f"after epoch {reached} of {experiment.fit.epochs}" if reached else "in the first epoch"
-    return f"stopped {after}; go on with: tlkit resume {folder.path}"
+    return f"stopped {after}; go on with: tlkit resume {typed(folder.path)}"
 
 
 def _told(run: Run) -> dict[str, float]:

@@ -36,7 +36,7 @@ from safetensors.numpy import load_file
 
 import tlkit
 from tlkit.files import write_text
-from tlkit.interruption import Interrupted, check
+from tlkit.interruption import Interrupted, stop_if_asked
 from tlkit.lock import is_locked, locked
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen
@@ -132,7 +132,7 @@ class NumpyStage:
                 variable.assign(variable.numpy() - np.float32(rate * multiplier) * slot.numpy())
             if (number, step) == self.interrupt_at:
                 os.kill(os.getpid(), signal.SIGTERM)
-            check()
+            stop_if_asked()
         total = sum(variable.numpy().sum() for variable in self.all)
         loss = LOSSES[number - 1] + 1e-3 * float(abs(np.sin(total)))
         self.on_val = self.probabilities("val")

@@ -10,6 +10,7 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, app
+from tlkit.escapes import typed
 from tlkit.parts.splits import SPLITS
 from tlkit.sweeps.sweep import Sweep, SweepWatcher
 from tlkit.sweeps.text import sweep_text
@@ -78,9 +79,10 @@ def sweep(
         else:
             assert resume is not None
             done = tlkit.resume_sweep(resume, watcher=watcher)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; next: tlkit sweep --resume {watcher.folder}", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        where = f"; next: tlkit sweep --resume {typed(watcher.folder)}" if watcher.folder else ""
+        typer.echo(f"interrupted{where}", err=True)
+        raise typer.Exit(getattr(stop, "exit_code", 130)) from None
     typer.echo(json.dumps(_as_json(done), indent=2, ensure_ascii=False) if as_json
                else sweep_text(done))  # fmt: skip
     if done.failed:
@@ -91,7 +93,7 @@ class Lines(SweepWatcher):
     """Prints a line a run on standard error."""
 
     def __init__(self) -> None:
-        self.folder = Path()
+        self.folder: Path | None = None
 
     def planned(self, trials: Trials, folder: Path) -> None:
         """Print how many runs there are and what the user should know."""

@@ -7,9 +7,7 @@ import io
 import itertools
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from attrs import frozen
 from tlkit.errors import ResourceError, RunFolderError
 from tlkit.escapes import csv_cell
 from tlkit.files import write_text
-from tlkit.sweeps.outcomes import METRICS, Outcome
+from tlkit.sweeps.outcomes import Outcome
 from tlkit.sweeps.summary import VariantSummary, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
 
@@ -135,33 +133,6 @@ class SweepFolder:
         if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it")
         return found
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from going on with the same sweep while the body runs.
-
-        The lock goes with the process, however that ends. Systems without `fcntl` have none.
-
-        Raises:
-            RunFolderError: If another process is at work.
-        """
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunFolderError(f"{self.path}: another process is at work on it") from None
-            yield
-
-    def clear_unfinished(self, trial: Trial) -> None:
-        """Remove what is left of a run that did not end; a finished one is never touched."""
-        run = self.run(trial)
-        if run.is_dir() and not (run / METRICS).exists():
-            shutil.rmtree(run)
 
     def write_traceback(self, trial: Trial, text: str) -> None:
         """Write what a bug left, for whoever mends it."""

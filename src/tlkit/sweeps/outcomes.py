@@ -14,7 +14,7 @@ from tlkit.sweeps.trials import Trial
 
 Confusion = tuple[tuple[int, ...], ...]  # counts; rows are the truth
 Status = Literal["done", "failed", "waiting"]
-METRICS = "metrics.json"
+METRICS, UNFINISHED = "metrics.json", "unfinished.json"
 
 
 @frozen(kw_only=True)
@@ -51,6 +51,8 @@ def read_outcome(trial: Trial, run: Path) -> Outcome:
     Raises:
         RunFolderError: If it is no folder that tlkit wrote.
     """
+    if (run / UNFINISHED).is_file():  # it may have its metrics, but not all of its pages
+        return Outcome(trial=trial, status="waiting")
     try:
         found: Any = json.loads((run / METRICS).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -11,6 +11,8 @@ from typing import Any
 from attrs import frozen
 
 from tlkit.errors import RunFolderError
+from tlkit.interruption import raised
+from tlkit.lock import locked
 from tlkit.sweeps.folder import RUNS, Command, SweepFolder
 from tlkit.sweeps.outcomes import Outcome, read_outcome
 from tlkit.sweeps.summary import VariantSummary, nested, summarise
@@ -117,7 +119,7 @@ def resume_sweep(
 
 
 def _go_on(folder: SweepFolder, trials: Trials, in_process: bool, watcher: SweepWatcher) -> Sweep:
-    with folder.locked():
+    with locked(folder.path), raised():
         return _gone_through(folder, trials, in_process, watcher)
 
 
@@ -164,7 +166,6 @@ def _gone_through(
 def _made(folder: SweepFolder, waiting: Outcome, work: Work) -> Outcome:
     """Make one run and return what came of it."""
     trial = waiting.trial
-    folder.clear_unfinished(trial)
     job = {
         "file": str(trial.variant.file),
         "overrides": list(trial.overrides),

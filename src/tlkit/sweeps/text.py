@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tlkit.console import share, stand_in_banner, table
+from tlkit.escapes import typed
 from tlkit.sweeps.outcomes import Outcome
 from tlkit.sweeps.published import Published, published_beside
 from tlkit.sweeps.summary import Figure, VariantSummary, values_of
@@ -22,7 +23,7 @@ def sweep_text(done: Sweep) -> str:
     if done.failed:
         rows = [f"{o.trial.name}  {o.trial.label}: {o.error}" for o in done.failed]
         blocks.append("\n".join([f"failed: {len(done.failed)} of {len(done.outcomes)}", *rows]))
-    again = f"\nnext: tlkit sweep --resume {done.folder}" if done.failed else ""
+    again = f"\nnext: tlkit sweep --resume {typed(done.folder)}" if done.failed else ""
     blocks.append(f"sweep folder: {done.folder}{again}")
     return "\n\n".join(blocks)
 

@@ -6,20 +6,28 @@ it works goes to standard error.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+from tlkit.config.experiment import Experiment
 from tlkit.config.loading import load_experiment
 from tlkit.console import Terminal
-from tlkit.errors import ConfigError, Problem, TlkitError
+from tlkit.errors import ConfigError, Problem, RunFolderError, TlkitError
+from tlkit.files import remove_folder
+from tlkit.interruption import ask
+from tlkit.lock import is_locked
 from tlkit.progress import Watcher
+from tlkit.resume import resume
 from tlkit.run import run
+from tlkit.streams import guarded
+from tlkit.sweeps.outcomes import UNFINISHED
 from tlkit.sweeps.trials import fingerprint
 
 
@@ -45,7 +53,7 @@ def work(job: Mapping[str, Any], watcher: Watcher | None = None) -> dict[str, An
         if fingerprint(experiment) != job["sha256"]:
             message = "has changed since the sweep began"
             raise ConfigError([Problem("", message)], str(job["file"]))
-        run(experiment, Path(job["out"]), watcher=watcher)
+        _made(experiment, Path(job["out"]), watcher)
     except TlkitError as error:
         return {"error": str(error), "exit_code": error.exit_code}
     except MemoryError:
@@ -56,22 +64,49 @@ def work(job: Mapping[str, Any], watcher: Watcher | None = None) -> dict[str, An
     return {}
 
 
+def _made(experiment: Experiment, out: Path, watcher: Watcher | None) -> None:
+    """Make a run, or go on with it; anew, if it cannot go on."""
+    if (out / UNFINISHED).is_file():
+        try:
+            resume(out, plugins=experiment.plugins.modules, watcher=watcher)
+        except RunFolderError:  # other versions, it may be
+            if is_locked(out):
+                raise
+            remove_folder(out)
+        else:
+            return
+    run(experiment, out, watcher=watcher)
+
+
 def main() -> None:
-    """Work until the input ends."""
+    """Work until the input ends. If it ends in the middle of a run, the sweep is gone: stop it."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    for line in sys.stdin:
-        watcher = Bars()
-        try:
-            answer = work(json.loads(line), watcher)
-        finally:
-            watcher.close()
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    jobs: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_read, args=(jobs,), daemon=True).start()
+    with guarded():
+        while job := jobs.get():
+            watcher = Bars()
+            try:
+                answer = work(json.loads(job), watcher)
+            finally:
+                watcher.close()
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+def _read(jobs: SimpleQueue[str]) -> None:
+    with open(0, "rb", buffering=0) as lines:  # a buffer's lock would outlive the main thread
+        for line in lines:
+            jobs.put(line.decode())
+    ask()
+    jobs.put("")
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(
-        KeyboardInterrupt, BrokenPipeError
-    ):  # the sweep says what has happened
+    try:
         main()
+    except BrokenPipeError:  # the sweep is gone
+        pass
+    except KeyboardInterrupt as stop:  # it says so itself
+        sys.exit(getattr(stop, "exit_code", 130))

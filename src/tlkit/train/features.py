@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from attrs import define, field
 
-from tlkit.interruption import check
+from tlkit.interruption import stop_if_asked
 from tlkit.parts.kinds import Augmentation, Backbone
 from tlkit.progress import Watcher
 from tlkit.train.images import Pixels, Reader
@@ -87,7 +87,7 @@ class Extractor:
             chosen = None if keys is None else keys[start : start + len(pixels)]
             yield self(pixels, chosen)
             start += len(pixels)
-            check()
+            stop_if_asked()
 
 
 @define

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tlkit.cache import FeatureCache
 from tlkit.config.experiment import Experiment
 from tlkit.errors import NumericalError, PartError
-from tlkit.interruption import check
+from tlkit.interruption import stop_if_asked
 from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import Plan, PlannedStage, seed_for
 from tlkit.progress import Epoch, Watcher
@@ -121,7 +121,7 @@ class RunningStage:
                 raise _not_finite(number, f"the training loss on {files}", step.loss)
             total += step
             self.watcher.step_done(total.images, total.mean("loss"), total.mean("right"), rate)
-            check()
+            stop_if_asked()
         val, self.on_val = self._evaluate("val")
         if not np.isfinite(val.loss):
             raise _not_finite(number, "the validation loss", val.loss)
