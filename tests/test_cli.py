@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from pathlib import Path
@@ -346,6 +347,24 @@ def test_ctrl_c_ends_with_130(tlkit_command: CommandLine, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["mobilenet_v2", "keras_cv_resnet"])
 def test_layers_are_numbered_without_naming_weights(tlkit_command: CommandLine, name: str) -> None:
     assert "parameters" in tlkit_command("layers", name, "--image-size", "32").out
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "x/y"), "x/y: Permission denied\n"),
+    ],
+)
+def test_a_disk_that_fails_is_no_bug(
+    error: OSError, message: str, tlkit_command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tlkit, "check", fail)
+    done = tlkit_command("check", "quick.toml")
+    assert (done.code, done.out, done.err) == (8, "", message)
 
 
 def test_layers_prints_the_study_s_table(tlkit_command: CommandLine) -> None:

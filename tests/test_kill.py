@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -109,6 +110,42 @@ def test_a_run_is_terminated_then_killed_and_ends_with_the_same_bytes(
     assert not (folder / "metrics.json").exists()
     tlkit.resume(folder)
     assert contents(folder) == straight
+
+
+def test_a_run_survives_the_end_of_whoever_reads_what_it_says(
+    study: Path, straight: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = started(study, tmp_path / "run")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.wait() == 0
+    assert contents(tmp_path / "run") == straight
+    assert not (tmp_path / "run" / "unfinished.json").exists()
+
+
+def test_a_terminal_that_is_closed_leaves_a_run_that_can_go_on(
+    study: Path, straight: dict[str, bytes], tmp_path: Path
+) -> None:
+    terminal, inner = pty.openpty()
+    arguments = ["run", str(study), "--out", str(tmp_path / "run")]
+    code = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); "
+    code += "os.execv(sys.executable, [sys.executable, '-m', 'tlkit', *sys.argv[1:]])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
+    )  # fmt: skip
+    os.close(inner)
+    said = b""
+    while b"epoch 2/5" not in said:
+        said += os.read(terminal, 1000)
+    os.close(terminal)
+    assert process.wait() == 129
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    tlkit.resume(tmp_path / "run")
+    assert contents(tmp_path / "run") == straight
 
 
 @pytest.mark.slow

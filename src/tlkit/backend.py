@@ -15,7 +15,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ def _quiet_stderr() -> Iterator[None]:
         except BaseException:
             os.dup2(terminal, 2)
             held.seek(0)
-            os.write(2, held.read())
+            with suppress(OSError):  # nobody reads it
+                os.write(2, held.read())
             raise
         finally:
             os.dup2(terminal, 2)

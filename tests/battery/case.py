@@ -43,7 +43,6 @@ class Case:
         faults: Ways to make it happen, run by `test_battery.py`.
         tests: Tests elsewhere, as `FILE::NAME` below `tests`.
         moot: Why it cannot happen.
-        later: Where it will be done, and what stands in its way.
     """
 
     id: str
@@ -52,14 +51,11 @@ class Case:
     faults: tuple[Fault, ...] = ()
     tests: tuple[str, ...] = field(default=())
     moot: str = ""
-    later: str = ""
 
     @property
     def status(self) -> str:
-        """Return `tested`, `not applicable` or `to come`."""
-        if self.moot:
-            return "not applicable"
-        return "to come" if self.later else "tested"
+        """Return `tested` or `not applicable`."""
+        return "not applicable" if self.moot else "tested"
 
 
 def toml(

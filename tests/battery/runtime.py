@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from tests.battery.case import Case, changed
 
-RESUME = "issue 5: checkpoints and resuming"
-
 CASES = (
     Case(
         id="F01",
@@ -126,8 +124,13 @@ CASES = (
     Case(
         id="F16",
         what="The terminal is closed; output goes into `head`",
-        expected="no traceback",
-        later=RESUME,
+        expected="a run goes on, or ends with 129, resumable; no traceback",
+        tests=(
+            "test_kill.py::test_a_run_survives_the_end_of_whoever_reads_what_it_says",
+            "test_kill.py::test_a_terminal_that_is_closed_leaves_a_run_that_can_go_on",
+            "test_streams.py::test_a_reader_that_has_enough_is_no_mistake",
+            "test_streams.py::test_a_message_that_nobody_reads_changes_no_exit_code",
+        ),
     ),
     Case(
         id="F17",

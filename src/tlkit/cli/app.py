@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import logging
 import sys
 import traceback
@@ -13,9 +13,13 @@ from typing import Annotated, NoReturn
 import typer
 
 import tlkit
-from tlkit.errors import PartError, TlkitError
+from tlkit.errors import PartError, ResourceError, TlkitError
 from tlkit.escapes import printable, printable_lines
 from tlkit.plugins import foreign_place
+from tlkit.streams import guarded
+
+# What is the disk's fault and not a bug.
+DISK = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS}
 
 app = typer.Typer(
     name="tlkit",
@@ -69,28 +73,38 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and end the process with the documented exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # one that cannot show a letter writes it out
-        sys.stdout.reconfigure(errors="backslashreplace")
-    notes = logging.StreamHandler()
-    notes.setFormatter(logging.Formatter("note: %(message)s"))
-    logging.getLogger("tlkit").addHandler(notes)
-    logging.getLogger("tlkit").setLevel(logging.INFO)
     # Pillow warns of large pictures without naming them; tlkit names and refuses them itself.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     try:
-        app()
+        with guarded():
+            _show_notes()
+            app()
     except TlkitError as error:
-        if "--debug" in sys.argv:  # typer's own options are gone by now
-            traceback.print_exc()
-        typer.echo(printable_lines(error), err=True)
-        sys.exit(error.exit_code)
+        _end(error, str(error), error.exit_code)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            where = f"{error.filename}: " if error.filename else ""
+            _end(error, f"{where}{error.strerror}", ResourceError.exit_code)
         if "--debug" in sys.argv or not (place := foreign_place(error)):
             raise  # a bug of tlkit's
         # TensorFlow tells the whole way to what it traced; the last line says what is wrong there.
         last = (str(error).strip().splitlines() or [""])[-1].strip()
         said = last.removeprefix(f"{type(error).__name__}: ")
         line = f"{place}: {type(error).__name__}: {said}; tlkit --debug shows more"
-        typer.echo(printable(line), err=True)
-        sys.exit(PartError.exit_code)
+        _end(error, printable(line), PartError.exit_code)
     sys.exit(0)
+
+
+def _end(error: Exception, message: str, code: int) -> NoReturn:
+    if "--debug" in sys.argv:  # typer's own options are gone by now
+        traceback.print_exception(error)
+    typer.echo(printable_lines(message), err=True)
+    sys.exit(code)
+
+
+def _show_notes() -> None:
+    """Print what modules tell their logger."""
+    notes = logging.StreamHandler()
+    notes.setFormatter(logging.Formatter("note: %(message)s"))
+    logging.getLogger("tlkit").addHandler(notes)
+    logging.getLogger("tlkit").setLevel(logging.INFO)

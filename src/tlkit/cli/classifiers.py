@@ -18,6 +18,7 @@ from tlkit.console import share, table
 from tlkit.escapes import json_text, printable, printable_lines
 from tlkit.files import beside
 from tlkit.named_images import Rejected
+from tlkit.streams import is_unread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,8 @@ def predict(
             shown = printable_lines if sys.stdout.isatty() else str
             for line in lines:
                 typer.echo(shown(line), color=True)  # or escape codes in names would be lost
+                if is_unread() and features is None:
+                    break
         else:
             partial = stack.enter_context(beside(out))
             file = stack.enter_context(partial.open("w", encoding="utf-8", newline="\n"))

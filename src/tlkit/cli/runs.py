@@ -13,7 +13,8 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, ExperimentFile, Overrides, PluginFiles, app
-from tlkit.escapes import json_text, printable
+from tlkit.escapes import json_text, printable, typed
+from tlkit.interruption import raised
 from tlkit.progress import Watcher
 
 
@@ -28,7 +29,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and write a run folder."""
-    with _stoppable() as watcher:
+    with _stoppable("interrupted before the run began") as watcher:
         done = tlkit.run(file, out, overrides=overrides or [], watcher=watcher)
     _show(done, as_json)
 
@@ -51,7 +52,8 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was stopped; it ends with the same bytes as if it had not been."""
-    with _stoppable() as watcher:
+    early = f"interrupted before the run went on; go on with: tlkit resume {typed(run)}"
+    with _stoppable(early) as watcher:
         done = tlkit.resume(run, plugins=plugins or [], data=data, anyway=anyway, watcher=watcher)
     if done is None:
         typer.echo(f"{run}: the run is finished; there is nothing to do", err=True)
@@ -60,16 +62,21 @@ def resume(
 
 
 @contextmanager
-def _stoppable() -> Iterator[Watcher]:
-    """Give a watcher for a run, and end the process with the documented code if it is stopped."""
+def _stoppable(early: str) -> Iterator[Watcher]:
+    """Give a watcher for a run, and end the process with the documented code if it is stopped.
+
+    Args:
+        early: What to say if that is before it takes notice of it.
+    """
     from tlkit import console
 
     watcher = console.Terminal()
     try:
-        yield watcher
+        with raised(early):
+            yield watcher
     except KeyboardInterrupt as stop:
         watcher.close()  # before the message: a bar would be drawn over it
-        typer.echo(str(stop) or "interrupted before the run began", err=True)
+        typer.echo(printable(stop) or early, err=True)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
     finally:
         watcher.close()
