@@ -131,13 +131,22 @@ def other_json(path: Path) -> None:
     rewrite(path, b'{"files": []}')
 
 
+def listing_nothing(path: Path) -> None:
+    rewrite(path, b'{"files": {}}')
+
+
+def nested(path: Path) -> None:
+    rewrite(path, b"[" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
         *((name, damage) for damage in (remove, cut, empty, flip) for name in (
             "weights.safetensors", "optimizer.safetensors", "best.safetensors",
             "on_val.safetensors", "state.json")),
-        *(("manifest.json", damage) for damage in (remove, cut, empty, other_json)),
+        *(("manifest.json", damage) for damage in (
+            remove, cut, empty, other_json, listing_nothing, nested)),
     ],
     ids=lambda one: one if isinstance(one, str) else one.__name__,
 )  # fmt: skip

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
+from tlkit.results.folder import RunFolder
 
 STUDY = """
 [data]
@@ -77,6 +81,30 @@ def test_written_again_they_are_the_same_bytes(copied: Path) -> None:
     page, missing = tlkit.report(copied)
     assert (page, missing) == (copied / "report.html", "")
     assert [(copied / name).read_bytes() for name in PAGES] == before
+
+
+def test_a_run_that_is_stopped_before_its_pages_gets_the_same_ones_later(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = RunFolder.write_results
+
+    def stopped(*arguments: Any) -> None:
+        write(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run = copied.parent / "study-2"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_results", stopped)
+        with pytest.raises(tlkit.Interrupted, match=r"^stopped after epoch 2 of 2; go on"):
+            tlkit.run(copied.parent.parent / "study.toml", run)
+    assert not any((run / name).exists() for name in PAGES)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (copied.parent.parent / "images").rename(tmp_path / "images")
+    assert tlkit.resume(run, data=tmp_path / "images") is None
+    for name in PAGES:
+        assert (run / name).read_bytes() == (copied / name).read_bytes()
+    assert {path.name for path in run.iterdir()} == {path.name for path in copied.iterdir()}
 
 
 def test_without_the_images_the_report_says_so_and_is_whole_otherwise(copied: Path) -> None:

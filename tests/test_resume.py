@@ -264,6 +264,28 @@ def test_the_prefix_law(chosen: dict[str, Any], epochs: list[int], file: Path) -
         assert contents(folder) == contents(done.folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["after", "torn"])
+def test_a_crash_changes_no_byte_of_what_keras_learns(
+    how: str, file: Path, disk: Any, tmp_path: Path
+) -> None:
+    """`properties/test_run_folder.py` does this at every operation, with a faster trainer."""
+    overrides = ["fit.checkpoint_every_s=0"]
+    disk.begin()
+    done = tlkit.run(file, tmp_path / "straight", overrides=overrides)
+    for number in range(5, len(disk.done), 47):
+        folder = tmp_path / str(number)
+        disk.begin(number, how)
+        with pytest.raises(disk.Crash):
+            tlkit.run(file, folder, overrides=overrides)
+        disk.begin()
+        if folder.exists():
+            tlkit.resume(folder)
+        else:
+            tlkit.run(file, folder, overrides=overrides)
+        assert contents(folder) == contents(done.folder)
+
+
 def test_with_xla_too(file: Path, tmp_path: Path) -> None:
     overrides = ["fit.xla=true", "fit.keep='last'", "freeze={name='layer_range', train='2-'}"]
     done = tlkit.run(file, tmp_path / "straight", overrides=overrides)

@@ -11,6 +11,7 @@ from attrs import evolve
 from tlkit.classifier import load
 from tlkit.errors import DataError, TlkitError
 from tlkit.parts.datasets import load_splits
+from tlkit.parts.kinds import Dataset
 
 if TYPE_CHECKING:
     from tlkit.classifier import Classifier
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def report(
     run: str | Path,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Dataset | None = None,
     plugins: Sequence[str | Path] = (),
     backbone: Backbone | None = None,
 ) -> tuple[Path, str]:
@@ -34,7 +35,7 @@ def report(
 
     Args:
         run: The run folder.
-        data: Where the images are now: what the experiment calls `data.path`.
+        data: Where the images are now: what the experiment calls `data.path`, or a dataset.
         plugins: The files with the study's own parts, if it was made with such.
         backbone: What was the backbone, if that was a `FromModel`.
 
@@ -62,7 +63,7 @@ def report(
 
 
 def _gallery(
-    folder: Path, run: Finished, classifier: Classifier, data: str | Path | None
+    folder: Path, run: Finished, classifier: Classifier, data: str | Path | Dataset | None
 ) -> Gallery:
     from tlkit.results.gallery import make_gallery
     from tlkit.results.pages import source
@@ -71,7 +72,9 @@ def _gallery(
     return make_gallery(run.judged, source(run, classifier.experiment, splits, classifier.model))
 
 
-def _splits(folder: Path, run: Finished, classifier: Classifier, data: str | Path | None) -> Splits:
+def _splits(
+    folder: Path, run: Finished, classifier: Classifier, data: str | Path | Dataset | None
+) -> Splits:
     """Return a run's images, from where they are likely to be.
 
     A path is recorded relative to the experiment's file, whose place is not recorded: it is looked
@@ -80,6 +83,8 @@ def _splits(folder: Path, run: Finished, classifier: Classifier, data: str | Pat
     Raises:
         DataError: If they are nowhere.
     """
+    if isinstance(data, Dataset):
+        return load_splits(data)
     dataset = classifier.experiment.data
     recorded = run.experiment["data"].get("path")
     if recorded is None or not hasattr(dataset, "path"):

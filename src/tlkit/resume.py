@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
 from tlkit.config.experiment import Experiment
-from tlkit.errors import DataError, RunFolderError
+from tlkit.errors import DataError, RunFolderError, TlkitError
 from tlkit.lock import locked
 from tlkit.parts.kinds import Backbone, Dataset
 from tlkit.progress import Watcher
@@ -54,10 +55,7 @@ def resume(
         Interrupted: If the process was asked to stop once more.
         TlkitError: Of the kind that says what else is wrong.
     """
-    from tlkit.reports import report
-    from tlkit.results.card import CARD
     from tlkit.results.folder import RunFolder
-    from tlkit.results.recorded import EXPERIMENT
     from tlkit.results.resources import named
     from tlkit.results.unfinished import UNFINISHED, read_unfinished, refusal
 
@@ -69,10 +67,7 @@ def resume(
         folder.remove_partial()
         if folder.is_finished:  # and stopped before its pages were written, or while it was tidied
             with named(folder.path):
-                if not (folder.path / CARD).is_file():
-                    place = None if isinstance(data, Dataset) else data
-                    report(folder.path, data=place, plugins=plugins, backbone=backbone)
-                folder.tidy(bool(folder.read_json(EXPERIMENT)["fit"]["keep_checkpoints"]))
+                _finish(folder, plugins, backbone, data, watcher)
             return None
         experiment = _placed(read_unfinished(folder, plugins, backbone), data, folder)
         ready = make_ready(_pinned(experiment, folder), None, (), watcher)
@@ -85,6 +80,27 @@ def resume(
             with named(folder.path):
                 folder.note_changes(changed)
         return carry_out(ready, folder, watcher)
+
+
+def _finish(
+    folder: RunFolder,
+    plugins: Sequence[str | Path],
+    backbone: Backbone | None,
+    data: str | Path | Dataset | None,
+    watcher: Watcher,
+) -> None:
+    """Do what is left to do once a run's results are written."""
+    from tlkit.reports import report
+    from tlkit.results.card import CARD
+    from tlkit.results.recorded import EXPERIMENT
+    from tlkit.results.unfinished import read_unfinished
+
+    if not (folder.path / CARD).is_file():
+        watcher.note("the results are there; the report is written now")
+        with suppress(TlkitError):  # a report says itself why it has no pictures
+            data = _placed(read_unfinished(folder, plugins, backbone), data, folder).data
+        report(folder.path, data=data, plugins=plugins, backbone=backbone)
+    folder.tidy(bool(folder.read_json(EXPERIMENT)["fit"]["keep_checkpoints"]))
 
 
 def _placed(

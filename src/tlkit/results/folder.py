@@ -24,7 +24,7 @@ from attrs import frozen
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
 from tlkit.errors import ResourceError, RunFolderError
-from tlkit.escapes import csv_cell
+from tlkit.escapes import csv_cell, typed
 from tlkit.files import (
     folder_beside,
     remove_file,
@@ -185,7 +185,7 @@ class RunFolder:
         """
         try:
             return json.loads(self.read_text(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{self.path / name}: cannot be read: {error}") from None
 
     def read_text(self, name: str) -> str:
@@ -201,7 +201,7 @@ class RunFolder:
         except FileNotFoundError:
             unfinished = (self.path / EXPERIMENT).is_file()
             what = "the run is not finished" if unfinished else "this is not a run folder"
-            hint = f"; tlkit resume {self.path}" if unfinished and name == METRICS else ""
+            hint = f"; tlkit resume {typed(self.path)}" if unfinished and name == METRICS else ""
             raise RunFolderError(f"{self.path}: {what}, it has no {name}{hint}") from None
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.path / name}: cannot be read: {error}") from None
@@ -297,7 +297,7 @@ def exists(out: Path) -> str:
     if is_locked(out):
         what = f"{holder(out)} is writing to it; {what}"
     elif (out / UNFINISHED).is_file():
-        what = f"go on with it: tlkit resume {out}, or {what}"
+        what = f"go on with it: tlkit resume {typed(out)}, or {what}"
     return f"{out}: the run folder exists; {what}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tlkit.errors import ResourceError
+from tlkit.escapes import typed
 
 
 @contextmanager
@@ -31,9 +32,11 @@ def named(folder: Path) -> Iterator[None]:
             f"or start another one with a smaller fit.batch_size\n{_then(folder)}"
         ) from error
     except OSError as error:
-        what = error.strerror or error
-        raise ResourceError(f"{folder}: cannot be written to: {what}\n{_then(folder)}") from error
+        what = f"{folder}: cannot be written to: {error.strerror or error}"
+        if isinstance(error.filename, str) and not Path(error.filename).is_relative_to(folder):
+            what = f"{error.filename}: {error.strerror}"  # a part's own file, it may be
+        raise ResourceError(f"{what}\n{_then(folder)}") from error
 
 
 def _then(folder: Path) -> str:
-    return f"when that is mended: tlkit resume {folder}"
+    return f"when that is mended: tlkit resume {typed(folder)}"

@@ -106,6 +106,8 @@ class Checkpoint:
         """
         try:
             files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+            if missing := sorted({WEIGHTS, ON_VAL, STATE} - files.keys()):
+                raise ValueError(f"{MANIFEST} does not list {missing[0]}")
             for name, wanted in files.items():
                 if Path(name).name != name or _described(path / name) != wanted:
                     raise ValueError(f"{name} is not as it was written")
@@ -114,7 +116,7 @@ class Checkpoint:
             return cls(path, history, state["best"], state["frozen_sha256"], files)
         except FileNotFoundError as error:
             raise ValueError(f"{Path(error.filename).name} is missing") from None
-        except (OSError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"cannot be read: {error}") from None
 
     @property
