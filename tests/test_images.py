@@ -59,8 +59,8 @@ def test_jpeg_comes_back_as_jpeg_does() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"just text", b"<html>error</html>", encoded(noise(), "GIF"), encoded(noise(), "EPS")],
-    ids=["no bytes", "text", "html", "GIF", "EPS"],
+    [b"just text", b"<html>error</html>", encoded(noise(), "GIF"), encoded(noise(), "EPS")],
+    ids=["text", "html", "GIF", "EPS"],
 )
 def test_other_content_is_no_image_and_the_formats_are_listed(content: bytes) -> None:
     with pytest.raises(
@@ -81,7 +81,7 @@ def test_several_frames_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_truncated_image_is_refused_and_never_filled_with_grey(kind: str, tenth: int) -> None:
     content = encoded(noise(64, 64), kind)
-    with pytest.raises(ValueError, match=r"^(is no image; |cannot be decoded: )"):
+    with pytest.raises(ValueError, match=r"^(is empty$|is no image; |cannot be decoded: )"):
         decode(content[: len(content) * tenth // 10])
 
 

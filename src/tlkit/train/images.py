@@ -46,6 +46,8 @@ def decode(content: bytes) -> Image.Image:
         ImageError: If it is no image of the allowed formats, is broken, has several frames or
             declares too many pixels.
     """
+    if not content:
+        raise ImageError("is empty")
     if is_dicom(content):
         return _from_dicom(content)
     try:
@@ -57,8 +59,8 @@ def decode(content: bytes) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"is no image; {', '.join(FORMATS)} and DICOM are read") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"declares too many pixels: {error}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"declares too many pixels, more than {MAX_PIXELS:,}") from None
     except Exception as error:  # on hostile bytes a decoder may raise anything
         raise ImageError(f"cannot be decoded: {error}") from None
 
