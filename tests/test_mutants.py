@@ -29,7 +29,7 @@ mutants = script()
 def test_what_a_mutant_breaks_is_there_once(mutant: Any) -> None:
     source = mutants.ROOT / "src" / "tlkit" / mutant.file
     assert source.read_text(encoding="utf-8").count(mutant.old) == 1
-    file, _, test = mutant.test.partition("::")
+    file, *_, test = mutant.test.split("::")
     assert f"def {test}(" in (mutants.ROOT / file).read_text(encoding="utf-8")
 
 
