@@ -84,6 +84,13 @@ MUTANTS = (
         CRASH,
     ),
     Mutant(
+        "safetensors may fail in its own way",
+        "train/tensors.py",
+        "        except SafetensorError as error:",
+        "        except ZeroDivisionError as error:",
+        "tests/test_tensors.py::test_a_full_disk_is_an_ordinary_error",
+    ),
+    Mutant(
         "checkpoints are not checked",
         "train/checkpoint.py",
         "Path(name).name != name or _described(path / name) != wanted",

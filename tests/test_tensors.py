@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from tensorflow.python.framework.ops import gradient_registry
 
 import tlkit
 from tlkit.train.step import Stepper
-from tlkit.train.tensors import hashed, numbered_weights, read_tensors, taken, write_tensors
+from tlkit.train.tensors import (
+    hashed,
+    numbered_weights,
+    read_tensors,
+    taken,
+    write_arrays,
+    write_tensors,
+)
 
 X = np.random.default_rng(1).normal(size=(4, 6, 6, 3)).astype(np.float32)
 LABELS = np.array([0, 1, 0, 1], np.int32)
@@ -32,6 +40,17 @@ def small_model() -> Any:
     ):
         outputs = layer(outputs)
     return keras.Model(inputs, outputs)
+
+
+def test_a_full_disk_is_an_ordinary_error(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, before[1]))  # stands for such a disk
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_arrays(tmp_path / "a.safetensors", {"a": np.zeros(1 << 12, np.float32)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def contents(tensors: Any) -> dict[str, bytes]:

@@ -84,6 +84,8 @@ CASES = (
         tests=(
             "properties/test_run_folder.py::test_a_disk_that_fails_is_said_to_fail_and_changes_no_byte",
             "test_checkpoint.py::test_a_full_disk_leaves_the_one_before_and_says_what_was_needed",
+            "test_tensors.py::test_a_full_disk_is_an_ordinary_error",
+            "test_cache.py::test_a_full_disk_is_an_error_and_leaves_nothing",
         ),
     ),
     Case(

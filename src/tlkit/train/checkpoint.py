@@ -18,13 +18,13 @@ from typing import Any
 
 import attrs
 from attrs import define, field, frozen
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from tlkit.errors import ResourceError, WeightsError
-from tlkit.files import folder_beside, link, remove_folder, rename_folder, write_text, write_with
+from tlkit.files import folder_beside, link, remove_folder, rename_folder, write_text
 from tlkit.progress import Epoch
 from tlkit.train.step import Probabilities
-from tlkit.train.tensors import Tensors, Variables, read_tensors, write_tensors
+from tlkit.train.tensors import Tensors, Variables, read_tensors, write_arrays, write_tensors
 
 KEPT = 2
 NAME = re.compile(r"epoch-\d{4,}")
@@ -219,7 +219,7 @@ class Checkpoints:
         if state.optimizer:
             write_tensors(folder / OPTIMIZER, state.optimizer)
         probabilities = {"last": state.on_val, "best": state.best_on_val}
-        write_with(folder / ON_VAL, lambda partial: save_file(probabilities, partial))
+        write_arrays(folder / ON_VAL, probabilities)
         content = {
             "best": state.best,
             "frozen_sha256": state.frozen_sha256,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from tlkit.errors import WeightsError
@@ -53,8 +56,25 @@ def hashed(tensors: Tensors) -> str:
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """Write a file of tensors, whole."""
-    views = {name: view(tensor) for name, tensor in tensors.items()}
-    write_with(path, lambda partial: save_file(views, partial))
+    write_arrays(path, {name: view(tensor) for name, tensor in tensors.items()})
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a safetensors file, whole.
+
+    Raises:
+        OSError: If it cannot be written; safetensors has an error of its own for that.
+    """
+
+    def write(partial: Path) -> None:
+        try:
+            save_file(dict(arrays), partial)
+        except SafetensorError as error:
+            if not (number := re.search(r"os error (\d+)", str(error))):
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+    write_with(path, write)
 
 
 def read_tensors(path: Path, variables: Variables) -> None:
