@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from tlkit.results.folder import RunFolder
 
 SHOWN = 10  # how many images that differ a message lists
-ANYWAY = "give it that again, or say --anyway: the last bits of the results may differ then"
+ELSEWHERE = (
+    "was begun with other versions or on another machine; bring these back, or say --anyway: the "
+    "last bits of the results may differ then"
+)
 
 
 def resume(
@@ -76,7 +79,7 @@ def resume(
             raise refusal(folder.path, changed)
         if changed := list(_changed_around(folder, ready)):
             if not anyway:
-                raise refusal(folder.path, changed, ANYWAY)
+                raise refusal(folder.path, changed, ELSEWHERE)
             with named(folder.path):
                 folder.note_changes(changed)
         return carry_out(ready, folder, watcher)

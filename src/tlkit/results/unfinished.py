@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tlkit.results.folder import RunFolder
 
 UNFINISHED = "unfinished.json"
+ANOTHER = "is not the run that was begun; bring it back as it was, or start another run"
 MISSING = object()
 
 
@@ -81,11 +82,10 @@ def read_unfinished(
     return evolve(chosen, origin=Origin(base / Path(name).name, text, overrides))
 
 
-def refusal(folder: Path, changed: Sequence[str], way_out: str = "") -> RunFolderError:
+def refusal(folder: Path, changed: Sequence[str], what: str = ANOTHER) -> RunFolderError:
     """Return the error that a run cannot go on because of what has changed."""
     lines = "\n".join(f"  {line}" for line in changed)
-    way_out = way_out or "bring it back as it was, or start another run"
-    return RunFolderError(f"{folder}: is not the run that was begun; {way_out}\n{lines}")
+    return RunFolderError(f"{folder}: {what}\n{lines}")
 
 
 def differences(was: Any, now: Any, path: str = "") -> Iterator[str]:
