@@ -82,8 +82,10 @@ def made_up(
     shares = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
     found = score(labels, shares, classes, [one.patient for one in known.test]).as_json()
     predictions = tuple(
-        Prediction(one.path, one.label, classes[row.argmax()], tuple(map(float, row)))
-        for one, row in zip(known.test, shares, strict=True)
+        Prediction(
+            one.path, one.label, classes[row.index(max(row))], dict(zip(classes, row, strict=True))
+        )
+        for one, row in zip(known.test, shares.tolist(), strict=True)
     )
     metrics = {
         "stand_in": None,

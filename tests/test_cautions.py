@@ -50,7 +50,7 @@ def test_what_the_plan_says_of_the_data_is_warned_of(facts: dict[str, Any], text
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"patients": False}, "Whose each image is was not given"),
+        ({"patients": False}, "No patients are given"),
         ({"source": "hospital of {label}"}, "The source of an image tells its class for 100 %"),
         ({"counts": (100, 100, 31)}, "Few images to judge by: covid-19 (31)."),
         ({"skill": 0.0}, "The accuracy is not clearly better than calling every image normal"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,21 @@ def test_explain_draws_a_picture_an_image(command: CommandLine, run: Path) -> No
     for row in found:
         with Image.open(folder / row["picture"]) as picture:
             assert picture.width > 2 * 320
+
+
+def test_with_a_threshold_it_is_the_called_class_that_is_explained(
+    command: CommandLine, run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    table = json.loads((copy / "experiment.json").read_text(encoding="utf-8"))
+    least = CLASSES[int(tlkit.load(run).probabilities(["a.png"])[0].argmin())]
+    table["calibration"] = {"temperature": False, "min_recall": {least: 1.0}}
+    learnt = {"temperature": 1.0, "threshold": {"class": least, "p": 0.0}, "raw": {}}
+    for name, content in (("experiment.json", table), ("calibration.json", learnt)):
+        (copy / name).write_text(json.dumps(content), encoding="utf-8")
+    command("explain", copy, "a.png", "--out", "there")
+    (row,) = rows(Path("there/explanations.csv").read_text())
+    assert row["predicted"] == row["class"] == least
 
 
 def test_a_chosen_class_is_explained_by_any_method(command: CommandLine, run: Path) -> None:

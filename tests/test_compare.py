@@ -207,9 +207,9 @@ def test_two_runs_that_differ_in_one_key_name_it(two_runs: tuple[Path, Path]) ->
         (lambda folder: (folder / "metrics.json").unlink(), r"the run is not finished, it has no"),
         (lambda folder: (folder / "manifest.csv").unlink(), r"manifest\.csv: cannot be read: "),
         (lambda folder: (folder / "history.csv").write_bytes(b"\xff"), r"cannot be read: "),
-        (lambda folder: (folder / "history.csv").write_text("epoch\n1\n"), r"are not as tlkit "),
-        (rewrite("metrics.json", lambda table: table.clear()), r"files are not as tlkit writes"),
-        (rewrite("plan.json", lambda table: table.update(classes=3)), r"are not as tlkit writes"),
+        (lambda folder: (folder / "history.csv").write_text("epoch\n1\n"), r"is not as tlkit "),
+        (rewrite("metrics.json", lambda table: table.clear()), r"is not as tlkit writes"),
+        (rewrite("plan.json", lambda table: table.update(classes=3)), r"is not as tlkit writes"),
     ],
     ids=["unfinished", "absent", "no text", "other columns", "no metrics", "no classes"],
 )  # fmt: skip

@@ -47,6 +47,20 @@ def test_names_from_strangers_are_printed_in_one_line() -> None:
     assert all(line.isprintable() for line in text.split("\n"))
 
 
+def test_a_matrix_that_is_too_wide_has_numbers_for_names_or_is_a_list_of_its_peaks() -> None:
+    twelve = made_up([f"kind of bird {k}" for k in range(12)], [9] * 12).scores
+    lines = scores_text("test", twelve).splitlines()[-13:]
+    assert lines[0].split() == ["truth", "\\", "predicted", *map(str, range(1, 13))]
+    assert lines[1].split()[:5] == ["1", "kind", "of", "bird", "0"]
+    many = made_up([f"kind {k}" for k in range(40)], [3] * 40, skill=2).scores
+    text = scores_text("test", many)
+    head, first = text.splitlines()[text.splitlines().index("", 6) + 1 :][:2]
+    assert head.split() == ["most", "often", "confused:", "truth", "predicted", "images"]
+    worst = max(n for i, row in enumerate(many.confusion) for k, n in enumerate(row) if i != k)
+    assert first.split()[-1] == str(worst)
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
 def test_warnings_are_a_line_each() -> None:
     assert cautions_text(["one\x1b[2J", "two"]) == "! one\\x1b[2J\n! two"
 

@@ -30,7 +30,8 @@ from tlkit.parts.datasets import load_splits
 from tlkit.parts.keras_applications import FAMILIES
 from tlkit.parts.kinds import registries
 from tlkit.plan.plan import make_plan
-from tlkit.results.metrics import figures, reference_figures, score_confusion
+from tlkit.results.metrics import score_confusion
+from tlkit.results.published import figures, reference_figures
 from tlkit.train.checks import check_images
 from tlkit.train.images import to_pixels
 from tlkit.train.order import epoch_order

@@ -42,8 +42,8 @@ def predictions(draw: st.DrawFn) -> list[Prediction]:
     found = []
     for number in range(draw(st.integers(0, 40))):
         parts = draw(st.lists(st.integers(1, 9), min_size=3, max_size=3))
-        shares = tuple(part / sum(parts) for part in parts)
-        predicted = CLASSES[max(range(3), key=lambda k: parts[k])]
+        shares = {name: part / sum(parts) for name, part in zip(CLASSES, parts, strict=True)}
+        predicted = draw(st.sampled_from(CLASSES))  # with a threshold it is not the likeliest
         found.append(Prediction(f"{number}.png", draw(st.sampled_from(CLASSES)), predicted, shares))
     return found
 
@@ -88,8 +88,8 @@ def png(grey: int) -> bytes:
 FILES = {"right.png": png(200), "wrong.png": png(50)}
 HASHES = {path: hashlib.sha256(content).hexdigest() for path, content in FILES.items()}
 JUDGED = [
-    Prediction("right.png", "a", "a", (0.9, 0.05, 0.05)),
-    Prediction("wrong.png", "b", "c", (0.1, 0.2, 0.7)),
+    Prediction("right.png", "a", "a", {"a": 0.9, "b": 0.05, "c": 0.05}),
+    Prediction("wrong.png", "b", "c", {"a": 0.1, "b": 0.2, "c": 0.7}),
 ]
 
 

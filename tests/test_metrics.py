@@ -11,16 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.config.experiment import Reference
-from tlkit.errors import FieldError
 from tlkit.results.intervals import Resampling
 from tlkit.results.metrics import (
     OVERALL,
     PER_CLASS,
     Scores,
-    figure_names,
-    figures,
-    reference_figures,
     score,
     score_confusion,
     score_predictions,
@@ -208,31 +203,3 @@ def test_classes_with_few_images_and_classes_never_predicted_are_named() -> None
     scores = score_confusion([[60, 0, 0], [20, 0, 0], [10, 0, 39]], CLASSES)
     assert scores.few == {"pneumonia": 20, "covid-19": 49}
     assert scores.never_predicted == ("pneumonia",)
-
-
-def test_a_reference_has_the_figures_of_its_matrix() -> None:
-    found = reference_figures(Reference(source="paper", confusion=PAPER), CLASSES)
-    assert found == figures(score_confusion(PAPER, CLASSES))
-    assert tuple(found) == figure_names(CLASSES)
-
-
-def test_figures_given_by_name_stand_before_those_of_the_matrix() -> None:
-    reference = Reference(source="paper", confusion=PAPER, accuracy=0.5, precision={"normal": 0.25})
-    found = reference_figures(reference, CLASSES)
-    assert (found["accuracy"], found["normal precision"]) == (0.5, 0.25)
-    assert found["covid-19 recall"] == 28 / 31
-
-
-def test_a_reference_without_a_matrix_leaves_the_rest_open() -> None:
-    found = reference_figures(Reference(source="abstract", recall={"normal": 1.0}), CLASSES)
-    assert {name: value for name, value in found.items() if value is not None} == {
-        "normal recall": 1.0
-    }
-
-
-@pytest.mark.parametrize("confusion", [((0, 0, 0),) * 3, ()], ids=["all zero", "no rows"])
-def test_a_matrix_without_images_is_refused_before_anything_is_scored(
-    confusion: tuple[tuple[int, ...], ...],
-) -> None:
-    with pytest.raises(FieldError, match=r"^confusion: "):
-        Reference(source="nobody", confusion=confusion)

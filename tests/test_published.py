@@ -10,12 +10,22 @@ from hypothesis import strategies as st
 
 from tlkit.config.experiment import Experiment, Reference
 from tlkit.config.loading import load_experiment
+from tlkit.errors import FieldError
 from tlkit.results.intervals import wilson
 from tlkit.results.metrics import Scores, score_confusion
-from tlkit.results.published import Share, beside, remarks, rounds_to
+from tlkit.results.published import (
+    Share,
+    beside,
+    figure_names,
+    figures,
+    reference_figures,
+    remarks,
+    rounds_to,
+)
 
 STUDY = Path(__file__).parent.parent / "examples" / "covidx"
 CLASSES = ("normal", "pneumonia", "covid-19")
+PAPER = ((61, 36, 3), (3, 91, 6), (0, 3, 28))  # experiment 3, figure 8
 
 
 def study(number: int) -> tuple[Experiment, Scores]:
@@ -110,3 +120,31 @@ def test_ours_may_be_undefined_where_theirs_is_not() -> None:
     assert rows["covid-19 precision"].ours == Share(None, 0)
     assert rows["covid-19 precision"].verdict == ""
     assert rows["covid-19 recall"].verdict == "beyond chance"
+
+
+def test_a_reference_has_the_figures_of_its_matrix() -> None:
+    found = reference_figures(Reference(source="paper", confusion=PAPER), CLASSES)
+    assert found == figures(score_confusion(PAPER, CLASSES))
+    assert tuple(found) == figure_names(CLASSES)
+
+
+def test_figures_given_by_name_stand_before_those_of_the_matrix() -> None:
+    reference = Reference(source="paper", confusion=PAPER, accuracy=0.5, precision={"normal": 0.25})
+    found = reference_figures(reference, CLASSES)
+    assert (found["accuracy"], found["normal precision"]) == (0.5, 0.25)
+    assert found["covid-19 recall"] == 28 / 31
+
+
+def test_a_reference_without_a_matrix_leaves_the_rest_open() -> None:
+    found = reference_figures(Reference(source="abstract", recall={"normal": 1.0}), CLASSES)
+    assert {name: value for name, value in found.items() if value is not None} == {
+        "normal recall": 1.0
+    }
+
+
+@pytest.mark.parametrize("confusion", [((0, 0, 0),) * 3, ()], ids=["all zero", "no rows"])
+def test_a_matrix_without_images_is_refused_before_anything_is_scored(
+    confusion: tuple[tuple[int, ...], ...],
+) -> None:
+    with pytest.raises(FieldError, match=r"^confusion: "):
+        Reference(source="nobody", confusion=confusion)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attrs import evolve
 from tests.finished_runs import HOSTILE, made_up
 
 from tlkit.config.experiment import Card
@@ -170,7 +171,19 @@ def test_a_class_that_is_never_predicted_is_undefined_and_not_0() -> None:
     scores["per_class"]["covid-19"].update(precision=None, f1=0.0)
     scores["per_class"]["covid-19"]["intervals"].update(precision=None, f1=None)
     text = report(run, Gallery(missing="they are gone"))
-    assert re.search(r'precision</th><td class="num">undefined</td><td class="num"></td>', text)
+    row = r'covid-19</bdi></th><td class="num">undefined</td><td class="num"></td>'
+    assert len(re.findall(row, text)) == 1  # its precision; its recall is 0
+
+
+def test_a_class_with_a_threshold_is_shown_with_its_own_probability() -> None:
+    run = made_up(counts=(3, 3, 3), skill=0)
+    shares = {"normal": 0.7, "pneumonia": 0.1, "covid-19": 0.2}
+    called = [evolve(one, predicted="covid-19", probabilities=shares) for one in run.judged]
+    run = evolve(run, predictions={"test": tuple(called)})
+    wrong = Gallery(worst=(Picture(next(one for one in called if not one.right), "data:,"),))
+    text = " ".join(report(run, wrong).split())
+    assert "called covid-19 with 20.0" in text
+    assert "covid-19</bdi> 20.0&nbsp;%, <bdi>normal</bdi> 70.0&nbsp;%" in text
 
 
 def test_very_many_classes_still_make_a_page() -> None:

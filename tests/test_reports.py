@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -23,6 +25,7 @@ STUDY = """
 [data]
 name = "folder"
 path = "images"
+occlude_centre = 0.5
 
 [backbone]
 weights = "none"
@@ -37,6 +40,9 @@ learning_rate = 0.0
 
 [fit]
 epochs = 2
+
+[calibration]
+min_recall = { light = 1.0 }
 
 [card]
 not_for = "Not for diagnosis."
@@ -72,6 +78,20 @@ def test_a_run_leaves_a_report_with_pictures_and_a_card(finished: Path) -> None:
     assert "What it looks at" in text
     assert "There are no pictures" not in text
     assert "Not for diagnosis." in (finished / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_its_pictures_are_what_the_model_sees(finished: Path) -> None:
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    for content in re.findall(r'src="data:image/jpeg;base64,([^"]+)" alt="test/', text):
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("L"))
+        assert pixels[12:20, 12:20].max() < 30 < pixels[:4].mean() + 30  # its middle is blacked out
+
+
+def test_it_says_by_which_threshold_a_class_is_called(finished: Path) -> None:
+    threshold = json.loads((finished / "calibration.json").read_text())["threshold"]["p"]
+    said = f"called light if its probability of that is {100 * threshold:.1f} % or more"
+    for name in PAGES:
+        assert said in (finished / name).read_text(encoding="utf-8").replace("\\", "")
 
 
 def test_written_again_they_are_the_same_bytes(copied: Path) -> None:

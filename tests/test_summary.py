@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.results.metrics import figures, score_confusion
+from tlkit.results.metrics import score_confusion
+from tlkit.results.published import figures
 from tlkit.sweeps.dots import dots_svg
 from tlkit.sweeps.outcomes import Outcome
 from tlkit.sweeps.summary import nested, summarise, t_interval, values_of, wilson

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -45,6 +46,16 @@ def test_a_logarithmic_axis_has_its_middle_at_the_geometric_mean() -> None:
     scale = Scale(1e-5, 1e-1, 0, 100, log=True)
     assert scale(1e-3) == pytest.approx(50)
     assert scale.ticks() == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+
+
+@given(low=st.floats(1e-9, 1e2), factor=st.floats(1, 1e6))
+def test_ticks_of_a_logarithmic_axis_are_inside_a_few_and_apart(low: float, factor: float) -> None:
+    scale = Scale(low / 1.5, low * factor * 1.5, 200, 0, log=True)
+    ticks = scale.ticks()
+    assert 1 <= len(ticks) <= 5
+    assert all(scale.low <= tick <= scale.high for tick in ticks)
+    places = [scale(tick) for tick in ticks]
+    assert all(above - below >= 12 for above, below in pairwise(places))
 
 
 @given(low=st.floats(-1e3, 1e3), width=st.floats(1e-2, 1e4))

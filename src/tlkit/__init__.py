@@ -59,8 +59,8 @@ from tlkit.sweeps.sweep import Sweep, SweepWatcher, resume_sweep, sweep
 from tlkit.sweeps.trials import Trials, plan_trials
 
 if TYPE_CHECKING:
-    from tlkit.console import Terminal
     from tlkit.estimator import TransferClassifier
+    from tlkit.terminal import Terminal
 
 __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
     # Run an experiment
@@ -141,7 +141,7 @@ __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
 __version__ = "0.1.0"
 
 # What needs a package that takes long to import, with its module; imported when first asked for.
-LATE = {"Terminal": "tlkit.console", "TransferClassifier": "tlkit.estimator"}
+LATE = {"Terminal": "tlkit.terminal", "TransferClassifier": "tlkit.estimator"}
 
 
 def __getattr__(name: str) -> Any:

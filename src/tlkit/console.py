@@ -1,27 +1,21 @@
-"""What a person sees: progress on standard error, tables as text."""
+"""What a person reads of plans and results on a terminal: tables and lines as text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
 from tlkit.config.experiment import Reference
-from tlkit.escapes import printable, printable_lines
-from tlkit.parts.splits import Splits
+from tlkit.escapes import printable
 from tlkit.plan.plan import Plan, PlannedStage
-from tlkit.progress import Epoch, Watcher
 from tlkit.run import Run
 
 if TYPE_CHECKING:
     from tlkit.results.intervals import Interval
     from tlkit.results.metrics import ClassScores, Scores
 
+WIDEST, LONGEST, PEAKS = 100, 32, 8  # columns of a matrix, signs of a name, confused pairs
 SHOWN = ("precision", "recall", "specificity", "auroc")  # of each class, on a terminal
-MANY = 2000  # images that take about a second to look at, or more
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -93,12 +87,11 @@ def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
 
 def scores_text(split: str, scores: Scores) -> str:
     """Return a split's scores as text: the figures with their intervals, the confusion matrix."""
-    names = [printable(name) for name in scores.classes]
+    names = [_short(printable(name)) for name in scores.classes]
     rows = [
         [name, str(one.support), *(_of_class(one, figure) for figure in SHOWN)]
         for name, one in zip(names, scores.per_class.values(), strict=True)
     ]
-    confusion = [[name, *map(str, row)] for name, row in zip(names, scores.confusion, strict=True)]
     head = ["class", "images", *(f"{figure} %" for figure in SHOWN[:3]), "AUROC"]
     means = [
         f"balanced accuracy {share(scores.balanced_accuracy)}"
@@ -120,9 +113,32 @@ def scores_text(split: str, scores: Scores) -> str:
             "",
             table(head, rows),
             "",
-            table(["truth \\ predicted", *names], confusion),
+            _confusion_text(names, scores.confusion),
         ]
     )
+
+
+def _confusion_text(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
+    """Return a confusion matrix as text; if it is too wide with numbered columns, or its peaks."""
+    corner = "truth \\ predicted"
+    rows = [list(map(str, row)) for row in confusion]
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    numbered = [f"{number} {name}" for number, name in zip(numbers, names, strict=True)]
+    for left, above in ((names, names), (numbered, numbers)):
+        cells = [[name, *row] for name, row in zip(left, rows, strict=True)]
+        text = table([corner, *above], cells)
+        if max(map(len, text.splitlines())) <= WIDEST:
+            return text
+    wrong = sorted(
+        ((count, i, k) for i, row in enumerate(confusion) for k, count in enumerate(row) if i != k),
+        key=lambda one: (-one[0], one[1:]),
+    )
+    peaks = [[names[i], names[k], str(count)] for count, i, k in wrong[:PEAKS] if count]
+    return table(["most often confused: truth", "predicted", "images"], peaks)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _of_class(one: ClassScores, figure: str) -> str:
@@ -201,136 +217,3 @@ def share(value: float | None, missing: str = "undefined") -> str:
     ('77.9 %', 'undefined')
     """
     return missing if value is None else f"{100 * value:.1f} %"
-
-
-class Terminal(Watcher):
-    """Shows a run's progress: bars on a terminal, a line an epoch elsewhere."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self.bar: Progress | None = None
-        self.epoch = ""
-        self.before = 0  # images of the epochs before this one
-        self.told: set[str] = set()
-
-    def say(self, text: str) -> None:
-        """Print lines as they are, but for what a terminal would obey."""
-        self.console.print(Text(printable_lines(text)), soft_wrap=True)
-
-    def planned(self, plan: Plan, splits: Splits) -> None:
-        """Print what will be done, without the layers."""
-        if plan.stand_in:
-            self.say(stand_in_banner(plan.stand_in))
-        self._images(plan, splits)
-        if plan.evaluated_on == "val":
-            self.note("there is no test split; the results are those on val")
-
-    def checking(self, done: int, count: int) -> None:
-        """Show how many images are checked."""
-        if done == 1:
-            text = f"checking {count:,} images"
-            self._start(text, count)
-            if self.bar is None and count >= MANY:  # where there is no bar, a word
-                self.say(text)
-        self._advance(done)
-        if done == count:
-            self._stop()
-
-    def checked(self, plan: Plan, splits: Splits) -> None:
-        """Print what is new since the plan."""
-        self._images(plan, splits)
-
-    def _images(self, plan: Plan, splits: Splits) -> None:
-        """Print notes, counts and weights, each once."""
-        counts = ", ".join(f"{sum(c.values())} {split}" for split, c in plan.counts.items())
-        weights = ", ".join(f"{name} {w:.4g}" for name, w in plan.class_weights.items())
-        lines = [f"note: {note}" for note in splits.notes]
-        lines += [leakage_text(plan.data)] if leakage_text(plan.data) else []
-        lines.append(f"images: {counts}; class weights: {weights}")
-        for line in lines:
-            if line not in self.told:
-                self.say(line)
-                self.told.add(line)
-
-    def loaded(self, weights: Mapping[str, str]) -> None:
-        """Print which weights were used, and why not others."""
-        if "passed_over" in weights:
-            self.say(f"not available: {weights['passed_over']}")
-        self.say(f"weights: {weights['source']} {weights.get('sha256', '')[:12]}".rstrip())
-
-    def resumed(self, history: Sequence[Epoch]) -> None:
-        """Print where the run goes on."""
-        self.say(f"going on after epoch {history[-1].epoch}")
-
-    def note(self, text: str) -> None:
-        """Print it."""
-        self.say(f"note: {text}")
-
-    def computing(self, split: str, done: int, count: int) -> None:
-        """Show how far the features are, in the run's bar if there is one."""
-        text = f"{self.epoch}  frozen layers: {done}/{count} {split} images".strip()
-        if self.bar is None:
-            self._start(text, count)
-        if self.epoch:
-            self._advance(None, text)
-        else:
-            self._advance(done, text)
-            if done == count:
-                self._stop()
-
-    def stage_begins(self, number: int, planned: PlannedStage) -> None:
-        """Print what the stage trains."""
-        self._stop()
-        self.epoch = ""
-        self.say(
-            f"stage {number}: {planned.stage.epochs} epochs, "
-            f"{planned.trainable_params:,} parameters are trained"
-        )
-
-    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
-        """Start the bar with the first epoch; it spans them all, so its time left is the run's."""
-        self.epoch = f"epoch {epoch}/{epochs}"
-        self.before = (epoch - 1) * images
-        if self.bar is None:
-            self._start(self.epoch, epochs * images)
-
-    def step_done(self, images: int, loss: float, accuracy: float, rate: float) -> None:
-        """Advance the bar."""
-        figures = f"loss {loss:.4f}  accuracy {share(accuracy)}  rate {rate:.3g}"
-        self._advance(self.before + images, f"{self.epoch}  {figures}")
-
-    def epoch_done(self, epoch: Epoch) -> None:
-        """Print the epoch's line, above the bar if there is one."""
-        weighted = f"loss {epoch.loss:.4f} (unweighted {epoch.loss_unweighted:.4f})"
-        self.say(
-            f"{self.epoch}  {weighted}  accuracy {share(epoch.accuracy)}  "
-            f"val loss {epoch.val_loss:.4f}  val accuracy {share(epoch.val_accuracy)}  "
-            f"rate {epoch.learning_rate:.3g}"
-        )
-
-    def close(self) -> None:
-        """Take away a bar that is still shown."""
-        self._stop()
-
-    def _start(self, text: str, total: int) -> None:
-        self._stop()
-        if not self.console.is_terminal:
-            return
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=self.console, transient=True)
-        self.bar.add_task(text, total=total)
-        self.bar.start()
-
-    def _advance(self, completed: int | None, text: str | None = None) -> None:
-        if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=completed, description=text)
-
-    def _stop(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None

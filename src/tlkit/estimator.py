@@ -174,7 +174,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     def _watcher(self) -> Watcher:
         if not self.verbose:
             return Watcher()
-        from tlkit.console import Terminal
+        from tlkit.terminal import Terminal
 
         return Terminal()
 

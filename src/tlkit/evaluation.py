@@ -54,16 +54,8 @@ class Evaluation:
 
     def write(self, folder: RunFolder) -> None:
         """Write `predictions.csv` and `metrics.json`."""
-        classes = self.scores.classes
-        columns = ["path", "label", "predicted", "split", *(f"p_{name}" for name in classes)]
-        rows = [
-            [example.path, example.label, classes[number], self.split,
-             *(format(float(p), ".9g") for p in row)]
-            for example, number, row in zip(
-                self.examples, self.predicted, self.probabilities, strict=True
-            )
-        ]  # fmt: skip
-        folder.write_csv("predictions.csv", columns, rows)
+        answers = (self.examples, self.probabilities, self.predicted)
+        folder.write_predictions(self.scores.classes, {self.split: answers})
         folder.write_json("metrics.json", self.as_json())
 
 

@@ -249,7 +249,7 @@ def make_ready(
     splits = load_splits(experiment.data)
     plan = make_plan(experiment, splits)
 
-    from tlkit.results.folder import exists
+    from tlkit.results.places import exists
     from tlkit.train.checks import check_images
     from tlkit.train.model import assemble
     from tlkit.train.remembered import Remembered

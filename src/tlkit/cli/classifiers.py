@@ -14,7 +14,7 @@ from tlkit.classifier import Prediction
 from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
 from tlkit.cli.images import Images, loaded, must_be_new, named, noting, report, with_bar
 from tlkit.cli.listing import Format, Listing
-from tlkit.console import share, table
+from tlkit.console import bracketed, share, table
 from tlkit.escapes import json_text, printable, printable_lines
 from tlkit.files import beside
 from tlkit.named_images import Rejected
@@ -134,9 +134,6 @@ def _sources_text(sources: Mapping[str, Scores]) -> str:
     """Return the accuracy on each source's images as text."""
     rows = []
     for name, scores in sources.items():
-        interval = scores.intervals["accuracy"]
-        ends = f"{100 * interval.low:.1f}-{100 * interval.high:.1f} %" if interval else ""
-        rows.append(
-            [printable(name or "not given"), str(scores.images), share(scores.accuracy), ends]
-        )
+        ends = bracketed(scores.intervals["accuracy"], 100, 1).strip(" ()")
+        rows.append([name or "not given", str(scores.images), share(scores.accuracy), ends])
     return table(["source", "images", "accuracy", "95 % interval"], rows)

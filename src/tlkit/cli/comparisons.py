@@ -53,7 +53,7 @@ def compare(
         return
     for note in notes(read):
         typer.echo(f"note: {printable(note)}", err=True)
-    typer.echo("\n\n".join([_names(read), _settings(read), _scores(read), _pairs(pairs)]))
+    typer.echo("\n\n".join([_names(read), _settings(read), _pairs(pairs), _scores(read)]))
     if out is not None:
         typer.echo(f"\npage: {out}")
 
@@ -107,13 +107,15 @@ def _pairs(pairs: Sequence[Paired | None]) -> str:
     from tlkit.results.compare import points
 
     head = ["on the same images", "images", "accuracy, points", "95 % interval", "only it right",
-            "only [1] right", "p"]  # fmt: skip
+            "only [1] right", "p", "difference"]  # fmt: skip
     rows = []
     for number, found in enumerate(pairs, start=2):
         name = f"[{number}] against [1]"
         if found is None:
-            rows.append([name, "0", *["-"] * 5])
+            rows.append([name, "0", *["-"] * 6])
         else:
             sides = [str(found.only_second), str(found.only_first)]
-            rows.append([name, str(found.images), *points(found), *sides, f"{found.p:.2g}"])
+            rows.append(
+                [name, str(found.images), *points(found), *sides, f"{found.p:.2g}", found.verdict]
+            )
     return table(head, rows)

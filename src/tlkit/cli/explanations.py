@@ -111,7 +111,7 @@ def _explained(
 
     classes, pixels = classifier.classes, np.stack([found for _, found in images])
     probabilities = classifier.probabilities(pixels)
-    predicted = probabilities.argmax(axis=1)
+    predicted = classifier.calibrator.predicted(probabilities)
     chosen = predicted if class_name is None else predicted * 0 + classes.index(class_name)
     rows = []
     for number, heat in enumerate(explainer(pixels, chosen)):

@@ -68,9 +68,9 @@ def _stoppable(early: str) -> Iterator[Watcher]:
     Args:
         early: What to say if that is before it takes notice of it.
     """
-    from tlkit import console
+    from tlkit.terminal import Terminal
 
-    watcher = console.Terminal()
+    watcher = Terminal()
     try:
         with raised(early):
             yield watcher
@@ -94,8 +94,7 @@ def _show(done: tlkit.Run, as_json: bool) -> None:
     from tlkit.results.cautions import cautions
     from tlkit.results.finished import read_finished
     from tlkit.results.folder import RunFolder
-    from tlkit.results.metrics import figures, reference_figures
-    from tlkit.results.published import remarks
+    from tlkit.results.published import figures, reference_figures, remarks
 
     typer.echo(console.scores_text(done.plan.evaluated_on, done.result))
     typer.echo("\n" + console.epochs_text(done))
@@ -141,9 +140,9 @@ def lr_find(
     as_json: AsJson = False,
 ) -> None:
     """Suggest a learning rate: train briefly while it rises, and draw the loss over it."""
-    from tlkit import console
+    from tlkit.terminal import Terminal
 
-    watcher = console.Terminal()
+    watcher = Terminal()
     try:
         curve = tlkit.lr_find(
             file,

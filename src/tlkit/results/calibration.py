@@ -174,6 +174,37 @@ def calibration_json(
     }
 
 
+def calibration_text(table: Mapping[str, Any], split: str, calibrated: float | None) -> str:
+    """Return what a run has learnt from its validation split, for people; empty if nothing.
+
+    Args:
+        table: What `calibration_json` gave, or nothing.
+        split: The split that the run is judged by.
+        calibrated: The calibration error of its answers there.
+
+    >>> raw = {"test": {"calibration_error": 0.091}}
+    >>> print(calibration_text({"temperature": 1.7, "threshold": None, "raw": raw}, "test", 0.04))
+    Probabilities are calibrated on val (temperature 1.7: the model alone is too sure); on test \
+this took the calibration error from 0.091 to 0.040.
+    """
+    if not table:
+        return ""
+    found, temperature, before = [], table["temperature"], table["raw"][split]["calibration_error"]
+    if temperature != 1:
+        sure = "too sure" if temperature > 1 else "not sure enough"
+        took = f"; on {split} this took the calibration error from {before:.3f} to {calibrated:.3f}"
+        found.append(
+            f"Probabilities are calibrated on val (temperature {temperature:.3g}: the model alone "
+            f"is {sure}){'' if calibrated is None else took}."
+        )
+    if table["threshold"]:
+        found.append(
+            f"An image is called {table['threshold']['class']} if its probability of that is "
+            f"{100 * table['threshold']['p']:.1f} % or more, a threshold chosen on val."
+        )
+    return " ".join(found)
+
+
 def read_calibrator(folder: RunFolder, classes: Sequence[str]) -> Calibrator:
     """Return what a run has learnt.
 

@@ -10,11 +10,12 @@ import jinja2
 
 from tlkit.escapes import printable
 from tlkit.files import write_text
+from tlkit.results.calibration import calibration_text
 from tlkit.results.cautions import cautions
 from tlkit.results.figure_rows import class_rows, method_text, overall_rows
 from tlkit.results.finished import Finished
 from tlkit.results.folder import RunFolder
-from tlkit.results.report import template_text
+from tlkit.results.rendering import TEMPLATES
 
 CARD = "MODEL_CARD.md"
 NOT_PROVIDED = "not provided"
@@ -50,6 +51,7 @@ def model_card(run: Finished) -> str:
         per_class=[(name, class_rows(one)) for name, one in scores.per_class.items()],
         confusion=list(zip(run.classes, scores.confusion, strict=True)),
         cautions=cautions(run),
+        calibration=calibration_text(run.calibration, run.split, scores.calibration_error),
     )
 
 
@@ -65,7 +67,10 @@ def markdown(text: object) -> str:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(  # noqa: S701  # Markdown: `md` escapes what is not ours
-        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["md"] = markdown
-    return environment.from_string(template_text("card.md.j2"))
+    return environment.get_template("card.md.j2")

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from tlkit.parts.splits import Example
 from tlkit.results.finished import Finished
+from tlkit.results.intervals import FEW
 from tlkit.results.metrics import Scores
 
 # How many of the images a source's commonest class must get right, beyond the commonest class of
 # all, before the source is said to tell the class.
 TELLS, BEYOND = 0.9, 0.1
+LISTED = 6  # so many classes are named one by one
 
 
 def cautions(run: Finished) -> list[str]:
@@ -40,8 +42,8 @@ def cautions(run: Finished) -> list[str]:
     found += source_cautions(train)
     if not run.stand_in and not any(example.patient for example in train):
         found.append(
-            "Whose each image is was not given: images of one patient may be in two splits, and "
-            "the intervals take each image for an independent one."
+            "No patients are given: images of one patient, or of one thing, may be in two splits, "
+            "and the intervals take each image for an independent one."
         )
     return found + score_cautions(run.scores)
 
@@ -65,6 +67,8 @@ def score_cautions(scores: Scores) -> list[str]:
         )
     if scores.few:
         listed = _listed(f"{name} ({count})" for name, count in scores.few.items())
+        if len(scores.few) > LISTED:
+            listed = f"{len(scores.few)} of {len(scores.classes)} classes have fewer than {FEW}"
         found.append(f"Few images to judge by: {listed}. Read the intervals, not the figures.")
     return found
 

@@ -1,4 +1,4 @@
-"""The report's charts: how training went, and how good the probabilities are."""
+"""The report's charts of how good the probabilities are: ROC, precision-recall, reliability."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from attrs import frozen
 from markupsafe import Markup
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from tlkit.progress import Epoch
-from tlkit.results.intervals import Interval
-from tlkit.results.svg import WIDTH, Frame, Scale, chart, number, tag
+from tlkit.results.svg import Frame, chart, number, tag
 from tlkit.results.weighted import BINS, confidence_bins
 
 SHOWN = 8  # curves in one chart; beyond it nobody can tell them apart
+SQUARE = 326  # the height of a chart whose axes are of equal length
 Line = tuple[str, Sequence[tuple[float, float]]]
 
 
@@ -32,107 +31,6 @@ class Chart:
     title: str
     lines: tuple[str, ...]
     picture: Markup
-
-
-def learning_charts(history: Sequence[Epoch], best: int, kept: int) -> list[Chart]:
-    """Return losses, accuracies and learning rate over the epochs.
-
-    Args:
-        history: The epochs, at least one.
-        best: The number of the best one.
-        kept: The number of the one whose weights were kept.
-    """
-    losses: list[Line] = [
-        ("train", [(e.epoch, e.loss_unweighted) for e in history]),
-        ("val", [(e.epoch, e.val_loss) for e in history]),
-    ]
-    if any(e.loss != e.loss_unweighted for e in history):
-        losses.append(("train, weighted", [(e.epoch, e.loss) for e in history]))
-    accuracies: list[Line] = [
-        ("train", [(e.epoch, 100 * e.accuracy) for e in history]),
-        ("val", [(e.epoch, 100 * e.val_accuracy) for e in history]),
-    ]
-    rates: list[Line] = [("of a layer with rate 1", [(e.epoch, e.learning_rate) for e in history])]
-    return [
-        _over_epochs("loss", "Loss", losses, history, best, kept),
-        _over_epochs("accuracy", "Accuracy, %", accuracies, history, best, kept),
-        _over_epochs("rate", "Learning rate", rates, history, best, kept, log=True),
-    ]
-
-
-def _over_epochs(
-    name: str,
-    title: str,
-    lines: Sequence[Line],
-    history: Sequence[Epoch],
-    best: int,
-    kept: int,
-    log: bool = False,
-) -> Chart:
-    values = [y for _, points in lines for _, y in points]
-    low, high = _bounds(values, log)
-    first, last = history[0].epoch, history[-1].epoch
-    x = (first - 0.5, last + 0.5)
-    frame = Frame.of(x, (low, high), top=34, height=236, log_y=log)
-    ticks = _some(sorted(set(values))) if log else frame.y.ticks()
-    parts = [
-        frame.axes(
-            "epoch",
-            [(at, f"{at:g}") for at in frame.x.ticks(7, whole=True)],
-            [(at, f"{at:.2g}") for at in ticks],
-        ),
-        _stages(frame, history),
-        _marks(frame, best, kept),
-        *(frame.line(points, series, step=log) for series, (_, points) in enumerate(lines)),
-    ]
-    if len(history) <= 30:
-        parts += [frame.dots(points, series) for series, (_, points) in enumerate(lines)]
-    told = [
-        f"{line}: {points[0][1]:.4g} in epoch {first}, {points[-1][1]:.4g} in epoch {last}"
-        for line, points in lines
-    ]
-    picture = chart(f"chart-{name}", title, "; ".join(told), 236, *parts)
-    return Chart(title, tuple(line for line, _ in lines), picture)
-
-
-def _some(values: Sequence[float]) -> list[float]:
-    """Return at most five of some values, the first and the last among them."""
-    step = -(-len(values) // 4)
-    return [*values[:-1:step], values[-1]]
-
-
-def _bounds(values: Sequence[float], log: bool) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if log:
-        low, high = max(low, 1e-12), max(high, 1e-12)
-        return low / 1.5, high * 1.5
-    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return max(0.0, low - margin), high + margin
-
-
-def _stages(frame: Frame, history: Sequence[Epoch]) -> Markup:
-    """Return a line where each stage begins, if there are several."""
-    begun = {epoch.stage: epoch.epoch for epoch in reversed(history)}
-    found = []
-    for stage, epoch in sorted(begun.items()) if len(begun) > 1 else ():
-        at = frame.x(epoch - 0.5)
-        up = f"M{number(at)} {number(frame.y.start)}V{number(frame.y.end - 6)}"
-        found.append(tag("path", class_="stage", d=up))
-        found.append(tag("text", f"stage {stage}", class_="tick", x=at + 4, y=frame.y.end + 4))
-    return Markup().join(found)
-
-
-def _marks(frame: Frame, best: int, kept: int) -> Markup:
-    """Return which epoch was the best one and which was kept."""
-    named = {best: "best", kept: "kept"} if best != kept else {kept: "best and kept"}
-    found = []
-    for row, (epoch, label) in enumerate(named.items()):
-        at, top = frame.x(epoch), frame.y.end - 6 - 12 * row
-        down = f"M{number(at)} {number(top)}V{number(frame.y.start)}"
-        anchor = "end" if at > WIDTH * 0.75 else "start" if at < WIDTH * 0.3 else "middle"
-        found.append(tag("path", class_=f"mark {label.split()[-1]}", d=down))
-        found.append(tag("text", label, class_="tick strong", x=at, y=top - 4, text_anchor=anchor))
-    return Markup().join(found)
 
 
 def roc_chart(
@@ -153,8 +51,8 @@ def roc_chart(
     for k in _worst(classes, areas):
         false, true, _ = roc_curve(labels == k, probabilities[:, k])
         lines.append((classes[k], list(zip(100 * false, 100 * true, strict=True))))
-    axis = "share of the other images called so, %"
-    return _curves("roc", "ROC: share of the class called so, %", axis, lines, areas, chance=True)
+    axes = ("others called so (1 − specificity), %", "recall, %")
+    return _curves("roc", "ROC curve", axes, lines, areas)
 
 
 def precision_recall_chart(
@@ -170,8 +68,10 @@ def precision_recall_chart(
     lines: list[Line] = []
     for k in _worst(classes, areas):
         precision, recall, _ = precision_recall_curve(labels == k, probabilities[:, k])
-        lines.append((classes[k], list(zip(100 * recall, 100 * precision, strict=True))))
-    return _curves("pr", "Precision, %", "recall, %", lines, areas)
+        all_found = int((recall == 1).sum()) - 1  # beyond it precision only falls
+        points = zip(100 * recall[all_found:], 100 * precision[all_found:], strict=True)
+        lines.append((classes[k], list(points)))
+    return _curves("pr", "Precision-recall curve", ("recall, %", "precision, %"), lines, areas)
 
 
 def _worst(classes: Sequence[str], areas: Mapping[str, float | None]) -> list[int]:
@@ -183,18 +83,27 @@ def _worst(classes: Sequence[str], areas: Mapping[str, float | None]) -> list[in
 def _curves(
     name: str,
     title: str,
-    axis: str,
+    axes: tuple[str, str],
     lines: Sequence[Line],
     areas: Mapping[str, float | None],
-    chance: bool = False,
 ) -> Chart:
-    frame = Frame.of((0, 100), (0, 100), height=310, top=10)
-    ticks = [(at, f"{at:g}") for at in frame.y.ticks()]
-    parts = [frame.axes(axis, ticks, ticks), _diagonal(frame) if chance else Markup()]
-    parts += [frame.line(_thinned(points), series) for series, (_, points) in enumerate(lines)]
+    frame, parts = _square(*axes)
+    chance = name == "roc"
+    parts += [_diagonal(frame)] if chance else []
+    parts += [
+        frame.line(_thinned(points), series, step=not chance)
+        for series, (_, points) in enumerate(lines)
+    ]
     named = tuple(f"{line} {_figure(areas[line])}" for line, _ in lines)
-    picture = chart(f"chart-{name}", title, f"area under each: {', '.join(named)}", 310, *parts)
+    picture = chart(f"chart-{name}", title, ", ".join(named), SQUARE, *parts)
     return Chart(title, named, picture)
+
+
+def _square(x_title: str, y_title: str) -> tuple[Frame, list[Markup]]:
+    """Return a frame of percentages on both axes, and its drawing."""
+    frame = Frame.of((0, 100), (0, 100), height=SQUARE, top=26)
+    ticks = [(at, f"{at:g}") for at in frame.y.ticks()]
+    return frame, [frame.axes(x_title, ticks, ticks, y_title)]
 
 
 def _diagonal(frame: Frame) -> Markup:
@@ -222,9 +131,7 @@ def reliability_chart(
     sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = confidence_bins(sure)
     counts = np.bincount(bins, minlength=BINS)
-    frame = Frame.of((0, 100), (0, 100), height=310, top=10)
-    ticks = [(at, f"{at:g}") for at in frame.y.ticks()]
-    parts = [frame.axes("highest probability, %", ticks, ticks), _diagonal(frame)]
+    frame, parts = _square("how sure it is: highest probability, %", "right answers, %")
     bars, points, told = [], [], []
     for k in np.flatnonzero(counts):
         inside = bins == k
@@ -232,11 +139,11 @@ def reliability_chart(
         bars.append(_bar(frame, int(k), counts[k] / counts.sum()))
         points.append((at, share))
         told.append(f"{counts[k]} images at {at:.0f} %: {share:.0f} % right")
-    parts += [*bars, frame.line(points, 0), frame.dots(points, 0, 3.5)]
+    parts += [*bars, _diagonal(frame), frame.line(points, 0), frame.dots(points, 0, 3.5)]
     description = f"calibration error {_figure(error)}; " + "; ".join(told)
-    title = "Right answers, %, for how sure it is"
-    named = (f"calibration error {_figure(error)}; grey: how many images",)
-    return Chart(title, named, chart("chart-reliability", title, description, 310, *parts))
+    title = "Reliability"
+    named = (f"calibration error {_figure(error)}",)
+    return Chart(title, named, chart("chart-reliability", title, description, SQUARE, *parts))
 
 
 def _bar(frame: Frame, k: int, share: float) -> Markup:
@@ -251,48 +158,6 @@ def _bar(frame: Frame, k: int, share: float) -> Markup:
         width=right - left - 4,
         height=height,
     )
-
-
-def interval_bar(
-    value: float | None,
-    ends: Interval | tuple[float, float] | None,
-    scale: tuple[float, float] = (0.0, 1.0),
-    hollow: bool = False,
-) -> Markup:
-    """Return a figure's dot with its interval as a bar, for a row of a table.
-
-    Args:
-        value: The figure.
-        ends: Its interval.
-        scale: What the left and the right edge stand for.
-        hollow: Draw a ring for a dot: the figure is somebody else's.
-    """
-    x = Scale(*scale, 6, 154)
-    parts = [
-        tag("path", class_="grid", d=f"M{number(x(at))} 0V20")
-        for at in np.linspace(*scale, 5).tolist()
-    ]
-    if isinstance(ends, Interval):
-        ends = (ends.low, ends.high)
-    if ends is not None:
-        low, high = (number(x(min(max(end, scale[0]), scale[1]))) for end in ends)
-        parts.append(tag("path", class_="whisker c0", d=f"M{low} 10H{high}M{low} 6v8M{high} 6v8"))
-    if value is not None:
-        at = x(min(max(value, scale[0]), scale[1]))
-        dot = "ring c0" if hollow else "dot c0"
-        parts.append(tag("circle", class_=dot, cx=at, cy=10, r=3.6))
-    return tag("svg", *parts, viewBox="0 0 160 20", class_="bar", aria_hidden="true")
-
-
-def bar_axis() -> Markup:
-    """Return the axis of `interval_bar`, for a table's head."""
-    places = (("0", 6, "start"), ("50 %", 80, "middle"), ("100 %", 154, "end"))
-    texts = [
-        tag("text", text, class_="tick", x=x, y=14, text_anchor=anchor)
-        for text, x, anchor in places
-    ]
-    label = "drawn from 0 to 100 %"
-    return tag("svg", *texts, viewBox="0 0 160 20", class_="bar", role="img", aria_label=label)
 
 
 def _figure(value: float | None) -> str:

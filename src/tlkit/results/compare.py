@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from attrs import fields, frozen
+from attrs import frozen
 from scipy.stats import binomtest
 
-from tlkit.errors import RunFolderError
 from tlkit.progress import Epoch
-from tlkit.results.folder import METRICS, PLAN, RunFolder
+from tlkit.results.finished import read_finished
+from tlkit.results.folder import RunFolder
 from tlkit.results.intervals import (
     Interval,
     bootstrap_interval,
@@ -22,7 +21,7 @@ from tlkit.results.intervals import (
     unit_numbers,
 )
 from tlkit.results.metrics import OVERALL, PER_CLASS, ClassScores, Scores
-from tlkit.results.recorded import EXPERIMENT
+from tlkit.results.published import LEVEL, Verdict
 from tlkit.results.settings import flattened
 
 PERCENT = ("accuracy", "balanced_accuracy")  # of all classes together; the others are no shares
@@ -111,6 +110,11 @@ class Paired:
     unit: Literal["image", "patient"]
     p: float
 
+    @property
+    def verdict(self) -> Verdict:
+        """Return whether the accuracies differ beyond chance, at 5 %."""
+        return "beyond chance" if self.p < LEVEL else "within chance"
+
 
 def read_run(path: Path) -> Recorded:
     """Read a finished run's folder; nothing of it is executed.
@@ -118,45 +122,21 @@ def read_run(path: Path) -> Recorded:
     Raises:
         RunFolderError: If it is not the folder of a finished run.
     """
-    folder = RunFolder(path)
-    metrics, plan = folder.read_json(METRICS), folder.read_json(PLAN)
-    experiment = folder.read_json(EXPERIMENT)
-    images = _rows(path / "manifest.csv")
-    predicted, history = _rows(path / "predictions.csv"), _rows(path / "history.csv")
-    try:
-        split = metrics["evaluated_on"]
-        of = {row["path"]: row for row in images}
-        return Recorded(
-            name=str(path),
-            settings=flattened({k: v for k, v in experiment.items() if k not in TOLD}),
-            split=split,
-            scores=Scores.from_json(plan["classes"], metrics[split]),
-            history=tuple(_epoch(row) for row in history),
-            answers={
-                of[row["path"]]["sha256"]: Answer(
-                    row["label"], row["predicted"], of[row["path"]]["patient"]
-                )
-                for row in predicted
-                if row["split"] == split
-            },
-            trained_on=frozenset(row["sha256"] for row in images if row["split"] == "train"),
-            stand_in=metrics["stand_in"] or "",
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise RunFolderError(f"{path}: its files are not as tlkit writes them") from None
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunFolderError(f"{path}: cannot be read: {error}") from None
-
-
-def _epoch(row: Mapping[str, str]) -> Epoch:
-    numbers: dict[str, Any] = {one.name: float(row[one.name]) for one in fields(Epoch)}
-    return Epoch(**numbers | {name: int(row[name]) for name in ("epoch", "stage")})
+    run = read_finished(RunFolder(path))
+    of = {example.path: example for example in run.manifest[run.split]}
+    return Recorded(
+        name=str(path),
+        settings=flattened({k: v for k, v in run.experiment.items() if k not in TOLD}),
+        split=run.split,
+        scores=run.scores,
+        history=run.history,
+        answers={
+            of[one.path].sha256: Answer(one.label, one.predicted, of[one.path].patient)
+            for one in run.judged
+        },
+        trained_on=frozenset(example.sha256 for example in run.manifest["train"]),
+        stand_in=run.stand_in,
+    )
 
 
 def differences(runs: Sequence[Recorded]) -> tuple[Difference, ...]:

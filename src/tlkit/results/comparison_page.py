@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import importlib.metadata
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
-from tlkit.escapes import printable
 from tlkit.files import write_text
 from tlkit.progress import Epoch
 from tlkit.results.charts import SHOWN
@@ -24,7 +18,7 @@ from tlkit.results.compare import (
     notes,
     points,
 )
-from tlkit.results.report import template_text
+from tlkit.results.rendering import page
 from tlkit.results.svg import Frame, chart
 
 CURVES: dict[str, Callable[[Epoch], float]] = {
@@ -48,13 +42,9 @@ def write_comparison(path: Path, runs: Sequence[Recorded], pairs: Sequence[Paire
 
 def comparison(runs: Sequence[Recorded], pairs: Sequence[Paired | None]) -> str:
     """Return the page."""
-    style = template_text("report.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     shown = list(runs)[:SHOWN]
-    return _template().render(
-        style=Markup(style),  # noqa: S704  # our own file
-        style_hash=f"sha256-{digest}",
-        version=importlib.metadata.version("tlkit"),
+    return page(
+        "compare.html.j2",
         runs=runs,
         marks=[f"[{number}]" for number in range(1, len(runs) + 1)],
         notes=notes(runs),
@@ -65,19 +55,6 @@ def comparison(runs: Sequence[Recorded], pairs: Sequence[Paired | None]) -> str:
         charts=[(title, _curves(title, shown, value)) for title, value in CURVES.items()],
         shown=len(shown),
     )
-
-
-@cache
-def _template() -> jinja2.Template:
-    """Return the page's template; every text put into it is made printable and escaped."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.from_string(template_text("compare.html.j2"))
 
 
 def _curves(title: str, runs: Sequence[Recorded], value: Callable[[Epoch], float]) -> Markup:

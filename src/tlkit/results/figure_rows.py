@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import evolve, frozen
 from markupsafe import Markup
 
-from tlkit.results.charts import interval_bar
-from tlkit.results.intervals import Interval, Resampling
+from tlkit.results.bars import interval_bar
+from tlkit.results.intervals import FEW, Interval, Resampling
 from tlkit.results.metrics import OVERALL, PER_CLASS, ClassScores, Scores
 
 # Shown as percentages; the others are no shares of anything.
 PERCENT = {"accuracy", "balanced_accuracy", "precision", "recall", "specificity"}
 UNBOUNDED = {"log_loss"}
+MEANT = {
+    "precision": "of the images called so, those that are",
+    "recall": "of the images of a class, those called so; sensitivity",
+    "specificity": "of the images of other classes, those not called so",
+    "f1": "the harmonic mean of precision and recall",
+    "auroc": "the area under the ROC curve, the class against the rest",
+    "average_precision": "the area under the precision-recall curve",
+}
 
 
 @frozen
@@ -24,6 +32,7 @@ class Row:
         ends: Its interval.
         bar: Both, drawn.
         n: How many images it rests on; empty where there is no interval.
+        few: Whether these are so few that the figure says little.
     """
 
     title: str
@@ -31,6 +40,22 @@ class Row:
     ends: str
     bar: Markup
     n: str
+    few: bool = False
+
+
+@frozen
+class ClassTable:
+    """One figure of every class.
+
+    Attributes:
+        title: The figure's name.
+        meant: What it is.
+        rows: A row a class, titled with its name.
+    """
+
+    title: str
+    meant: str
+    rows: tuple[Row, ...]
 
 
 def overall_rows(scores: Scores) -> list[Row]:
@@ -50,6 +75,20 @@ def class_rows(one: ClassScores) -> list[Row]:
     ]
 
 
+def class_tables(scores: Scores) -> list[ClassTable]:
+    """Return the figures of the single classes, a table a figure; those not known are left out."""
+    rows = {name: class_rows(one) for name, one in scores.per_class.items()}
+    known = next(iter(scores.per_class.values())).intervals
+    return [
+        ClassTable(
+            PER_CLASS[figure],
+            MEANT[figure],
+            tuple(evolve(some[place], title=name) for name, some in rows.items()),
+        )
+        for place, figure in enumerate(known)
+    ]
+
+
 def _row(name: str, title: str, value: float | None, interval: Interval | None) -> Row:
     percent = name in PERCENT
     bar = Markup() if name in UNBOUNDED else interval_bar(value, interval)
@@ -59,6 +98,7 @@ def _row(name: str, title: str, value: float | None, interval: Interval | None) 
         ends=ends(interval, percent),
         bar=bar,
         n=str(interval.n) if interval else "",
+        few=interval is not None and interval.n < FEW,
     )
 
 

@@ -17,6 +17,7 @@ from tlkit.errors import ConfigError, RunFolderError
 from tlkit.escapes import csv_text
 from tlkit.parts.splits import Example
 from tlkit.progress import Epoch
+from tlkit.results.calibration import CALIBRATION
 from tlkit.results.folder import METRICS, PLAN, RunFolder
 from tlkit.results.metrics import Scores
 from tlkit.results.recorded import EXPERIMENT
@@ -36,14 +37,14 @@ class Prediction:
     Attributes:
         path: The image's path, relative to the data's root.
         label: Its class.
-        predicted: The class with the highest probability.
-        probabilities: Of every class, in the order of the classes.
+        predicted: The class it is called.
+        probabilities: Of every class, by its name, in the order of the classes.
     """
 
     path: str
     label: str
     predicted: str
-    probabilities: tuple[float, ...]
+    probabilities: Mapping[str, float] = field(hash=False)
 
     @property
     def right(self) -> bool:
@@ -52,8 +53,8 @@ class Prediction:
 
     @property
     def certainty(self) -> float:
-        """Return the probability of the predicted class."""
-        return max(self.probabilities)
+        """Return the probability of the predicted class: not the highest if it has a threshold."""
+        return self.probabilities[self.predicted]
 
 
 @frozen(kw_only=True)
@@ -72,6 +73,7 @@ class Finished:
         predictions: What was predicted, by split.
         reference: Published results.
         card: What the experiment says about its use.
+        calibration: `calibration.json`; empty if nothing was calibrated.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Finished:
     predictions: Mapping[str, tuple[Prediction, ...]] = field(repr=False)
     reference: tuple[Reference, ...] = ()
     card: Card = field(factory=Card)
+    calibration: Mapping[str, Any] = field(factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -143,11 +146,28 @@ def read_finished(folder: RunFolder) -> Finished:
             predictions=_predictions(folder.path / PREDICTIONS, classes),
             reference=tuple(structure(Reference, one) for one in experiment["reference"]),
             card=structure(Card, experiment.get("card", {})),
+            calibration=_calibration(folder, experiment),
         )
-        _ = finished.scores  # so that what is wrong is found here
+        _check(finished)  # so that what is wrong is found here
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise RunFolderError(f"{folder.path}: is not as tlkit writes it: {error!r}") from None
     return finished
+
+
+def _check(run: Finished) -> None:
+    """Read what is read late, and compare what was predicted with what there is.
+
+    Raises:
+        KeyError, TypeError, ValueError: If something is wrong.
+    """
+    _ = run.scores, run.manifest["train"]
+    if {one.path for one in run.judged} != {one.path for one in run.manifest[run.split]}:
+        raise ValueError(f"{PREDICTIONS} and {MANIFEST} have other images")
+
+
+def _calibration(folder: RunFolder, experiment: Mapping[str, Any]) -> dict[str, Any]:
+    asked: dict[str, Any] = experiment.get("calibration", {})
+    return dict(folder.read_json(CALIBRATION)) if any(asked.values()) else {}
 
 
 def _toml(folder: Path) -> tuple[str, str]:
@@ -183,6 +203,6 @@ def _predictions(path: Path, classes: tuple[str, ...]) -> dict[str, tuple[Predic
     found: dict[str, list[Prediction]] = {}
     for row in _rows(path):
         path_, label, predicted = (csv_text(row[key]) for key in ("path", "label", "predicted"))
-        shares = tuple(float(row[f"p_{name}"]) for name in classes)
+        shares = {name: float(row[f"p_{name}"]) for name in classes}
         found.setdefault(row["split"], []).append(Prediction(path_, label, predicted, shares))
     return {split: tuple(rows) for split, rows in found.items()}

@@ -7,9 +7,7 @@ compared byte by byte; `environment.json` and `timing.csv` are the others.
 from __future__ import annotations
 
 import csv
-import errno
 import io
-import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,23 +21,22 @@ from attrs import frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
-from tlkit.errors import ResourceError, RunFolderError
+from tlkit.errors import RunFolderError
 from tlkit.escapes import csv_cell, typed
 from tlkit.files import (
-    folder_beside,
     remove_file,
     remove_folder,
     remove_partial,
-    rename_folder,
     write_bytes,
     write_text,
 )
 from tlkit.layers import LayerTable
-from tlkit.lock import holder, is_locked, unlock
-from tlkit.parts.splits import Splits
+from tlkit.lock import unlock
+from tlkit.parts.splits import Example, Splits
 from tlkit.plan.plan import Plan
 from tlkit.progress import Epoch
 from tlkit.results.environment import environment
+from tlkit.results.places import claimed, created
 from tlkit.results.recorded import ENVIRONMENT, EXPERIMENT
 from tlkit.results.unfinished import UNFINISHED, record
 from tlkit.train.tensors import numbered_weights, read_tensors, taken, write_tensors
@@ -55,6 +52,9 @@ PLAN, MANIFEST, TIMING, METRICS, WEIGHTS = (
     "weights.safetensors",
 )
 
+# Images with their probabilities, `(images, classes)`, and their predicted class numbers.
+Answers = tuple[Sequence[Example], npt.NDArray[np.float32], npt.NDArray[np.int64]]
+
 
 @frozen
 class RunFolder:
@@ -68,47 +68,13 @@ class RunFolder:
 
     @classmethod
     def claim(cls, out: Path | None, name: str) -> RunFolder:
-        """Make a new, empty folder: `out`, or the first free `runs/NAME-N`.
-
-        Raises:
-            RunFolderError: If `out` exists.
-            ResourceError: If it cannot be made.
-        """
-        try:
-            (Path("runs") if out is None else out.parent).mkdir(parents=True, exist_ok=True)
-            return cls(next(path for path in _places(out, name) if _made(path)))
-        except StopIteration:
-            raise RunFolderError(exists(out or Path("runs"))) from None
-        except OSError as error:
-            raise ResourceError(f"{out or 'runs'}: cannot be made: {error.strerror}") from None
+        """Make a new, empty folder; see `claimed`."""
+        return cls(claimed(out, name))
 
     @classmethod
     def create(cls, out: Path | None, name: str, fill: Callable[[RunFolder], object]) -> RunFolder:
-        """Make a new folder with what it begins with: `out`, or the first free `runs/NAME-N`.
-
-        It is filled under a hidden name and then renamed, so it is there whole or not at all, and
-        of two processes that want the same one gets it.
-
-        Args:
-            out: Where; unset: the first free number.
-            name: What it is called then.
-            fill: Writes what the folder begins with, one file at least.
-
-        Raises:
-            RunFolderError: If `out` exists.
-            ResourceError: If it cannot be made.
-        """
-        parent = Path("runs") if out is None else out.parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            with folder_beside(parent / name) as partial:
-                fill(cls(partial))
-                for path in _places(out, name):
-                    if _renamed(partial, path):
-                        return cls(path)
-        except OSError as error:
-            raise ResourceError(f"{out or 'runs'}: cannot be made: {error.strerror}") from None
-        raise RunFolderError(exists(out or parent))
+        """Make a new folder with what it begins with; see `created`."""
+        return cls(created(out, name, lambda partial: fill(cls(partial))))
 
     def write_inputs(
         self, experiment: Experiment, plan: Plan, splits: Splits, hashes: Mapping[str, str]
@@ -162,16 +128,26 @@ class RunFolder:
         predicted: Mapping[str, npt.NDArray[np.int64]],
     ) -> None:
         """Write the predictions and the metrics, which come last: with them the run is finished."""
-        columns = ["path", "label", "predicted", "split", *(f"p_{c}" for c in splits.classes)]
         examples = dict(splits.items())
+        self.write_predictions(
+            splits.classes,
+            {
+                split: (examples[split], found, predicted[split])
+                for split, found in probabilities.items()
+            },
+        )
+        self.write_json(METRICS, metrics)
+
+    def write_predictions(self, classes: Sequence[str], answers: Mapping[str, Answers]) -> None:
+        """Write what is said of images, by split: probabilities to float32's nine digits."""
+        columns = ["path", "label", "predicted", "split", *(f"p_{name}" for name in classes)]
         rows = [
-            [example.path, example.label, splits.classes[number], split,
+            [example.path, example.label, classes[number], split,
              *(format(float(p), ".9g") for p in row)]
-            for split, found in probabilities.items()
-            for example, row, number in zip(examples[split], found, predicted[split], strict=True)
+            for split, (examples, probabilities, predicted) in answers.items()
+            for example, row, number in zip(examples, probabilities, predicted, strict=True)
         ]  # fmt: skip
         self.write_csv("predictions.csv", columns, rows)
-        self.write_json(METRICS, metrics)
 
     def write_weights(self, model: keras.Model, layers: LayerTable) -> None:
         """Write every array of the model, the frozen ones too."""
@@ -260,45 +236,6 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     for row in (columns, *rows):
         writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in row])
     return buffer.getvalue()
-
-
-def _places(out: Path | None, name: str) -> Iterable[Path]:
-    """Return where a folder may go: to `out`, or to the first free of these."""
-    if out is not None:
-        return [out]
-    return (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
-
-
-def _made(path: Path) -> bool:
-    """Make a folder and tell whether it is new: of two runs at once, one is told so."""
-    try:
-        path.mkdir()
-    except FileExistsError:
-        return False
-    return True
-
-
-def _renamed(partial: Path, path: Path) -> bool:
-    """Give a filled folder its name, and tell whether the name was free."""
-    if path.exists():
-        return False
-    try:
-        rename_folder(partial, path)
-    except OSError as error:  # another process was faster
-        if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
-            return False
-        raise
-    return True
-
-
-def exists(out: Path) -> str:
-    """Return the message that a run folder is there already."""
-    what = "choose another with --out, nothing is overwritten"
-    if is_locked(out):
-        what = f"{holder(out)} is writing to it; {what}"
-    elif (out / UNFINISHED).is_file():
-        what = f"go on with it: tlkit resume {typed(out)}, or {what}"
-    return f"{out}: the run folder exists; {what}"
 
 
 def resolved(experiment: Experiment) -> dict[str, Any]:

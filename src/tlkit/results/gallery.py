@@ -20,7 +20,7 @@ from tlkit.results.finished import Prediction
 from tlkit.results.overlays import overlay
 from tlkit.train.images import ImageError, Pixels, Reader
 
-WORST, RIGHT, PAIRS, OF_PAIR = 8, 8, 3, 4  # how many are shown
+WORST, RIGHT, PAIRS, OF_PAIR = 6, 6, 3, 6  # how many are shown
 SIDE_PX, QUALITY = 224, 80  # of the pictures in the report: some 8 kB each
 
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from attrs import field, frozen
 from sklearn.metrics import confusion_matrix
 
-from tlkit.config.experiment import Reference
 from tlkit.results.intervals import (
     FEW,
     Interval,
@@ -281,29 +280,3 @@ def _share_intervals(
 def _defined(values: Any, *index: int) -> float | None:
     value = math.nan if values is None else float(values[index])
     return None if math.isnan(value) else value
-
-
-def reference_figures(reference: Reference, classes: Sequence[str]) -> dict[str, float | None]:
-    """Return a published result's figures under the names of `figures`; None where not given."""
-    found: dict[str, float | None] = {}
-    if reference.confusion is not None:
-        found = figures(score_confusion(reference.confusion, classes))
-    if reference.accuracy is not None:
-        found["accuracy"] = reference.accuracy
-    for kind, values in (("precision", reference.precision), ("recall", reference.recall)):
-        found |= {f"{name} {kind}": value for name, value in values.items()}
-    return {name: found.get(name) for name in figure_names(classes)}
-
-
-def figure_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the figures that are set beside published ones."""
-    kinds = ("precision", "recall")
-    return ("accuracy", *(f"{name} {kind}" for name in classes for kind in kinds))
-
-
-def figures(scores: Scores) -> dict[str, float | None]:
-    """Return the figures that are set beside published ones, by name."""
-    found: dict[str, float | None] = {"accuracy": scores.accuracy}
-    for name, one in scores.per_class.items():
-        found[f"{name} precision"], found[f"{name} recall"] = one.precision, one.recall
-    return found

@@ -45,8 +45,8 @@ def source(run: Finished, experiment: Experiment, splits: Splits, model: keras.M
         example.path: example.sha256 for images in run.manifest.values() for example in images
     }
     read = unchanged(splits.read, hashes)
-    backbone = experiment.backbone
-    reader = Reader(read, backbone.image_size, experiment.data.resize)
+    backbone, data = experiment.backbone, experiment.data
+    reader = Reader(read, backbone.image_size, data.resize, data.occlude_centre)
     try:
         explainer = Explainer(model, backbone)
     except ConfigError:  # no layer has a feature map that everything after it depends on

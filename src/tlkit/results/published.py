@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from attrs import evolve, frozen
@@ -9,7 +10,7 @@ from scipy.stats import fisher_exact
 
 from tlkit.config.experiment import Reference
 from tlkit.results.intervals import wilson
-from tlkit.results.metrics import Scores, figure_names, figures, reference_figures, score_confusion
+from tlkit.results.metrics import Scores, score_confusion
 
 LEVEL = 0.05  # of the tests
 Verdict = Literal["beyond chance", "within chance", ""]
@@ -63,6 +64,32 @@ class Beside:
         if self.p is None:
             return ""
         return "beyond chance" if self.p < LEVEL else "within chance"
+
+
+def reference_figures(reference: Reference, classes: Sequence[str]) -> dict[str, float | None]:
+    """Return a published result's figures under the names of `figures`; None where not given."""
+    found: dict[str, float | None] = {}
+    if reference.confusion is not None:
+        found = figures(score_confusion(reference.confusion, classes))
+    if reference.accuracy is not None:
+        found["accuracy"] = reference.accuracy
+    for kind, values in (("precision", reference.precision), ("recall", reference.recall)):
+        found |= {f"{name} {kind}": value for name, value in values.items()}
+    return {name: found.get(name) for name in figure_names(classes)}
+
+
+def figure_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the figures that are set beside published ones."""
+    kinds = ("precision", "recall")
+    return ("accuracy", *(f"{name} {kind}" for name in classes for kind in kinds))
+
+
+def figures(scores: Scores) -> dict[str, float | None]:
+    """Return the figures that are set beside published ones, by name."""
+    found: dict[str, float | None] = {"accuracy": scores.accuracy}
+    for name, one in scores.per_class.items():
+        found[f"{name} precision"], found[f"{name} recall"] = one.precision, one.recall
+    return found
 
 
 def beside(scores: Scores, reference: Reference) -> tuple[Beside, ...]:

@@ -82,8 +82,13 @@ class Scale:
     def ticks(self, most: int = 5, whole: bool = False) -> list[float]:
         """Return round values on the axis."""
         if self.log:
-            powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
-            return [10.0**power for power in powers] or [self.low]
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for digits in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+                found = [float(f"{k}e{power}") for power in powers for k in digits]
+                inside = [value for value in found if self.low <= value <= self.high]
+                if len(inside) >= 2:
+                    return inside[:: -(-len(inside) // most)]
+            return inside or [self.low]
         locator = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=whole)
         margin = 1e-9 * (self.high - self.low)
         values = locator.tick_values(self.low, self.high)
@@ -122,8 +127,9 @@ class Frame:
         x_title: str,
         x_ticks: Iterable[tuple[float, str]],
         y_ticks: Iterable[tuple[float, str]],
+        y_title: str = "",
     ) -> Markup:
-        """Return the grid with its values."""
+        """Return the grid with its values; the vertical axis's title lies above it."""
         x, y = self.x, self.y
         rows = [
             tag("path", class_="grid", d=f"M{number(x.start)} {number(y(at))}H{number(x.end)}")
@@ -138,7 +144,9 @@ class Frame:
         middle = (x.start + x.end) / 2
         title = tag("text", x_title, class_="tick", x=middle, y=y.start + 31, text_anchor="middle")
         base = f"M{number(x.start)} {number(y.start)}H{number(x.end)}"
-        return Markup().join([*rows, tag("path", class_="stroke", d=base), *columns, title])
+        above = [tag("text", y_title, class_="tick", x=2, y=y.end - 13)] if y_title else []
+        base_line = tag("path", class_="stroke", d=base)
+        return Markup().join([*above, *rows, base_line, *columns, title])
 
     def line(
         self, points: Sequence[tuple[float, float]], series: int, step: bool = False

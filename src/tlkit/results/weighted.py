@@ -97,7 +97,8 @@ def _gaps(answers: Answers) -> Floats:
     """Return, in each image's bin, how much more certain it was than right, `(images, bins)`."""
     assert answers.probabilities is not None
     confidence = answers.probabilities.max(axis=1)
-    gap = confidence - (answers.labels == answers.predicted)
+    # Of the likeliest class, which is not the predicted one where another has a threshold.
+    gap = confidence - (answers.labels == answers.probabilities.argmax(axis=1))
     return np.asarray(np.eye(BINS)[confidence_bins(confidence)] * gap[:, None])
 
 

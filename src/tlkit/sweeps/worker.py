@@ -18,7 +18,6 @@ from typing import Any
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.loading import load_experiment
-from tlkit.console import Terminal
 from tlkit.errors import ConfigError, Problem, RunFolderError, TlkitError
 from tlkit.files import remove_folder
 from tlkit.interruption import ask
@@ -29,6 +28,7 @@ from tlkit.run import run
 from tlkit.streams import guarded
 from tlkit.sweeps.outcomes import UNFINISHED
 from tlkit.sweeps.trials import fingerprint
+from tlkit.terminal import Terminal
 
 
 class Bars(Terminal):

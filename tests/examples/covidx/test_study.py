@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tlkit
 from tlkit.config.structure import structure, unstructure
 from tlkit.plan.plan import Plan, make_plan
-from tlkit.results.metrics import reference_figures
+from tlkit.results.published import reference_figures
 from tlkit.sweeps.trials import plan_trials
 
 STUDY = Path(__file__).parents[3] / "examples" / "covidx"
