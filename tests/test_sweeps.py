@@ -59,7 +59,7 @@ def done(top: Path, listener: Listener) -> Sweep:
     """Two optimizers, of which one diverges, with three folds."""
     file = top / "<b>.toml"
     reference = (
-        '\n[[reference]]\nsource = "<i>paper</i>"\naccuracy = 0.5\nrecall = {clear = 0.25}\n'
+        '\n[[reference]]\nsource = "<i>paper</i>\\u202E"\naccuracy = 0.5\nrecall = {clear = 0.25}\n'
     )
     file.write_text(QUICK + reference)
     return tlkit.sweep(file, top / "out", overrides=ASKED, in_process=True, watcher=listener)
@@ -147,7 +147,7 @@ def test_the_page_is_whole_and_what_others_wrote_is_text_in_it(done: Sweep) -> N
     page.feed((done.folder / "sweep.html").read_text(encoding="utf-8"))
     assert not {"script", "b", "i", "img", "link"} & set(page.tags)
     assert page.outside == []
-    assert "<i>paper</i>" in page.text
+    assert r"<i>paper</i>\u202e" in page.text
     assert "3 of 6 runs failed" in page.text
     assert page.tags.count("circle") == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,6 +92,7 @@ def _show(done: tlkit.Run, as_json: bool) -> None:
         found |= done.kept.as_json()
         typer.echo(json_text(found))
         return
+    from tlkit.results.calibration import calibration_text
     from tlkit.results.cautions import cautions
     from tlkit.results.finished import read_finished
     from tlkit.results.folder import RunFolder
@@ -107,11 +109,17 @@ def _show(done: tlkit.Run, as_json: bool) -> None:
         for reference in () if done.plan.stand_in else done.experiment.reference:
             for text in remarks(done.result, reference):
                 typer.echo(f"! {printable(reference.source)}: {text}")
-    typer.echo("\n" + console.cautions_text(cautions(read_finished(RunFolder(done.folder)))))
+    finished, split = read_finished(RunFolder(done.folder)), done.plan.evaluated_on
+    if finished.calibration:
+        error = done.result.calibration_error
+        typer.echo("\n" + printable(calibration_text(finished.calibration, split, error)))
+    if warnings := cautions(finished):
+        typer.echo("\n" + console.cautions_text(warnings))
     if done.plan.stand_in:
         typer.echo("\n" + console.stand_in_banner(done.plan.stand_in))
-    typer.echo(f"\nreport: {done.folder / 'report.html'}\nrun folder: {done.folder}")
-    typer.echo(f"next: tlkit predict {done.folder} IMAGE...")
+    folder = printable(done.folder)
+    typer.echo(f"\nreport: {printable(done.folder / 'report.html')}\nrun folder: {folder}")
+    typer.echo(f"next: tlkit predict {shlex.quote(folder)} IMAGE...")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
+from tlkit.escapes import printable
 from tlkit.sweeps.drawing import dots_of, lowest, svg
 from tlkit.sweeps.summary import VariantSummary
 
@@ -60,7 +61,7 @@ def _axes(first: float, values: Sequence[float], x: Sequence[float], key: str) -
         place = f'x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle"'
         yield f'<text class="tick" {place}>{value:g}</text>'
     place = f'x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle"'
-    yield f"<text {place}>{escape(key)}</text>"
+    yield f"<text {place}>{escape(printable(key))}</text>"
 
 
 def _marks(points: Sequence[Point], x: Sequence[float], first: float) -> Iterator[str]:

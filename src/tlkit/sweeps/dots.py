@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
+from tlkit.escapes import printable
 from tlkit.sweeps.drawing import dots_of, lowest, svg
 from tlkit.sweeps.summary import VariantSummary
 from tlkit.sweeps.trials import brief
@@ -44,7 +45,7 @@ def _row(number: int, summary: VariantSummary, first: float) -> Iterator[str]:
         label = f"{number + 1}  {', '.join(map(brief, summary.variant.settings.values()))}"
     if len(label) > LONGEST:
         label = label[: LONGEST - 1] + "…"
-    yield f'<text x="0" y="{y + 4}">{escape(label)}</text>'
+    yield f'<text x="0" y="{y + 4}">{escape(printable(label))}</text>'
     accuracy = summary.figures["accuracy"]
     if accuracy.low is not None and accuracy.high is not None:
         ends = f'x1="{_x(accuracy.low, first)}" x2="{_x(accuracy.high, first)}"'

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tlkit.console import share
+from tlkit.escapes import printable
 from tlkit.sweeps.curve import curve_svg
 from tlkit.sweeps.dots import dots_svg
 from tlkit.sweeps.folder import RUNS
@@ -23,7 +24,11 @@ def sweep_page(done: Sweep) -> str:
     """Return the page."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
     environment.filters["spread"] = spread
     environment.filters["percent"] = lambda value: share(value, "–")
     source = resources.files("tlkit.sweeps").joinpath("page.html").read_text(encoding="utf-8")
