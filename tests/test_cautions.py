@@ -82,6 +82,22 @@ def test_a_source_that_is_every_class_s_own_tells_nothing() -> None:
     assert source_cautions(images(*[("normal", "a")] * 95, *[("pneumonia", "a")] * 5)) == []
 
 
+def test_a_class_that_comes_from_a_source_of_its_own_is_named() -> None:
+    """As in the study: two classes from one collection, the third from another."""
+    hospital = [("normal", "a")] * 40 + [("pneumonia", "a")] * 40
+    (found,) = source_cautions(images(*hospital, *[("covid-19", "b")] * 10))
+    assert found.startswith("The source of an image gives covid-19 away")
+    assert source_cautions(images(*hospital, ("covid-19", "a"), *[("covid-19", "b")] * 9))
+    assert not source_cautions(images(*hospital, *[("covid-19", s) for s in "ab" for _ in "12345"]))
+
+
+def test_a_model_that_is_worse_than_a_constant_is_called_so() -> None:
+    found = score_cautions(score_confusion([[10, 90, 0], [60, 40, 0], [0, 0, 60]], CLASSES))
+    assert found[0].startswith("The accuracy is not clearly better")
+    found = score_cautions(score_confusion([[0, 95, 5], [95, 5, 0], [40, 10, 10]], CLASSES))
+    assert found[0].startswith("The accuracy is worse than calling every image normal")
+
+
 def test_the_source_table_counts_every_image_once() -> None:
     run = made_up(counts=(4, 3, 2), source="from {label}")
     assert source_table(run) == [

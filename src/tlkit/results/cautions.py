@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tlkit.parts.splits import Example
 from tlkit.results.finished import Finished
@@ -61,9 +61,10 @@ def score_cautions(scores: Scores) -> list[str]:
     elif scores.never_predicted:
         found.append(f"No image is ever called {_listed(scores.never_predicted)}.")
     if interval and interval.low <= share < 1:
+        than = "worse" if interval.high < share else "not clearly better"
         found.append(
-            f"The accuracy is not clearly better than calling every image {commonest}, which is "
-            f"right for {100 * share:.1f} %."
+            f"The accuracy is {than} than calling every image {commonest}, which is right for "
+            f"{100 * share:.1f} %."
         )
     if scores.few:
         listed = _listed(f"{name} ({count})" for name, count in scores.few.items())
@@ -84,10 +85,30 @@ def source_cautions(examples: Sequence[Example]) -> list[str]:
         best[source] = max(best.get(source, 0), count)
     told = sum(best.values()) / len(known)
     commonest = max(Counter(example.label for example in known).values()) / len(known)
-    if told < TELLS or told < commonest + BEYOND:
-        return []
-    text = f"The source of an image tells its class for {100 * told:.0f} % of the training images: "
-    return [text + "the model may have learnt to tell sources apart and not findings."]
+    learnt = "the model may have learnt to tell sources apart and not findings."
+    if told >= max(TELLS, commonest + BEYOND):
+        share = f"{100 * told:.0f} % of the training images"
+        return [f"The source of an image tells its class for {share}: {learnt}"]
+    if away := _given_away(pairs):
+        text = f"The source of an image gives {_listed(away)} away, which hardly any other class "
+        return [f"{text}shares it with: {learnt}"]
+    return []
+
+
+def _given_away(pairs: Mapping[tuple[str, str], int]) -> list[str]:
+    """Return the classes whose images come from sources that are almost theirs alone.
+
+    Args:
+        pairs: How many images there are of each source and class.
+    """
+    of_source, of_class, own = Counter[str](), Counter[str](), Counter[str]()
+    for (source, label), count in pairs.items():
+        of_source[source] += count
+        of_class[label] += count
+    for (source, label), count in pairs.items():
+        own[label] += count if count >= TELLS * of_source[source] else 0
+    rare = {k: n for k, n in of_class.items() if n < (TELLS - BEYOND) * of_class.total()}
+    return [label for label, count in rare.items() if own[label] >= TELLS * count]
 
 
 def source_table(run: Finished) -> list[tuple[str, dict[str, int]]]:

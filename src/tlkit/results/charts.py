@@ -69,7 +69,8 @@ def precision_recall_chart(
     for k in _worst(classes, areas):
         precision, recall, _ = precision_recall_curve(labels == k, probabilities[:, k])
         all_found = int((recall == 1).sum()) - 1  # beyond it precision only falls
-        points = zip(100 * recall[all_found:], 100 * precision[all_found:], strict=True)
+        shown = slice(all_found, -1)  # the last one stands for no image
+        points = zip(100 * recall[shown], 100 * precision[shown], strict=True)
         lines.append((classes[k], list(points)))
     return _curves("pr", "Precision-recall curve", ("recall, %", "precision, %"), lines, areas)
 
