@@ -90,8 +90,8 @@ def source_cautions(examples: Sequence[Example]) -> list[str]:
         share = f"{100 * told:.0f} % of the training images"
         return [f"The source of an image tells its class for {share}: {learnt}"]
     if away := _given_away(pairs):
-        text = f"The source of an image gives {_listed(away)} away, which hardly any other class "
-        return [f"{text}shares it with: {learnt}"]
+        text = f"The source of an image gives {_listed(away)} away"
+        return [f"{text}, as hardly any other image comes from there: {learnt}"]
     return []
 
 
