@@ -1,10 +1,11 @@
-"""The report in a browser: at two widths, light and dark, by axe-core's rules."""
+"""Our pages in a browser: at two widths, light and dark, by axe-core's rules."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from tests.finished_runs import HOSTILE, made_up
 
 from tlkit.config.experiment import Card
+from tlkit.results.compare import Answer, Recorded, paired
+from tlkit.results.comparison_page import comparison
 from tlkit.results.finished import Finished
 from tlkit.results.gallery import Gallery, Pair, Picture, data_address
 from tlkit.results.report import report
@@ -55,11 +58,39 @@ RUNS: dict[str, Callable[[], Finished]] = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+def compared(run: Finished, name: str) -> Recorded:
+    """Return a run as `tlkit compare` reads it."""
+    return Recorded(
+        name=name,
+        settings={"fit.epochs": str(len(run.history)), "data.path": f'"{name}"'},
+        split="test",
+        scores=run.scores,
+        history=run.history,
+        answers={one.path: Answer(one.label, one.predicted) for one in run.judged},
+        trained_on=frozenset(),
+    )
+
+
+def comparison_page() -> str:
+    runs = [compared(RUNS["usual"](), "runs/one"), compared(made_up(seed=2, epochs=9), HOSTILE[3])]
+    return comparison(runs, [paired(*runs)])
+
+
+def report_page(make: Callable[[], Finished]) -> str:
+    run = make()
+    return report(run, pictures(run))
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    **{name: partial(report_page, make) for name, make in RUNS.items()},
+    "comparison": comparison_page,
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_a_browser_and_axe_find_nothing_wrong(name: str, modules: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    run = RUNS[name]()
-    page.write_text(report(run, pictures(run)), encoding="utf-8")
+    page.write_text(PAGES[name](), encoding="utf-8")
     done = subprocess.run(
         [NODE, str(SCRIPT), str(page), str(modules), BROWSER],
         capture_output=True,
