@@ -174,13 +174,13 @@ def calibration_json(
     }
 
 
-def calibration_text(table: Mapping[str, Any], split: str, calibrated: float | None) -> str:
+def calibration_text(table: Mapping[str, Any], split: str, error: float | None) -> str:
     """Return what a run has learnt from its validation split, for people; empty if nothing.
 
     Args:
         table: What `calibration_json` gave, or nothing.
         split: The split that the run is judged by.
-        calibrated: The calibration error of its answers there.
+        error: The calibration error of its answers there.
 
     >>> raw = {"test": {"calibration_error": 0.091}}
     >>> print(calibration_text({"temperature": 1.7, "threshold": None, "raw": raw}, "test", 0.04))
@@ -192,10 +192,14 @@ this took the calibration error from 0.091 to 0.040.
     found, temperature, before = [], table["temperature"], table["raw"][split]["calibration_error"]
     if temperature != 1:
         sure = "too sure" if temperature > 1 else "not sure enough"
-        took = f"; on {split} this took the calibration error from {before:.3f} to {calibrated:.3f}"
+        took = (
+            ""
+            if error is None
+            else (f"; on {split} this took the calibration error from {before:.3f} to {error:.3f}")
+        )
         found.append(
             f"Probabilities are calibrated on val (temperature {temperature:.3g}: the model alone "
-            f"is {sure}){'' if calibrated is None else took}."
+            f"is {sure}){took}."
         )
     if table["threshold"]:
         found.append(
