@@ -310,6 +310,13 @@ def test_too_few_images_are_not_measured() -> None:
         assert one.verdict.startswith("not measured: ")
 
 
+def test_a_source_that_is_known_of_no_image_is_not_called_the_same() -> None:
+    looks = [looked(png(noise(number)), number, label="ab"[number % 2]) for number in range(4)]
+    found = {one.what: one.verdict for one in find_shortcuts(looks, range(4))}
+    assert found["source"] == "not measured: is not known"
+    assert found["file"] != found["source"]
+
+
 @pytest.mark.skipif(not XRAYS.is_dir(), reason=f"{XRAYS} is not there")
 @pytest.mark.slow
 def test_the_public_xray_set_is_found_out() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, app
+from tlkit.escapes import json_text, printable
 
 if TYPE_CHECKING:
     from tlkit.inspection import Inspection, Shortcut
@@ -74,7 +74,7 @@ def data_inspect(
             on_image=on_image,
         )
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(json_text(found.as_json()))
     else:
         typer.echo(_inspection_text(found))
     if found.problems:
@@ -117,7 +117,7 @@ def data_split(
             on_image=on_image,
         )
     if as_json:
-        typer.echo(json.dumps({"counts": done.counts, "target": done.target}, indent=2))
+        typer.echo(json_text({"counts": done.counts, "target": done.target}))
         return
     rows = [
         [split, *(f"{n} of {done.target[split][name]:.1f}" for name, n in counts.items())]
@@ -153,7 +153,7 @@ def data_verify(
     with _bar("looking at images") as on_image:
         found = verify_manifest(manifest, patient=patient, near_bits=near_bits, on_image=on_image)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(json_text(found.as_json()))
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     if not found.sound:
@@ -175,10 +175,10 @@ def _inspection_text(found: Inspection) -> str:
 
     def counts(what: str, by: Mapping[str, Mapping[str, int]], unnamed: str) -> str:
         rows = [
-            [_plain(key) or unnamed, *map(str, row.values()), str(sum(row.values()))]
+            [key or unnamed, *map(str, row.values()), str(sum(row.values()))]
             for key, row in by.items()
         ]
-        return table([what, *map(_plain, found.classes), "all"], rows)
+        return table([what, *found.classes, "all"], rows)
 
     sides = " to ".join(f"{w}×{h}" for w, h in zip(found.widths, found.heights, strict=True))
     least, middle, most = sides.split(" to ")
@@ -232,12 +232,7 @@ def _summary(found: Inspection) -> str:
 
 def _listed(head: str, lines: Sequence[str]) -> str:
     more = [f"  … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([head, *(f"  {_plain(line)}" for line in lines[:SHOWN]), *more])
-
-
-def _plain(text: str) -> str:
-    """Return a text with its control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "\n".join([head, *(f"  {printable(line)}" for line in lines[:SHOWN]), *more])
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, app
-from tlkit.escapes import typed
+from tlkit.escapes import json_text, typed
 from tlkit.parts.splits import SPLITS
 from tlkit.sweeps.sweep import Sweep, SweepWatcher
 from tlkit.sweeps.text import sweep_text
@@ -83,8 +82,7 @@ def sweep(
         where = f"; next: tlkit sweep --resume {typed(watcher.folder)}" if watcher.folder else ""
         typer.echo(f"interrupted{where}", err=True)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
-    typer.echo(json.dumps(_as_json(done), indent=2, ensure_ascii=False) if as_json
-               else sweep_text(done))  # fmt: skip
+    typer.echo(json_text(_as_json(done)) if as_json else sweep_text(done))
     if done.failed:
         raise typer.Exit(done.failed[0].exit_code)
 

@@ -71,7 +71,8 @@ def find_shortcuts(
     found = []
     for what, table in tables.items():
         control = what in controls
-        if reason := _unusable(table, labels, groups):
+        known = what != "source" or any(look.image.source for look in looks)
+        if reason := _unusable(table, labels, groups) if known else "not measured: is not known":
             found.append(Shortcut(what=what, auc=None, verdict=reason, control=control))
             continue
         auc, low, high = _auc(table, labels, np.array(groups), seed)
