@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tlkit.errors import DataError, TlkitError
+from tlkit.escapes import printable
 from tlkit.parts.dicom import require_pydicom
 
 HERE = Path(__file__).parent
@@ -136,7 +137,7 @@ def build(
     require_pydicom()
     plus = study.gather(wishes)
     for note in plus.notes:
-        typer.echo(f"note: {study.printable(note)}", err=True)
+        typer.echo(f"note: {printable(note)}", err=True)
     if dry_run:
         typer.echo(tables.table("COVIDxPLUS", tables.sizes(plus.images), wishes.plus))
         typer.echo("everything is there; next: the same without --dry-run")
@@ -180,7 +181,7 @@ def _check_date(text: str) -> None:
     try:
         datetime.date.fromisoformat(text)
     except ValueError:
-        message = f"must be a day such as 2020-05-20, got {study.printable(text)}"
+        message = f"must be a day such as 2020-05-20, got {printable(text)}"
         raise typer.BadParameter(message, param_hint="--as-of") from None
 
 

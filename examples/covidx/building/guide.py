@@ -7,21 +7,26 @@ from pathlib import Path
 
 from building.sources import PROJECTS, Project
 
+STUDY = Path(__file__).parents[1]
 BEGIN = """\
 The study's images come from three public sources; which of them train and test is said by lists
 of the COVID-Net project. Nothing is downloaded here: their licences ask for your consent.
+Once: pip install 'tlkit[dicom]'. What is built takes 7 GB, with --max-side 512 it takes 2 GB.
 """
 END = """\
-5. Check, then build
-   python examples/covidx/build.py --dry-run
-   python examples/covidx/build.py
-   The collections of step 1 and 2 have grown since the study, so the second command will ask for
-   --as-of DATE or --keep-surplus. The study's date is not on record; its counts and the lists tell
-   that it was soon after 13 May 2020: --find-date shows the days that give the paper's counts.
+5. Check, find the study's day, build
+   python {study}/build.py --dry-run
+   python {study}/build.py --find-date
+   python {study}/build.py --as-of DATE
+   The collections of steps 1 and 2 have grown since the study. Its date is not on record; its
+   counts and the lists tell that it was soon after 13 May 2020. --find-date marks the days that
+   give the paper's counts, --as-of DATE builds from one. To build from all that there is now:
+   --keep-surplus. What cannot be matched is listed, with the option that builds without it.
 
-6. Run the experiments
-   tlkit data inspect examples/covidx/data/covidxmini.csv
-   tlkit run examples/covidx/exp3.toml
+6. Look at the images, run the experiments
+   tlkit data inspect {study}/data/covidxmini.csv
+   tlkit run {study}/exp3.toml
+   tlkit sweep {study}/study.toml
 """
 
 
@@ -44,11 +49,13 @@ def guide(folders: Mapping[str, Path]) -> str:
             f"   where:   {project.address}",
             f"   licence: {project.licence}",
             f"   get it:  {project.get}",
-            f"   as:      {folders[project.folder]}",
+            f"   into:    {folders[project.folder]}",
             *states,
             "",
         ]
-    return "\n".join([*lines, END])
+    here = Path.cwd()
+    study = STUDY.relative_to(here) if STUDY.is_relative_to(here) else STUDY
+    return "\n".join([*lines, END.format(study=study)])
 
 
 def _needed(project: Project, folders: Mapping[str, Path]) -> list[Path]:

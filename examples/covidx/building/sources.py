@@ -55,7 +55,7 @@ RSNA = Project(
     folder="rsna-pneumonia-detection-challenge",
     address="https://www.kaggle.com/c/rsna-pneumonia-detection-challenge",
     licence="the challenge's rules, to be accepted at Kaggle; attribution to RSNA and NIH",
-    get="download and unpack the two files at Kaggle, or: "
+    get="accept the rules at Kaggle, then download the two below there and unpack them, or all: "
     "kaggle competitions download -c rsna-pneumonia-detection-challenge",
     holds=("stage_2_detailed_class_info.csv", "stage_2_train_images"),
 )

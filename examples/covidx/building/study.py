@@ -14,6 +14,7 @@ from building.lists import CLASSES, Lists, read_lists
 from building.matching import Image, Match, match
 from building.pictures import csv_text, write_pictures
 from tlkit.errors import DataError
+from tlkit.escapes import printable
 from tlkit.files import write_text
 
 SHOWN = 10  # how many lines of a kind a message lists
@@ -245,12 +246,3 @@ def listed(head: str, lines: Sequence[str], everything: bool) -> str:
     shown = lines if everything else lines[:SHOWN]
     more = [f"  … and {len(lines) - len(shown)} more (--all)"] if len(shown) < len(lines) else []
     return "\n".join([head, *(f"  {printable(line)}" for line in shown), *more])
-
-
-def printable(text: str) -> str:
-    r"""Return a text with its control characters escaped.
-
-    >>> printable("a\x1bb")
-    'a\\x1bb'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -604,7 +604,10 @@ def test_the_command_gives_tables_1_and_2_and_the_experiments_accept_it(
         assert {split: tuple(counts.values()) for split, counts in plan.counts.items()} == sizes
 
 
-def test_a_dry_run_on_nothing_tells_what_to_get_and_where_it_goes(tmp_path: Path) -> None:
+def test_a_dry_run_on_nothing_tells_what_to_get_and_where_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(build.app, ["--sources", str(tmp_path / "none"), "--dry-run"])
     assert isinstance(done.exception, tlkit.DataError)
     assert str(done.exception) == "8 files or folders are missing, see above"
@@ -612,6 +615,8 @@ def test_a_dry_run_on_nothing_tells_what_to_get_and_where_it_goes(tmp_path: Path
         for told in (project.name, project.address, project.licence, project.get, *project.holds):
             assert told in done.output
         assert str(tmp_path / "none" / project.folder) in done.output
+    for told in ("pip install 'tlkit[dicom]'", f"python {build.HERE}/build.py --as-of DATE"):
+        assert told in done.output
     assert not any(tmp_path.iterdir())
 
 
