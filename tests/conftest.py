@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,18 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # TensorFlow's first call takes seconds
 )
 settings.load_profile("tlkit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals() -> Iterator[None]:
+    """Signals as in a terminal: `nohup` and a shell's background ignore some, subprocesses too."""
+    before = [
+        (signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler)),
+        (signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL)),
+    ]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 KERAS_CV = re.compile(r"keras_?cv|augmix|gridmask|randaugment", re.IGNORECASE)

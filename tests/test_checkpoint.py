@@ -195,7 +195,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     checkpoints.commit(state(1, best=1))
     path = tmp_path / "epoch-0001" / "manifest.json"
     files = json.loads(path.read_text(encoding="utf-8"))["files"]
-    files["../../secret"] = files.pop("state.json")
+    files["../../secret"] = files["state.json"]
     path.write_text(json.dumps({"files": files}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"^\.\./\.\./secret is not as it was written$"):
         Checkpoint.read(tmp_path / "epoch-0001")

@@ -7,19 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from tlkit.interruption import Interrupted, noticed, raised, stop_if_asked
-
-
-@pytest.fixture(autouse=True)
-def interrupts() -> Iterator[None]:
-    """SIGINT as in a terminal: a shell's background jobs ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

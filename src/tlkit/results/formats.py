@@ -136,7 +136,7 @@ def _gelu(x: Any) -> Any:
 def _in_groups(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
     """Return the convolution of each group of channels by itself; Keras compiles it with XLA."""
     settings = {
-        "strides": list(layer.strides),
+        "strides": layer.strides,
         "padding": layer.padding,
         "dilation_rate": layer.dilation_rate,
         "data_format": layer.data_format,

@@ -56,6 +56,6 @@ def test_the_commands_at_its_head_are_right(
 
 def test_the_open_question_is_asked_in_every_combination(xrays: Path) -> None:
     trials = plan_trials(RECIPES / "all_layers.toml", [f"data.path={str(xrays)!r}"])
-    assert len(trials.variants) == 2**4
+    assert len(trials.variants) == 2**5
     cuts = {(t.variant.settings["freeze.train"], t.plan.stages[0].cut) for t in trials.trials}
     assert cuts == {("19-22", 18), ("1-22", 0)}
