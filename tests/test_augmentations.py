@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,19 @@ SIDE = 8
 PRESETS = [registries.augmentations.get(name)() for name in registries.augmentations.names()]
 EVERY = [preset for preset in PRESETS if preset.changes]
 GRADED = [preset for preset in PRESETS if isinstance(preset, Graded)]
-of_each = pytest.mark.parametrize("augmentation", EVERY, ids=lambda a: type(a).__name__)
-graded = pytest.mark.parametrize("augmentation", GRADED, ids=lambda a: type(a).__name__)
+
+
+def each_by_name(parts: Sequence[Any]) -> list[Any]:
+    """Return parameters; tracing RandAugment takes seconds."""
+    slow = [pytest.mark.slow]
+    return [
+        pytest.param(part, id=type(part).__name__, marks=slow * isinstance(part, RandAugment))
+        for part in parts
+    ]
+
+
+of_each = pytest.mark.parametrize("augmentation", each_by_name(EVERY))
+graded = pytest.mark.parametrize("augmentation", each_by_name(GRADED))
 
 TONES = {"brightness_frac": 0.0, "contrast_frac": 0.0}
 XRAY_STILL: dict[str, Any] = {"rotation_deg": 0.0, "shift_frac": 0.0, "zoom_frac": 0.0, **TONES}

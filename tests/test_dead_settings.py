@@ -333,7 +333,16 @@ SEEN: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("key", list(all_keys()))
+SECONDS_TO_TRACE = "augmentations.randaugment."
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=[pytest.mark.slow] if key.startswith(SECONDS_TO_TRACE) else [])
+        for key in all_keys()
+    ],
+)
 def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
     kind, name, field = key.split(".")
     settings = NEEDED.get(f"{kind}.{name}", {})

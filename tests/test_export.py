@@ -97,7 +97,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "to", ["keras", "onnx", pytest.param("savedmodel", marks=pytest.mark.slow)]
+    "to", ["keras", *(pytest.param(to, marks=pytest.mark.slow) for to in ("onnx", "savedmodel"))]
 )
 def test_a_program_without_tlkit_gives_the_runs_probabilities(
     to: Any, run: Path, images: list[Path], tmp_path: Path

@@ -225,12 +225,10 @@ def attached_with(head: tlkit.Head, model: Any) -> Any:
 
 @pytest.mark.parametrize(
     "head",
-    [
-        Cosine(),
-        pytest.param(Pooled(pooling="concat", units=(4,), batch_norm=True), marks=pytest.mark.slow),
-    ],
+    [Cosine(), Pooled(pooling="concat", units=(4,), batch_norm=True)],
     ids=["cosine", "pooled"],
 )
+@pytest.mark.slow
 def test_a_run_is_loaded_in_a_fresh_process(head: tlkit.Head, tmp_path: Path) -> None:
     experiment = tlkit.Experiment(
         data=Phantom(train=6, val=3, test=0, image_px=32),

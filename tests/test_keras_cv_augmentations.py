@@ -117,7 +117,7 @@ def seeded_globally() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("seeded_globally")
-@pytest.mark.parametrize("name", ["RandAugment", "GridMask"])
+@pytest.mark.parametrize("name", [pytest.param("RandAugment", marks=pytest.mark.slow), "GridMask"])
 def test_it_changes_as_much_as_kerascvs_own(name: str) -> None:
     """By the mean over many draws of what becomes of a picture."""
     import keras_cv
@@ -177,7 +177,9 @@ def blocked(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["augmix", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
+)
 def test_without_kerascv_a_run_ends_before_it_begins(name: str, tmp_path: Path) -> None:
     (tmp_path / "exp.toml").write_text(EXPERIMENT.format(name=name))
     done = blocked(tmp_path, "run", "exp.toml")

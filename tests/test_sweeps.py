@@ -25,6 +25,7 @@ QUICK = f"""
 [fit]
 epochs = 1
 batch_size = 4
+xla = false
 """
 DIVERGING = '{name = "sgd", learning_rate = 1e38}'
 ASKED = ['optimizer=[{name="adam"}, ' + DIVERGING + "]", "data.folds=3", "fit.epochs=[2]"]

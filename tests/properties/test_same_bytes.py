@@ -23,7 +23,7 @@ def experiment(**changed: Any) -> tlkit.Experiment:
         "backbone": {"weights": "none", "image_size": 32},
         "head": {"name": "pooled", "units": [4], "dropout": 0.5},
         "augmentation": {"name": "covidx", "views": 2},
-        "fit": {"epochs": 3, "batch_size": 4},
+        "fit": {"epochs": 3, "batch_size": 4, "xla": False},  # compiling would take half the time
     }
     return structure(tlkit.Experiment, table | changed)
 
@@ -73,9 +73,10 @@ def test_a_cold_warm_or_partly_filled_cache_changes_no_byte(
 ) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("TLKIT_CACHE", str(cache))
-    first = files(tmp_path / "first")
+    fit = {"epochs": 3, "batch_size": 4}
+    first = files(tmp_path / "first", fit=fit)
     state(cache)
-    assert files(tmp_path / "second") == first
+    assert files(tmp_path / "second", fit=fit) == first
 
 
 def test_without_a_cache_and_with_one_too_small_the_bytes_are_the_same(
@@ -83,7 +84,8 @@ def test_without_a_cache_and_with_one_too_small_the_bytes_are_the_same(
 ) -> None:
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
     first = files(tmp_path / "first")
-    without = files(tmp_path / "without", fit={"epochs": 3, "batch_size": 4, "cache": False})
+    fit = {"epochs": 3, "batch_size": 4, "xla": False, "cache": False}
+    without = files(tmp_path / "without", fit=fit)
     monkeypatch.setattr(FeatureCache, "limit", lambda _: 100)
     watcher = Listening()
     tlkit.run(experiment(), tmp_path / "small", watcher=watcher)
@@ -103,7 +105,7 @@ def test_what_changes_only_above_the_cut_computes_no_features(
         {"head": {"name": "pooled", "units": [8]}},
         {"optimizer": {"name": "adam", "learning_rate": 1e-4}},
         {"class_weights": {"name": "balanced"}},
-        {"fit": {"epochs": 5, "batch_size": 2}},
+        {"fit": {"epochs": 5, "batch_size": 2, "xla": False}},
     ]
     for number, changed in enumerate(above):
         tlkit.run(experiment(**changed), tmp_path / str(number), watcher=watcher)
