@@ -17,8 +17,8 @@ from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.errors import ConfigError, NumericalError, Problem
+from tlkit.preparation import make_ready
 from tlkit.progress import Watcher
-from tlkit.run import make_ready
 
 if TYPE_CHECKING:
     import numpy.typing as npt

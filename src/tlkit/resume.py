@@ -13,8 +13,9 @@ from tlkit.config.experiment import Experiment
 from tlkit.errors import DataError, RunFolderError, TlkitError
 from tlkit.lock import locked
 from tlkit.parts.kinds import Backbone, Dataset
+from tlkit.preparation import Ready, make_ready
 from tlkit.progress import Watcher
-from tlkit.run import Ready, Run, carry_out, make_ready
+from tlkit.run import Run, carry_out
 
 if TYPE_CHECKING:
     from tlkit.results.folder import RunFolder

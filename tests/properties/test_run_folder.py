@@ -175,7 +175,7 @@ class World:
             schedule=Plateau(patience=1, factor=0.7),
             fit=tlkit.Fit(epochs=9, early_stop_patience=2, checkpoint_every_s=0),
         )
-        make_ready = importlib.import_module("tlkit.run").make_ready
+        make_ready = importlib.import_module("tlkit.preparation").make_ready
         ready = make_ready(self.experiment, None, (), tlkit.Watcher())
         first = [variable.numpy() for variable in ready.model.weights]
 
