@@ -196,7 +196,7 @@ def test_what_onnx_has_no_operator_for_is_told(tmp_path: Path) -> None:
 
     @keras.saving.register_keras_serializable("tests")
     def inverse(x: Any) -> Any:
-        return keras.ops.erfinv(keras.ops.tanh(x))
+        return keras.ops.erfinv(0.5 * keras.ops.tanh(x))  # short of 1, where erfinv is infinite
 
     erfinv = keras.layers.Activation(inverse, name="erfinv")
     given = network(keras.layers.Conv2D(4, 3, name="first"), erfinv)
