@@ -89,11 +89,14 @@ def _splits(
     recorded = run.experiment["data"].get("path")
     if recorded is None or not hasattr(dataset, "path"):
         return load_splits(dataset)
-    places = [Path(data)] if data else [Path(recorded), folder / ".." / ".." / recorded]
+    root = run.experiment["data"].get("root")  # of a list's images, recorded in the same way
     problems = []
-    for place in places:
+    for base in (Path(), folder / ".." / ".."):
+        places = {"path": Path(data) if data else base / recorded}
+        if root is not None:
+            places["root"] = base / root
         try:
-            return load_splits(evolve(dataset, path=place, stand_in=None))  # type: ignore[call-arg]  # it has a path
+            return load_splits(evolve(dataset, **places, stand_in=None))  # type: ignore[arg-type]  # it has a path
         except DataError as error:
             problems.append(str(error))
     if dataset.stand_in and data is None:
