@@ -127,6 +127,25 @@ def test_a_run_that_is_stopped_before_its_pages_gets_the_same_ones_later(
     assert {path.name for path in run.iterdir()} == {path.name for path in copied.iterdir()}
 
 
+def test_the_images_of_a_list_are_found_where_its_root_was(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = copied.parent.parent
+    images = sorted((study / "images").rglob("*.png"))
+    rows = [f"{x.relative_to(study / 'images')},{x.parts[-2]},{x.parts[-3]}" for x in images]
+    (study / "list.csv").write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
+    text = (study / "study.toml").read_text(encoding="utf-8").replace('"folder"', '"manifest"')
+    text = text.replace('"images"', '"list.csv"\nroot = "images"')
+    (study / "listed.toml").write_text(text, encoding="utf-8")
+    run = tlkit.run(study / "listed.toml", study / "runs" / "listed").folder
+    before = (run / "report.html").read_bytes()
+    assert b"data:image/" in before
+    for place in (study, run):
+        monkeypatch.chdir(place)
+        tlkit.report(run)
+        assert (run / "report.html").read_bytes() == before
+
+
 def test_without_the_images_the_report_says_so_and_is_whole_otherwise(copied: Path) -> None:
     images = copied.parent.parent / "images"
     images.rename(images.with_name("elsewhere"))
