@@ -165,6 +165,23 @@ def said(outcome: Outcome) -> tuple[int, dict[str, bytes]]:
     return outcome.epoch, {split: p.tobytes() for split, p in outcome.probabilities.items()}
 
 
+@pytest.mark.parametrize(("held_bytes", "written"), [(2**28, [3]), (0, [1, 2, 3])])
+def test_what_is_large_is_written_after_every_epoch_and_not_held(
+    held_bytes: int, written: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    commit = Checkpoints.commit
+
+    def told(self: Checkpoints, state: Any) -> None:
+        found.append(state.epoch)
+        commit(self, state)
+
+    monkeypatch.setattr("tlkit.train.keeper.HELD_BYTES", held_bytes)
+    monkeypatch.setattr(Checkpoints, "commit", told)
+    Trained(Stage(3, SCORES))
+    assert found == written
+
+
 # Two good epochs in each stage and then disastrous ones, so the second is the best of all.
 GOOD_THEN_BAD = Rates(rates=(0.01, 0.01, 9.0, 9.0))
 STAGES = {

@@ -51,7 +51,8 @@ class Fit:
         mixed_precision: Compute in `bfloat16`, keep weights, loss and probabilities in float32;
             unset: all in float32.
         checkpoint_every_s: How often a checkpoint is written, in seconds, so that a killed run can
-            go on from it; 0: after every epoch. Ends of stages and interruptions always write one.
+            go on from it; 0: after every epoch, as always where one takes more than 268 MB. Ends
+            of stages and interruptions always write one.
         keep_checkpoints: Keep the last checkpoints when the run is finished.
     """
 

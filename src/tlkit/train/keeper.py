@@ -2,8 +2,8 @@
 
 It is on the disk after the epochs that end a checkpoint's interval or a stage, and in memory
 otherwise, where it costs nothing until the next epoch changes it. An epoch is not left to memory
-unless the next one is expected to end within the interval too: a large model whose epochs take
-long is written after every one, and never held twice.
+unless the next one is expected to end within the interval too, nor if it is large: so large models
+are written after every epoch, and never held twice.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from tlkit.train.best import best_of
 from tlkit.train.checkpoint import OPTIMIZER, WEIGHTS, Checkpoint, Checkpoints, State
 from tlkit.train.step import Probabilities
 from tlkit.train.tensors import Tensors, Variables, hashed, numbered_weights, taken
+
+HELD_BYTES = 2**28  # what may be held twice; experiment 3's head with Adam's state is 321 MB
 
 
 class Keeper:
@@ -140,10 +142,14 @@ class Keeper:
         self.checkpoints.last.put(WEIGHTS, self.variables)
 
     def _due(self) -> bool:
-        """Tell whether the next epoch, as long as this one, would end after the interval."""
+        """Tell whether the next epoch, as long as this one, would end after the interval.
+
+        Or whether what would be held until then is too large.
+        """
         now = self.clock()
         last, self._epoch_s = self._epoch_s, now
-        return now + (now - last) - self._committed_s >= self.fit.checkpoint_every_s
+        late = now + (now - last) - self._committed_s >= self.fit.checkpoint_every_s
+        return late or (self._held is not None and self._held.size_bytes > HELD_BYTES)
 
 
 def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> Variables:
