@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import logging
 import os
 import platform
@@ -39,12 +38,14 @@ def prepare() -> None:
         ResourceError: If Keras is older than 3.15.1, runs on another backend than TensorFlow, or
             the legacy tf_keras is switched on.
     """
+    from importlib.metadata import version  # takes longer than all of this module
+
     if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() not in {"", "0", "false"}:
         raise ResourceError("TF_USE_LEGACY_KERAS: tlkit needs Keras 3; unset the variable")
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise ResourceError(f"KERAS_BACKEND: must be 'tensorflow', got {backend!r}; unset it")
-    installed = importlib.metadata.version("keras")
+    installed = version("keras")
     if Version(installed) < Version(KERAS_FLOOR):
         raise ResourceError(
             f"keras: {KERAS_FLOOR} or newer is needed, got {installed}; pip install --upgrade keras"

@@ -16,13 +16,15 @@ import linecache
 import re
 import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import define, field, frozen
 
 from tlkit.errors import DuplicatePart, PartError, UnknownPart
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 T = TypeVar("T")
 P = TypeVar("P", bound=type)
@@ -34,6 +36,8 @@ PLUGIN = "_tlkit_plugin_"  # what the module of a plugin file is called, before 
 @functools.cache
 def installed_entry_points() -> EntryPoints:
     """Return the entry points of every installed distribution, read once a process."""
+    from importlib.metadata import entry_points  # a tenth of what `tlkit --help` would take
+
     return entry_points()  # type: ignore[return-value]  # typeshed has 3.11's deprecated class
 
 
