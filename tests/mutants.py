@@ -232,7 +232,7 @@ MUTANTS = (
         "train/stage.py",
         "    keys[:, 1] = np.arange(count)",
         "    keys[:, 1] = 0",
-        "tests/properties/test_same_bytes.py::test_views_are_seen_in_turn",
+        "tests/test_shelf.py::test_each_image_and_view_has_a_key_of_its_own",
     ),
     Mutant(
         "a short batch goes through the frozen layers as it is",

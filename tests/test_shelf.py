@@ -158,3 +158,9 @@ def test_a_part_typed_at_a_prompt_shares_features_with_itself_only(
         registries.augmentations._parts["darken"] = typed["Darken"]
         names += [key(augmentation={"name": "darken"}) for _ in range(2)]
     assert names[0] == names[1] != names[2] == names[3]
+
+
+def test_each_image_and_view_has_a_key_of_its_own() -> None:
+    keys = [tuple(key) for view in range(3) for key in augmentation_keys(0, view, 4)]
+    assert len(set(keys)) == len(keys) == 12
+    assert [tuple(key) for key in augmentation_keys(0, 0, 2)] == keys[:2]  # however many there are
