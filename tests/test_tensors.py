@@ -90,10 +90,16 @@ def test_training_does_not_reach_into_what_was_taken(
     assert train(3) == later  # the optimizer's state is as it was too
 
 
-def test_a_value_without_axes_an_empty_one_and_whole_numbers_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("portion_bytes", [1, 40, 8 << 20])
+def test_values_of_every_kind_come_back_whatever_is_read_at_a_time(
+    portion_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.parts.safetensors_files.PORTION_BYTES", portion_bytes)
     values: dict[str, Any] = {
         "scalar": np.float32(0.1),
         "empty": np.zeros((0, 3), np.float32),
+        "kernel": np.arange(42, dtype=np.float32).reshape(7, 3, 2),
+        "half": np.arange(5, dtype=np.float16),
         "count": np.int64(2**53 + 1),
         "seed": np.array([2**32 - 1, 7], np.uint32),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from tlkit.errors import WeightsError
+from tlkit.parts.safetensors_files import unpack_safetensors
 from tlkit.registry import nearest
 
 if TYPE_CHECKING:
@@ -178,34 +178,3 @@ def _h5_name(key: str) -> str:
         return key
     layer, variable = match.groups()
     return f"{layer}/{OLD_VARIABLES.get(variable, variable)}"
-
-
-def unpack_safetensors(path: Path, content: bytes) -> dict[str, Any]:
-    """Return every array of a safetensors file under the name it has there.
-
-    Args:
-        path: The file, for messages.
-        content: Its bytes.
-
-    Raises:
-        WeightsError: If it is broken or hostile.
-    """
-    from safetensors.numpy import load
-
-    try:
-        arrays = load(content)
-        json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=_once)
-    except KeyError as error:
-        raise WeightsError(f"{path}: arrays of type {error} cannot be read") from None
-    except Exception as error:  # of its own kinds, and NumPy's for shapes that NumPy cannot have
-        raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
-    found: dict[str, Any] = arrays
-    return found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; readers differ on which of two members of one name they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice in its header")
-    return found

@@ -20,7 +20,7 @@ from tlkit.errors import WeightsError
 from tlkit.files import write_with
 from tlkit.graph import named_weights
 from tlkit.layers import LayerTable
-from tlkit.parts.arrays import unpack_safetensors
+from tlkit.parts.safetensors_files import safetensors_places
 
 Variables = Mapping[str, Any]  # keras.Variable by name
 Tensors = Mapping[str, tf.Tensor]
@@ -85,20 +85,21 @@ def read_tensors(path: Path, variables: Variables) -> None:
             then no variable is changed.
     """
     try:
-        arrays = unpack_safetensors(path, path.read_bytes())
+        places = safetensors_places(path)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
-    different = sorted(arrays.keys() ^ variables.keys())
+    different = sorted(places.keys() ^ variables.keys())
     if different:
         raise WeightsError(f"{path}: does not fit the model: {', '.join(different[:4])}")
     for name, variable in variables.items():
-        array = arrays[name]
-        if array.shape != tuple(variable.shape) or array.dtype.name != variable.dtype:
+        place = places[name]
+        if place.shape != tuple(variable.shape) or place.dtype != variable.dtype:
             raise WeightsError(
-                f"{path}: {name} is {array.dtype} {array.shape}, "
+                f"{path}: {name} is {place.dtype} {place.shape}, "
                 f"expected {variable.dtype} {tuple(variable.shape)}"
             )
     for name, variable in variables.items():
-        variable.assign(arrays[name])
+        for where, values in places[name].portions(path):
+            variable.value[where].assign(values)  # as a whole it would be in memory three times
