@@ -117,7 +117,9 @@ def test_features_are_shared_unless_a_function_made_them(tmp_path: Path) -> None
     def key(preprocess: Any) -> str:
         model = network()
         backbone = tlkit.FromModel(model=model, preprocess=preprocess)
-        return make_shelf(FeatureCache(tmp_path), model, experiment(backbone), 4).key(["a"], None)
+        return make_shelf(FeatureCache(tmp_path), model, experiment(backbone), 4, False).key(
+            ["a"], None
+        )
 
     def halved(pixels: Any) -> Any:
         return pixels / 2

@@ -161,6 +161,18 @@ def test_xla_is_used_where_no_convolution_is_trained_unless_it_is_settled() -> N
             assert make_plan(evolve(experiment, fit=fit), splits()).stages[0].xla is settled
 
 
+@pytest.mark.parametrize(
+    ("train", "settled", "used"),
+    [(122, None, False), (123, None, True), (1, True, True), (1000, False, False)],
+)
+def test_tiles_are_used_where_compiling_pays_unless_it_is_settled(
+    train: int, settled: bool | None, used: bool
+) -> None:
+    fit = evolve(EXPERIMENT.fit, winograd=settled)
+    images = splits(train=(train, 1, 1), val=(1, 1, 1), test=(0, 0, 0))
+    assert make_plan(evolve(EXPERIMENT, fit=fit), images).winograd is used
+
+
 def test_a_stand_in_is_in_the_plan() -> None:
     plan = make_plan(EXPERIMENT, evolve(splits(), stand_in="phantom"))
     assert plan.stand_in == plan.as_json()["stand_in"] == "phantom"

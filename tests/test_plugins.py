@@ -449,7 +449,7 @@ class TestFeatures:
 
         inputs = keras.layers.Input((8, 8, 3))
         prefix = keras.Model(inputs, keras.layers.MaxPooling2D(name="pool")(inputs))
-        shelf = make_shelf(FeatureCache(Path("unused")), prefix, load_experiment(study), 4)
+        shelf = make_shelf(FeatureCache(Path("unused")), prefix, load_experiment(study), 4, False)
         return shelf.key(["an image"], np_keys())
 
     def test_a_changed_augmentation_finds_no_old_features(self, study: Path) -> None:

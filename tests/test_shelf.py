@@ -34,11 +34,12 @@ def key(
     images: tuple[str, ...] = IMAGES,
     keys: Any = KEYS,
     batch: int = 4,
+    winograd: bool = False,
     **tables: Any,
 ) -> str:
     defaults = {"data": {"name": "phantom"}, "augmentation": {"name": "covidx"}}
     experiment = structure(tlkit.Experiment, defaults | tables)
-    found = make_shelf(FeatureCache(Path("unused")), model or prefix(), experiment, batch)
+    found = make_shelf(FeatureCache(Path("unused")), model or prefix(), experiment, batch, winograd)
     return found.key(images, keys)
 
 
@@ -51,6 +52,7 @@ def key(
         {"keys": augmentation_keys(0, 1, 2)},
         {"keys": augmentation_keys(1, 0, 2)},
         {"batch": 8},
+        {"winograd": True},
         {"data": {"name": "phantom", "resize": "pad"}},
         {"data": {"name": "phantom", "occlude_centre": 0.5}},
         {"backbone": {"preprocess": "unit"}},
@@ -76,15 +78,17 @@ def test_what_the_frozen_layers_compute_in_changes_the_name() -> None:
     assert key(mixed) != key(prefix())
 
 
-@pytest.mark.parametrize("name", ["processor", "cpus", "version"])
+@pytest.mark.parametrize("name", ["processor", "processors", "threads", "version"])
 def test_the_machine_and_the_packages_change_the_name(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = key()
     if name == "processor":
         monkeypatch.setattr(shelf, "processor", lambda: "another processor")
-    elif name == "cpus":
-        monkeypatch.setattr("os.cpu_count", lambda: 999)
+    elif name == "processors":
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(999))
+    elif name == "threads":
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
     else:
         monkeypatch.setattr("importlib.metadata.version", lambda package: "0.0.1")
     assert key() != before

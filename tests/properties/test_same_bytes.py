@@ -73,22 +73,23 @@ def test_a_cold_warm_or_partly_filled_cache_changes_no_byte(
 ) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("TLKIT_CACHE", str(cache))
-    fit = {"epochs": 3, "batch_size": 4}
+    fit = {"epochs": 3, "batch_size": 4, "winograd": True}
     first = files(tmp_path / "first", fit=fit)
     state(cache)
     assert files(tmp_path / "second", fit=fit) == first
 
 
+@pytest.mark.parametrize("winograd", [False, True])
 def test_without_a_cache_and_with_one_too_small_the_bytes_are_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    winograd: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
-    first = files(tmp_path / "first")
-    fit = {"epochs": 3, "batch_size": 4, "xla": False, "cache": False}
-    without = files(tmp_path / "without", fit=fit)
+    fit = {"epochs": 3, "batch_size": 4, "xla": False, "winograd": winograd}
+    first = files(tmp_path / "first", fit=fit)
+    without = files(tmp_path / "without", fit=fit | {"cache": False})
     monkeypatch.setattr(FeatureCache, "limit", lambda _: 100)
     watcher = Listening()
-    tlkit.run(experiment(), tmp_path / "small", watcher=watcher)
+    tlkit.run(experiment(fit=fit), tmp_path / "small", watcher=watcher)
     small = {name: (tmp_path / "small" / name).read_bytes() for name in FILES}
     assert first == without == small
     assert [note.partition(" take")[0] for note in watcher.notes] == ["the features"]

@@ -22,6 +22,8 @@ PREFIX_BATCH = 8
 # How many are evaluated at a time where nothing convolves: a head reads all its weights for each
 # batch, and a batch of features takes little memory.
 HEAD_BATCH = 64
+# Compiling VGG-16's frozen convolutions takes 4 s; they then save 0.05 s an image.
+WINOGRAD_IMAGES = 128
 
 
 @frozen
@@ -65,6 +67,7 @@ class Plan:
         data: What a reader of the results should know about the images; see `Splits.facts`.
         steps_per_epoch: How many steps of the optimizer an epoch has.
         cache: Whether features are kept on disk.
+        winograd: Whether frozen 3 × 3 convolutions are computed by Winograd's algorithm.
         prefix_batch: How many images go through the frozen prefix at a time.
     """
 
@@ -79,6 +82,7 @@ class Plan:
     stand_in: str
     steps_per_epoch: int
     cache: bool
+    winograd: bool = False
     prefix_batch: int = PREFIX_BATCH
     data: Mapping[str, Any] = field(factory=dict)
 
@@ -95,6 +99,7 @@ class Plan:
             "data": dict(self.data),
             "steps_per_epoch": self.steps_per_epoch,
             "cache": self.cache,
+            "winograd": self.winograd,
             "prefix_batch": self.prefix_batch,
             "params": self.layers.params,
             "stages": [
@@ -185,7 +190,14 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         data=splits.facts(),
         steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),
         cache=experiment.fit.cache,
+        winograd=_uses_winograd(experiment, splits),
     )
+
+
+def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:
+    if experiment.fit.winograd is not None:
+        return experiment.fit.winograd
+    return sum(len(examples) for _, examples in splits.items()) >= WINOGRAD_IMAGES
 
 
 def _calibration_problems(experiment: Experiment, classes: Sequence[str]) -> list[Problem]:

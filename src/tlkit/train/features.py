@@ -21,6 +21,7 @@ from tlkit.parts.kinds import Augmentation, Backbone
 from tlkit.progress import Watcher
 from tlkit.train.images import Pixels, Reader
 from tlkit.train.shelf import AugmentationKeys, Shelf
+from tlkit.train.winograd import with_winograd
 
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
 FLOAT16_MAX = 65504.0
@@ -37,6 +38,8 @@ class Extractor:
         augmentation: What changes training images before that.
         batch: How many images go through at a time.
         dtype: What the features are rounded to; beyond float16's range they become its largest.
+        winograd: Compute the prefix's 3 × 3 convolutions by Winograd's algorithm where it is
+            faster.
     """
 
     def __init__(
@@ -46,10 +49,13 @@ class Extractor:
         augmentation: Augmentation,
         batch: int,
         dtype: str = "float32",
+        winograd: bool = False,
     ) -> None:
         self.batch, self.dtype = batch, np.dtype(dtype)
         size = backbone.image_size
         self.shape: tuple[int, ...] = prefix.output.shape[1:] if prefix else (size, size, 3)
+        if prefix and winograd:
+            prefix = with_winograd(prefix)
 
         def forward(images: tf.Tensor) -> tf.Tensor:
             prepared = backbone.prepare(images)

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from tlkit.backend import processor
+from tlkit.backend import processor, threads
 from tlkit.cache import FeatureCache, entry_key
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
@@ -75,7 +74,11 @@ class Shelf:
 
 
 def make_shelf(
-    cache: FeatureCache, prefix: keras.Model, experiment: Experiment, batch: int
+    cache: FeatureCache,
+    prefix: keras.Model,
+    experiment: Experiment,
+    batch: int,
+    winograd: bool,
 ) -> Shelf:
     """Return the shelf for the features of a frozen prefix.
 
@@ -84,6 +87,7 @@ def make_shelf(
         prefix: The frozen layers, with their weights.
         experiment: The parts that bring images to the prefix.
         batch: How many images go through it at a time.
+        winograd: Whether it convolves by Winograd's algorithm.
     """
     backbone = _table(experiment.backbone, registries.backbones, but={"weights"})
     augmentation = _table(experiment.augmentation, registries.augmentations, but={"views"})
@@ -93,9 +97,10 @@ def make_shelf(
         "resize": experiment.data.resize,
         "occlude_centre": experiment.data.occlude_centre,
         "batch": batch,
+        "winograd": winograd,
         "dtype": experiment.fit.feature_dtype,
         "versions": {name: _version(name) for name in PACKAGES},
-        "machine": [processor(), os.cpu_count()],  # rounding follows the instructions and threads
+        "machine": [processor(), threads()],  # rounding follows the instructions and threads
     }
     return Shelf(cache, depends_on, augmentation)
 

@@ -67,12 +67,13 @@ class RunningStage:
             experiment.augmentation,
             plan.prefix_batch,
             experiment.fit.feature_dtype if prefix is not None else "float32",
+            plan.winograd,
         )
         data, size = experiment.data, experiment.backbone.image_size
         reader = Reader(splits.read, size, data.resize, data.occlude_centre)
         shelf = None
         if prefix is not None and cache is not None:
-            shelf = make_shelf(cache, prefix, experiment, plan.prefix_batch)
+            shelf = make_shelf(cache, prefix, experiment, plan.prefix_batch, plan.winograd)
         self.sources = {
             split: Source(
                 extractor,

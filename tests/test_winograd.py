@@ -1,0 +1,158 @@
+"""Winograd: the same convolution but for rounding, for the layers that it makes faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlkit.train.winograd import convolved, suits, with_winograd
+
+in_graph = convolved.python_function  # the same operations, not compiled for every shape anew
+
+
+def drawn(shape: tuple[int, ...], seed: int, rectified: bool = False) -> Any:
+    values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return np.maximum(values, 0) if rectified else values
+
+
+def direct(x: Any, kernel: Any, bias: Any, pad: bool, relu: bool) -> Any:
+    """Return the convolution in float64, by TensorFlow."""
+    sums = tf.nn.conv2d(
+        x.astype(np.float64), kernel.astype(np.float64), 1, "SAME" if pad else "VALID"
+    )
+    sums += bias.astype(np.float64)
+    return (tf.nn.relu(sums) if relu else sums).numpy()
+
+
+@given(
+    batch=st.integers(1, 3),
+    height=st.integers(3, 15),
+    width=st.integers(3, 15),
+    channels=st.integers(1, 5),
+    filters=st.integers(1, 5),
+    pad=st.booleans(),
+    relu=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_it_is_the_direct_convolution_but_for_rounding(
+    batch: int,
+    height: int,
+    width: int,
+    channels: int,
+    filters: int,
+    pad: bool,
+    relu: bool,
+    seed: int,
+) -> None:
+    x, bias = drawn((batch, height, width, channels), seed), drawn((filters,), seed + 1)
+    kernel = drawn((3, 3, channels, filters), seed + 2)
+    found = in_graph(tf.constant(x), tf.constant(kernel), tf.constant(bias), pad, relu).numpy()
+    expected = direct(x, kernel, bias, pad, relu)
+    assert found.shape == expected.shape
+    # The numbers of a tile reach 100 times its largest pixel, so their rounding does too.
+    largest = np.abs(x).max() * np.abs(kernel).max() * channels + np.abs(bias).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=100 * 2**-23 * largest)
+
+
+def rms(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def test_compiled_it_rounds_hardly_more_than_the_direct_one() -> None:
+    """On what comes out of a ReLU, over as many channels as VGG-16 has."""
+    x, kernel = drawn((2, 14, 14, 128), 0, rectified=True), drawn((3, 3, 128, 64), 1)
+    bias = drawn((64,), 2)
+    exact = direct(x, kernel, bias, pad=True, relu=True)
+    tiled = convolved(tf.constant(x), tf.constant(kernel), tf.constant(bias), True, True)
+    plain = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME") + bias)
+    errors = [rms(found.numpy() - exact) / rms(exact) for found in (tiled, plain)]
+    assert errors[0] < 5e-6
+    assert errors[0] < 10 * errors[1]
+
+
+def layer(side: int | None = 12, channels: int = 64, **settings: Any) -> Any:
+    convolution = keras.layers.Conv2D(
+        **{"filters": 128, "kernel_size": 3, "padding": "same"} | settings
+    )
+    convolution(keras.layers.Input((side, side, channels)))
+    return convolution
+
+
+@pytest.mark.parametrize(
+    ("settings", "suitable"),
+    [
+        ({}, True),
+        ({"padding": "valid", "side": 14}, True),
+        ({"activation": "relu", "use_bias": False}, True),
+        ({"padding": "valid"}, False),  # 10 × 10 come out
+        ({"side": 11}, False),
+        ({"side": None}, False),
+        ({"channels": 63}, False),
+        ({"filters": 127}, False),
+        ({"kernel_size": 5}, False),
+        ({"kernel_size": (3, 1)}, False),
+        ({"strides": 2, "side": 28}, False),
+        ({"dilation_rate": 2}, False),
+        ({"groups": 2}, False),
+        ({"activation": "tanh"}, False),
+        ({"dtype": "mixed_bfloat16"}, False),
+        ({"dtype": "float64"}, False),
+    ],
+    ids=str,
+)
+def test_which_layers_are_convolved_by_tiles(settings: dict[str, Any], suitable: bool) -> None:
+    assert suits(layer(**settings)) is suitable
+
+
+def test_other_layers_are_not() -> None:
+    class Own(keras.layers.Conv2D):  # type: ignore[misc]  # Keras has no types
+        pass
+
+    own = Own(128, 3, padding="same")
+    own(keras.layers.Input((12, 12, 64)))
+    depthwise = keras.layers.DepthwiseConv2D(3, padding="same")
+    depthwise(keras.layers.Input((12, 12, 128)))
+    assert not any(map(suits, (own, depthwise, keras.layers.Flatten())))
+
+
+def branched() -> Any:
+    """Return a model with a skip connection, BatchNorm and an operation that is no layer."""
+    inputs = keras.layers.Input((12, 12, 64), name="in")
+    x = keras.layers.Conv2D(128, 3, padding="same", activation="relu", name="first")(inputs)
+    y = keras.layers.Conv2D(128, 3, padding="same", use_bias=False, name="second")(x)
+    y = keras.layers.BatchNormalization(name="norm")(y)
+    y = keras.layers.Conv2D(8, 3, strides=2, name="third")(keras.layers.ReLU()(x + y))
+    return keras.Model(inputs, y)
+
+
+def test_the_tiled_model_shares_all_variables_and_says_the_same() -> None:
+    model = branched()
+    names = [layer.name for layer in model.layers]
+    outputs = [layer.output for layer in model.layers]
+    tiled = with_winograd(model)
+    kinds = [type(layer).__name__ for layer in tiled.layers]
+    assert kinds.count("_Tiled") == 2
+    assert kinds.count("Conv2D") == 1
+    assert {id(v) for v in tiled.weights} == {id(v) for v in model.weights}
+    x = drawn((3, 12, 12, 64), 0)
+    for _ in range(2):
+        expected = model(x, training=False).numpy()
+        np.testing.assert_allclose(tiled(x, training=False).numpy(), expected, rtol=1e-4, atol=1e-4)
+        for variable in model.weights:  # it computes with what the variables hold at the time
+            variable.assign(variable * 1.5 + 0.01)
+    assert [layer.name for layer in model.layers] == names
+    assert [layer.output is output for layer, output in zip(model.layers, outputs, strict=True)]
+
+
+def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = branched(), drawn((3, 12, 12, 64), 0)
+    whole = with_winograd(model)(x, training=False).numpy()
+    monkeypatch.setattr("tlkit.train.winograd.TILES_BYTES", 1)
+    each = with_winograd(model)(x, training=False).numpy()
+    np.testing.assert_allclose(each, whole, rtol=1e-5, atol=1e-5)
