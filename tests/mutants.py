@@ -41,7 +41,7 @@ class Mutant:
 FOLDER = "tests/properties/test_run_folder.py"
 CRASH = f"{FOLDER}::test_a_crash_at_an_operation_on_the_disk_changes_no_byte"
 STOP = f"{FOLDER}::test_an_interruption_commits_the_last_finished_epoch"
-RESUME = "tests/test_resume.py"
+RESUME = "tests/test_resumption.py"
 MUTANTS = (
     Mutant(
         "a file gets its name before it is on the disk",
@@ -113,7 +113,7 @@ MUTANTS = (
     ),
     Mutant(
         "what a crash has left stays",
-        "resume.py",
+        "resumption.py",
         "        folder.remove_partial()\n",
         "",
         CRASH,
@@ -200,21 +200,21 @@ MUTANTS = (
     ),
     Mutant(
         "other versions go on without a word",
-        "resume.py",
+        "resumption.py",
         "            if not anyway:",
         "            if False:",
         f"{RESUME}::test_another_environment_is_refused_unless_it_is_accepted_and_then_recorded",
     ),
     Mutant(
         "another image goes on",
-        "resume.py",
+        "resumption.py",
         "    if before != images:",
         "    if False:",
         f"{RESUME}::test_another_run_than_the_one_that_was_begun_is_refused",
     ),
     Mutant(
         "a run goes on without its lock",
-        "resume.py",
+        "resumption.py",
         "    with locked(folder.path):",
         "    with suppress(ZeroDivisionError):",
         f"{RESUME}::test_a_folder_that_somebody_writes_to_is_refused",
@@ -288,7 +288,7 @@ MUTANTS = (
         "train/stage.py",
         "            if not np.isfinite([step.loss, step.loss_unweighted]).all():",
         "            if False:",
-        "tests/test_run.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
+        "tests/test_runs.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
     ),
     Mutant(
         "a patient may be in two splits",
@@ -380,7 +380,7 @@ MUTANTS = (
         "train/stage.py",
         "        if not np.isfinite(val.loss):",
         "        if False:",
-        "tests/test_run.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
+        "tests/test_runs.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
     ),
     Mutant(
         "a model goes on with the step it was compiled with",

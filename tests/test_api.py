@@ -25,6 +25,11 @@ def test_every_public_name_is_there_and_explained() -> None:
         assert getattr(tlkit, name).__doc__
 
 
+def test_every_public_name_has_one_home() -> None:
+    homes = [name for names in tlkit.HOMES.values() for name in names.split()]
+    assert sorted(homes) == sorted(tlkit.__all__)
+
+
 def test_the_package_is_typed() -> None:
     assert (ROOT / "src" / "tlkit" / "py.typed").is_file()
 
@@ -40,7 +45,7 @@ def test_nothing_else_is_promised_by_accident() -> None:
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
-    heavy = ("tensorflow", "keras", "sklearn", "numpy")
+    heavy = ("tensorflow", "keras", "sklearn", "numpy", "attrs", "typer")
     code = f"import sys, tlkit; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

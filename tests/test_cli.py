@@ -20,7 +20,7 @@ from tlkit import cli
 from tlkit.console import epochs_text
 from tlkit.parts.datasets import Phantom
 from tlkit.results.metrics import score_confusion
-from tlkit.run import Scored
+from tlkit.runs import Scored
 
 QUICK = f"""
 {small()}

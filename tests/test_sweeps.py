@@ -17,7 +17,7 @@ import tlkit
 from tlkit.lock import locked
 from tlkit.sweeps import worker
 from tlkit.sweeps.outcomes import read_outcome
-from tlkit.sweeps.sweep import Sweep, SweepWatcher
+from tlkit.sweeps.sweep import Sweep
 from tlkit.sweeps.text import sweep_text
 
 QUICK = f"""
@@ -31,7 +31,7 @@ DIVERGING = '{name = "sgd", learning_rate = 1e38}'
 ASKED = ['optimizer=[{name="adam"}, ' + DIVERGING + "]", "data.folds=3", "fit.epochs=[2]"]
 
 
-class Listener(SweepWatcher):
+class Listener(tlkit.SweepWatcher):
     """Writes down what it is told."""
 
     def __init__(self) -> None:

@@ -8,58 +8,58 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tlkit.classifier import Classifier, load
-from tlkit.config.experiment import Card, Experiment, Fit, Reference
-from tlkit.config.loading import load_experiment
-from tlkit.errors import (
-    ConfigError,
-    DataError,
-    DuplicatePart,
-    FieldError,
-    NumericalError,
-    PartError,
-    ResourceError,
-    RunFolderError,
-    TlkitError,
-    UnknownPart,
-    WeightsError,
-)
-from tlkit.export import Exported, export
-from tlkit.from_python import FromImages, FromModel
-from tlkit.interruption import Interrupted
-from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
-from tlkit.lr_finder import RateCurve, lr_find
-from tlkit.parts.kinds import (
-    Augmentation,
-    Backbone,
-    ClassWeights,
-    Dataset,
-    Freeze,
-    Head,
-    Loss,
-    Optimizer,
-    Schedule,
-    Stage,
-    registries,
-)
-from tlkit.parts.splits import Example, Splits
-from tlkit.plain_keras import (
-    build_model,
-    class_weights,
-    freeze,
-    layer_table,
-    sample_weights,
-)
-from tlkit.plan.plan import Plan
-from tlkit.progress import Epoch, Watcher
-from tlkit.reports import report
-from tlkit.resume import resume
-from tlkit.run import Run, check, run
-from tlkit.sweeps.sweep import Sweep, SweepWatcher, resume_sweep, sweep
-from tlkit.sweeps.trials import Trials, plan_trials
-
 if TYPE_CHECKING:
+    from tlkit.classifier import Classifier, load
+    from tlkit.config.experiment import Card, Experiment, Fit, Reference
+    from tlkit.config.loading import load_experiment
+    from tlkit.errors import (
+        ConfigError,
+        DataError,
+        DuplicatePart,
+        FieldError,
+        NumericalError,
+        PartError,
+        ResourceError,
+        RunFolderError,
+        TlkitError,
+        UnknownPart,
+        WeightsError,
+    )
     from tlkit.estimator import TransferClassifier
+    from tlkit.exports import Exported, export
+    from tlkit.from_python import FromImages, FromModel
+    from tlkit.interruption import Interrupted
+    from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
+    from tlkit.lr_finder import RateCurve, lr_find
+    from tlkit.parts.kinds import (
+        Augmentation,
+        Backbone,
+        ClassWeights,
+        Dataset,
+        Freeze,
+        Head,
+        Loss,
+        Optimizer,
+        Schedule,
+        Stage,
+        registries,
+    )
+    from tlkit.parts.splits import Example, Splits
+    from tlkit.plain_keras import (
+        build_model,
+        class_weights,
+        freeze,
+        layer_table,
+        sample_weights,
+    )
+    from tlkit.plan.plan import Plan
+    from tlkit.progress import Epoch, Watcher
+    from tlkit.reports import report
+    from tlkit.resumption import resume
+    from tlkit.runs import Run, check, run
+    from tlkit.sweeps.sweep import Sweep, resume_sweep, sweep
+    from tlkit.sweeps.trials import Trials, plan_trials
+    from tlkit.sweeps.watcher import SweepWatcher
     from tlkit.terminal import Terminal
 
 __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
@@ -140,14 +140,42 @@ __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
 ]
 __version__ = "0.1.0"
 
-# What needs a package that takes long to import, with its module; imported when first asked for.
-LATE = {"Terminal": "tlkit.terminal", "TransferClassifier": "tlkit.estimator"}
+# Where each name comes from; its module is imported when the name is first asked for.
+HOMES = {
+    "classifier": "Classifier load",
+    "config.experiment": "Card Experiment Fit Reference",
+    "config.loading": "load_experiment",
+    "errors": "ConfigError DataError DuplicatePart FieldError NumericalError PartError "
+    "ResourceError RunFolderError TlkitError UnknownPart WeightsError",
+    "estimator": "TransferClassifier",
+    "exports": "Exported export",
+    "from_python": "FromImages FromModel",
+    "interruption": "Interrupted",
+    "layers": "Layer LayerError LayerRange LayerTable",
+    "lr_finder": "RateCurve lr_find",
+    "parts.kinds": "Augmentation Backbone ClassWeights Dataset Freeze Head Loss Optimizer "
+    "Schedule Stage registries",
+    "parts.splits": "Example Splits",
+    "plain_keras": "build_model class_weights freeze layer_table sample_weights",
+    "plan.plan": "Plan",
+    "progress": "Epoch Watcher",
+    "reports": "report",
+    "resumption": "resume",
+    "runs": "Run check run",
+    "sweeps.sweep": "Sweep resume_sweep sweep",
+    "sweeps.trials": "Trials plan_trials",
+    "sweeps.watcher": "SweepWatcher",
+    "terminal": "Terminal",
+}
+_HOME_OF = {name: module for module, names in HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name in LATE:
-        return getattr(import_module(LATE[name]), name)
-    raise AttributeError(f"module 'tlkit' has no attribute {name!r}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tlkit' has no attribute {name!r}")
+    found = getattr(import_module(f"tlkit.{_HOME_OF[name]}"), name)
+    globals()[name] = found  # so that this is asked once
+    return found
 
 
 def __dir__() -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tlkit.config.experiment import Reference
 from tlkit.escapes import printable
-from tlkit.plan.plan import Plan, PlannedStage
-from tlkit.run import Run
 
 if TYPE_CHECKING:
+    from tlkit.config.experiment import Reference
+    from tlkit.plan.plan import Plan, PlannedStage
     from tlkit.results.intervals import Interval
     from tlkit.results.metrics import ClassScores, Scores
+    from tlkit.runs import Run
 
 WIDEST, LONGEST, PEAKS = 100, 32, 8  # columns of a matrix, signs of a name, confused pairs
 SHOWN = ("precision", "recall", "specificity", "auroc")  # of each class, on a terminal

@@ -26,7 +26,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.loading import load_experiment
 from tlkit.from_python import FromImages, FromModel, png
 from tlkit.progress import Watcher
-from tlkit.run import run
+from tlkit.runs import run
 
 if TYPE_CHECKING:
     from tlkit.progress import Epoch

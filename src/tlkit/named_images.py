@@ -11,7 +11,6 @@ from pathlib import Path
 from attrs import frozen
 
 from tlkit.escapes import csv_text, printable
-from tlkit.parts.datasets import SUFFIXES
 
 STDIN = "-"
 
@@ -52,6 +51,8 @@ def image_files(named: Sequence[str], stdin: Iterable[str] = ()) -> Iterator[str
 
 def _named(name: str, stdin: Iterable[str]) -> tuple[str, Iterable[str | Rejected]]:
     """Return the images that one argument names, and what to say if there are none."""
+    from tlkit.parts.datasets import SUFFIXES
+
     path = Path(name)
     if name == STDIN:
         lines = (line.rstrip("\r\n") for line in stdin)
@@ -68,6 +69,8 @@ def _named(name: str, stdin: Iterable[str]) -> tuple[str, Iterable[str | Rejecte
 
 def _below(top: Path) -> Iterator[str]:
     """Yield the image files below a folder; links to folders are not followed, hidden are left."""
+    from tlkit.parts.datasets import SUFFIXES
+
     for folder, inner, names in os.walk(top):
         inner[:] = sorted(name for name in inner if name[0] != ".")
         for name in sorted(names):

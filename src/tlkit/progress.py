@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from tlkit.parts.splits import Splits
-from tlkit.plan.plan import Plan, PlannedStage
+if TYPE_CHECKING:
+    from tlkit.parts.splits import Splits
+    from tlkit.plan.plan import Plan, PlannedStage
 
 
 @frozen(kw_only=True)

@@ -116,7 +116,7 @@ CASES = (
         expected="unknown keys or arrays: 3 or 5; the run's versions are in environment.json",
         tests=(
             "test_folder.py::test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded",
-            "test_run.py::test_the_environment_says_what_may_differ_elsewhere",
+            "test_runs.py::test_the_environment_says_what_may_differ_elsewhere",
         ),
     ),
     Case(
@@ -130,14 +130,14 @@ CASES = (
         what="Export and read back",
         expected="the run's probabilities, without tlkit; classes and preprocessing go with it",
         tests=(
-            "test_export.py::test_a_program_without_tlkit_gives_the_runs_probabilities",
-            "test_export.py::test_the_facts_say_what_one_must_know",
+            "test_exports.py::test_a_program_without_tlkit_gives_the_runs_probabilities",
+            "test_exports.py::test_the_facts_say_what_one_must_know",
         ),
     ),
     Case(
         id="W14",
         what="The export's target exists",
         expected="7; nothing is overwritten",
-        tests=("test_export.py::test_nothing_is_overwritten",),
+        tests=("test_exports.py::test_nothing_is_overwritten",),
     ),
 )

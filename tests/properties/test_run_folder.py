@@ -2,7 +2,7 @@
 
 All of run, resume, keeper, checkpoints and files is the real one; only a stage's epochs are a few
 lines of NumPy on the variables of a model with a dozen of them, so thousands of crashes take
-seconds. `test_resume.py` does the same with Keras.
+seconds. `test_resumption.py` does the same with Keras.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ class World:
                 variable.assign(value)
             return evolve(ready, experiment=experiment)
 
-        for module in ("tlkit.run", "tlkit.resume"):
-            patch.setattr(importlib.import_module(module), "make_ready", made)
+        for module in ("tlkit.runs", "tlkit.resumption"):
+            patch.setattr(f"{module}.make_ready", made)
         self.oracle = Oracle(ready.model, ready.plan)
         self.straight = self.top / "straight"
         self.disk.begin()

@@ -15,7 +15,6 @@ import typer
 import tlkit
 from tlkit.errors import PartError, ResourceError, TlkitError
 from tlkit.escapes import printable, printable_lines
-from tlkit.plugins import foreign_place
 from tlkit.streams import guarded
 
 # What is the disk's fault and not a bug.
@@ -82,6 +81,8 @@ def main() -> NoReturn:
     except TlkitError as error:
         _end(error, str(error), error.exit_code)
     except Exception as error:
+        from tlkit.plugins import foreign_place
+
         if isinstance(error, OSError) and error.errno in DISK:
             where = f"{error.filename}: " if error.filename else ""
             _end(error, f"{where}{error.strerror}", ResourceError.exit_code)

@@ -13,12 +13,6 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, Overrides, app
-from tlkit.config.fields import keys
-from tlkit.config.loading import own_parts
-from tlkit.config.structure import structure
-from tlkit.config.tables import apply_overrides
-from tlkit.parts.kinds import Augmentation, Backbone, Head, registries
-from tlkit.registry import suggest
 
 
 @app.command()
@@ -35,15 +29,19 @@ def layers(
 
     --set gives the backbone's own keys: tlkit layers keras_hub --set 'preset="resnet_50_imagenet"'.
     """
+    from tlkit.config.structure import structure
+    from tlkit.config.tables import apply_overrides
     from tlkit.plan.plan import model_layers
 
     settings: dict[str, Any] = {"weights": "none"}  # the layers do not depend on them
     settings |= {} if image_size is None else {"image_size": image_size}
     apply_overrides(settings, overrides or [])
-    below: Backbone = structure(registries.backbones.get(backbone), settings, source=backbone)
+    below: tlkit.Backbone = structure(
+        tlkit.registries.backbones.get(backbone), settings, source=backbone
+    )
     table = below.layers()
     if head is not None:
-        above: Head = registries.heads.get(head)()
+        above: tlkit.Head = tlkit.registries.heads.get(head)()
         table = model_layers(below, above, classes)
     typer.echo(table)
     typer.echo(f"{table.params:,} parameters")
@@ -60,7 +58,9 @@ def list_parts(
     """List the registered parts; imports no package but tlkit."""
     from fnmatch import fnmatchcase
 
-    kinds = dict(registries.items())
+    from tlkit.registry import suggest
+
+    kinds = dict(tlkit.registries.items())
     if kind is not None and kind not in kinds:
         message = f"no kind named {kind!r}{suggest(kind, kinds)}"
         raise typer.BadParameter(message, param_hint="KIND")
@@ -100,13 +100,15 @@ def _size(part: dict[str, Any]) -> str:
 
 def _facts(kind: str, name: str) -> dict[str, Any]:
     """Return what a backbone tells of itself unbuilt; another package's tells nothing."""
+    from tlkit.config.fields import keys
+
     if kind != "backbones":
         return {}
-    found = registries.backbones.find(name)
+    found = tlkit.registries.backbones.find(name)
     unknown = {"params": None, "image_size": None}
     if found.source != "tlkit":
         return unknown
-    cls = registries.backbones.get(name)
+    cls = tlkit.registries.backbones.get(name)
     if any(key.default is attrs.NOTHING and key.name != "weights" for key in keys(cls)):
         return unknown  # it is made of its keys
     backbone = cls(weights="none")  # some have no default for it
@@ -138,10 +140,12 @@ def info(
     import inspect
 
     from tlkit.config.keys import describe_keys
+    from tlkit.registry import suggest
 
-    found = [(kind, registry) for kind, registry in registries.items() if name in registry.names()]
+    kinds = dict(tlkit.registries.items())
+    found = [(kind, registry) for kind, registry in kinds.items() if name in registry.names()]
     if not found:
-        known = sorted({part for _, registry in registries.items() for part in registry.names()})
+        known = sorted({part for registry in kinds.values() for part in registry.names()})
         raise tlkit.UnknownPart(f"no part named {name!r}{suggest(name, known)}")
     for kind, registry in found:
         part = registry.get(name)
@@ -157,16 +161,21 @@ def info(
 def _preview(
     name: str, folder: Path, files: list[Path], image_px: int, overrides: list[str]
 ) -> None:
+    from tlkit.config.structure import structure
+    from tlkit.config.tables import apply_overrides
+
     path = folder / f"{name}.png"
     if path.exists():
         raise typer.BadParameter(f"{path} exists; nothing is overwritten", param_hint="--preview")
-    others = {part for _, registry in registries.items() for part in registry.names()}
-    if name in others.difference(registries.augmentations.names()):
+    others = {part for _, registry in tlkit.registries.items() for part in registry.names()}
+    if name in others.difference(tlkit.registries.augmentations.names()):
         message = f"shows what augmentations draw, and {name!r} is none"
         raise typer.BadParameter(message, param_hint="--preview")
     table: dict[str, Any] = {}
     apply_overrides(table, overrides)
-    augmentation: Augmentation = structure(registries.augmentations.get(name), table, source=name)
+    augmentation: tlkit.Augmentation = structure(
+        tlkit.registries.augmentations.get(name), table, source=name
+    )
     augmentation.require()
 
     from tlkit.results.preview import write_contact_sheet
@@ -208,6 +217,7 @@ def schema(
     ] = None,
 ) -> None:
     """Print a JSON schema of experiment files, for editors; imports every installed part."""
+    from tlkit.config.loading import own_parts
     from tlkit.config.schema import json_schema
 
     with own_parts(file) if file else contextlib.nullcontext():

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tlkit.classifier import Prediction
 from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
 from tlkit.cli.images import Images, loaded, must_be_new, named, noting, report, with_bar
 from tlkit.cli.listing import Format, Listing
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from tlkit.classifier import Prediction
     from tlkit.results.metrics import Scores
 
 
@@ -90,7 +90,7 @@ def _keeping(
 ) -> Iterator[Prediction | Rejected]:
     """Return the same answers, and keep their features."""
     for answer in answers:
-        if isinstance(answer, Prediction) and answer.features is not None:
+        if not isinstance(answer, Rejected) and answer.features is not None:
             keep(answer.features)
         yield answer
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tlkit.classifier import Classifier
 from tlkit.cli.app import PluginFiles, RunFolder, app
 from tlkit.cli.images import Images, loaded, named, report, with_bar
 from tlkit.console import table
@@ -18,6 +17,7 @@ from tlkit.files import beside
 from tlkit.named_images import Rejected
 
 if TYPE_CHECKING:
+    from tlkit.classifier import Classifier
     from tlkit.results.explain import Explainer
     from tlkit.results.folder import RunFolder as Folder
     from tlkit.train.images import Pixels

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 import tlkit
 from tlkit.errors import DataError
@@ -44,6 +42,9 @@ def named(images: Sequence[str]) -> Iterable[str | Rejected]:
 
 def with_bar(items: Iterable[A], total: int | None) -> Iterator[A]:
     """Return the same items, with a bar on standard error, if that is a terminal, as they come."""
+    from rich.console import Console
+    from rich.progress import track
+
     console = Console(stderr=True)
     yield from track(
         items, "images", total, console=console, transient=True, disable=not console.is_terminal

@@ -6,14 +6,16 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from tlkit.classifier import Prediction
 from tlkit.console import table
 from tlkit.escapes import csv_cell, json_text, printable
 from tlkit.named_images import Rejected
+
+if TYPE_CHECKING:
+    from tlkit.classifier import Prediction
 
 WIDE = 6  # with more classes than this a table shows the three most probable ones
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, app
 from tlkit.escapes import json_text, typed
-from tlkit.parts.splits import SPLITS
-from tlkit.sweeps.sweep import Sweep, SweepWatcher
-from tlkit.sweeps.text import sweep_text
-from tlkit.sweeps.trials import Trials
+from tlkit.sweeps.watcher import SweepWatcher
+
+if TYPE_CHECKING:
+    from tlkit.sweeps.sweep import Sweep
+    from tlkit.sweeps.trials import Trials
 
 
 @app.command("sweep")
@@ -82,9 +83,15 @@ def sweep(
         where = f"; next: tlkit sweep --resume {typed(watcher.folder)}" if watcher.folder else ""
         typer.echo(f"interrupted{where}", err=True)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
-    typer.echo(json_text(_as_json(done)) if as_json else sweep_text(done))
+    _show(done, as_json)
     if done.failed:
         raise typer.Exit(done.failed[0].exit_code)
+
+
+def _show(done: Sweep, as_json: bool) -> None:
+    from tlkit.sweeps.text import sweep_text
+
+    typer.echo(json_text(_as_json(done)) if as_json else sweep_text(done))
 
 
 class Lines(SweepWatcher):
@@ -113,6 +120,7 @@ class Lines(SweepWatcher):
 
 def _listed(trials: Trials) -> str:
     from tlkit.console import table
+    from tlkit.parts.splits import SPLITS
 
     rows = [
         [f"{t.name}  {t.label}", *(str(sum(t.plan.counts.get(s, {}).values())) for s in SPLITS)]

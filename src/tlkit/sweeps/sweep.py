@@ -17,6 +17,7 @@ from tlkit.sweeps.folder import RUNS, Command, SweepFolder
 from tlkit.sweeps.outcomes import Outcome, read_outcome
 from tlkit.sweeps.summary import VariantSummary, nested, summarise
 from tlkit.sweeps.trials import Trials, plan_trials
+from tlkit.sweeps.watcher import SweepWatcher
 from tlkit.sweeps.workers import Worker
 
 Work = Callable[[dict[str, Any]], dict[str, Any]]
@@ -45,23 +46,6 @@ class Sweep:
     def failed(self) -> tuple[Outcome, ...]:
         """Return the runs that failed."""
         return tuple(outcome for outcome in self.outcomes if outcome.status == "failed")
-
-
-class SweepWatcher:
-    """Somebody who is told how a sweep goes and does nothing about it; override what matters."""
-
-    def planned(self, trials: Trials, folder: Path) -> None:
-        """Everything is checked and the first run is about to begin."""
-
-    def run_done(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
-        """A run has ended.
-
-        Args:
-            number: Its place in the sweep, from 1.
-            count: How many runs the sweep has.
-            outcome: What became of it.
-            seconds: How long it took; 0 if it had been finished before.
-        """
 
 
 def sweep(

@@ -23,8 +23,8 @@ from tlkit.files import remove_folder
 from tlkit.interruption import ask
 from tlkit.lock import is_locked
 from tlkit.progress import Watcher
-from tlkit.resume import resume
-from tlkit.run import run
+from tlkit.resumption import resume
+from tlkit.runs import run
 from tlkit.streams import guarded
 from tlkit.sweeps.outcomes import UNFINISHED
 from tlkit.sweeps.trials import fingerprint

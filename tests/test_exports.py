@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import runpy
 import subprocess
@@ -18,7 +17,7 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit.classifier import load
 from tlkit.cli import app
-from tlkit.export import _facts, with_preprocessing
+from tlkit.exports import _facts, with_preprocessing
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Cosine, Pooled
 from tlkit.results.calibration import Calibrator
@@ -226,8 +225,7 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
     def no_preprocessing(classifier: tlkit.Classifier) -> Any:
         return keras.Model(classifier.model.input, classifier.model.output)
 
-    module = importlib.import_module("tlkit.export")  # `tlkit.export` itself is the function
-    monkeypatch.setattr(module, "with_preprocessing", no_preprocessing)
+    monkeypatch.setattr("tlkit.exports.with_preprocessing", no_preprocessing)
     with pytest.raises(tlkit.WeightsError, match="the exported model is off by"):
         tlkit.export(run, tmp_path / "out", to="keras")
     assert list(tmp_path.iterdir()) == []

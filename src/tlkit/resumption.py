@@ -15,7 +15,7 @@ from tlkit.lock import locked
 from tlkit.parts.kinds import Backbone, Dataset
 from tlkit.preparation import Ready, make_ready
 from tlkit.progress import Watcher
-from tlkit.run import Run, carry_out
+from tlkit.runs import Run, carry_out
 
 if TYPE_CHECKING:
     from tlkit.results.folder import RunFolder
