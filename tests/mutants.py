@@ -44,6 +44,34 @@ STOP = f"{FOLDER}::test_an_interruption_commits_the_last_finished_epoch"
 RESUME = "tests/test_resumption.py"
 MUTANTS = (
     Mutant(
+        "a convolution by tiles forgets its bias",
+        "train/winograd.py",
+        "[:, :height, :width] + bias",
+        "[:, :height, :width]",
+        "tests/test_winograd.py::test_it_is_the_direct_convolution_but_for_rounding",
+    ),
+    Mutant(
+        "bfloat16 layers are convolved by tiles, in float32",
+        "train/winograd.py",
+        ' or layer.compute_dtype != "float32"',
+        "",
+        "tests/test_winograd.py::test_which_layers_are_convolved_by_tiles",
+    ),
+    Mutant(
+        "features by tiles and direct ones have one name",
+        "train/shelf.py",
+        '        "winograd": winograd,\n',
+        "",
+        "tests/test_shelf.py::test_what_features_depend_on_changes_their_name",
+    ),
+    Mutant(
+        "of large weights only the first portion is read",
+        "parts/safetensors_files.py",
+        "for start in range(0, max(1, rows), count):",
+        "for start in (0,):",
+        "tests/test_tensors.py::test_values_of_every_kind_come_back_whatever_is_read_at_a_time",
+    ),
+    Mutant(
         "a file gets its name before it is on the disk",
         "files.py",
         "        _sync(partial)\n        effect(",

@@ -162,15 +162,23 @@ def test_xla_is_used_where_no_convolution_is_trained_unless_it_is_settled() -> N
 
 
 @pytest.mark.parametrize(
-    ("train", "settled", "used"),
-    [(122, None, False), (123, None, True), (1, True, True), (1000, False, False)],
+    ("train", "image_size", "settled", "used"),
+    [
+        (122, 224, None, False),
+        (123, 224, None, True),
+        (506, 112, None, False),
+        (507, 112, None, True),
+        (1, 224, True, True),
+        (1000, 224, False, False),
+    ],
 )
 def test_tiles_are_used_where_compiling_pays_unless_it_is_settled(
-    train: int, settled: bool | None, used: bool
+    train: int, image_size: int, settled: bool | None, used: bool
 ) -> None:
+    backbone = evolve(EXPERIMENT.backbone, image_size=image_size)
     fit = evolve(EXPERIMENT.fit, winograd=settled)
     images = splits(train=(train, 1, 1), val=(1, 1, 1), test=(0, 0, 0))
-    assert make_plan(evolve(EXPERIMENT, fit=fit), images).winograd is used
+    assert make_plan(evolve(EXPERIMENT, backbone=backbone, fit=fit), images).winograd is used
 
 
 def test_a_stand_in_is_in_the_plan() -> None:

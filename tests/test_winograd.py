@@ -150,6 +150,12 @@ def test_the_tiled_model_shares_all_variables_and_says_the_same() -> None:
     assert [layer.output is output for layer, output in zip(model.layers, outputs, strict=True)]
 
 
+def test_a_gpu_has_convolutions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"a {kind}"])
+    model = branched()
+    assert with_winograd(model) is model
+
+
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = branched(), drawn((3, 12, 12, 64), 0)
     whole = with_winograd(model)(x, training=False).numpy()

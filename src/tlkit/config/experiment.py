@@ -45,8 +45,9 @@ class Fit:
         xla: Compile the training step with XLA; unset: in stages that train or pass no
             convolution. There it halves a step's time on a CPU, elsewhere it only costs its own.
         winograd: Compute the frozen layers' 3 × 3 convolutions by Winograd's algorithm, which needs
-            a quarter of the multiplications and rounds about as much; unset: if the splits have
-            128 images or more, for compiling takes seconds. Layers that are trained never use it.
+            a quarter of the multiplications and rounds about as much; unset: if the splits have as
+            many pixels as 128 images of 224 × 224, for compiling takes seconds. Layers that are
+            trained never use it.
         cache: Keep the frozen layers' features on disk, for later epochs and later runs; changes
             no result.
         feature_dtype: How the frozen layers' features are handed on: `float16` takes half the disk

@@ -22,8 +22,8 @@ PREFIX_BATCH = 8
 # How many are evaluated at a time where nothing convolves: a head reads all its weights for each
 # batch, and a batch of features takes little memory.
 HEAD_BATCH = 64
-# Compiling VGG-16's frozen convolutions takes 4 s; they then save 0.05 s an image.
-WINOGRAD_IMAGES = 128
+# Compiling VGG-16's frozen convolutions takes 4 s; they then save 0.05 s an image of 224 × 224.
+WINOGRAD_PIXELS = 128 * 224**2
 
 
 @frozen
@@ -197,7 +197,8 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
 def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:
     if experiment.fit.winograd is not None:
         return experiment.fit.winograd
-    return sum(len(examples) for _, examples in splits.items()) >= WINOGRAD_IMAGES
+    images = sum(len(examples) for _, examples in splits.items())
+    return images * experiment.backbone.image_size**2 >= WINOGRAD_PIXELS
 
 
 def _calibration_problems(experiment: Experiment, classes: Sequence[str]) -> list[Problem]:

@@ -49,7 +49,12 @@ TILES_BYTES = 2**24  # of one portion; more is slower, for it does not stay in t
 
 
 def with_winograd(model: keras.Model) -> keras.Model:
-    """Return a model that shares all variables and convolves by tiles where that is faster."""
+    """Return a model that shares all variables and convolves by tiles where that is faster.
+
+    With a GPU it is the same model: there TensorFlow's own convolutions do so already.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return model
     return keras.models.clone_model(
         model, clone_function=lambda layer: _Tiled(layer) if suits(layer) else layer
     )
