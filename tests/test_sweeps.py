@@ -214,6 +214,28 @@ def test_a_run_that_was_stopped_goes_on_and_begins_anew_with_other_versions(
     assert {path.name: path.read_bytes() for path in run.glob("[hmpw]*.*")} == before
 
 
+def test_a_run_that_was_stopped_does_not_go_on_with_other_images(
+    done: Sweep, tmp_path: Path
+) -> None:
+    begun = shutil.copytree(done.folder.parent, tmp_path / "copy") / "out"
+    run = begun / "runs" / "002-_b_"
+    shutil.rmtree(run)
+    trial = done.trials.trials[1]
+    job = {"file": str(begun.parent / "<b>.toml"), "overrides": list(trial.overrides),
+           "out": str(run), "sha256": trial.sha256}  # fmt: skip
+    with pytest.raises(tlkit.Interrupted):
+        worker.work(job, Stop(2))
+    manifest = run / "manifest.csv"
+    was = manifest.read_text()
+    manifest.write_text(was.replace(",train,", ",train ,", 1))
+    found = worker.work(job)
+    assert found["exit_code"] == 7
+    assert "is not the run that was begun" in found["error"]
+    assert (run / "checkpoints").is_dir()
+    manifest.write_text(was)
+    assert worker.work(job) == {}
+
+
 def test_a_run_that_another_process_writes_to_is_left_alone(done: Sweep, tmp_path: Path) -> None:
     trial = done.trials.trials[1]
     job = {"file": str(done.trials.file), "overrides": list(trial.overrides),

@@ -144,11 +144,19 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(
     assert_loaded(model, before)
 
 
-def test_a_missing_path_says_which_and_what_was_perhaps_meant(tmp_path: Path) -> None:
-    with pytest.raises(
-        tlkit.WeightsError, match=r"there is no file .*imagenett; did you mean 'imagenet'\?$"
-    ) as caught:
-        VGG16(weights=tmp_path / "imagenett").load_weights(small_model())
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("imagenett", r"imagenett; did you mean 'imagenet'\?$"),
+        ("random", r"random, and no source .* imagenet, bsds500, none; none leaves them random$"),
+        ("my.h5", r"my\.h5$"),
+    ],
+)
+def test_a_missing_path_says_which_and_what_was_perhaps_meant(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(tlkit.WeightsError, match=rf"there is no file .*{said}") as caught:
+        VGG16(weights=tmp_path / name).load_weights(small_model())
     assert caught.value.exit_code == 5
 
 

@@ -14,12 +14,14 @@ from attrs import evolve, frozen
 
 from tlkit.errors import WeightsError
 from tlkit.parts.safetensors_files import unpack_safetensors
-from tlkit.registry import nearest
+from tlkit.suggestions import nearest
 
 if TYPE_CHECKING:
     import numpy as np
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # what its files begin with
+SOURCES = ("imagenet", "bsds500", "none")
+NO_SOURCE = f", and no source of that name but {', '.join(SOURCES)}; none leaves them random"
 KERAS_3_OPTIMIZER = "optimizer/"  # a trained model's file has its optimizer's arrays too
 # Weights hardly compress: what declares more than this is a bomb, unless it is small anyway, such
 # as a bias of zeros.
@@ -70,7 +72,7 @@ def read_arrays(path: Path, skip: Sequence[str] = ()) -> Arrays:
     if not path.is_file():
         raise WeightsError(
             f"backbone.weights: there is no file {path}"
-            f"{nearest(path.name, ('imagenet', 'bsds500', 'none'))}"
+            f"{nearest(path.name, SOURCES) or ('' if path.suffix else NO_SOURCE)}"
         )
     try:
         content = path.read_bytes()

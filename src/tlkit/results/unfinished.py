@@ -27,6 +27,10 @@ ANOTHER = "is not the run that was begun; bring it back as it was, or start anot
 MISSING = object()
 
 
+class AnotherRun(RunFolderError):
+    """The experiment, the data or the weights are not those that the run began with."""
+
+
 def record(experiment: Experiment, table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the content of `unfinished.json`.
 
@@ -85,7 +89,8 @@ def read_unfinished(
 def refusal(folder: Path, changed: Sequence[str], what: str = ANOTHER) -> RunFolderError:
     """Return the error that a run cannot go on because of what has changed."""
     lines = "\n".join(f"  {line}" for line in changed)
-    return RunFolderError(f"{folder}: {what}\n{lines}")
+    kind = AnotherRun if what is ANOTHER else RunFolderError
+    return kind(f"{folder}: {what}\n{lines}")
 
 
 def differences(was: Any, now: Any, path: str = "") -> Iterator[str]:
