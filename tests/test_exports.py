@@ -15,9 +15,9 @@ from attrs import evolve
 from typer.testing import CliRunner
 
 import tlkit
-from tlkit.classifier import load
 from tlkit.cli import app
 from tlkit.exports import _facts, with_preprocessing
+from tlkit.loading import load
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Cosine, Pooled
 from tlkit.results.calibration import Calibrator

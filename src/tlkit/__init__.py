@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlkit.classifier import Classifier, load
+    from tlkit.classifier import Classifier
     from tlkit.config.experiment import Card, Experiment, Fit, Reference
     from tlkit.config.loading import load_experiment
     from tlkit.errors import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tlkit.from_python import FromImages, FromModel
     from tlkit.interruption import Interrupted
     from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
+    from tlkit.loading import load
     from tlkit.lr_finder import RateCurve, lr_find
     from tlkit.parts.kinds import (
         Augmentation,
@@ -142,7 +143,7 @@ __version__ = "0.1.0"
 
 # Where each name comes from; its module is imported when the name is first asked for.
 HOMES = {
-    "classifier": "Classifier load",
+    "classifier": "Classifier",
     "config.experiment": "Card Experiment Fit Reference",
     "config.loading": "load_experiment",
     "errors": "ConfigError DataError DuplicatePart FieldError NumericalError PartError "
@@ -152,6 +153,7 @@ HOMES = {
     "from_python": "FromImages FromModel",
     "interruption": "Interrupted",
     "layers": "Layer LayerError LayerRange LayerTable",
+    "loading": "load",
     "lr_finder": "RateCurve lr_find",
     "parts.kinds": "Augmentation Backbone ClassWeights Dataset Freeze Head Loss Optimizer "
     "Schedule Stage registries",

@@ -21,10 +21,11 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tlkit.classifier import Classifier, load
+from tlkit.classifier import Classifier
 from tlkit.config.experiment import Experiment
 from tlkit.config.loading import load_experiment
 from tlkit.from_python import FromImages, FromModel, png
+from tlkit.loading import load
 from tlkit.progress import Watcher
 from tlkit.runs import run
 

@@ -73,7 +73,7 @@ def export(
         PartError: If a package is missing, or the model has something that the format cannot hold.
         WeightsError: If the exported model does not answer as the run does.
     """
-    from tlkit.classifier import load
+    from tlkit.loading import load
     from tlkit.results.formats import FORMATS
 
     run = Path(run)

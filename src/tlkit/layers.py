@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from attrs import evolve, frozen
 
-from tlkit.registry import nearest
+from tlkit.suggestions import nearest
 
 HEAD = "head"
 RANGE = re.compile(r"\s*(\d{1,9})?\s*([-–])?\s*(\d{1,9})?\s*", re.ASCII)

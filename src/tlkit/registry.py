@@ -8,20 +8,20 @@ asked for by its exact name.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
 import linecache
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import define, field, frozen
 
 from tlkit.errors import DuplicatePart, PartError, UnknownPart
+from tlkit.suggestions import suggest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
@@ -39,30 +39,6 @@ def installed_entry_points() -> EntryPoints:
     from importlib.metadata import entry_points  # a tenth of what `tlkit --help` would take
 
     return entry_points()  # type: ignore[return-value]  # typeshed has 3.11's deprecated class
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or nothing.
-
-    >>> nearest("vgg61", ["vgg16", "resnet50"])
-    "; did you mean 'vgg16'?"
-    >>> nearest("zzz", ["vgg16"])
-    ''
-    """
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return what to say after an unknown name: the nearest known one and the whole list.
-
-    >>> suggest("vgg61", ["vgg16", "resnet50"])
-    "; did you mean 'vgg16'? known: vgg16, resnet50"
-    >>> suggest("zzz", [])
-    '; known: none'
-    """
-    names = list(known)
-    return f"{nearest(name, names) or ';'} known: {', '.join(names) or 'none'}"
 
 
 @frozen

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from tlkit.classifier import load
 from tlkit.errors import DataError, TlkitError
+from tlkit.loading import load
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Dataset
 

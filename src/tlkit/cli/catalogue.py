@@ -58,7 +58,7 @@ def list_parts(
     """List the registered parts; imports no package but tlkit."""
     from fnmatch import fnmatchcase
 
-    from tlkit.registry import suggest
+    from tlkit.suggestions import suggest
 
     kinds = dict(tlkit.registries.items())
     if kind is not None and kind not in kinds:
@@ -140,7 +140,7 @@ def info(
     import inspect
 
     from tlkit.config.keys import describe_keys
-    from tlkit.registry import suggest
+    from tlkit.suggestions import suggest
 
     kinds = dict(tlkit.registries.items())
     found = [(kind, registry) for kind, registry in kinds.items() if name in registry.names()]

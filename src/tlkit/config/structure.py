@@ -23,8 +23,9 @@ from attrs import NOTHING, Attribute
 
 from tlkit.config.fields import describe, fits, hints, keys
 from tlkit.errors import ConfigError, FieldError, Problem
-from tlkit.registry import Registry, nearest, suggest
+from tlkit.registry import Registry
 from tlkit.rules import shown
+from tlkit.suggestions import nearest, suggest
 
 T = TypeVar("T")
 BARE = re.compile(r"[\w-]+")  # keys that TOML needs no quotes for, and letters of any script

@@ -15,8 +15,8 @@ from attrs import field, frozen
 
 from tlkit.errors import FieldError
 from tlkit.parts.kinds import ClassWeights, registries
-from tlkit.registry import suggest
 from tlkit.rules import between, share
+from tlkit.suggestions import suggest
 
 
 def normalised(counts: Mapping[str, int], proportions: Mapping[str, float]) -> dict[str, float]:

@@ -18,8 +18,8 @@ from tlkit.parts.leakage import refuse, shared_patients
 from tlkit.parts.manifest import read_manifest
 from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
 from tlkit.parts.splits import SPLITS, Example, Splits
-from tlkit.registry import nearest
 from tlkit.rules import at_least, between, shown
+from tlkit.suggestions import nearest
 
 SUFFIXES = dicom.SUFFIXES | {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from tlkit.errors import PartError, WeightsError
 from tlkit.parts import weights
-from tlkit.registry import nearest
+from tlkit.suggestions import nearest
 
 CONFIG, WEIGHTS, CONVERTER = "config.json", "model.weights.h5", "image_converter.json"
 # KerasHub 0.32.0's presets of networks that tlkit takes, below their address on Kaggle. Of

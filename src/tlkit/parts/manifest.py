@@ -12,7 +12,7 @@ from tlkit.errors import DataError
 from tlkit.escapes import csv_text
 from tlkit.parts.image_root import ImageRoot
 from tlkit.parts.splits import SPLITS, Example
-from tlkit.registry import nearest
+from tlkit.suggestions import nearest
 
 REQUIRED = ("path", "label", "split")
 OPTIONAL = ("patient", "source", "view", "sha256")

@@ -61,36 +61,7 @@ class RunningStage:
         loss = experiment.loss.build(plan.counts["train"])
         self.stepper = Stepper(tail, optimizer, planned.xla, loss)
         _assert_as_planned(model, tail, optimizer, planned, experiment)
-        extractor = Extractor(
-            prefix,
-            experiment.backbone,
-            experiment.augmentation,
-            plan.prefix_batch,
-            experiment.fit.feature_dtype if prefix is not None else "float32",
-            plan.winograd,
-        )
-        data, size = experiment.data, experiment.backbone.image_size
-        reader = Reader(splits.read, size, data.resize, data.occlude_centre)
-        shelf = None
-        if prefix is not None and cache is not None:
-            shelf = make_shelf(cache, prefix, experiment, plan.prefix_batch, plan.winograd)
-        self.sources = {
-            split: Source(
-                extractor,
-                reader,
-                tuple(example.path for example in examples),
-                split,
-                tuple(hashes[example.path] for example in examples),
-                shelf,
-                memory_bytes=KEPT_BYTES if prefix is not None else 0,
-                watcher=watcher,
-            )
-            for split, examples in splits.items()
-            if only in {None, split}
-        }
-        if shelf is not None and not self._make_room(shelf):
-            for source in self.sources.values():
-                source.shelf = None
+        self.sources = self._sources(prefix, hashes, cache, only)
         self.on_val: Probabilities = np.empty((0, len(plan.classes)), np.float32)
 
     def epoch(self, done: Sequence[Epoch]) -> Epoch:
@@ -161,10 +132,51 @@ class RunningStage:
         labels = self._labels(dict(self.splits.items())[split])
         return self.stepper.evaluate(self.sources[split], labels, self.planned.eval_batch)
 
-    def _make_room(self, shelf: Shelf) -> bool:
+    def _sources(
+        self,
+        prefix: keras.Model | None,
+        hashes: Mapping[str, str],
+        cache: FeatureCache | None,
+        only: str | None,
+    ) -> dict[str, Source]:
+        """Return what gives each split's features, on a shelf if there is one with room."""
+        experiment, plan = self.experiment, self.plan
+        extractor = Extractor(
+            prefix,
+            experiment.backbone,
+            experiment.augmentation,
+            plan.prefix_batch,
+            experiment.fit.feature_dtype if prefix is not None else "float32",
+            plan.winograd,
+        )
+        data, size = experiment.data, experiment.backbone.image_size
+        reader = Reader(self.splits.read, size, data.resize, data.occlude_centre)
+        shelf = None
+        if prefix is not None and cache is not None:
+            shelf = make_shelf(cache, prefix, experiment, plan.prefix_batch, plan.winograd)
+        sources = {
+            split: Source(
+                extractor,
+                reader,
+                tuple(example.path for example in examples),
+                split,
+                tuple(hashes[example.path] for example in examples),
+                shelf,
+                memory_bytes=KEPT_BYTES if prefix is not None else 0,
+                watcher=self.watcher,
+            )
+            for split, examples in self.splits.items()
+            if only in {None, split}
+        }
+        if shelf is not None and not self._make_room(shelf, sources):
+            for source in sources.values():
+                source.shelf = None
+        return sources
+
+    def _make_room(self, shelf: Shelf, sources: Mapping[str, Source]) -> bool:
         """Make room in the cache for the stage's features; say so if there is none."""
         sizes = {}
-        for split, source in self.sources.items():
+        for split, source in sources.items():
             for view in self.planned.views if split == "train" else (None,):
                 keys = None if view is None else self._keys(view)
                 sizes[shelf.key(source.images, keys)] = source.size_bytes
