@@ -51,6 +51,21 @@ MUTANTS = (
         "tests/test_winograd.py::test_it_is_the_direct_convolution_but_for_rounding",
     ),
     Mutant(
+        "nothing is convolved by tiles",
+        "train/stage.py",
+        "            plan.winograd,\n        )",
+        "            False,\n        )",
+        "tests/test_dead_settings.py::"
+        "test_the_other_keys_of_fit_change_what_a_run_ends_with[winograd]",
+    ),
+    Mutant(
+        "a sweep's run on other images is made beside the old ones",
+        "sweeps/worker.py",
+        "except OtherInputs:",
+        "except MemoryError:",
+        "tests/test_sweeps.py::test_a_run_that_was_stopped_does_not_go_on_with_other_images",
+    ),
+    Mutant(
         "bfloat16 layers are convolved by tiles, in float32",
         "train/winograd.py",
         ' or layer.compute_dtype != "float32"',

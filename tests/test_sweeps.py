@@ -191,13 +191,15 @@ class Stop(tlkit.Watcher):
             raise tlkit.Interrupted(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("other", [False, True])
-def test_a_run_that_was_stopped_goes_on_and_begins_anew_with_other_versions(
-    other: bool, done: Sweep, tmp_path: Path
-) -> None:
-    begun = shutil.copytree(done.folder.parent, tmp_path / "copy") / "out"
+def stopped(done: Sweep, copy: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Copy a sweep and stop its second run in its second epoch.
+
+    Returns:
+        The run's job, and what was in its folder when it was finished.
+    """
+    begun = shutil.copytree(done.folder.parent, copy) / "out"
     run = begun / "runs" / "002-_b_"
-    before = {path.name: path.read_bytes() for path in run.glob("[hmpw]*.*")}
+    before = results(run)
     shutil.rmtree(run)
     trial = done.trials.trials[1]
     job = {"file": str(begun.parent / "<b>.toml"), "overrides": list(trial.overrides),
@@ -205,26 +207,41 @@ def test_a_run_that_was_stopped_goes_on_and_begins_anew_with_other_versions(
     with pytest.raises(tlkit.Interrupted):
         worker.work(job, Stop(2))
     assert read_outcome(trial, run).status == "waiting"
-    if other:
-        path = run / "environment.json"
-        path.write_text(path.read_text().replace('"keras": "', '"keras": "0.'))
+    return job, before
+
+
+def results(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.glob("[hmpw]*.*")}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "epochs"),
+    [
+        ("environment.json", "", "", [2]),
+        ("environment.json", '"keras": "', '"keras": "0.', [1, 2]),
+        ("plan.json", '"winograd"', '"an older key"', [1, 2]),  # versions of tlkit plan otherwise
+    ],
+    ids=["same", "other Keras", "other tlkit"],
+)
+def test_a_run_that_was_stopped_goes_on_and_begins_anew_with_other_versions(
+    file: str, old: str, new: str, epochs: list[int], done: Sweep, tmp_path: Path
+) -> None:
+    job, before = stopped(done, tmp_path / "copy")
+    run = Path(job["out"])
+    said = (run / file).read_text()
+    assert old in said
+    (run / file).write_text(said.replace(old, new, 1))
     second = Stop()
     assert worker.work(job, second) == {}
-    assert second.epochs == ([1, 2] if other else [2])
-    assert {path.name: path.read_bytes() for path in run.glob("[hmpw]*.*")} == before
+    assert second.epochs == epochs
+    assert results(run) == before
 
 
 def test_a_run_that_was_stopped_does_not_go_on_with_other_images(
     done: Sweep, tmp_path: Path
 ) -> None:
-    begun = shutil.copytree(done.folder.parent, tmp_path / "copy") / "out"
-    run = begun / "runs" / "002-_b_"
-    shutil.rmtree(run)
-    trial = done.trials.trials[1]
-    job = {"file": str(begun.parent / "<b>.toml"), "overrides": list(trial.overrides),
-           "out": str(run), "sha256": trial.sha256}  # fmt: skip
-    with pytest.raises(tlkit.Interrupted):
-        worker.work(job, Stop(2))
+    job, before = stopped(done, tmp_path / "copy")
+    run = Path(job["out"])
     manifest = run / "manifest.csv"
     was = manifest.read_text()
     manifest.write_text(was.replace(",train,", ",train ,", 1))
@@ -234,6 +251,7 @@ def test_a_run_that_was_stopped_does_not_go_on_with_other_images(
     assert (run / "checkpoints").is_dir()
     manifest.write_text(was)
     assert worker.work(job) == {}
+    assert results(run) == before
 
 
 def test_a_run_that_another_process_writes_to_is_left_alone(done: Sweep, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def resume(
     """
     from tlkit.results.folder import RunFolder
     from tlkit.results.resources import named
-    from tlkit.results.unfinished import UNFINISHED, read_unfinished, refusal
+    from tlkit.results.unfinished import UNFINISHED, OtherInputs, read_unfinished, refusal
 
     folder, watcher = RunFolder(Path(run)), watcher or Watcher()
     if folder.is_finished and not (folder.path / UNFINISHED).exists():
@@ -76,8 +76,10 @@ def resume(
         experiment = _placed(read_unfinished(folder, plugins, backbone), data, folder)
         ready = make_ready(_pinned(experiment, folder), None, (), watcher)
         ready = evolve(ready, experiment=experiment)
-        if changed := list(_changed(folder, ready)):
-            raise refusal(folder.path, changed)
+        others = list(_changed_inputs(folder, ready))
+        if changed := [*_changed_plan(folder, ready), *others]:
+            kind = OtherInputs if others else RunFolderError
+            raise refusal(folder.path, changed, kind=kind)
         if changed := list(_changed_around(folder, ready)):
             if not anyway:
                 raise refusal(folder.path, changed, ELSEWHERE)
@@ -136,13 +138,20 @@ def _pinned(experiment: Experiment, folder: RunFolder) -> Experiment:
     return evolve(experiment, backbone=evolve(experiment.backbone, weights=chosen or sources))
 
 
-def _changed(folder: RunFolder, ready: Ready) -> Iterator[str]:
-    """Yield what would make it another run."""
-    from tlkit.results.folder import MANIFEST, PLAN, manifest
-    from tlkit.results.recorded import ENVIRONMENT
+def _changed_plan(folder: RunFolder, ready: Ready) -> Iterator[str]:
+    """Yield what it would do otherwise."""
+    from tlkit.results.folder import PLAN
     from tlkit.results.unfinished import differences
 
     yield from differences(folder.read_json(PLAN), ready.plan.as_json(), "plan")
+
+
+def _changed_inputs(folder: RunFolder, ready: Ready) -> Iterator[str]:
+    """Yield which weights and images it would begin with in place of its own."""
+    from tlkit.results.folder import MANIFEST, manifest
+    from tlkit.results.recorded import ENVIRONMENT
+    from tlkit.results.unfinished import differences
+
     was = folder.read_json(ENVIRONMENT)["weights"]
     now = dict(ready.weights)
     for key in ("source", "file", "sha256"):

@@ -17,7 +17,7 @@ from tlkit.parts.kinds import Backbone, Head, Stage, registries
 from tlkit.parts.splits import Splits
 
 # How many images go through a frozen prefix at a time; the last batch is padded. Measured on two
-# cores: VGG-16 takes 0.074 s an image with 8, 16 and 32 alike, and 1.0, 1.3 and 1.8 GB.
+# cores: VGG-16 takes as long an image with 8 as with 16 and 32, and 1.0, 1.3 and 1.8 GB.
 PREFIX_BATCH = 8
 # How many are evaluated at a time where nothing convolves: a head reads all its weights for each
 # batch, and a batch of features takes little memory.

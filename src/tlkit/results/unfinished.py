@@ -27,8 +27,8 @@ ANOTHER = "is not the run that was begun; bring it back as it was, or start anot
 MISSING = object()
 
 
-class AnotherRun(RunFolderError):
-    """The experiment, the data or the weights are not those that the run began with."""
+class OtherInputs(RunFolderError):
+    """The images or the weights are not those that the run began with."""
 
 
 def record(experiment: Experiment, table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -86,10 +86,14 @@ def read_unfinished(
     return evolve(chosen, origin=Origin(base / Path(name).name, text, overrides))
 
 
-def refusal(folder: Path, changed: Sequence[str], what: str = ANOTHER) -> RunFolderError:
+def refusal(
+    folder: Path,
+    changed: Sequence[str],
+    what: str = ANOTHER,
+    kind: type[RunFolderError] = RunFolderError,
+) -> RunFolderError:
     """Return the error that a run cannot go on because of what has changed."""
     lines = "\n".join(f"  {line}" for line in changed)
-    kind = AnotherRun if what is ANOTHER else RunFolderError
     return kind(f"{folder}: {what}\n{lines}")
 
 

@@ -23,7 +23,7 @@ from tlkit.files import remove_folder
 from tlkit.interruption import ask
 from tlkit.lock import is_locked
 from tlkit.progress import Watcher
-from tlkit.results.unfinished import AnotherRun
+from tlkit.results.unfinished import OtherInputs
 from tlkit.resumption import resume
 from tlkit.runs import run
 from tlkit.streams import guarded
@@ -70,7 +70,7 @@ def _made(experiment: Experiment, out: Path, watcher: Watcher | None) -> None:
     if (out / UNFINISHED).is_file():
         try:
             resume(out, plugins=experiment.plugins.modules, watcher=watcher)
-        except AnotherRun:  # the finished runs were made with what is no more
+        except OtherInputs:  # the finished runs were made with what is no more
             raise
         except RunFolderError:  # other versions, it may be
             if is_locked(out):
