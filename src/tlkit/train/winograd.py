@@ -84,7 +84,9 @@ class _Tiled(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         self.convolution = convolution
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return self.convolution.compute_output_shape(input_shape)  # type: ignore[no-any-return]
+        return self.convolution.compute_output_shape(  # type: ignore[no-any-return]  # no types
+            input_shape
+        )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         layer = self.convolution
