@@ -55,8 +55,7 @@ MUTANTS = (
         "train/stage.py",
         "            plan.winograd,\n        )",
         "            False,\n        )",
-        "tests/test_dead_settings.py::"
-        "test_the_other_keys_of_fit_change_what_a_run_ends_with[winograd]",
+        "tests/test_dead_settings.py::test_the_other_keys_of_fit_change_what_a_run_ends_with",
     ),
     Mutant(
         "a sweep's run on other images is made beside the old ones",
