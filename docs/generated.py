@@ -29,12 +29,12 @@ from typer.testing import CliRunner
 
 from tlkit.cli import app
 from tlkit.config.experiment import Experiment
-from tlkit.config.fields import hints, keys
-from tlkit.config.keys import describe_keys
+from tlkit.config.schema import describe_keys
+from tlkit.config.structure import hints, keys
 from tlkit.config.sweep import SweepTable
 from tlkit.parts.kinds import registries
-from tlkit.registry import Registry
-from tlkit.rules import schema_of
+from tlkit.parts.registry import Registry
+from tlkit.parts.validators import schema_of
 
 ROOT = Path(__file__).parent.parent
 TABLES = {field.metadata["registry"].kind: field.name for field in keys(Experiment)

@@ -17,6 +17,6 @@ run = tlkit.run(
         "optimizer": {"name": "adam", "learning_rate": 1e-4},
     },
     overrides=sys.argv[2:],
-    watcher=tlkit.Terminal(),  # shows how it goes
+    callback=tlkit.Terminal(),  # shows how it goes
 )
 print(f"{run.result.accuracy:.0%} of {run.result.images} images; see {run.folder}")

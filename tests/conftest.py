@@ -153,5 +153,5 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """Everything that tlkit writes goes through this."""
     found = Disk()
-    monkeypatch.setattr("tlkit.files.effect", found)
+    monkeypatch.setattr("tlkit.system.files.disk_operation", found)
     return found

@@ -1,4 +1,4 @@
-"""Finished runs made up in memory, for tests of what is shown of them."""
+"""RunRecord runs made up in memory, for tests of what is shown of them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from tlkit.config.experiment import Card, Experiment, Reference
+from tlkit.config.experiment import Experiment, ModelCard, PublishedResult
 from tlkit.config.structure import structure
-from tlkit.parts.splits import Example, Splits
-from tlkit.plan.plan import make_plan
-from tlkit.progress import Epoch
-from tlkit.results.finished import Finished, Prediction
-from tlkit.results.folder import resolved
-from tlkit.results.metrics import score
+from tlkit.data.splits import Example, Splits
+from tlkit.metrics.scores import score
+from tlkit.runfolder.folder import resolved
+from tlkit.runfolder.run_record import Prediction, RunRecord
+from tlkit.train.callback import Epoch
+from tlkit.train.plan import make_plan
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -34,11 +34,11 @@ def made_up(
     patients: bool = False,
     source: str = "",
     reference: Sequence[dict[str, Any]] = (),
-    card: Card | None = None,
+    card: ModelCard | None = None,
     name: str = "study",
     names: str = "{split}/{number}.png",
     seed: int = 0,
-) -> Finished:
+) -> RunRecord:
     """Return a finished run with predictions that are better than chance by `skill`."""
     random = np.random.default_rng(seed)
     splits = {
@@ -71,8 +71,8 @@ def made_up(
     )
     experiment = evolve(
         experiment,
-        reference=tuple(structure(Reference, one) for one in reference),
-        card=card or Card(),
+        reference=tuple(structure(PublishedResult, one) for one in reference),
+        card=card or ModelCard(),
     )
     plan = make_plan(experiment, known).as_json()
     labels = np.array(known.labels(known.test))
@@ -98,7 +98,7 @@ def made_up(
         "test": found,
         "best": {"epoch": max(1, epochs - 1), "val": found, "test": found},
     }
-    return Finished(
+    return RunRecord(
         name=name,
         toml='[data]\nname = "phantom"\n',
         experiment=resolved(experiment),

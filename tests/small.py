@@ -46,7 +46,7 @@ class OneConvolution(tlkit.Backbone):
         inputs = keras.layers.Input((8, 8, 3))
         return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
 
-    def native(self, images: Any) -> Any:
+    def preprocess_native(self, images: Any) -> Any:
         return images / 255
 
     def load_weights(self, model: Any) -> Mapping[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import tlkit
-from tlkit.parts.arrays import read_arrays
+from tlkit.weights.files import read_arrays
 
 SECRET = 12345.0
 # Two convolutions and a BatchNorm, each array with a number of its own.

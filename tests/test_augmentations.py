@@ -15,8 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tlkit
-from tlkit.parts.augmentations import Covidx, CovidxPublished, Natural, NoAugmentation, XraySafe
-from tlkit.parts.graded import Graded
+from tlkit.parts.augmentations import (
+    Covidx,
+    CovidxPublished,
+    Natural,
+    NoAugmentation,
+    StrengthAugmentation,
+    XraySafe,
+)
 from tlkit.parts.keras_cv_augmentations import GridMask, RandAugment
 from tlkit.parts.kinds import registries
 from tlkit.parts.phantom_drawing import draw_chest
@@ -26,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 SIDE = 8
 PRESETS = [registries.augmentations.get(name)() for name in registries.augmentations.names()]
 EVERY = [preset for preset in PRESETS if preset.changes]
-GRADED = [preset for preset in PRESETS if isinstance(preset, Graded)]
+GRADED = [preset for preset in PRESETS if isinstance(preset, StrengthAugmentation)]
 
 
 def each_by_name(parts: Sequence[Any]) -> list[Any]:
@@ -201,14 +207,14 @@ def test_another_key_gives_another_picture(augmentation: Any) -> None:
 
 
 @graded
-def test_strength_0_changes_nothing_and_says_so(augmentation: Graded) -> None:
+def test_strength_0_changes_nothing_and_says_so(augmentation: StrengthAugmentation) -> None:
     still = evolve(augmentation, strength=0)
     assert not still.changes
     assert augmented(still, pictures(), many_keys(2)).tobytes() == pictures().tobytes()
 
 
 @graded
-def test_more_strength_changes_more(augmentation: Graded) -> None:
+def test_more_strength_changes_more(augmentation: StrengthAugmentation) -> None:
     """Measured on drawn chests: noise is as unlike itself after the smallest shift as ever."""
     drawn = [draw_chest(number % 3, (number,), 32) for number in range(60)]
     images = np.repeat(np.stack(drawn)[..., None], 3, axis=3).astype(np.float32)
@@ -281,7 +287,7 @@ def test_brightness_is_a_factor_cut_off_at_white() -> None:
 
 @pytest.mark.parametrize("augmentation", [XraySafe(), Natural()], ids=["xray_safe", "natural"])
 @pytest.mark.parametrize("grey", [40, 200])
-def test_no_border_is_drawn(augmentation: Graded, grey: float) -> None:
+def test_no_border_is_drawn(augmentation: StrengthAugmentation, grey: float) -> None:
     """An even picture stays even, whatever comes in from outside."""
     even = np.full((100, 24, 24, 3), grey, np.float32)
     found = augmented(evolve(augmentation, strength=2), even, many_keys(100))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tlkit
-from tlkit.parts.backbones import VGG16
+from tlkit.parts.backbones.vgg import VGG16
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
 
@@ -33,13 +33,13 @@ def test_the_table_is_what_keras_builds_at_any_size(image_size: int) -> None:
 
 def test_native_input_is_what_keras_prepares() -> None:
     expected = keras.applications.vgg16.preprocess_input(PIXELS.copy())
-    found = np.asarray(VGG16(preprocess="native").prepare(tf.constant(PIXELS)))
+    found = np.asarray(VGG16(preprocess="native").preprocess_images(tf.constant(PIXELS)))
     assert found.dtype == np.float32
     np.testing.assert_array_max_ulp(found, expected, maxulp=1)
 
 
 def test_unit_input_is_the_pixels_divided_by_255() -> None:
-    found = np.asarray(VGG16(preprocess="unit").prepare(tf.constant(PIXELS)))
+    found = np.asarray(VGG16(preprocess="unit").preprocess_images(tf.constant(PIXELS)))
     np.testing.assert_array_equal(found, PIXELS / np.float32(255))
 
 

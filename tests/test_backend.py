@@ -11,10 +11,10 @@ from collections.abc import Callable
 import keras
 import pytest
 
-from tlkit.backend import KERAS_FLOOR, _quiet_stderr, prepare
-from tlkit.errors import ResourceError
+from tlkit.system.errors import ResourceError
+from tlkit.system.keras import KERAS_FLOOR, _quiet_stderr, start_keras
 
-start: Callable[[], None] = prepare.__wrapped__  # without the cache: Keras has been started
+start: Callable[[], None] = start_keras.__wrapped__  # without the cache: Keras has been started
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -80,7 +80,7 @@ def test_legacy_keras_switched_off_is_fine(value: str, monkeypatch: pytest.Monke
 
 def test_the_first_use_is_quiet_and_switches_onednn_on() -> None:
     found = python(
-        "import tlkit, tlkit.train.model, os\n"
+        "import tlkit, tlkit.train.assemble, os\n"
         "print(os.environ['TF_ENABLE_ONEDNN_OPTS'], os.environ['KERAS_BACKEND'])",
         TF_ENABLE_ONEDNN_OPTS="0",
     )
@@ -89,7 +89,7 @@ def test_the_first_use_is_quiet_and_switches_onednn_on() -> None:
 
 def test_python_without_standard_error_can_start_it_too() -> None:
     found = python(
-        "import os; os.close(2)\nfrom tlkit.backend import _quiet_stderr\n"
+        "import os; os.close(2)\nfrom tlkit.system.keras import _quiet_stderr\n"
         "with _quiet_stderr(): print('inside')"
     )
     assert (found.stdout, found.returncode) == ("inside\n", 0)

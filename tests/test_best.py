@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tlkit
-from tlkit.train.best import best_of, stalled
+from tlkit.train.best import best_of, should_stop
 
 MEASURES = ("val_loss", "val_accuracy")
 measures = st.sampled_from(MEASURES)
@@ -46,10 +46,10 @@ def test_training_stalls_when_none_of_the_last_epochs_is_better_than_all_before(
     sign = -1 if by == "val_accuracy" else 1
     before, last = values[:-patience], values[-patience:]
     expected = bool(before) and min(sign * v for v in last) >= min(sign * v for v in before)
-    assert stalled(epochs(values, by), by, patience) == expected
+    assert should_stop(epochs(values, by), by, patience) == expected
 
 
 @given(values, measures)
 def test_without_patience_or_epochs_training_never_stalls(values: list[float], by: str) -> None:
-    assert not stalled(epochs(values, by), by, None)
-    assert not stalled([], by, 1)
+    assert not should_stop(epochs(values, by), by, None)
+    assert not should_stop([], by, 1)

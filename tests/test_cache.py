@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlkit.cache import ABANDONED_S, FeatureCache, default_folder, entry_key
+from tlkit.system.cache import ABANDONED_S, FeatureCache, default_folder, entry_key
 
 Floats = npt.NDArray[np.float32]
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -159,7 +159,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from tlkit.cache import FeatureCache
+from tlkit.system.cache import FeatureCache
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # stands for a disk that is full
 rows = np.zeros((1 << 20, 1), np.float32)
@@ -181,7 +181,7 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from tlkit.cache import FeatureCache
+from tlkit.system.cache import FeatureCache
 cache = FeatureCache(Path(sys.argv[1]))
 rows = np.arange(1 << 20, dtype=np.float32).reshape(-1, 64)
 for number in range(5):

@@ -18,16 +18,16 @@ from sklearn.metrics import log_loss
 import tlkit
 from tlkit.config.experiment import Calibration
 from tlkit.config.structure import structure
-from tlkit.errors import FieldError
-from tlkit.plan.plan import make_plan
-from tlkit.results.calibration import (
+from tlkit.metrics.calibration import (
     Calibrator,
     best_temperature,
     fit_calibrator,
     read_calibrator,
     threshold,
 )
-from tlkit.results.folder import RunFolder
+from tlkit.runfolder.folder import RunFolder
+from tlkit.system.errors import FieldError
+from tlkit.train.plan import make_plan
 
 CLASSES = ("a", "b", "c")
 

@@ -9,30 +9,30 @@ import pytest
 from attrs import fields
 from tests.finished_runs import HOSTILE, made_up
 
-from tlkit.config.experiment import Card
-from tlkit.results.card import markdown, model_card
-from tlkit.results.finished import Finished
+from tlkit.config.experiment import ModelCard
+from tlkit.reports.card import markdown, model_card
+from tlkit.runfolder.run_record import RunRecord
 
 
 @pytest.fixture(scope="module")
-def run() -> Finished:
+def run() -> RunRecord:
     return made_up()
 
 
-def test_what_nobody_said_is_not_provided(run: Finished) -> None:
+def test_what_nobody_said_is_not_provided(run: RunRecord) -> None:
     text = model_card(run)
-    assert text.count("not provided") == len(fields(Card))
+    assert text.count("not provided") == len(fields(ModelCard))
     assert "Few images to judge by: covid-19 \\(31\\)" in text
 
 
-@pytest.mark.parametrize("key", [field.name for field in fields(Card)])
+@pytest.mark.parametrize("key", [field.name for field in fields(ModelCard)])
 def test_every_key_of_the_card_is_in_it(key: str) -> None:
-    text = model_card(made_up(card=Card(**{key: "said by\nthe study"})))
+    text = model_card(made_up(card=ModelCard(**{key: "said by\nthe study"})))
     assert "said by the study" in text
-    assert text.count("not provided") == len(fields(Card)) - 1
+    assert text.count("not provided") == len(fields(ModelCard)) - 1
 
 
-def test_its_figures_are_those_of_the_metrics(run: Finished) -> None:
+def test_its_figures_are_those_of_the_metrics(run: RunRecord) -> None:
     text = model_card(run)
     accuracy, interval = run.scores.accuracy, run.scores.intervals["accuracy"]
     assert interval is not None
@@ -42,7 +42,7 @@ def test_its_figures_are_those_of_the_metrics(run: Finished) -> None:
         assert f"| {name} | {' | '.join(map(str, row))} |" in text
 
 
-def test_every_table_has_as_many_cells_in_each_row(run: Finished) -> None:
+def test_every_table_has_as_many_cells_in_each_row(run: RunRecord) -> None:
     lines = model_card(run).splitlines()
     for above, below in pairwise(lines):
         if above.startswith("|") and below.startswith("|"):
@@ -50,7 +50,7 @@ def test_every_table_has_as_many_cells_in_each_row(run: Finished) -> None:
 
 
 def test_names_from_strangers_are_text_and_nothing_else() -> None:
-    run = made_up(classes=HOSTILE, counts=(9, 9, 9, 9), card=Card(contact=HOSTILE[1]))
+    run = made_up(classes=HOSTILE, counts=(9, 9, 9, 9), card=ModelCard(contact=HOSTILE[1]))
     text = model_card(run)
     assert not re.search(r"(?<!\\)<|\u202e|\x1b", text)
 

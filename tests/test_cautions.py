@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from tests.finished_runs import made_up
 
-from tlkit.parts.splits import Example
-from tlkit.results.cautions import cautions, score_cautions, source_cautions, source_table
-from tlkit.results.metrics import score_confusion
+from tlkit.data.splits import Example
+from tlkit.metrics.scores import score_confusion
+from tlkit.reports.caveats import caveats, score_cautions, source_cautions, source_table
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 CAREFUL: dict[str, Any] = {"counts": (100, 100, 60), "patients": True, "skill": 2.5}
 
 
 def test_a_careful_study_has_none() -> None:
-    assert cautions(made_up(**CAREFUL)) == []
+    assert caveats(made_up(**CAREFUL)) == []
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_careful_study_has_none() -> None:
 def test_what_the_metrics_say_is_warned_of(changed: dict[str, Any], text: str) -> None:
     run = made_up(**CAREFUL)
     run.metrics.update(changed)  # type: ignore[attr-defined]  # a dict here
-    (found,) = cautions(run)
+    (found,) = caveats(run)
     assert text in found
 
 
@@ -43,7 +43,7 @@ def test_what_the_metrics_say_is_warned_of(changed: dict[str, Any], text: str) -
 def test_what_the_plan_says_of_the_data_is_warned_of(facts: dict[str, Any], text: str) -> None:
     run = made_up(**CAREFUL)
     run.plan["data"] = facts  # type: ignore[index]  # a dict here
-    (found,) = cautions(run)
+    (found,) = caveats(run)
     assert text in found
 
 
@@ -57,7 +57,7 @@ def test_what_the_plan_says_of_the_data_is_warned_of(facts: dict[str, Any], text
     ],
 )
 def test_what_the_data_say_is_warned_of(changed: dict[str, Any], text: str) -> None:
-    (found,) = cautions(made_up(**CAREFUL | changed))
+    (found,) = caveats(made_up(**CAREFUL | changed))
     assert text in found
 
 

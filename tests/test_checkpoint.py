@@ -13,7 +13,7 @@ from attrs import evolve
 
 import tlkit
 from tlkit.train.checkpoint import Checkpoint, Checkpoints, State
-from tlkit.train.tensors import taken
+from tlkit.weights.tensors import snapshot
 
 
 def epoch(number: int, val_loss: float = 0.5) -> tlkit.Epoch:
@@ -25,7 +25,7 @@ def epoch(number: int, val_loss: float = 0.5) -> tlkit.Epoch:
 
 def tensors(value: float) -> Any:
     """What is called a weight, and holds its value everywhere."""
-    return taken({"001.scores/kernel": keras.Variable(np.full((2, 3), value, np.float32))})
+    return snapshot({"001.scores/kernel": keras.Variable(np.full((2, 3), value, np.float32))})
 
 
 def state(number: int, best: int, **changed: Any) -> State:

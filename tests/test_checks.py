@@ -1,4 +1,4 @@
-"""Looking at every image once: what is refused, what is skipped, told and remembered."""
+"""Looking at every image once: what is refused, what is skipped, told and image_index."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from attrs import evolve
 from PIL import Image
 
 import tlkit
+from tlkit.data import checks
+from tlkit.data.checks import Checked, check_images
+from tlkit.data.image_index import DecodedImageIndex
+from tlkit.data.images import Reader, decode
 from tlkit.parts.datasets import Folder, Phantom
-from tlkit.train import checks
-from tlkit.train.checks import Checked, check_images
-from tlkit.train.images import Reader, decode
-from tlkit.train.remembered import Remembered
 
 
 def png(seed: int, side: int = 40, kind: str = "PNG") -> bytes:
@@ -44,8 +44,10 @@ def splits_of(train: dict[str, bytes], val: dict[str, bytes] | None = None) -> t
     )
 
 
-def look(splits: tlkit.Splits, remembered: Remembered | None = None, **keys: Any) -> Checked:
-    return check_images(splits, Phantom(**keys), lambda *_: None, remembered)
+def look(
+    splits: tlkit.Splits, image_index: DecodedImageIndex | None = None, **keys: Any
+) -> Checked:
+    return check_images(splits, Phantom(**keys), lambda *_: None, image_index)
 
 
 def test_every_image_is_looked_at_and_hashed() -> None:
@@ -235,19 +237,19 @@ class TestRemembered:
         self, tmp_path: Path, decoded: list[bytes]
     ) -> None:
         splits = splits_of({"a.png": png(1), "b.png": png(2, side=8), "c.png": png(1)})
-        first = look(splits, Remembered(tmp_path / "new"))
+        first = look(splits, DecodedImageIndex(tmp_path / "new"))
         assert len(decoded) == 5
-        again = look(splits, Remembered(tmp_path / "new"))
+        again = look(splits, DecodedImageIndex(tmp_path / "new"))
         assert len(decoded) == 5
         assert (again.hashes, again.splits.notes) == (first.hashes, first.splits.notes)
-        look(splits_of({"a.png": png(1), "b.png": png(5)}), Remembered(tmp_path / "new"))
+        look(splits_of({"a.png": png(1), "b.png": png(5)}), DecodedImageIndex(tmp_path / "new"))
         assert decoded[5:] == [png(5)]
 
     def test_what_was_broken_is_looked_at_again(self, tmp_path: Path, decoded: list[bytes]) -> None:
         splits = splits_of({"a.png": png(1), "b.png": b"text"})
         for _ in range(2):
             with pytest.raises(tlkit.DataError, match=r"^b\.png: is no image"):
-                look(splits, Remembered(tmp_path))
+                look(splits, DecodedImageIndex(tmp_path))
         assert decoded.count(b"text") == 2
         assert len(decoded) == 5
 
@@ -255,4 +257,4 @@ class TestRemembered:
         for _ in range(2):
             splits = splits_of({"a.png": png(1), "b.png": png(2)}, {"v": png(1), "w": png(3)})
             with pytest.raises(tlkit.DataError, match="the same picture in train and val"):
-                look(splits, Remembered(tmp_path))
+                look(splits, DecodedImageIndex(tmp_path))

@@ -13,7 +13,6 @@ import pytest
 from attrs import frozen
 
 import tlkit
-from tlkit.errors import FieldError
 from tlkit.parts.class_weights import (
     Balanced,
     EffectiveNumber,
@@ -22,6 +21,7 @@ from tlkit.parts.class_weights import (
     Power,
     Unweighted,
 )
+from tlkit.system.errors import FieldError
 
 COUNTS = {"normal": 50, "pneumonia": 100, "covid-19": 25}
 

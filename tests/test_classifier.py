@@ -17,17 +17,17 @@ from attrs import frozen
 from tests.small import rewrite
 
 import tlkit
-from tlkit.named_images import Rejected
-from tlkit.parts.backbones import VGG16
+from tlkit.data.images import Reader
+from tlkit.data.sources import Rejected
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
-from tlkit.train.images import Reader
 
 DATA = Phantom(train=6, val=3, test=4, image_px=40)
 
 
 @frozen
-class Finished:
+class RunRecord:
     """A run, what it is as a classifier, and its pictures as files."""
 
     run: tlkit.Run
@@ -40,7 +40,7 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     top = tmp_path_factory.mktemp("classifier")
     experiment = tlkit.Experiment(
         data=DATA,
@@ -56,10 +56,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             path = top / "images" / example.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(splits.read(example.path))
-    return Finished(run, tlkit.load(run.folder), top / "images")
+    return RunRecord(run, tlkit.load(run.folder), top / "images")
 
 
-def predictions(finished: Finished, split: str) -> npt.NDArray[np.float32]:
+def predictions(finished: RunRecord, split: str) -> npt.NDArray[np.float32]:
     """Return the probabilities that the run wrote down."""
     with (finished.run.folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
@@ -68,13 +68,13 @@ def predictions(finished: Finished, split: str) -> npt.NDArray[np.float32]:
     )
 
 
-def test_what_a_notebook_shows_of_a_run_and_its_classifier_is_short(finished: Finished) -> None:
+def test_what_a_notebook_shows_of_a_run_and_its_classifier_is_short(finished: RunRecord) -> None:
     for shown in (finished.run, finished.run.result, finished.classifier):
         assert len(repr(shown)) < 2000
     assert f"accuracy={finished.run.result.accuracy}" in repr(finished.run)
 
 
-def test_it_is_the_model_that_was_trained(finished: Finished) -> None:
+def test_it_is_the_model_that_was_trained(finished: RunRecord) -> None:
     trained, loaded = finished.run.model, finished.classifier.model
     assert [v.numpy().tobytes() for v in loaded.weights] == [
         v.numpy().tobytes() for v in trained.weights
@@ -84,13 +84,13 @@ def test_it_is_the_model_that_was_trained(finished: Finished) -> None:
     assert finished.classifier.stand_in == ""
 
 
-def test_probabilities_of_files_are_those_of_the_run_to_the_digit(finished: Finished) -> None:
+def test_probabilities_of_files_are_those_of_the_run_to_the_digit(finished: RunRecord) -> None:
     found = finished.classifier.probabilities(finished.test_files)
     np.testing.assert_array_equal(found, predictions(finished, "test"))
     assert found.dtype == np.float32
 
 
-def test_pixels_give_what_their_files_give(finished: Finished) -> None:
+def test_pixels_give_what_their_files_give(finished: RunRecord) -> None:
     reader = Reader(lambda path: Path(path).read_bytes(), size=32)
     pixels = np.stack([reader(str(path)) for path in finished.test_files])
     np.testing.assert_array_equal(
@@ -99,20 +99,20 @@ def test_pixels_give_what_their_files_give(finished: Finished) -> None:
     )
 
 
-def test_the_predicted_class_is_the_most_probable(finished: Finished) -> None:
+def test_the_predicted_class_is_the_most_probable(finished: RunRecord) -> None:
     classes = finished.classifier.classes
     found = finished.classifier.predict([str(path) for path in finished.test_files])
     best = finished.classifier.probabilities(finished.test_files).argmax(axis=1)
     assert found == [classes[number] for number in best]
 
 
-def test_an_images_answer_does_not_depend_on_the_others(finished: Finished) -> None:
+def test_an_images_answer_does_not_depend_on_the_others(finished: RunRecord) -> None:
     together = finished.classifier.probabilities(finished.test_files)
     one_by_one = [finished.classifier.probabilities([path])[0] for path in finished.test_files]
     np.testing.assert_array_equal(together, one_by_one)
 
 
-def test_more_than_one_batch_of_pixels_keeps_its_order(finished: Finished) -> None:
+def test_more_than_one_batch_of_pixels_keeps_its_order(finished: RunRecord) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (33, 32, 32, 3), dtype=np.uint8)
     found = finished.classifier.probabilities(pixels)
     assert found.shape == (33, 3)
@@ -120,7 +120,7 @@ def test_more_than_one_batch_of_pixels_keeps_its_order(finished: Finished) -> No
 
 
 @pytest.mark.parametrize("images", [[], np.empty((0, 32, 32, 3), np.uint8)], ids=["files", "array"])
-def test_no_images_have_no_answers(finished: Finished, images: Any) -> None:
+def test_no_images_have_no_answers(finished: RunRecord, images: Any) -> None:
     assert finished.classifier.probabilities(images).shape == (0, 3)
     assert finished.classifier.predict(images) == []
 
@@ -138,21 +138,21 @@ def test_no_images_have_no_answers(finished: Finished, images: Any) -> None:
     ids=str,
 )
 def test_pixels_of_another_shape_or_type_are_refused(
-    finished: Finished, shape: tuple[int, ...], dtype: type
+    finished: RunRecord, shape: tuple[int, ...], dtype: type
 ) -> None:
     """A picture from 0 to 1 would be all black as bytes: nothing is converted in silence."""
     with pytest.raises(tlkit.DataError, match=r"^images: must be \(count, 32, 32, 3\) uint8"):
         finished.classifier.probabilities(np.zeros(shape, dtype))
 
 
-def test_a_file_that_is_no_image_is_named(finished: Finished, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_named(finished: RunRecord, tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("a note", encoding="utf-8")
     with pytest.raises(tlkit.DataError, match=r"/note\.png: is no image"):
         finished.classifier.predict([finished.test_files[0], tmp_path / "note.png"])
 
 
 def test_answers_come_in_order_with_a_reason_for_what_has_none(
-    finished: Finished, tmp_path: Path
+    finished: RunRecord, tmp_path: Path
 ) -> None:
     text, absent, pipe = tmp_path / "text.png", tmp_path / "absent.png", tmp_path / "pipe.png"
     text.write_text("text", encoding="utf-8")
@@ -175,7 +175,7 @@ def test_answers_come_in_order_with_a_reason_for_what_has_none(
     assert all(row.features is None for row in rows)
 
 
-def test_answers_are_not_computed_ahead_of_need(finished: Finished) -> None:
+def test_answers_are_not_computed_ahead_of_need(finished: RunRecord) -> None:
     """A million images take no more memory than a few batches."""
     taken = []
 
@@ -190,7 +190,7 @@ def test_answers_are_not_computed_ahead_of_need(finished: Finished) -> None:
     assert len(taken) <= 6 * finished.classifier.extractor.batch
 
 
-def test_features_are_the_backbone_s_averaged_over_the_picture(finished: Finished) -> None:
+def test_features_are_the_backbone_s_averaged_over_the_picture(finished: RunRecord) -> None:
     classifier, files = finished.classifier, finished.test_files
     found = classifier.features(files)
     assert found.shape == (len(files), 512)
@@ -208,7 +208,7 @@ def test_features_are_the_backbone_s_averaged_over_the_picture(finished: Finishe
 @pytest.mark.parametrize(
     ("layer", "width"), [("block1_conv1", 64), ("1", 64), ("dense_1", 4), ("scores", 3)]
 )
-def test_features_can_be_those_of_any_layer(layer: str, width: int, finished: Finished) -> None:
+def test_features_can_be_those_of_any_layer(layer: str, width: int, finished: RunRecord) -> None:
     answers = list(finished.classifier.answers(map(str, finished.test_files), True, layer))
     rows = [answer.features for answer in answers if not isinstance(answer, Rejected)]
     whole = finished.classifier.features(finished.test_files, layer)
@@ -225,7 +225,7 @@ def test_features_can_be_those_of_any_layer(layer: str, width: int, finished: Fi
     [("blok1", r"layer: no layer or block matches 'blok1'"), ("1-2", "must be one layer, got 2")],
 )
 def test_features_of_no_layer_or_several_are_refused(
-    layer: str, message: str, finished: Finished
+    layer: str, message: str, finished: RunRecord
 ) -> None:
     with pytest.raises(tlkit.ConfigError, match=message):
         finished.classifier.features([], layer)
@@ -233,18 +233,18 @@ def test_features_of_no_layer_or_several_are_refused(
 
 @pytest.mark.parametrize(("split", "expected"), [(None, "test"), ("test", "test"), ("val", "val")])
 def test_a_folder_of_splits_is_scored_as_the_run_was(
-    finished: Finished, split: str | None, expected: str
+    finished: RunRecord, split: str | None, expected: str
 ) -> None:
     assert finished.classifier.evaluate(finished.images, split) == finished.run.scores[expected]
 
 
-def test_a_folder_of_classes_is_scored(finished: Finished) -> None:
+def test_a_folder_of_classes_is_scored(finished: RunRecord) -> None:
     found = finished.classifier.evaluate(finished.images / "test")
     assert found == finished.run.scores["test"]
 
 
 @pytest.mark.parametrize(("split", "expected"), [(None, "test"), ("val", "val")])
-def test_a_manifest_is_scored(finished: Finished, split: str | None, expected: str) -> None:
+def test_a_manifest_is_scored(finished: RunRecord, split: str | None, expected: str) -> None:
     path = finished.images / "manifest.csv"
     lines = [
         f"{example.path},{example.label},{name}"
@@ -256,7 +256,7 @@ def test_a_manifest_is_scored(finished: Finished, split: str | None, expected: s
 
 
 def test_data_of_other_classes_are_refused_with_both_lists(
-    finished: Finished, tmp_path: Path
+    finished: RunRecord, tmp_path: Path
 ) -> None:
     for name in (*finished.classifier.classes, "other"):
         (tmp_path / name).mkdir()
@@ -267,19 +267,19 @@ def test_data_of_other_classes_are_refused_with_both_lists(
 
 
 def test_a_folder_without_images_of_the_classes_is_refused(
-    finished: Finished, tmp_path: Path
+    finished: RunRecord, tmp_path: Path
 ) -> None:
     with pytest.raises(tlkit.DataError, match=r"has no images of the classes clear, one_sided"):
         finished.classifier.evaluate(tmp_path)
 
 
 @pytest.fixture
-def copy(finished: Finished, tmp_path: Path) -> Path:
+def copy(finished: RunRecord, tmp_path: Path) -> Path:
     """A copy of the run's folder, to be spoilt."""
     return Path(shutil.copytree(finished.run.folder, tmp_path / "copy"))
 
 
-def test_a_run_can_be_moved(finished: Finished, copy: Path) -> None:
+def test_a_run_can_be_moved(finished: RunRecord, copy: Path) -> None:
     found = tlkit.load(str(copy)).probabilities(finished.test_files)
     np.testing.assert_array_equal(found, predictions(finished, "test"))
 

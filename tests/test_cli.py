@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit import cli
-from tlkit.console import epochs_text
+from tlkit.metrics.scores import score_confusion
 from tlkit.parts.datasets import Phantom
-from tlkit.results.metrics import score_confusion
-from tlkit.runs import Scored
+from tlkit.reports.console import epochs_text
+from tlkit.runner.run import Scored
 
 QUICK = f"""
 {small()}

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 import tlkit
 from tlkit.cli import app
-from tlkit.lock import locked
 from tlkit.sweeps import sweep as sweeping
+from tlkit.system.lock import locked
 
 QUICK = """
 data = { name = "phantom", train = 6, val = 3, test = 0, image_px = 32 }

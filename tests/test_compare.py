@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from tests.small import rewrite
 
 import tlkit
-from tlkit.parts.backbones import VGG16
+from tlkit.metrics.scores import score_predictions
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
 from tlkit.parts.optimizers import Adam
-from tlkit.results.compare import (
+from tlkit.reports.compare import (
     Answer,
+    ComparedRun,
     Difference,
-    Recorded,
     differences,
     figures_beside,
     mcnemar,
@@ -31,16 +32,15 @@ from tlkit.results.compare import (
     paired,
     read_run,
 )
-from tlkit.results.comparison_page import comparison, write_comparison
-from tlkit.results.metrics import score_predictions
-from tlkit.results.settings import flattened
+from tlkit.reports.comparison_page import comparison, write_comparison
+from tlkit.reports.tables import flattened
 
 
 def recorded(
     name: str, answers: Mapping[str, Answer], trained_on: frozenset[str] = frozenset(), **more: Any
-) -> Recorded:
+) -> ComparedRun:
     """A run as its folder would say it."""
-    made = Recorded(
+    made = ComparedRun(
         name=name,
         settings={},
         split="test",

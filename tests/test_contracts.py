@@ -11,7 +11,7 @@ import pytest
 from attrs import NOTHING
 from PIL import Image
 
-from tlkit.config.fields import keys
+from tlkit.config.structure import keys
 from tlkit.parts.kinds import registries
 from tlkit.testing import check_part
 

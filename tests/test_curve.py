@@ -8,8 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tlkit.sweeps.curve import curve_svg
-from tlkit.sweeps.dots import dots_svg
+from tlkit.sweeps.charts import curve_svg, dots_svg
 from tlkit.sweeps.summary import Figure, VariantSummary
 from tlkit.sweeps.trials import Variant
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tlkit.errors import DataError, PartError
+from tlkit.data.splits import Example, Splits
 from tlkit.parts.datasets import Folder, Manifest, Phantom, load_splits
 from tlkit.parts.kinds import Dataset
-from tlkit.parts.splits import Example, Splits
+from tlkit.system.errors import DataError, PartError
 
 
 def make(top: Path, *files: str) -> Path:

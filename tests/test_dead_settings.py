@@ -20,21 +20,20 @@ from attrs import fields
 from PIL import Image
 
 import tlkit
-from tlkit.config.experiment import Experiment, Fit, Reference
-from tlkit.config.fields import is_key, keys
-from tlkit.config.structure import structure
-from tlkit.console import references_text
-from tlkit.layers import Layer, LayerTable
+from tlkit.config.experiment import Experiment, Fit, PublishedResult
+from tlkit.config.structure import is_key, keys, structure
+from tlkit.data.checks import check_images
+from tlkit.data.images import to_pixels
+from tlkit.metrics.published import figures, reference_figures
+from tlkit.metrics.scores import score_confusion
+from tlkit.model.layers import Layer, LayerTable
+from tlkit.parts.backbones.applications import FAMILIES
 from tlkit.parts.class_weights import Balanced
 from tlkit.parts.datasets import load_splits
-from tlkit.parts.keras_applications import FAMILIES
 from tlkit.parts.kinds import registries
-from tlkit.plan.plan import make_plan
-from tlkit.results.metrics import score_confusion
-from tlkit.results.published import figures, reference_figures
-from tlkit.train.checks import check_images
-from tlkit.train.images import to_pixels
-from tlkit.train.order import epoch_order
+from tlkit.reports.console import references_text
+from tlkit.train.plan import make_plan
+from tlkit.train.sampling import epoch_order
 
 # Keys that cannot change anything, each with its reason.
 EXCEPTIONS = {
@@ -59,9 +58,9 @@ CHANGED: dict[str, Any] = {
     "datasets.*.classes": ["one_sided", "clear", "both_sided"],
     "datasets.*.stand_in": "phantom",
     "datasets.*.resize": "crop",
-    "datasets.*.occlude_centre": 0.5,
+    "datasets.*.mask_center": 0.5,
     "datasets.*.sampler": "balanced",
-    "datasets.*.balance_twice": True,
+    "datasets.*.allow_double_balancing": True,
     "datasets.*.folds": 3,
     "datasets.*.fold": 2,
     "datasets.*.per_class": 1,
@@ -239,7 +238,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, write_preset: Callable[...,
 def seen_datasets(part: Any) -> Any:
     splits = load_splits(part)
     content = splits.read(splits.train[0].path)
-    pixels = to_pixels(content, 16, part.resize, part.occlude_centre).tobytes()
+    pixels = to_pixels(content, 16, part.resize, part.mask_center).tobytes()
     labels = np.array(splits.labels(splits.train), np.int32)
     order = epoch_order(labels, part.sampler, 0, 1).tolist()
     return (
@@ -273,7 +272,7 @@ def checked(part: Any) -> Any:
 
 def planned_weights(part: Any, splits: Any) -> Any:
     """Return the balanced weights of a plan, if it may have them."""
-    if part.sampler == "balanced" and not part.balance_twice:
+    if part.sampler == "balanced" and not part.allow_double_balancing:
         with pytest.raises(tlkit.ConfigError, match=r"data\.sampler: 'balanced' and"):
             make_plan(Experiment(data=part, class_weights=Balanced()), splits)
         return "refused"
@@ -284,7 +283,7 @@ def seen_backbones(part: Any) -> Any:
     with_weights = tlkit.build_model(part, "pooled", classes=2)
     pixels = np.full((1, 4, 4, 3), 100, np.float32)
     weights = [np.asarray(weight).tobytes() for weight in with_weights.weights]
-    return part.layers(), weights, np.asarray(part.prepare(pixels)).tobytes()
+    return part.layers(), weights, np.asarray(part.preprocess_images(pixels)).tobytes()
 
 
 def seen_heads(part: Any) -> Any:
@@ -351,7 +350,7 @@ def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
         settings, changed = settings | {"path": "absent"}, changed | {"path": "absent"}
     if key == "heads.pooled.batch_norm":
         settings, changed = settings | {"units": [3]}, changed | {"units": [3]}
-    if field == "balance_twice":
+    if field == "allow_double_balancing":
         settings, changed = settings | {"sampler": "balanced"}, changed | {"sampler": "balanced"}
     if field in {"folds", "fold", "split_seed"}:
         more = {"train": 12} if name == "phantom" else {}
@@ -460,12 +459,12 @@ def test_the_keys_of_checkpoints_change_which_ones_there_are(tmp_path: Path) -> 
 def test_every_key_of_a_reference_changes_what_is_printed(key: str, value: Any) -> None:
     def printed(**changed: Any) -> str:
         table = {"source": "paper", "confusion": [[3, 1], [0, 2]]} | changed
-        reference = structure(Reference, table)
+        reference = structure(PublishedResult, table)
         ours = figures(score_confusion([[1, 1], [1, 1]], "ab"))
         return references_text(ours, [(reference, reference_figures(reference, "ab"))])
 
     assert printed() != printed(**{key: value})
-    assert len([field for field in fields(Reference) if is_key(field)]) == 6
+    assert len([field for field in fields(PublishedResult) if is_key(field)]) == 6
 
 
 # One changed table for each field of the experiment: training must end elsewhere.

@@ -25,9 +25,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLossl
 
 import tlkit
 from tlkit.config.structure import structure
+from tlkit.data.dicom import is_dicom
+from tlkit.data.images import ImageError, Reader, decode
 from tlkit.parts.datasets import Folder
-from tlkit.parts.dicom import is_dicom
-from tlkit.train.images import ImageError, Reader, decode
 
 Pixels = npt.NDArray[Any]
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -13,8 +13,8 @@ import attrs
 import pytest
 
 import tlkit
-import tlkit.inspection
-import tlkit.rules
+import tlkit.inspect
+import tlkit.parts.validators
 import tlkit.testing
 
 PAGES = (Path(__file__).parent.parent / "docs" / "reference" / "api").glob("*.md")
@@ -27,8 +27,10 @@ def public() -> Iterator[tuple[str, Any]]:
     for module, names in (
         (tlkit, tlkit.__all__),
         (tlkit.testing, tlkit.testing.__all__),
-        (tlkit.inspection, tlkit.inspection.__all__),
-        (tlkit.rules, ["above", "at_least", "between", "each", "inside", "share", "unless_none"]),
+        (
+            tlkit.parts.validators,
+            ["above", "at_least", "between", "each", "inside", "share", "unless_none"],
+        ),
     ):
         for name in names:
             found = getattr(module, name)
@@ -111,7 +113,8 @@ def resolve(path: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in PUBLIC if name.count(".") == 1 or name.startswith("tlkit.rules")]
+    "name",
+    [name for name in PUBLIC if name.count(".") == 1 or name.startswith("tlkit.parts.validators")],
 )
 def test_it_is_on_the_api_pages(name: str) -> None:
     assert id(PUBLIC[name]) in shown()

@@ -10,10 +10,10 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from tlkit import doctor as doctors
 from tlkit.cli import app
-from tlkit.doctor import Finding
-from tlkit.errors import ResourceError
+from tlkit.cli import machine as doctors
+from tlkit.cli.machine import Finding
+from tlkit.system.errors import ResourceError
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_looks_at_every_topic_and_this_machine_has_no_problem() -> None:
-    found = doctors.doctor()
+    found = doctors.diagnose()
     topics = {one.topic for one in found}
     assert {"packages", "engine", "machine", "disk", "weights", "extras"} <= topics
     assert [one for one in found if one.state == "problem"] == []
@@ -76,7 +76,7 @@ def test_an_engine_that_does_not_start_is_a_problem(monkeypatch: pytest.MonkeyPa
     def broken() -> None:
         raise ImportError("libtensorflow is not there\nand so on")
 
-    monkeypatch.setattr("tlkit.doctor.prepare", broken)
+    monkeypatch.setattr("tlkit.cli.machine.prepare", broken)
     said = CliRunner().invoke(app, ["doctor"])
     assert isinstance(said.exception, ResourceError)
     assert said.exception.exit_code == 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tlkit import errors
-from tlkit.errors import ConfigError, FieldError, Problem, TlkitError
+from tlkit.system import errors
+from tlkit.system.errors import ConfigError, FieldError, Problem, TlkitError
 
 
 @pytest.mark.parametrize(

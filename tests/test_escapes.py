@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.escapes import FORMULA, NUMBER, csv_cell, csv_text, json_text, printable, printable_lines
+from tlkit.system.text import (
+    FORMULA,
+    NUMBER,
+    csv_cell,
+    csv_text,
+    json_text,
+    printable,
+    printable_lines,
+)
 
 any_text = st.text(st.characters(exclude_categories=()))
 beginnings = st.sampled_from(["=", "+", "-", "@", "\t", "\r", "＝", "'=", "''-", "-1", "'+1"])

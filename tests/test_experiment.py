@@ -10,13 +10,13 @@ import pytest
 from attrs import evolve
 
 import tlkit
-from tlkit.config.experiment import Experiment, Fit, Reference
-from tlkit.config.loading import load_experiment
+from tlkit.config.experiment import Experiment, Fit, PublishedResult
 from tlkit.config.structure import structure, unstructure
-from tlkit.errors import ConfigError, FieldError
+from tlkit.config.toml import load_experiment
 from tlkit.parts.datasets import Manifest, Phantom
 from tlkit.parts.freezes import HeadOnly, TrainRange
 from tlkit.parts.heads import Pooled
+from tlkit.system.errors import ConfigError, FieldError
 
 PHANTOM = 'data.name = "phantom"\n'
 
@@ -256,7 +256,7 @@ class TestReferences:
         self, settings: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(FieldError, match=message):
-            Reference(source="x", **settings)
+            PublishedResult(source="x", **settings)
 
     def test_a_wrong_figure_in_a_file_has_its_whole_path(self, file: Path) -> None:
         with pytest.raises(ConfigError, match=r": reference\[0\]\.recall\.a: must be from 0 to 1"):
@@ -264,7 +264,7 @@ class TestReferences:
 
     def test_limits_are_allowed(self) -> None:
         matrix = ((0, 1), (0, 0))
-        reference = Reference(source="x", confusion=matrix, accuracy=0, recall={"a": 1})
+        reference = PublishedResult(source="x", confusion=matrix, accuracy=0, recall={"a": 1})
         assert reference.confusion == matrix
 
 

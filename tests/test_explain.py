@@ -11,11 +11,11 @@ import pytest
 from attrs import frozen
 
 import tlkit
-from tlkit.graph import layer_table
-from tlkit.layers import Layer, LayerTable
+from tlkit.explain import Explainer, Method, feature_layer, heatmaps
+from tlkit.model.graph import layer_table
+from tlkit.model.layers import Layer, LayerTable
 from tlkit.parts.heads import Linear
-from tlkit.results.explain import Explainer, Method, feature_layer, heatmaps
-from tlkit.train.model import assemble
+from tlkit.train.assemble import assemble
 
 SIZE = 32
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -27,7 +27,7 @@ class Plain:
 
     image_size: int = SIZE
 
-    def prepare(self, images: Any) -> Any:
+    def preprocess_images(self, images: Any) -> Any:
         return images / 255.0
 
 
@@ -127,10 +127,10 @@ def test_hires_cam_is_true_to_a_head_that_flattens() -> None:
 TABLE = LayerTable(
     (
         Layer("stem", "Conv2D", "a", (8, 8, 4)),
-        Layer("branch", "Conv2D", "a", (8, 8, 4), cut=False),
+        Layer("branch", "Conv2D", "a", (8, 8, 4), is_cut_point=False),
         Layer("conv", "Conv2D", "b", (4, 4, 8)),
         Layer("squeeze", "Conv2D", "b", (1, 1, 8)),
-        Layer("late_branch", "Conv2D", "b", (4, 4, 8), cut=False),
+        Layer("late_branch", "Conv2D", "b", (4, 4, 8), is_cut_point=False),
         Layer("pool", "MaxPooling2D", "b", (2, 2, 8)),
         Layer("dense", "Dense", "head", (3,)),
     )
@@ -203,7 +203,7 @@ def test_a_planted_patch_lights_up_in_every_family(name: str) -> None:
 
     pixels, _ = images(64)
     pool = keras.Model(model.input, model.get_layer("pool").output)
-    vectors = pool.predict(backbone.prepare(pixels.astype(np.float32)), verbose=0)
+    vectors = pool.predict(backbone.preprocess_images(pixels.astype(np.float32)), verbose=0)
     centre, spread = vectors.mean(axis=0), vectors.std(axis=0) + 1e-9
     signs = np.repeat([1.0, -1.0], 32)
     slopes = np.linalg.lstsq((vectors - centre) / spread, signs, rcond=1e-3)[0] / spread

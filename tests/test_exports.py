@@ -15,16 +15,15 @@ from attrs import evolve
 from typer.testing import CliRunner
 
 import tlkit
+from tlkit.classifier import load
 from tlkit.cli import app
-from tlkit.exports import _facts, with_preprocessing
-from tlkit.loading import load
+from tlkit.data.images import to_pixels
+from tlkit.exporter import FORMATS, _facts, with_preprocessing
+from tlkit.metrics.calibration import Calibrator
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Cosine, Pooled
-from tlkit.results.calibration import Calibrator
-from tlkit.results.formats import FORMATS
+from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
-from tlkit.train.images import to_pixels
-from tlkit.train.model import assemble
 
 DATA = Phantom(train=6, val=3, test=4, image_px=40)
 # Like the model files themselves: nothing of tlkit may be needed to read them.
@@ -225,7 +224,7 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
     def no_preprocessing(classifier: tlkit.Classifier) -> Any:
         return keras.Model(classifier.model.input, classifier.model.output)
 
-    monkeypatch.setattr("tlkit.exports.with_preprocessing", no_preprocessing)
+    monkeypatch.setattr("tlkit.exporter.with_preprocessing", no_preprocessing)
     with pytest.raises(tlkit.WeightsError, match="the exported model is off by"):
         tlkit.export(run, tmp_path / "out", to="keras")
     assert list(tmp_path.iterdir()) == []
@@ -234,7 +233,7 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
 def test_a_missing_package_is_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tlkit.results.formats._installed", lambda name: name != "tf2onnx")
+    monkeypatch.setattr("tlkit.exporter._installed", lambda name: name != "tf2onnx")
     with pytest.raises(tlkit.PartError, match=r"needs tf2onnx; pip install 'tlkit\[onnx\]'"):
         tlkit.export(run, tmp_path / "out", to="onnx")
 

@@ -14,11 +14,11 @@ from attrs import field, frozen
 from PIL import Image
 
 import tlkit
-from tlkit.cache import FeatureCache
+from tlkit.data.images import Reader
 from tlkit.parts.augmentations import NoAugmentation
+from tlkit.system.cache import FeatureCache
+from tlkit.train.feature_key import Shelf
 from tlkit.train.features import Extractor, Source
-from tlkit.train.images import Reader
-from tlkit.train.shelf import Shelf
 
 SIDE, BATCH = 8, 4
 DTYPES = ("float32", "float16")
@@ -37,7 +37,7 @@ class Quarters(tlkit.Backbone):
     def build(self) -> Any:
         raise NotImplementedError
 
-    def native(self, images: Any) -> Any:
+    def preprocess_native(self, images: Any) -> Any:
         return images / 4
 
     def load_weights(self, model: Any) -> Mapping[str, str]:
@@ -233,13 +233,13 @@ def test_features_that_cannot_be_written_are_computed_again(
     monkeypatch.setattr(FeatureCache, "put", full)
     notes: list[str] = []
 
-    class Listening(tlkit.Watcher):
-        def note(self, text: str) -> None:
+    class Listening(tlkit.Callback):
+        def on_note(self, text: str) -> None:
             notes.append(text)
 
     files, paths = reader()
     shelf = Shelf(FeatureCache(tmp_path), {}, {})
-    source = Source(extractor(means()), files, paths, "val", paths, shelf, watcher=Listening())
+    source = Source(extractor(means()), files, paths, "val", paths, shelf, callback=Listening())
     assert sum(len(batch) for batch in source.batches(3)) == len(PIXELS)
     assert notes == ["features cannot be kept: No space left on device; go on without"]
 

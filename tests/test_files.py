@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tlkit.files import beside, new_folder, write_bytes, write_text
+from tlkit.system.files import atomic_write, new_folder, write_bytes, write_text
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_beside_it(
         path.write_bytes(before)
 
     def break_off() -> None:
-        with beside(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(b"half of the ne")
             raise error("broken off")
 
@@ -62,7 +62,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_beside_it(
 def test_until_the_body_ends_the_old_content_is_there(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"old")
-    with beside(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(b"new")
         assert path.read_bytes() == b"old"
         assert partial.name.startswith(".")  # no reader takes it for a result

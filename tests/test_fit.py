@@ -16,20 +16,20 @@ import pytest
 from attrs import evolve, field, frozen
 
 import tlkit
+from tlkit.data.checks import check_images
+from tlkit.data.images import Reader
 from tlkit.parts.augmentations import Covidx
-from tlkit.parts.backbones import VGG16
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadOnly, HeadThen
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
 from tlkit.parts.optimizers import SGD, Adam
-from tlkit.plan.plan import make_plan
+from tlkit.train.assemble import assemble
 from tlkit.train.checkpoint import Checkpoints
-from tlkit.train.checks import check_images
+from tlkit.train.checkpointer import Checkpointer
 from tlkit.train.fit import Fitted, Outcome, fit
-from tlkit.train.images import Reader
-from tlkit.train.keeper import Keeper
-from tlkit.train.model import assemble
+from tlkit.train.plan import make_plan
 
 
 @frozen(kw_only=True)
@@ -56,7 +56,7 @@ class TwoConvolutions(tlkit.Backbone):
         outputs = keras.layers.Conv2D(8, 3, activation="tanh", name="second")(outputs)
         return keras.Model(inputs, outputs)
 
-    def native(self, images: Any) -> Any:
+    def preprocess_native(self, images: Any) -> Any:
         return images / 255
 
     def load_weights(self, model: Any) -> Mapping[str, str]:
@@ -64,7 +64,7 @@ class TwoConvolutions(tlkit.Backbone):
 
 
 @frozen(kw_only=True)
-class Given(tlkit.Freeze):
+class Given(tlkit.FreezePolicy):
     """A policy that gives the stages it was made with."""
 
     given: tuple[Stage, ...]
@@ -79,7 +79,9 @@ class Rates(tlkit.Schedule):
 
     rates: tuple[float, ...]
 
-    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+    def learning_rate(
+        self, base: float, epochs: int, history: Sequence[Mapping[str, float]]
+    ) -> float:
         return self.rates[len(history)]
 
 
@@ -89,20 +91,20 @@ FROM_SECOND = (0.0, 0.0, 1.0, 1.0, 1.0)
 ALL = (1.0,) * 5
 
 
-class Listener(tlkit.Watcher):
+class Listener(tlkit.Callback):
     """Writes down notes and what begins."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.began: list[str] = []
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         self.notes.append(text)
 
-    def stage_begins(self, number: int, planned: Any) -> None:
+    def on_stage_begin(self, number: int, planned: Any) -> None:
         self.began.append(f"stage {number}")
 
-    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
+    def on_epoch_begin(self, epoch: int, epochs: int, images: int) -> None:
         self.began.append(f"epoch {epoch} of {epochs}")
 
 
@@ -112,7 +114,7 @@ class Trained:
     def __init__(
         self,
         *stages: Stage,
-        watcher: tlkit.Watcher | None = None,
+        callback: tlkit.Callback | None = None,
         batch_norm: Literal["inference", "train"] = "inference",
         optimizer: tlkit.Optimizer | None = None,
         schedule: tlkit.Schedule | None = None,
@@ -141,9 +143,10 @@ class Trained:
         self.told: list[int] = []
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = Checkpoints(Path(folder) / "checkpoints")
-            keeper = Keeper(self.model, self.plan, experiment.fit, checkpoints)
+            keeper = Checkpointer(self.model, self.plan, experiment.fit, checkpoints)
             self.fitted: Fitted = fit(
-                self.model, self.plan, experiment, splits, hashes, None, watcher or tlkit.Watcher(),
+                self.model, self.plan, experiment, splits, hashes, None,
+                callback or tlkit.Callback(),
                 keeper, lambda history: self.told.append(len(history)),
             )  # fmt: skip
 
@@ -176,7 +179,7 @@ def test_what_is_large_is_written_after_every_epoch_and_not_held(
         found.append(state.epoch)
         commit(self, state)
 
-    monkeypatch.setattr("tlkit.train.keeper.HELD_BYTES", held_bytes)
+    monkeypatch.setattr("tlkit.train.checkpointer.HELD_BYTES", held_bytes)
     monkeypatch.setattr(Checkpoints, "commit", told)
     Trained(Stage(3, SCORES))
     assert found == written
@@ -236,7 +239,7 @@ STILL = SGD(learning_rate=1e-30)  # no epoch is better than the first of its sta
 def test_early_stopping_ends_its_stage_and_the_next_begins_with_its_own_number_and_count() -> None:
     listener = Listener()
     stopped = Trained(
-        Stage(5, SCORES), Stage(4, FROM_SECOND), optimizer=STILL, watcher=listener,
+        Stage(5, SCORES), Stage(4, FROM_SECOND), optimizer=STILL, callback=listener,
         early_stop_patience=2,
     )  # fmt: skip
     assert stopped.numbers == [1, 2, 3, 6, 7, 8]
@@ -254,7 +257,7 @@ def test_early_stopping_ends_its_stage_and_the_next_begins_with_its_own_number_a
 def test_a_stage_that_has_all_its_epochs_is_not_said_to_end_early(settings: Any) -> None:
     listener = Listener()
     stages = Stage(3, SCORES), Stage(3, FROM_SECOND)
-    found = Trained(*stages, optimizer=STILL, watcher=listener, **settings)
+    found = Trained(*stages, optimizer=STILL, callback=listener, **settings)
     assert found.numbers == [1, 2, 3, 4, 5, 6]
     assert listener.notes == []
 

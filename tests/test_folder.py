@@ -22,10 +22,10 @@ from safetensors.numpy import load_file, save_file
 from tests.small import small
 
 import tlkit
-from tlkit.graph import layer_table
+from tlkit.model.graph import layer_table
 from tlkit.parts.datasets import Phantom
-from tlkit.results.folder import RunFolder, read_weights
-from tlkit.train.tensors import numbered_weights
+from tlkit.runfolder.folder import RunFolder, read_weights
+from tlkit.weights.tensors import numbered_weights
 
 DETERMINISTIC = (
     "MODEL_CARD.md",
@@ -297,7 +297,15 @@ def test_the_experiment_is_kept_verbatim_and_with_every_default(twins: tuple[Pat
     toml = twins[0].parents[1] / "study.toml"
     assert (twins[0] / "study.toml").read_bytes() == toml.read_bytes()
     table = json.loads((twins[0] / "experiment.json").read_text(encoding="utf-8"))
-    keys = {"name", "path", "resize", "sampler", "balance_twice", "split_seed", "occlude_centre"}
+    keys = {
+        "name",
+        "path",
+        "resize",
+        "sampler",
+        "allow_double_balancing",
+        "split_seed",
+        "mask_center",
+    }
     keys |= {"on_bad_image", "allow_leakage"}
     assert table["data"].keys() == keys
     assert Path(table["data"]["path"]) == Path("images")

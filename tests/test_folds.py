@@ -11,9 +11,9 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import tlkit
+from tlkit.data.folds import fold_of, groups_of, resplit, subset
+from tlkit.data.splits import Example, Splits
 from tlkit.parts.datasets import Folder, Phantom, load_splits
-from tlkit.parts.folds import fold_of, groups_of, resplit, subset
-from tlkit.parts.splits import Example, Splits
 
 CLASSES = ("normal", "covid-19")
 

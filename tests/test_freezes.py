@@ -1,4 +1,4 @@
-"""Freeze policies on VGG-16's own layers: what each stage trains, and how fast."""
+"""FreezePolicy policies on VGG-16's own layers: what each stage trains, and how fast."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 import tlkit
 from tlkit.config.structure import structure
-from tlkit.errors import FieldError
-from tlkit.layers import HEAD, LayerTable
-from tlkit.parts.backbones import VGG16
+from tlkit.model.layers import HEAD, LayerTable
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.freezes import Gradual, HeadThen, LayerDecay
 from tlkit.parts.heads import FlattenDense
-from tlkit.plan.plan import model_layers
+from tlkit.system.errors import FieldError
 from tlkit.testing import layer_tables
+from tlkit.train.plan import model_layers
 
 LAYERS = model_layers(VGG16(), FlattenDense(), 3)
 
@@ -29,11 +29,11 @@ def by_block(rates: tuple[float, ...], layers: LayerTable = LAYERS) -> dict[str,
 def test_head_then_trains_the_head_alone_first() -> None:
     first, second = HeadThen(head_epochs=2, train=("block5", "block4_conv3")).stages(LAYERS, 7)
     assert (first.epochs, second.epochs) == (2, 5)
-    assert by_block(first.rates)[HEAD] == {1.0}
-    assert sum(first.rates) == 4
-    assert by_block(second.rates)["block5"] == {0.1}
-    assert by_block(second.rates)["block4"] == {0.0, 0.1}
-    assert by_block(second.rates)[HEAD] == {1.0}
+    assert by_block(first.lr_multipliers)[HEAD] == {1.0}
+    assert sum(first.lr_multipliers) == 4
+    assert by_block(second.lr_multipliers)["block5"] == {0.1}
+    assert by_block(second.lr_multipliers)["block4"] == {0.0, 0.1}
+    assert by_block(second.lr_multipliers)[HEAD] == {1.0}
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -46,7 +46,7 @@ def test_gradual_adds_a_block_at_a_time_from_the_top() -> None:
     stages = Gradual(every=2).stages(LAYERS, 7)
     assert [stage.epochs for stage in stages] == [2, 2, 2, 1]
     trained = [
-        [block for block, rates in by_block(stage.rates).items() if rates == {1.0}]
+        [block for block, rates in by_block(stage.lr_multipliers).items() if rates == {1.0}]
         for stage in stages
     ]
     assert trained == [
@@ -65,7 +65,7 @@ def test_gradual_stops_where_it_is_told_and_where_the_backbone_ends() -> None:
 
 def test_layer_decay_halves_the_rate_at_each_block() -> None:
     (stage,) = LayerDecay(factor=0.5).stages(LAYERS, 3)
-    assert by_block(stage.rates) == {
+    assert by_block(stage.lr_multipliers) == {
         "block1": {1 / 32},
         "block2": {1 / 16},
         "block3": {1 / 8},
@@ -77,9 +77,9 @@ def test_layer_decay_halves_the_rate_at_each_block() -> None:
 
 def test_layer_decay_by_layer_counts_those_with_parameters() -> None:
     (stage,) = LayerDecay(factor=0.5, per="layer").stages(LAYERS, 3)
-    assert stage.rates[0] == 0.5**13  # VGG-16 has 13 convolutions
-    assert stage.rates[16] == 0.5
-    assert stage.rates[17] == 1.0  # block5_pool has nothing to train and takes no step
+    assert stage.lr_multipliers[0] == 0.5**13  # VGG-16 has 13 convolutions
+    assert stage.lr_multipliers[16] == 0.5
+    assert stage.lr_multipliers[17] == 1.0  # block5_pool has nothing to train and takes no step
 
 
 policies = st.one_of(
@@ -96,8 +96,8 @@ def test_what_is_trained_once_is_never_frozen_again(
     stages = policy.stages(layers, epochs)
     for before, after in pairwise(stages):
         assert all(b <= a for b, a in zip(before.rates, after.rates, strict=True))
-        assert layers.cut(after.rates) <= layers.cut(before.rates)
-    assert all(stage.rates[-1] == 1 for stage in stages)
+        assert layers.frozen_prefix(after.rates) <= layers.frozen_prefix(before.rates)
+    assert all(stage.lr_multipliers[-1] == 1 for stage in stages)
 
 
 @given(st.floats(0.1, 0.9), layer_tables())
@@ -105,7 +105,7 @@ def test_layer_decay_never_rises_going_down(factor: float, layers: LayerTable) -
     for per in ("block", "layer"):
         policy: Any = LayerDecay(factor=factor, per=per)
         (stage,) = policy.stages(layers, 1)
-        assert list(stage.rates) == sorted(stage.rates)
+        assert list(stage.lr_multipliers) == sorted(stage.lr_multipliers)
 
 
 def test_the_plan_cuts_each_stage_anew() -> None:

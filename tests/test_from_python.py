@@ -13,14 +13,14 @@ import tensorflow as tf
 from attrs import evolve
 
 import tlkit
-from tlkit.config.loading import load_experiment
-from tlkit.parts.backbones import VGG16
+from tlkit.config.toml import load_experiment
+from tlkit.data.images import to_pixels
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import TrainAll
 from tlkit.parts.heads import Pooled
 from tlkit.testing import check_backbone
-from tlkit.train.images import to_pixels
-from tlkit.train.shelf import make_shelf
+from tlkit.train.feature_key import make_shelf
 
 DATA = Phantom(train=6, val=3, test=0, image_px=16)
 
@@ -108,11 +108,14 @@ def test_a_backbone_for_a_run_that_has_one_is_refused(tmp_path: Path) -> None:
 )
 def test_pixels_are_prepared_as_said(preprocess: Any, expected: float) -> None:
     backbone = tlkit.FromModel(model=network(), preprocess=preprocess)
-    assert float(backbone.prepare(keras.ops.full((1, 16, 16, 3), 255.0))[0, 0, 0, 0]) == expected
+    assert (
+        float(backbone.preprocess_images(keras.ops.full((1, 16, 16, 3), 255.0))[0, 0, 0, 0])
+        == expected
+    )
 
 
 def test_features_are_shared_unless_a_function_made_them(tmp_path: Path) -> None:
-    from tlkit.cache import FeatureCache
+    from tlkit.system.cache import FeatureCache
 
     def key(preprocess: Any) -> str:
         model = network()

@@ -15,10 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tlkit.errors import DataError
-from tlkit.results.explain import Explainer
-from tlkit.results.finished import Prediction
-from tlkit.results.gallery import (
+from tlkit.data.images import ImageError, Reader
+from tlkit.explain import Explainer
+from tlkit.reports.gallery import (
     OF_PAIR,
     PAIRS,
     RIGHT,
@@ -31,7 +30,8 @@ from tlkit.results.gallery import (
     unchanged,
     worst_mistakes,
 )
-from tlkit.train.images import ImageError, Reader
+from tlkit.runfolder.run_record import Prediction
+from tlkit.system.errors import DataError
 
 CLASSES = ("a", "b", "c")
 

@@ -12,10 +12,10 @@ import typer
 from tests.docs_hook import generated
 
 from tlkit.cli import app
-from tlkit.config.experiment import Experiment, Fit, Reference
-from tlkit.config.fields import keys
+from tlkit.config.experiment import Experiment, Fit, PublishedResult
+from tlkit.config.structure import keys
 from tlkit.parts.kinds import registries
-from tlkit.plugins import Plugins
+from tlkit.parts.plugins import Plugins
 
 ROOT = Path(__file__).parent.parent
 KINDS = dict(registries.items())
@@ -50,7 +50,7 @@ def test_the_page_of_the_experiment_has_every_table_and_key() -> None:
     page = PAGES["reference/experiment.md"]
     for field in keys(Experiment):
         assert re.search(rf"^(\| |## )`\[*{field.name}\]*`", page, re.MULTILINE), field.name
-    for record in (Fit, Plugins, Reference):
+    for record in (Fit, Plugins, PublishedResult):
         for field in keys(record):
             assert f"\n| `{field.name}` |" in page, field.name
 

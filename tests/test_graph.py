@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from tlkit.graph import BLOCK, flat, name_anew, name_blocks, named_weights
-from tlkit.train.model import seeded
+from tlkit.model.graph import BLOCK, flat, name_anew, name_blocks, named_weights
+from tlkit.train.assemble import seeded
 
 
 class Scale(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types

@@ -15,13 +15,13 @@ import tensorflow as tf
 from attrs import evolve
 
 import tlkit
-from tlkit.parts.backbones import VGG16
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadOnly
 from tlkit.parts.heads import Cosine, FlattenDense, Linear, Pooled, cosine_scores
 from tlkit.parts.losses import cross_entropy
 from tlkit.testing import check_head
-from tlkit.train.step import Stepper
+from tlkit.train.step import TrainStep
 
 Floats = npt.NDArray[Any]
 SHAPE, CLASSES = (2, 3, 5), 4
@@ -132,7 +132,7 @@ class TestBatchNorm:
     def test_its_statistics_are_nearly_the_datas_after_fifty_steps(self, xla: bool) -> None:
         """Keras's own momentum would keep 60 % of the initial ones."""
         model = self.model()
-        stepper = Stepper(model, keras.optimizers.SGD(1e-30), xla)
+        stepper = TrainStep(model, keras.optimizers.SGD(1e-30), xla)
         for _ in range(50):
             stepper.train(X, np.arange(6, dtype=np.int32) % 4, np.ones(6, np.float32))
         dense = X.mean(axis=(1, 2)) @ model.get_layer("dense_1").get_weights()[0]
@@ -176,7 +176,7 @@ class TestCosine:
         names = [variable.name for variable in model.trainable_variables]
         assert names == ["kernel", "scale"][: 1 + learn_scale]
         before = [np.array(value) for value in model.get_weights()]
-        stepper = Stepper(model, keras.optimizers.SGD(0.1), xla)
+        stepper = TrainStep(model, keras.optimizers.SGD(0.1), xla)
         stepper.train(X, np.arange(6, dtype=np.int32) % 4, np.ones(6, np.float32))
         after = model.get_weights()
         assert all((one != other).any() for one, other in zip(before, after, strict=True))
@@ -186,7 +186,7 @@ class TestCosine:
             model = attached(Cosine())
             model.get_layer("scores").set_weights([np.eye(5, 4), np.array(10.0)])
             frozen = tlkit.freeze(model, train={"scores": rate})
-            stepper = Stepper(model, frozen.scale(keras.optimizers.SGD(0.1)), xla=False)
+            stepper = TrainStep(model, frozen.scale(keras.optimizers.SGD(0.1)), xla=False)
             stepper.train(X, np.arange(6, dtype=np.int32) % 4, np.ones(6, np.float32))
             kernel, scale = model.get_weights()
             return np.append(kernel - np.eye(5, 4), scale - 10)
@@ -257,7 +257,7 @@ class CutTooEarly(Pooled):
 
     def layers(self, features: tuple[int, ...], classes: int) -> tlkit.LayerTable:
         rows = super().layers(features, classes).layers
-        return tlkit.LayerTable(tuple(evolve(row, cut=True) for row in rows))
+        return tlkit.LayerTable(tuple(evolve(row, is_cut_point=True) for row in rows))
 
 
 def test_a_head_that_says_cut_where_none_is_breaks_its_promise() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tlkit.parts import image_root
-from tlkit.parts.image_root import ImageRoot
+from tlkit.data import sources as image_root
+from tlkit.data.sources import ImageRoot
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tlkit
+from tlkit.data.images import Reader, Resize, decode, in_parallel, picture_of, to_pixels
 from tlkit.parts.datasets import Phantom
-from tlkit.train.images import Reader, Resize, decode, in_parallel, picture_of, to_pixels
 
 Pixels = npt.NDArray[Any]
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -233,7 +233,7 @@ def test_an_image_of_the_right_size_is_left_alone(resize: Resize, channels: int)
 
 def test_the_centre_can_be_blacked_out() -> None:
     image = noise(20, 20) | 1  # nothing in it is black
-    found = to_pixels(encoded(image), 20, occlude_centre=0.5)
+    found = to_pixels(encoded(image), 20, mask_center=0.5)
     np.testing.assert_array_equal((found == 0).all(-1), np.pad(np.ones((10, 10), bool), 5))
     seen = (found != 0).all(-1)
     np.testing.assert_array_equal(found[seen], image[seen])
@@ -241,8 +241,8 @@ def test_the_centre_can_be_blacked_out() -> None:
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.0, 1.5])
 def test_only_a_share_of_the_image_can_be_blacked_out(wrong: float) -> None:
-    with pytest.raises(tlkit.FieldError, match=r"^occlude_centre: must be at least 0 and below 1"):
-        Phantom(occlude_centre=wrong)
+    with pytest.raises(tlkit.FieldError, match=r"^mask_center: must be at least 0 and below 1"):
+        Phantom(mask_center=wrong)
 
 
 STRIPES = np.array([[0, 0, 200, 200, 0, 0, 0, 0]] * 4, np.uint8).repeat(8, 0).repeat(8, 1)

@@ -21,12 +21,14 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli.app import app
-from tlkit.inspection import Inspection, inspect_data, shortcuts, split_data, verify_manifest
-from tlkit.inspection.collection import Listed, collect
-from tlkit.inspection.duplicates import NEAR_BITS, find_duplicates, joined
-from tlkit.inspection.looks import Look, look, look_at_all
-from tlkit.inspection.shortcuts import find_shortcuts
-from tlkit.inspection.splitting import assign
+from tlkit.data.sources import Listed, collect
+from tlkit.inspect import shortcuts
+from tlkit.inspect.duplicates import NEAR_BITS, find_duplicates, joined
+from tlkit.inspect.fingerprints import ImageFacts, all_image_facts, image_facts
+from tlkit.inspect.inspect import Inspection, inspect_data
+from tlkit.inspect.shortcuts import find_shortcuts
+from tlkit.inspect.split import assign, split_data
+from tlkit.inspect.verify import verify_manifest
 from tlkit.parts.datasets import Manifest
 from tlkit.parts.phantom_drawing import draw_chest
 
@@ -45,9 +47,9 @@ def png(pixels: Pixels | Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def looked(content: bytes, number: int = 0, **known: str) -> Look:
+def looked(content: bytes, number: int = 0, **known: str) -> ImageFacts:
     path = f"{number}.png"
-    return look(Listed(**{"path": path, "label": "a", "where": path} | known), content)
+    return image_facts(Listed(**{"path": path, "label": "a", "where": path} | known), content)
 
 
 def write(top: Path, files: dict[str, bytes]) -> Path:
@@ -156,7 +158,7 @@ def test_a_changed_copy_is_nearly_the_same(name: str) -> None:
 
 
 def test_other_chests_are_not(chests: Path) -> None:
-    looks, problems = look_at_all(collect(chests))
+    looks, problems = all_image_facts(collect(chests))
     assert problems == []
     assert find_duplicates(looks).pairs == ()
 
@@ -181,7 +183,7 @@ def test_the_same_bytes_the_same_pixels_and_near_ones_are_told_apart() -> None:
 def test_near_pairs_are_those_that_a_count_of_bits_finds(codes: list[bytes], near: int) -> None:
     base = looked(png(chest(1)))
     looks = [
-        Look(
+        ImageFacts(
             image=base.image, width=1, height=1, format="", mode="", bytes=1,
             sha256=str(number), pixels=str(number),
             bits=np.frombuffer(code, np.uint8), thumb=base.thumb,
@@ -225,7 +227,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcuts, "RESAMPLES", 50)
 
 
-def planted(what: str, number: int, label: str) -> Look:
+def planted(what: str, number: int, label: str) -> ImageFacts:
     second = label == "b"
     pixels = noise(number)
     known = {"label": label, "source": f"clinic {number % 2}"}
@@ -278,7 +280,7 @@ def test_nothing_planted_is_nothing_found() -> None:
 
 def test_images_of_one_patient_are_not_learnt_from_and_judged_by() -> None:
     """The same border in all images of a patient, and patients of both kinds in each class."""
-    looks: list[Look] = []
+    looks: list[ImageFacts] = []
     groups: list[int] = []
     for patient in range(20):
         for copy in range(4):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from tlkit.interruption import Interrupted, noticed, raised, stop_if_asked
+from tlkit.system.signals import Interrupted, graceful_stop, raise_on_signal, stop_if_asked
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -18,7 +18,7 @@ def test_the_first_signal_is_a_wish_that_a_check_raises(number: signal.Signals) 
     heard: list[str] = []
 
     def work() -> None:
-        with noticed(lambda: heard.append("wish")):
+        with graceful_stop(lambda: heard.append("wish")):
             stop_if_asked()
             os.kill(os.getpid(), number)
             heard.append("still working")
@@ -42,9 +42,9 @@ def test_handlers_are_as_before_afterwards() -> None:
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        with noticed(lambda: None):
+        with graceful_stop(lambda: None):
             assert signal.getsignal(signal.SIGTERM) is not mine
-            with noticed(lambda: None):
+            with graceful_stop(lambda: None):
                 pass
             assert signal.getsignal(signal.SIGTERM) is not mine  # the inner one changed nothing
         assert signal.getsignal(signal.SIGTERM) is mine
@@ -55,7 +55,7 @@ def test_handlers_are_as_before_afterwards() -> None:
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with noticed(lambda: None):
+        with graceful_stop(lambda: None):
             os.kill(os.getpid(), signal.SIGHUP)
             stop_if_asked()
     finally:
@@ -67,7 +67,7 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
     seen = []
 
     def work() -> None:
-        with noticed(lambda: None):
+        with graceful_stop(lambda: None):
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
@@ -80,7 +80,7 @@ def test_a_run_in_another_thread_does_not_take_the_main_thread_s_signals() -> No
     entered, leave = threading.Event(), threading.Event()
 
     def work() -> None:
-        with noticed(lambda: None):
+        with graceful_stop(lambda: None):
             entered.set()
             leave.wait()
 
@@ -88,7 +88,7 @@ def test_a_run_in_another_thread_does_not_take_the_main_thread_s_signals() -> No
     thread.start()
     entered.wait()
     before = signal.getsignal(signal.SIGTERM)
-    with noticed(lambda: None):
+    with graceful_stop(lambda: None):
         assert signal.getsignal(signal.SIGTERM) is not before
     leave.set()
     thread.join()
@@ -98,19 +98,19 @@ def test_what_fails_while_a_wish_is_told_is_passed_over() -> None:
     def told() -> None:
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
 
-    with noticed(told):
+    with graceful_stop(told):
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted, match="SIGTERM"):
             stop_if_asked()
 
 
 def test_a_terminal_that_is_closed_ends_a_body_at_once_unless_that_is_ignored() -> None:
-    with pytest.raises(Interrupted, match="SIGHUP") as caught, raised():
+    with pytest.raises(Interrupted, match="SIGHUP") as caught, raise_on_signal():
         os.kill(os.getpid(), signal.SIGHUP)
     assert caught.value.exit_code == 129
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with raised():
+        with raise_on_signal():
             os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
@@ -119,7 +119,7 @@ def test_a_terminal_that_is_closed_ends_a_body_at_once_unless_that_is_ignored() 
 
 TWICE = """
 import os, signal, time
-from tlkit.interruption import noticed
+from tlkit.system.signals import noticed
 with noticed(lambda: None):
     os.kill(os.getpid(), signal.{name})
     print("working", flush=True)

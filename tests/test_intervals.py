@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from tlkit.results.intervals import (
+from tlkit.metrics.intervals import (
     Resampling,
     bootstrap_interval,
     draws,
@@ -18,8 +18,8 @@ from tlkit.results.intervals import (
     unit_numbers,
     wilson,
 )
-from tlkit.results.metrics import OVERALL, PER_CLASS, Scores, score
-from tlkit.results.weighted import Answers, figures_of
+from tlkit.metrics.scores import OVERALL, PER_CLASS, Scores, score
+from tlkit.metrics.weighted import Answers, figures_of
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 SHARES = np.array([100, 100, 31]) / 231  # of the classes, as in the study's test split

@@ -13,8 +13,8 @@ from keras.src.legacy.saving import legacy_h5_format
 from keras.src.utils import file_utils
 
 import tlkit
-from tlkit.parts.keras_applications import FAMILIES, Family, Model
-from tlkit.train.model import seeded
+from tlkit.parts.backbones.applications import FAMILIES, Family, Model
+from tlkit.train.assemble import seeded
 
 MODELS = [(family, model) for family in FAMILIES for model in family.models]
 SMALLEST = {min(family.models, key=lambda model: model.params).name for family in FAMILIES}
@@ -78,7 +78,7 @@ def test_two_builds_are_one_table_with_the_published_number_of_parameters(
     assert tables[0].params == model.params == backbone.params
     assert len({layer.name for _, layer in tables[0]}) == len(tables[0])
     assert 4 <= len(tables[0].blocks) <= 80
-    assert any(layer.cut for _, layer in tables[0])
+    assert any(layer.is_cut_point for _, layer in tables[0])
 
 
 @every_model
@@ -123,7 +123,7 @@ def test_a_file_in_keras_own_layout_gives_keras_own_features(
 
 @every_family
 def test_native_input_is_what_keras_prepares(family: Family, model: Model) -> None:
-    found = np.asarray(part(family, model).prepare(pixels(family)))
+    found = np.asarray(part(family, model).preprocess_images(pixels(family)))
     if family.carries:
         with_it = published(family, model, include_preprocessing=True)
         first = next(

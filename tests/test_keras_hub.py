@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit.cli import app
 from tlkit.config.structure import structure, unstructure
-from tlkit.parts.hub_presets import PRESETS, find
-from tlkit.parts.keras_hub import NETWORKS, KerasHub
-from tlkit.train.model import seeded
+from tlkit.parts.backbones.hub_presets import PRESETS, find
+from tlkit.parts.backbones.keras_hub import NETWORKS, KerasHub
+from tlkit.train.assemble import seeded
 
 WritePreset = Callable[..., Path]
 needs_hub = pytest.mark.skipif(
@@ -132,7 +132,7 @@ def test_two_builds_are_one_table_of_plain_layers_in_blocks(
     assert tables[0] == tables[1] == part.layers()
     assert 2 <= len(tables[0].blocks) < 10
     assert all(NETWORKS[kind].block and layer.block for _, layer in tables[0])
-    assert any(layer.cut for _, layer in tables[0])
+    assert any(layer.is_cut_point for _, layer in tables[0])
     assert not [layer for layer in part.build().layers if len(layer._flatten_layers()) > 1]
 
 
@@ -171,7 +171,9 @@ def test_native_input_is_what_kerashubs_converter_gives(
     with_json(stated, "image_converter.json", "VGGImageConverter", {**scaling, "height": 8})
     part = KerasHub(preset=stated, image_size=32)
     expected = keras_hub.layers.ImageConverter(**scaling)(pixels())
-    np.testing.assert_array_equal(np.asarray(part.prepare(pixels())), np.asarray(expected))
+    np.testing.assert_array_equal(
+        np.asarray(part.preprocess_images(pixels())), np.asarray(expected)
+    )
 
 
 @needs_hub
@@ -322,7 +324,7 @@ def test_without_a_converter_native_is_an_error_and_unit_is_none(stated: Path) -
     ):
         KerasHub(preset=stated).layers()
     np.testing.assert_allclose(
-        KerasHub(preset=stated, preprocess="unit").prepare(pixels()), pixels() / 255
+        KerasHub(preset=stated, preprocess="unit").preprocess_images(pixels()), pixels() / 255
     )
 
 

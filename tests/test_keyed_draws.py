@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tlkit.parts.keyed_draws import KeyedDraws
+from tlkit.parts.keras_cv_augmentations import KeyedDraws
 
 KEY = (3, 4)
 

@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 from attrs import field, frozen
 
-from tlkit.config.experiment import Card, Experiment, Fit, Origin, Reference
-from tlkit.config.keys import Key, describe_keys
-from tlkit.layers import LayerRange
-from tlkit.plugins import Plugins
+from tlkit.config.experiment import Experiment, Fit, ModelCard, Origin, PublishedResult
+from tlkit.config.schema import Key, describe_keys
+from tlkit.model.layers import LayerRange
+from tlkit.parts.plugins import Plugins
 
 
 @frozen(kw_only=True)
@@ -105,6 +105,6 @@ def test_a_table_that_names_a_part_has_its_name_as_default() -> None:
     assert "origin" not in found
 
 
-@pytest.mark.parametrize("record", [Card, Experiment, Fit, Plugins, Reference, Origin])
+@pytest.mark.parametrize("record", [ModelCard, Experiment, Fit, Plugins, PublishedResult, Origin])
 def test_every_key_of_tlkits_own_records_is_described(record: type) -> None:
     assert [key.name for key in describe_keys(record) if not key.meaning] == []

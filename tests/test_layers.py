@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
-from tlkit.parts.backbones import VGG16
+from tlkit.model.layers import Layer, LayerError, LayerRange, LayerTable
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.freezes import HeadOnly, TrainRange
 from tlkit.parts.heads import FlattenDense
-from tlkit.plan.plan import model_layers
+from tlkit.train.plan import model_layers
 
 STUDY = model_layers(VGG16(image_size=224), FlattenDense(), classes=3)
 NAMES = [
@@ -49,7 +49,7 @@ class TestTheStudysModel:
     )
     def test_ranges_train_the_published_number_of_parameters(self, train: str, params: int) -> None:
         stage = TrainRange(train=LayerRange.parse(train)).planned(STUDY, 1)[0]
-        assert STUDY.trainable_params(stage.rates) == params
+        assert STUDY.trainable_params(stage.lr_multipliers) == params
 
     def test_block_5_has_three_convolutions_worth_of_parameters(self) -> None:
         rates = STUDY.rates(STUDY.named("block5"))
@@ -59,7 +59,7 @@ class TestTheStudysModel:
         assert (
             STUDY.select("head") == STUDY.select("19-22") == STUDY.select("19–") == {*range(19, 23)}
         )
-        assert STUDY.cut(HeadOnly().planned(STUDY, 1)[0].rates) == 18
+        assert STUDY.frozen_prefix(HeadOnly().planned(STUDY, 1)[0].lr_multipliers) == 18
 
 
 class TestRanges:
@@ -144,7 +144,7 @@ class TestMessages:
             assert str(raised.value).endswith(f"\n{STUDY}")
 
     def test_rates_for_another_number_of_layers_are_refused(self) -> None:
-        for use in (STUDY.cut, STUDY.trainable_params, STUDY.render):
+        for use in (STUDY.frozen_prefix, STUDY.trainable_params, STUDY.render):
             with pytest.raises(ValueError, match=r"^expected one rate for each of 22 "):
                 use([1.0])
 

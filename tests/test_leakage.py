@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from attrs import evolve, frozen
 
-from tlkit.errors import DataError
+from tlkit.data.leakage import same_patient, shared_patients, shared_pictures
+from tlkit.data.splits import Example, Splits
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Dataset
-from tlkit.parts.leakage import same_patient, shared_patients, shared_pictures
-from tlkit.parts.splits import Example, Splits
+from tlkit.system.errors import DataError
 
 
 def splits(**patients: tuple[str, str]) -> Splits:

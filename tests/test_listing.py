@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlkit.classifier import Prediction
-from tlkit.cli.listing import Format, Listing
-from tlkit.escapes import csv_text
-from tlkit.named_images import Rejected
+from tlkit.cli.predict import Format, Listing
+from tlkit.data.sources import Rejected
+from tlkit.system.text import csv_text
 
 CLASSES = ("normal", "covid-19", "other")
 ANSWERS = (

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import pytest
 
-from tlkit.train import litter
+from tlkit.train import assemble as litter
 
 
 def dropped() -> weakref.ref[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tlkit
-from tlkit.lock import LOCK, holder, is_locked, locked, unlock
+from tlkit.system.lock import LOCK, holder, is_locked, locked, unlock
 
 
 def test_a_locked_folder_is_refused_with_who_holds_it(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_the_lock_stays_with_a_folder_that_is_renamed(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from tlkit.lock import locked
+from tlkit.system.lock import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)

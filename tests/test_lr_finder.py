@@ -19,11 +19,11 @@ from tests.small import OneConvolution
 import tlkit
 from tlkit.lr_finder import FALLS, smoothed, steepest
 from tlkit.parts.augmentations import Covidx
-from tlkit.parts.backbones import VGG16
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.optimizers import SGD
-from tlkit.train.step import Stepper, Sums
+from tlkit.train.step import StepTotals, TrainStep
 
 losses_drawn = st.lists(st.floats(0.01, 100), min_size=1, max_size=40)
 
@@ -85,12 +85,12 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[float
     """Make the training steps give these losses; return the rates they were taken at."""
     rates: list[float] = []
 
-    def train(stepper: Stepper, x: Any, labels: Any, weights: Any) -> Sums:
+    def train(stepper: TrainStep, x: Any, labels: Any, weights: Any) -> StepTotals:
         loss = losses[len(rates)]
         rates.append(float(stepper.optimizer.learning_rate))
-        return Sums(loss * len(labels), 0.0, 0.0, len(labels))
+        return StepTotals(loss * len(labels), 0.0, 0.0, len(labels))
 
-    monkeypatch.setattr(Stepper, "train", train)
+    monkeypatch.setattr(TrainStep, "train", train)
     return rates
 
 
@@ -157,17 +157,17 @@ def test_bounds_that_make_no_sense_are_refused(bounds: dict[str, Any], tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-class Listener(tlkit.Watcher):
+class Listener(tlkit.Callback):
     """Keeps which splits' features were computed and whether anything was planned."""
 
     def __init__(self) -> None:
         self.planned_once = False
         self.computed: list[str] = []
 
-    def planned(self, plan: tlkit.Plan, splits: tlkit.Splits) -> None:
+    def on_plan(self, plan: tlkit.Plan, splits: tlkit.Splits) -> None:
         self.planned_once = True
 
-    def computing(self, split: str, done: int, count: int) -> None:
+    def on_features_progress(self, split: str, done: int, count: int) -> None:
         if done == count:
             self.computed.append(split)
 
@@ -199,7 +199,7 @@ def curve(
     cache: None, tmp_path_factory: pytest.TempPathFactory, computed: Listener
 ) -> tlkit.RateCurve:
     """A curve of twelve steps, which are six times all images."""
-    return tlkit.lr_find(CACHED, tmp_path_factory.mktemp("lr") / "out", steps=12, watcher=computed)
+    return tlkit.lr_find(CACHED, tmp_path_factory.mktemp("lr") / "out", steps=12, callback=computed)
 
 
 def test_the_curve_and_its_picture_are_written(curve: tlkit.RateCurve) -> None:
@@ -217,7 +217,7 @@ def test_the_curve_and_its_picture_are_written(curve: tlkit.RateCurve) -> None:
 def test_a_folder_that_exists_is_refused_before_any_work(curve: tlkit.RateCurve) -> None:
     listener = Listener()
     with pytest.raises(tlkit.RunFolderError, match=r"the run folder exists") as caught:
-        tlkit.lr_find(CACHED, curve.folder, watcher=listener)
+        tlkit.lr_find(CACHED, curve.folder, callback=listener)
     assert caught.value.exit_code == 7
     assert not listener.planned_once
 
@@ -228,7 +228,7 @@ def test_the_run_that_follows_computes_no_training_features(
     assert computed.computed == ["train"]
     following = Listener()
     experiment = evolve(CACHED, augmentation=Covidx(views=1))
-    tlkit.run(experiment, tmp_path / "run", watcher=following)
+    tlkit.run(experiment, tmp_path / "run", callback=following)
     assert following.computed == ["val", "test"]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tlkit.errors import DataError
-from tlkit.parts.manifest import read_manifest
-from tlkit.parts.splits import Example
+from tlkit.data.sources import read_manifest
+from tlkit.data.splits import Example
+from tlkit.system.errors import DataError
 
 CLASSES = ("normal", "covid-19")
 HEADER = "path,label,split"

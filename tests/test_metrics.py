@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.results.intervals import Resampling
-from tlkit.results.metrics import (
+from tlkit.metrics.intervals import Resampling
+from tlkit.metrics.scores import (
     OVERALL,
     PER_CLASS,
     Scores,

@@ -13,14 +13,14 @@ import pytest
 from attrs import evolve, frozen
 
 import tlkit
-from tlkit.layers import LayerRange
-from tlkit.parts.backbones import VGG16
+from tlkit.data.images import Reader
+from tlkit.model.layers import LayerRange
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen, TrainRange
 from tlkit.parts.heads import Cosine, FlattenDense, Linear, Pooled
-from tlkit.plan.plan import model_layers
-from tlkit.train.images import Reader
-from tlkit.train.model import assemble, seeded, split_at
+from tlkit.train.assemble import assemble, seeded, split_at
+from tlkit.train.plan import model_layers
 
 SMALLEST = VGG16(weights="none", image_size=32)
 X = np.random.default_rng(5).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -98,7 +98,7 @@ def test_there_is_no_cut_between_two_poolings(first_trained: str, cut: int) -> N
     model, _ = assemble(SMALLEST, head, classes=3, seed=0)
     table = model_layers(SMALLEST, head, 3)
     (first,) = table.named(first_trained)
-    assert table.cut(table.rates(frozenset(range(first, len(table) + 1)))) == cut
+    assert table.frozen_prefix(table.rates(frozenset(range(first, len(table) + 1)))) == cut
     prefix, tail = split_at(model, table, cut)
     x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     assert prefix is not None
@@ -248,12 +248,12 @@ def with_skip() -> Any:
 )
 def test_a_model_can_be_cut_where_it_is_one_tensor(build: Any, not_cut_behind: set[str]) -> None:
     table = tlkit.layer_table(build())
-    assert {layer.name for _, layer in table if not layer.cut} == not_cut_behind
+    assert {layer.name for _, layer in table if not layer.is_cut_point} == not_cut_behind
 
 
 def test_a_model_is_not_cut_inside_a_nested_one() -> None:
     table = tlkit.layer_table(nested())
-    assert [layer.cut for _, layer in table] == [False, False, False, True, True]
+    assert [layer.is_cut_point for _, layer in table] == [False, False, False, True, True]
 
 
 @pytest.mark.parametrize("build", [functional, with_skip])
@@ -261,7 +261,7 @@ def test_prefix_and_tail_are_the_whole_to_the_bit(build: Any) -> None:
     model = build()
     table = tlkit.layer_table(model)
     x = X if build is not with_skip else X[:, 0, :4, 0]
-    for cut in (number for number, layer in table if layer.cut and number < len(table)):
+    for cut in (number for number, layer in table if layer.is_cut_point and number < len(table)):
         prefix, tail = split_at(model, table, cut)
         assert prefix is not None
         assert tail(prefix(x)).numpy().tobytes() == model(x).numpy().tobytes()

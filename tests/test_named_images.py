@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.named_images import Rejected, image_files
+from tlkit.data.sources import Rejected, image_files
 
 
 @pytest.fixture

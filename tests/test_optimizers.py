@@ -11,7 +11,7 @@ import pytest
 
 import tlkit
 from tlkit.parts.optimizers import SGD, Adam
-from tlkit.train.step import Stepper
+from tlkit.train.step import TrainStep
 
 EXPERIMENT_3 = Path(__file__).parents[1] / "examples/covidx/exp3.toml"
 
@@ -56,7 +56,7 @@ def test_a_training_step_moves_by_the_rate_times_the_gradient(rate: float, xla: 
     model: Any = keras.Sequential(
         [keras.layers.Input((1,)), keras.layers.Dense(2, "softmax", kernel_initializer="zeros")]
     )
-    stepper = Stepper(model, SGD(learning_rate=rate).build([1.0, 1.0]), xla)
+    stepper = TrainStep(model, SGD(learning_rate=rate).build([1.0, 1.0]), xla)
     stepper.train(np.ones((1, 1), np.float32), np.zeros(1, np.int32), np.ones(1, np.float32))
     expected = np.array([0.5, -0.5], np.float32) * np.float32(rate)
     np.testing.assert_array_equal(model.layers[0].bias.numpy(), expected)

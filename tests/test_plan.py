@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from tlkit.config.experiment import Experiment, Fit, Origin, Reference
-from tlkit.errors import ConfigError, PartError
-from tlkit.layers import LayerRange, LayerTable
+from tlkit.config.experiment import Experiment, Fit, Origin, PublishedResult
+from tlkit.data.splits import Example, Splits
+from tlkit.model.layers import LayerRange, LayerTable
 from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import Gradual, HeadOnly, HeadThen, TrainAll, TrainNames, TrainRange
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
 from tlkit.parts.losses import Focal, LogitAdjusted
-from tlkit.parts.splits import Example, Splits
-from tlkit.plan.plan import HEAD_BATCH, PREFIX_BATCH, make_plan, seed_for
+from tlkit.system.errors import ConfigError, PartError
+from tlkit.train.plan import HEAD_BATCH, PREFIX_BATCH, make_plan, seed_for
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 EXPERIMENT = Experiment(data=Phantom(), fit=Fit(epochs=12, batch_size=8))
@@ -104,7 +104,7 @@ def test_a_new_batch_norm_layer_that_may_learn_does(batch_norm: Any) -> None:
     (stage,) = make_plan(
         evolve(NORMALISED, freeze=HeadOnly(batch_norm=batch_norm)), splits()
     ).stages
-    assert stage.stage.rates[20] == 1
+    assert stage.stage.lr_multipliers[20] == 1
     assert stage.trainable_params == 512 * 4 + 2 * 4 + 5 * 3
 
 
@@ -131,7 +131,7 @@ def test_imbalance_is_made_up_for_twice_only_if_a_key_says_so(
     twice = evolve(EXPERIMENT, data=BALANCED_SAMPLER, **second)
     with pytest.raises(ConfigError, match=rf"\Adata\.sampler: 'balanced' and \[{table}\] would"):
         make_plan(twice, splits())
-    for allowed in (evolve(BALANCED_SAMPLER, balance_twice=True), Phantom()):
+    for allowed in (evolve(BALANCED_SAMPLER, allow_double_balancing=True), Phantom()):
         assert make_plan(evolve(twice, data=allowed), splits()).sampler == allowed.sampler
 
 
@@ -223,15 +223,20 @@ def test_the_plan_is_written_as_plain_json_with_every_layer_and_rate() -> None:
             r"class_weights\.weights: no weight for class 'covid-19'; give every class one$",
         ),
         (
-            {"reference": (Reference(source="x"), Reference(source="y", confusion=((1,),)))},
+            {
+                "reference": (
+                    PublishedResult(source="x"),
+                    PublishedResult(source="y", confusion=((1,),)),
+                )
+            },
             r"reference\[1\]\.confusion: must have a row for each of 3 classes",
         ),
         (
-            {"reference": (Reference(source="x", recall={"covid": 0.9}),)},
+            {"reference": (PublishedResult(source="x", recall={"covid": 0.9}),)},
             r"reference\[0\]\.recall\.covid: is none of the classes normal, pneumonia, covid-19$",
         ),
         (
-            {"reference": (Reference(source="x", precision={"normal": 1, "flu": 0.9}),)},
+            {"reference": (PublishedResult(source="x", precision={"normal": 1, "flu": 0.9}),)},
             r"reference\[0\]\.precision\.flu: is none of the classes",
         ),
     ],
@@ -246,7 +251,9 @@ def test_every_problem_is_told_at_once_with_the_file() -> None:
         EXPERIMENT,
         freeze=TrainRange(train=LayerRange(30)),
         class_weights=Fixed(weights={}),
-        reference=(Reference(source="x", confusion=((1,),), recall={"a": 1}, precision={"b": 1}),),
+        reference=(
+            PublishedResult(source="x", confusion=((1,),), recall={"a": 1}, precision={"b": 1}),
+        ),
         origin=Origin(Path("exp.toml"), ""),
     )
     with pytest.raises(ConfigError, match=r"\Aexp\.toml: class_weights") as raised:

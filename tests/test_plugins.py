@@ -15,11 +15,11 @@ from tests.small import small
 
 import tlkit
 from tlkit.cli import main
-from tlkit.config.loading import load_experiment
 from tlkit.config.structure import unstructure
+from tlkit.config.toml import load_experiment
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.kinds import registries
-from tlkit.train.shelf import make_shelf
+from tlkit.train.feature_key import make_shelf
 
 MINE = """
 from __future__ import annotations
@@ -445,7 +445,7 @@ class TestFeatures:
     def key(self, study: Path) -> str:
         import keras
 
-        from tlkit.cache import FeatureCache
+        from tlkit.system.cache import FeatureCache
 
         inputs = keras.layers.Input((8, 8, 3))
         prefix = keras.Model(inputs, keras.layers.MaxPooling2D(name="pool")(inputs))

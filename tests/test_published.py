@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.config.experiment import Experiment, Reference
-from tlkit.config.loading import load_experiment
-from tlkit.errors import FieldError
-from tlkit.results.intervals import wilson
-from tlkit.results.metrics import Scores, score_confusion
-from tlkit.results.published import (
+from tlkit.config.experiment import Experiment, PublishedResult
+from tlkit.config.toml import load_experiment
+from tlkit.metrics.intervals import wilson
+from tlkit.metrics.published import (
     Share,
     beside,
     figure_names,
@@ -22,6 +20,8 @@ from tlkit.results.published import (
     remarks,
     rounds_to,
 )
+from tlkit.metrics.scores import Scores, score_confusion
+from tlkit.system.errors import FieldError
 
 STUDY = Path(__file__).parent.parent / "examples" / "covidx"
 CLASSES = ("normal", "pneumonia", "covid-19")
@@ -109,7 +109,7 @@ def test_a_result_on_other_images_has_no_size_and_no_verdict() -> None:
 def test_a_precision_without_a_matrix_is_of_an_unknown_number() -> None:
     """How many images somebody else called so is not published."""
     _, scores = study(3)
-    (row,) = beside(scores, Reference(source="paper", precision={"normal": 0.95}))
+    (row,) = beside(scores, PublishedResult(source="paper", precision={"normal": 0.95}))
     assert (row.theirs.n, row.verdict) == (None, "")
 
 
@@ -123,20 +123,22 @@ def test_ours_may_be_undefined_where_theirs_is_not() -> None:
 
 
 def test_a_reference_has_the_figures_of_its_matrix() -> None:
-    found = reference_figures(Reference(source="paper", confusion=PAPER), CLASSES)
+    found = reference_figures(PublishedResult(source="paper", confusion=PAPER), CLASSES)
     assert found == figures(score_confusion(PAPER, CLASSES))
     assert tuple(found) == figure_names(CLASSES)
 
 
 def test_figures_given_by_name_stand_before_those_of_the_matrix() -> None:
-    reference = Reference(source="paper", confusion=PAPER, accuracy=0.5, precision={"normal": 0.25})
+    reference = PublishedResult(
+        source="paper", confusion=PAPER, accuracy=0.5, precision={"normal": 0.25}
+    )
     found = reference_figures(reference, CLASSES)
     assert (found["accuracy"], found["normal precision"]) == (0.5, 0.25)
     assert found["covid-19 recall"] == 28 / 31
 
 
 def test_a_reference_without_a_matrix_leaves_the_rest_open() -> None:
-    found = reference_figures(Reference(source="abstract", recall={"normal": 1.0}), CLASSES)
+    found = reference_figures(PublishedResult(source="abstract", recall={"normal": 1.0}), CLASSES)
     assert {name: value for name, value in found.items() if value is not None} == {
         "normal recall": 1.0
     }
@@ -147,4 +149,4 @@ def test_a_matrix_without_images_is_refused_before_anything_is_scored(
     confusion: tuple[tuple[int, ...], ...],
 ) -> None:
     with pytest.raises(FieldError, match=r"^confusion: "):
-        Reference(source="nobody", confusion=confusion)
+        PublishedResult(source="nobody", confusion=confusion)

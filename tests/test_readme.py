@@ -26,7 +26,7 @@ def test_the_example_file_is_a_valid_experiment() -> None:
     layers = tlkit.LayerTable(
         experiment.backbone.layers().layers + experiment.head.layers((7, 7, 512), 2).layers
     )
-    trained = experiment.freeze.planned(layers, 1)[0].rates
+    trained = experiment.freeze.planned(layers, 1)[0].lr_multipliers
     assert [layers[number].block for number, rate in enumerate(trained, start=1) if rate] == (
         ["block5"] * 4 + ["head"] * 4
     )

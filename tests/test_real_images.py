@@ -9,9 +9,9 @@ import pytest
 
 import tlkit
 from tlkit.config.structure import structure
-from tlkit.plan.plan import model_layers
-from tlkit.train.model import assemble
-from tlkit.train.tensors import numbered_weights
+from tlkit.train.assemble import assemble
+from tlkit.train.plan import model_layers
+from tlkit.weights.tensors import numbered_weights
 
 XRAYS = Path(__file__).parent.parent.parent / "shared" / "data" / "cxr"
 SIZES = {
@@ -75,7 +75,7 @@ def test_frozen_layers_stay_and_the_others_learn(
     done = tlkit.run(experiment, tmp_path / "run")
     after = {k: v.numpy().tobytes() for k, v in numbered_weights(done.model, layers).items()}
 
-    rates = done.plan.stages[0].stage.rates
+    rates = done.plan.stages[0].stage.lr_multipliers
     frozen = {f"{number:03d}." for number, rate in enumerate(rates, start=1) if rate == 0}
     changed = {key for key in before if before[key] != after[key]}
     assert not [key for key in changed if key[:4] in frozen]

@@ -11,16 +11,16 @@ import pytest
 from attrs import frozen
 
 from tlkit.config.structure import unstructure
-from tlkit.errors import DuplicatePart, PartError, UnknownPart
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.kinds import Head, registries
-from tlkit.registry import Registry, installed_entry_points
+from tlkit.parts.registry import Registry, installed_entry_points
+from tlkit.system.errors import DuplicatePart, PartError, UnknownPart
 
 GROUP = "tlkit.heads"
 # A package that announces a head; it says so in `sys.modules` when it is imported.
 HEAD_MODULE = """
 from attrs import frozen
-from tlkit.layers import LayerTable
+from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Head
 
 @frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""What is remembered of sound images: kept whole, shared, and worthless once damaged."""
+"""What is image_index of sound images: kept whole, shared, and worthless once damaged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.train import remembered
-from tlkit.train.remembered import Picture, Remembered
+from tlkit.data import image_index as image_index
+from tlkit.data.image_index import DecodedImageIndex, Picture
 
 pictures = st.builds(
     Picture,
@@ -31,7 +31,7 @@ def test_a_picture_is_read_as_it_is_written(found: Picture) -> None:
 
 
 def test_what_is_added_is_read_and_stays(tmp_path: Path) -> None:
-    table = Remembered(tmp_path / "a" / "b")
+    table = DecodedImageIndex(tmp_path / "a" / "b")
     assert table.read() == {}
     table.add({"f1": picture(1)})
     table.add({"f2": picture(2), "f1": picture(1)})
@@ -41,19 +41,19 @@ def test_what_is_added_is_read_and_stays(tmp_path: Path) -> None:
 def test_the_table_belongs_to_its_rules_and_decoders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Remembered(tmp_path).add({"f1": picture(1)})
-    monkeypatch.setattr(remembered, "version", lambda package: f"another {package}")
-    assert Remembered(tmp_path).read() == {}
+    DecodedImageIndex(tmp_path).add({"f1": picture(1)})
+    monkeypatch.setattr(image_index, "version", lambda package: f"another {package}")
+    assert DecodedImageIndex(tmp_path).read() == {}
     monkeypatch.undo()
-    monkeypatch.setattr(remembered, "RULES", remembered.RULES + 1)
-    assert Remembered(tmp_path).read() == {}
+    monkeypatch.setattr(image_index, "RULES", image_index.RULES + 1)
+    assert DecodedImageIndex(tmp_path).read() == {}
 
 
 @given(place=st.integers(0), byte=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_table_is_an_empty_one(
     place: int, byte: int, cut: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    table = Remembered(tmp_path_factory.mktemp("damaged"))
+    table = DecodedImageIndex(tmp_path_factory.mktemp("damaged"))
     table.add({"f1": picture(1), "f2": picture(2)})
     whole = table.path.read_bytes()
     place %= len(whole)
@@ -66,14 +66,14 @@ def test_a_damaged_table_is_an_empty_one(
 
 def test_a_place_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    table = Remembered(tmp_path / "file" / "below")
+    table = DecodedImageIndex(tmp_path / "file" / "below")
     table.add({"f1": picture(1)})
     assert table.read() == {}
 
 
 def test_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "MOST", 3)
-    table = Remembered(tmp_path)
+    monkeypatch.setattr(image_index, "MOST", 3)
+    table = DecodedImageIndex(tmp_path)
     for number in range(5):
         table.add({f"f{number}": picture(number)})
     assert list(table.read()) == ["f2", "f3", "f4"]
@@ -81,7 +81,7 @@ def test_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def _add(folder: Path, process: int) -> None:
     for number in range(20):
-        Remembered(folder).add({f"f{process}-{number}": picture(number)})
+        DecodedImageIndex(folder).add({f"f{process}-{number}": picture(number)})
 
 
 def test_two_processes_at_once_leave_a_whole_table(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_two_processes_at_once_leave_a_whole_table(tmp_path: Path) -> None:
         process.start()
     for process in processes:
         process.join()
-    found = Remembered(tmp_path).read()
+    found = DecodedImageIndex(tmp_path).read()
     assert {"f0-19", "f1-19"} & found.keys()  # the last to write has at least its own
     assert all(known == picture(int(file.partition("-")[2])) for file, known in found.items())
-    assert [path.name for path in tmp_path.iterdir()] == [Remembered(tmp_path).path.name]
+    assert [path.name for path in tmp_path.iterdir()] == [DecodedImageIndex(tmp_path).path.name]

@@ -13,11 +13,11 @@ import pytest
 from attrs import evolve
 from tests.finished_runs import HOSTILE, made_up
 
-from tlkit.config.experiment import Card
-from tlkit.results.finished import Finished
-from tlkit.results.gallery import Gallery, Pair, Picture, data_address
-from tlkit.results.metrics import OVERALL, PER_CLASS
-from tlkit.results.report import report
+from tlkit.config.experiment import ModelCard
+from tlkit.metrics.scores import OVERALL, PER_CLASS
+from tlkit.reports.gallery import Gallery, Pair, Picture, data_address
+from tlkit.reports.page import report
+from tlkit.runfolder.run_record import RunRecord
 
 PAPER = {"source": "paper", "confusion": [[61, 36, 3], [3, 91, 6], [0, 3, 28]]}
 TABLE_5 = {"source": "paper, Table 5", "accuracy": 0.869}
@@ -43,7 +43,7 @@ class Page(HTMLParser):
         return [attrs.get(name) for found, attrs in self.elements if found == tag]
 
 
-def some_pictures(run: Finished) -> Gallery:
+def some_pictures(run: RunRecord) -> Gallery:
     """Return a gallery with one grey picture for everything."""
     address = data_address(np.full((8, 8, 3), 100, np.uint8))
     wrong = next(one for one in run.judged if not one.right)
@@ -57,20 +57,20 @@ def some_pictures(run: Finished) -> Gallery:
 
 
 @pytest.fixture(scope="module")
-def run() -> Finished:
+def run() -> RunRecord:
     return made_up(reference=[PAPER, TABLE_5])
 
 
 @pytest.fixture(scope="module")
-def text(run: Finished) -> str:
+def text(run: RunRecord) -> str:
     return report(run, some_pictures(run))
 
 
-def test_a_report_is_the_same_every_time(run: Finished, text: str) -> None:
+def test_a_report_is_the_same_every_time(run: RunRecord, text: str) -> None:
     assert report(run, some_pictures(run)) == text
 
 
-def test_its_numbers_are_those_of_the_metrics(run: Finished, text: str) -> None:
+def test_its_numbers_are_those_of_the_metrics(run: RunRecord, text: str) -> None:
     """Each figure is there in full for programs, beside what is rounded for people."""
     values = {float(value or "nan") for value in Page(text).attributes("data", "value")}
     scores = run.scores
@@ -131,7 +131,7 @@ def test_without_references_there_is_no_such_section() -> None:
 
 
 def test_what_the_study_says_stands_above_everything() -> None:
-    run = made_up(card=Card(not_for="Not for\n   diagnosis.", limits="One hospital only."))
+    run = made_up(card=ModelCard(not_for="Not for\n   diagnosis.", limits="One hospital only."))
     page = report(run, Gallery(missing="they are gone"))
     assert page.index("Not for diagnosis.") < page.index("<h1>")
     assert "One hospital only." in page
@@ -146,7 +146,7 @@ def test_names_from_strangers_appear_harmless() -> None:
         name=HOSTILE[0],
         names="{split}/" + HOSTILE[1] + HOSTILE[2] + "{number}",
         source=HOSTILE[0],
-        card=Card(not_for=HOSTILE[1], contact=HOSTILE[2]),
+        card=ModelCard(not_for=HOSTILE[1], contact=HOSTILE[2]),
         reference=[{"source": HOSTILE[1], "recall": {HOSTILE[0]: 0.5}}],
     )
     text = report(run, some_pictures(run))

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from tests.finished_runs import HOSTILE, made_up
 
-from tlkit.config.experiment import Card
-from tlkit.results.compare import Answer, Recorded, paired
-from tlkit.results.comparison_page import comparison
-from tlkit.results.finished import Finished
-from tlkit.results.gallery import Gallery, Pair, Picture, data_address
-from tlkit.results.report import report
+from tlkit.config.experiment import ModelCard
+from tlkit.reports.compare import Answer, ComparedRun, paired
+from tlkit.reports.comparison_page import comparison
+from tlkit.reports.gallery import Gallery, Pair, Picture, data_address
+from tlkit.reports.page import report
+from tlkit.runfolder.run_record import RunRecord
 
 SCRIPT = Path(__file__).parent / "page_check.mjs"
 PACKAGES = ("playwright-core@1.65.1", "axe-core@4.14.1")
@@ -40,7 +40,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pictures(run: Finished) -> Gallery:
+def pictures(run: RunRecord) -> Gallery:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     shown = [Picture(one, data_address(pixels), data_address(pixels)) for one in run.judged[:6]]
     wrong = Pair(run.classes[0], run.classes[1], 3, 9, tuple(shown[:3]))
@@ -49,8 +49,8 @@ def pictures(run: Finished) -> Gallery:
 
 PAPER = {"source": "paper", "confusion": [[61, 36, 3], [3, 91, 6], [0, 3, 28]]}
 MANY = [f"class {number}" for number in range(12)]
-RUNS: dict[str, Callable[[], Finished]] = {
-    "usual": lambda: made_up(reference=[PAPER], card=Card(not_for="Not for diagnosis.")),
+RUNS: dict[str, Callable[[], RunRecord]] = {
+    "usual": lambda: made_up(reference=[PAPER], card=ModelCard(not_for="Not for diagnosis.")),
     "hostile": lambda: made_up(
         HOSTILE, (9, 9, 9, 9), name=HOSTILE[3], names=HOSTILE[3] + "{split}{number}"
     ),
@@ -58,9 +58,9 @@ RUNS: dict[str, Callable[[], Finished]] = {
 }
 
 
-def compared(run: Finished, name: str) -> Recorded:
+def compared(run: RunRecord, name: str) -> ComparedRun:
     """Return a run as `tlkit compare` reads it."""
-    return Recorded(
+    return ComparedRun(
         name=name,
         settings={"fit.epochs": str(len(run.history)), "data.path": f'"{name}"'},
         split="test",
@@ -76,7 +76,7 @@ def comparison_page() -> str:
     return comparison(runs, [paired(*runs)])
 
 
-def report_page(make: Callable[[], Finished]) -> str:
+def report_page(make: Callable[[], RunRecord]) -> str:
     run = make()
     return report(run, pictures(run))
 

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
-from tlkit.results.folder import RunFolder
+from tlkit.runfolder.folder import RunFolder
 
 STUDY = """
 [data]
 name = "folder"
 path = "images"
-occlude_centre = 0.5
+mask_center = 0.5
 
 [backbone]
 weights = "none"

@@ -25,11 +25,11 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
-from tlkit.lock import locked
+from tlkit.data.images import Reader
 from tlkit.parts.kinds import registries
-from tlkit.results.folder import RunFolder
+from tlkit.runfolder.folder import RunFolder
+from tlkit.system.lock import locked
 from tlkit.train.checkpoint import Checkpoint
-from tlkit.train.images import Reader
 
 BYTES = (
     "experiment.json",
@@ -65,7 +65,7 @@ class TwoConvolutions(tlkit.Backbone):
         outputs = keras.layers.BatchNormalization(name="norm")(outputs)
         return keras.Model(inputs, keras.layers.SpatialDropout2D(0.2, name="drop")(outputs))
 
-    def native(self, images: Any) -> Any:
+    def preprocess_native(self, images: Any) -> Any:
         return images / 255
 
     def load_weights(self, model: Any) -> Mapping[str, str]:
@@ -118,9 +118,9 @@ def backbone() -> Iterator[None]:
     """The study's backbone; and no pages, which are tests/test_reports.py's matter."""
     registries.backbones.register(NAME)(TwoConvolutions)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlkit.results.pages.write_pages", lambda *_: None)
+        patch.setattr("tlkit.runner.pages.write_pages", lambda *_: None)
         yield
-    registries.backbones.withdraw(NAME)
+    registries.backbones.unregister(NAME)
 
 
 def study(folder: Path) -> Path:
@@ -136,31 +136,31 @@ def study(folder: Path) -> Path:
     return folder / "study.toml"
 
 
-class StopIn(tlkit.Watcher):
+class StopIn(tlkit.Callback):
     """Sends the process a signal in the middle of an epoch."""
 
     def __init__(self, epoch: int, number: int = signal.SIGTERM) -> None:
         self.epoch, self.number, self.now = epoch, number, 0
         self.notes: list[str] = []
 
-    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
+    def on_epoch_begin(self, epoch: int, epochs: int, images: int) -> None:
         self.now = epoch
 
-    def step_done(self, images: int, loss: float, accuracy: float, rate: float) -> None:
+    def on_batch_end(self, images: int, loss: float, accuracy: float, rate: float) -> None:
         if self.now == self.epoch and images == 8:
             os.kill(os.getpid(), self.number)
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         self.notes.append(text)
 
 
 def stopped(file: Path, out: Path, *epochs: int, overrides: Any = ()) -> Path:
     """Leave a run that was stopped in the given epochs, one process after the other."""
     with pytest.raises(tlkit.Interrupted):
-        tlkit.run(file, out, overrides=overrides, watcher=StopIn(epochs[0]))
+        tlkit.run(file, out, overrides=overrides, callback=StopIn(epochs[0]))
     for epoch in epochs[1:]:
         with pytest.raises(tlkit.Interrupted):
-            tlkit.resume(out, watcher=StopIn(epoch))
+            tlkit.resume(out, callback=StopIn(epoch))
     return out
 
 
@@ -258,9 +258,9 @@ def test_the_prefix_law(chosen: dict[str, Any], epochs: list[int], file: Path) -
         for epoch in [*epochs, 99]:
             with contextlib.suppress(tlkit.Interrupted):
                 if folder.exists():
-                    tlkit.resume(folder, watcher=StopIn(epoch))
+                    tlkit.resume(folder, callback=StopIn(epoch))
                 else:
-                    tlkit.run(file, folder, overrides=overrides, watcher=StopIn(epoch))
+                    tlkit.run(file, folder, overrides=overrides, callback=StopIn(epoch))
         assert contents(folder) == contents(done.folder)
 
 
@@ -295,14 +295,14 @@ def test_with_xla_too(file: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_stopped_run_says(file: Path, tmp_path: Path) -> None:
-    watcher = StopIn(2)
+    callback = StopIn(2)
     with pytest.raises(
         tlkit.Interrupted,
         match=rf"^stopped after epoch 1 of 6; go on with: tlkit resume {tmp_path}/run$",
     ) as caught:
-        tlkit.run(file, tmp_path / "run", watcher=watcher)
+        tlkit.run(file, tmp_path / "run", callback=callback)
     assert caught.value.exit_code == 143
-    assert watcher.notes == ["stopping after this batch; Ctrl-C once more leaves at once"]
+    assert callback.notes == ["stopping after this batch; Ctrl-C once more leaves at once"]
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert len(Checkpoint.read(path).history) == 1
     with pytest.raises(tlkit.RunFolderError, match=r"is not finished.*; tlkit resume "):
@@ -336,7 +336,7 @@ def test_the_command_ends_with_the_signal_s_code(
     def stop(*_: Any, **__: Any) -> None:
         raise tlkit.Interrupted(signal.SIGTERM, "stopped after epoch 1 of 6; go on with: …")
 
-    monkeypatch.setattr("tlkit.cli.runs.tlkit.run", stop)
+    monkeypatch.setattr("tlkit.cli.run.tlkit.run", stop)
     done = CliRunner().invoke(app, ["run", str(file)])
     assert (done.exit_code, done.stdout) == (143, "")
     assert done.stderr == "stopped after epoch 1 of 6; go on with: …\n"
@@ -491,10 +491,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_it_is_said(
 ) -> None:
     folder = stopped(file, tmp_path / "run", 3, 5)
     (folder / "checkpoints" / "epoch-0004" / "optimizer.safetensors").write_bytes(b"")
-    watcher = StopIn(99)
-    tlkit.resume(folder, watcher=watcher)
-    assert len(watcher.notes) == 1
-    assert watcher.notes[0].endswith(
+    callback = StopIn(99)
+    tlkit.resume(folder, callback=callback)
+    assert len(callback.notes) == 1
+    assert callback.notes[0].endswith(
         "epoch-0004: optimizer.safetensors is not as it was written; going on from epoch-0003"
     )
     assert contents(folder) == straight
@@ -532,7 +532,7 @@ def test_too_little_memory_is_said_and_the_last_checkpoint_is_good(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr("tlkit.train.stage.RunningStage.epoch", fail)
+        patch.setattr("tlkit.train.stage.StageTrainer.epoch", fail)
         with pytest.raises(
             tlkit.ResourceError, match=r"the memory is not enough; .*\n.*: tlkit resume "
         ):
@@ -544,7 +544,7 @@ def test_too_little_memory_is_said_and_the_last_checkpoint_is_good(
 def test_a_loss_that_is_not_finite_keeps_the_epochs_before_it(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    epoch = importlib.import_module("tlkit.train.stage").RunningStage.epoch
+    epoch = importlib.import_module("tlkit.train.stage").StageTrainer.epoch
 
     def explode(stage: Any, done: Any) -> Any:
         if len(done) == 2:
@@ -553,7 +553,7 @@ def test_a_loss_that_is_not_finite_keeps_the_epochs_before_it(
         return epoch(stage, done)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tlkit.train.stage.RunningStage.epoch", explode)
+        patch.setattr("tlkit.train.stage.StageTrainer.epoch", explode)
         with pytest.raises(tlkit.NumericalError, match=r"^epoch 3: the training loss on train/"):
             tlkit.run(file, tmp_path / "run")
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
@@ -607,7 +607,7 @@ def test_images_and_model_from_python_are_given_back(tmp_path: Path) -> None:
     )
     done = tlkit.run(experiment, tmp_path / "straight")
     with pytest.raises(tlkit.Interrupted):
-        tlkit.run(experiment, tmp_path / "run", watcher=StopIn(2))
+        tlkit.run(experiment, tmp_path / "run", callback=StopIn(2))
     with pytest.raises(tlkit.DataError, match="images from memory"):
         tlkit.resume(tmp_path / "run", backbone=backbone)
     tlkit.resume(tmp_path / "run", backbone=backbone, data=data)
@@ -617,13 +617,13 @@ def test_images_and_model_from_python_are_given_back(tmp_path: Path) -> None:
 def test_a_run_folder_that_goes_away_is_not_made_again(
     file: Path, straight: dict[str, bytes], tmp_path: Path
 ) -> None:
-    class Mover(tlkit.Watcher):
-        def epoch_done(self, epoch: tlkit.Epoch) -> None:
+    class Mover(tlkit.Callback):
+        def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
             if epoch.epoch == 4:
                 (tmp_path / "run").rename(tmp_path / "moved")
 
     with pytest.raises(tlkit.ResourceError, match=r"/run: cannot be written to: No such file"):
-        tlkit.run(file, tmp_path / "run", watcher=Mover())
+        tlkit.run(file, tmp_path / "run", callback=Mover())
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
     tlkit.resume(tmp_path / "moved")
     assert contents(tmp_path / "moved") == straight

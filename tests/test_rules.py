@@ -9,8 +9,17 @@ from typing import Any
 
 import pytest
 
-from tlkit.errors import FieldError
-from tlkit.rules import Rule, above, at_least, between, each, inside, share, unless_none
+from tlkit.parts.validators import (
+    Rule,
+    above,
+    at_least,
+    between,
+    each,
+    fraction,
+    open_interval,
+    unless_none,
+)
+from tlkit.system.errors import FieldError
 
 
 def apply(rule: Rule, value: Any) -> None:
@@ -23,8 +32,8 @@ def apply(rule: Rule, value: Any) -> None:
         (at_least(2), [2, 2.5, 10**30], [1, 1.999, -1, math.nan, math.inf], "at least 2"),
         (above(0), [5e-324, 1, 1e308], [0, -0.0, -1, math.nan, math.inf], "above 0"),
         (between(-1, 5), [-1, 0.5, 5], [-1.001, 5.001, math.nan, math.inf], "from -1 to 5"),
-        (inside(0, 1), [5e-324, 0.5, 1 - 2**-53], [0, 1, math.nan], "above 0 and below 1"),
-        (share(below=1), [0, 0.5, 1 - 2**-53], [-1e-9, 1, math.nan], "at least 0 and below 1"),
+        (open_interval(0, 1), [5e-324, 0.5, 1 - 2**-53], [0, 1, math.nan], "above 0 and below 1"),
+        (fraction(below=1), [0, 0.5, 1 - 2**-53], [-1e-9, 1, math.nan], "at least 0 and below 1"),
     ],
 )
 def test_a_rule_holds_up_to_its_limits(
@@ -37,7 +46,9 @@ def test_a_rule_holds_up_to_its_limits(
             apply(rule, value)
 
 
-@pytest.mark.parametrize("rule", [at_least(1), above(0), between(0, 9), inside(0, 1), share(1)])
+@pytest.mark.parametrize(
+    "rule", [at_least(1), above(0), between(0, 9), open_interval(0, 1), fraction(1)]
+)
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["positive", "negative"])
 def test_an_integer_beyond_all_floats_breaks_every_rule(rule: Rule, value: int) -> None:
     with pytest.raises(FieldError, match=r"^key: must be "):

@@ -12,9 +12,9 @@ import pytest
 from attrs import evolve
 
 import tlkit
-from tlkit.layers import LayerRange
+from tlkit.model.layers import LayerRange
 from tlkit.parts.augmentations import Covidx, NoAugmentation
-from tlkit.parts.backbones import VGG16
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Folder, Phantom
 from tlkit.parts.freezes import TrainRange
 from tlkit.parts.heads import FlattenDense, Pooled
@@ -28,35 +28,35 @@ SMALL = tlkit.Experiment(
 )
 
 
-class Listener(tlkit.Watcher):
+class Listener(tlkit.Callback):
     """Writes down what it is told."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
         self.steps: list[int] = []
 
-    def planned(self, plan: tlkit.Plan, splits: tlkit.Splits) -> None:
+    def on_plan(self, plan: tlkit.Plan, splits: tlkit.Splits) -> None:
         self.heard.append("planned")
 
-    def checking(self, done: int, count: int) -> None:
+    def on_image_checked(self, done: int, count: int) -> None:
         self.heard.append(f"checked {done} of {count}")
 
-    def loaded(self, weights: Mapping[str, str]) -> None:
+    def on_weights_loaded(self, weights: Mapping[str, str]) -> None:
         self.heard.append(f"loaded {weights['source']}")
 
-    def computing(self, split: str, done: int, count: int) -> None:
+    def on_features_progress(self, split: str, done: int, count: int) -> None:
         self.heard.append(f"computed {done} of {count} {split}")
 
-    def stage_begins(self, number: int, planned: Any) -> None:
+    def on_stage_begin(self, number: int, planned: Any) -> None:
         self.heard.append(f"stage {number}")
 
-    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
+    def on_epoch_begin(self, epoch: int, epochs: int, images: int) -> None:
         self.heard.append(f"epoch {epoch} of {epochs}")
 
-    def step_done(self, images: int, loss: float, accuracy: float, rate: float) -> None:
+    def on_batch_end(self, images: int, loss: float, accuracy: float, rate: float) -> None:
         self.steps.append(images)
 
-    def epoch_done(self, epoch: tlkit.Epoch) -> None:
+    def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
         self.heard.append(f"epoch {epoch.epoch} done")
 
 
@@ -70,7 +70,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> Iterat
     """A finished run that found nothing in the feature cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLKIT_CACHE", str(tmp_path_factory.mktemp("features")))
-        yield tlkit.run(SMALL, tmp_path_factory.mktemp("run") / "out", watcher=listener)
+        yield tlkit.run(SMALL, tmp_path_factory.mktemp("run") / "out", callback=listener)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -133,7 +133,7 @@ def test_a_study_without_test_images_is_judged_by_its_validation_split(tmp_path:
 def test_a_folder_that_exists_is_refused_before_any_work(tmp_path: Path) -> None:
     listener = Listener()
     with pytest.raises(tlkit.RunFolderError, match=r"the run folder exists"):
-        tlkit.run(SMALL, tmp_path, watcher=listener)
+        tlkit.run(SMALL, tmp_path, callback=listener)
     assert listener.heard == []
     assert list(tmp_path.iterdir()) == []
 

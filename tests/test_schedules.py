@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.backend import prepare
 from tlkit.parts.schedules import Constant, Cosine, Plateau
+from tlkit.system.keras import start_keras
 
 # Keras compares in float32, where sixteenths and their like are exact: no rounding can differ.
 sixteenths = st.integers(0, 16).map(lambda n: n / 16)
@@ -25,7 +25,7 @@ plateaus = st.builds(
 
 def keras_rates(plateau: Plateau, base: float, losses: list[float]) -> list[float]:
     """The rate of every epoch, and of the one after the last, as Keras's callback sets them."""
-    prepare()
+    start_keras()
     import keras
 
     callback = keras.callbacks.ReduceLROnPlateau(
@@ -49,7 +49,7 @@ def keras_rates(plateau: Plateau, base: float, losses: list[float]) -> list[floa
 
 def our_rates(plateau: Plateau, base: float, losses: list[float]) -> list[float]:
     history = [{"loss": loss} for loss in losses]
-    return [plateau.rate(base, len(losses), history[:n]) for n in range(len(losses) + 1)]
+    return [plateau.learning_rate(base, len(losses), history[:n]) for n in range(len(losses) + 1)]
 
 
 @given(plateaus, st.sampled_from([1.0, 1 / 8]), st.lists(sixteenths, min_size=8, max_size=14))
@@ -75,17 +75,17 @@ def test_plateau_watches_what_it_is_told_to(monitor: str) -> None:
     watched = Plateau(monitor=monitor, patience=1, factor=0.5)  # type: ignore[arg-type]  # a literal
     falling = {"loss": 1.0, "loss_unweighted": 1.0, "val_loss": 1.0}
     history = [{name: value / n for name, value in falling.items()} for n in (1, 2, 3)]
-    assert watched.rate(1.0, 9, history) == 1.0
-    assert watched.rate(1.0, 9, [*history, {**history[-1], monitor: 5.0}]) == 0.5
+    assert watched.learning_rate(1.0, 9, history) == 1.0
+    assert watched.learning_rate(1.0, 9, [*history, {**history[-1], monitor: 5.0}]) == 0.5
 
 
 @given(st.floats(1e-9, 10), st.lists(st.fixed_dictionaries({"loss": sixteenths}), max_size=5))
 def test_constant_is_constant(base: float, history: list[dict[str, float]]) -> None:
-    assert Constant().rate(base, 9, history) == base
+    assert Constant().learning_rate(base, 9, history) == base
 
 
 def cosine_rates(cosine: Cosine, base: float, epochs: int) -> list[float]:
-    return [cosine.rate(base, epochs, [{}] * done) for done in range(epochs)]
+    return [cosine.learning_rate(base, epochs, [{}] * done) for done in range(epochs)]
 
 
 def test_cosine_rises_to_the_full_rate_and_falls_by_half_a_wave() -> None:

@@ -11,10 +11,9 @@ import pytest
 from attrs import frozen
 from jsonschema import Draft202012Validator
 
-from tlkit.config.keys import describe_keys
-from tlkit.config.schema import json_schema
+from tlkit.config.schema import describe_keys, json_schema
 from tlkit.parts.kinds import Optimizer, registries
-from tlkit.registry import Registry
+from tlkit.parts.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 SCHEMA, BROKEN = json_schema()

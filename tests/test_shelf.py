@@ -10,12 +10,12 @@ import keras
 import pytest
 
 import tlkit
-from tlkit.cache import FeatureCache
 from tlkit.config.structure import structure
 from tlkit.parts.kinds import registries
-from tlkit.train import shelf
-from tlkit.train.model import seeded
-from tlkit.train.shelf import make_shelf
+from tlkit.system.cache import FeatureCache
+from tlkit.train import feature_key as shelf
+from tlkit.train.assemble import seeded
+from tlkit.train.feature_key import make_shelf
 from tlkit.train.stage import augmentation_keys
 
 IMAGES = ("hash of one", "hash of two")
@@ -54,7 +54,7 @@ def key(
         {"batch": 8},
         {"winograd": True},
         {"data": {"name": "phantom", "resize": "pad"}},
-        {"data": {"name": "phantom", "occlude_centre": 0.5}},
+        {"data": {"name": "phantom", "mask_center": 0.5}},
         {"backbone": {"preprocess": "unit"}},
         {"backbone": {"image_size": 64}},
         {"augmentation": {"name": "covidx", "rotation_deg": 20}},

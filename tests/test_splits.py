@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from tlkit.errors import DataError
+from tlkit.data.splits import Example, Splits
 from tlkit.parts.datasets import Phantom
-from tlkit.parts.splits import Example, Splits
+from tlkit.system.errors import DataError
 
 
 def splits(**settings: Any) -> Splits:

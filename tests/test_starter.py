@@ -18,11 +18,10 @@ from PIL import Image
 
 import tlkit
 from tlkit.cli import main
-from tlkit.config.fields import keys
-from tlkit.config.keys import describe_keys
-from tlkit.config.loading import load_experiment
-from tlkit.config.schema import json_schema
+from tlkit.config.schema import describe_keys, json_schema
 from tlkit.config.starter import starter, write_starter
+from tlkit.config.structure import keys
+from tlkit.config.toml import load_experiment
 
 ODD = (
     "non-covid",

@@ -11,12 +11,12 @@ from attrs import fields, frozen
 
 from tlkit.config.experiment import Experiment, Fit
 from tlkit.config.structure import structure, unstructure
-from tlkit.errors import ConfigError, PartError
-from tlkit.parts.backbones import VGG16
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Manifest
 from tlkit.parts.freezes import TrainRange
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.kinds import registries
+from tlkit.system.errors import ConfigError, PartError
 
 FIT = ", ".join(sorted(field.name for field in fields(Fit)))
 BACKBONES = ", ".join(registries.backbones.names())

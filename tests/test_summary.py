@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.results.metrics import score_confusion
-from tlkit.results.published import figures
-from tlkit.sweeps.dots import dots_svg
-from tlkit.sweeps.outcomes import Outcome
-from tlkit.sweeps.summary import nested, summarise, t_interval, values_of, wilson
+from tlkit.metrics.published import figures
+from tlkit.metrics.scores import score_confusion
+from tlkit.sweeps.charts import dots_svg
+from tlkit.sweeps.summary import Outcome, nested, summarise, t_interval, values_of, wilson
 from tlkit.sweeps.trials import Variant
 
 CLASSES = ("a", "b")

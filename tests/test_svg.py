@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.finished_runs import HOSTILE
 
-from tlkit.results.svg import Frame, Scale, chart, number, tag
+from tlkit.reports.svg import Frame, Scale, chart, number, tag
 
 finite = st.floats(-1e6, 1e6)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tlkit.config.structure import structure
 from tlkit.config.sweep import Seeds, SweepTable, expressions, flat, grid, inline
-from tlkit.errors import ConfigError
+from tlkit.system.errors import ConfigError
 
 scalars = st.one_of(
     st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.text()

@@ -14,11 +14,11 @@ import pytest
 from tests.small import small
 
 import tlkit
-from tlkit.lock import locked
 from tlkit.sweeps import worker
-from tlkit.sweeps.outcomes import read_outcome
+from tlkit.sweeps.page import sweep_text
+from tlkit.sweeps.summary import read_outcome
 from tlkit.sweeps.sweep import Sweep
-from tlkit.sweeps.text import sweep_text
+from tlkit.system.lock import locked
 
 QUICK = f"""
 {small(train=12, val=6)}
@@ -31,13 +31,13 @@ DIVERGING = '{name = "sgd", learning_rate = 1e38}'
 ASKED = ['optimizer=[{name="adam"}, ' + DIVERGING + "]", "data.folds=3", "fit.epochs=[2]"]
 
 
-class Listener(tlkit.SweepWatcher):
+class Listener(tlkit.SweepCallback):
     """Writes down what it is told."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def planned(self, trials: tlkit.Trials, folder: Path) -> None:
+    def on_plan(self, trials: tlkit.Trials, folder: Path) -> None:
         self.heard.append(f"{len(trials.trials)} runs")
 
     def run_done(self, number: int, count: int, outcome: Any, seconds: float) -> None:
@@ -63,7 +63,7 @@ def done(top: Path, listener: Listener) -> Sweep:
         '\n[[reference]]\nsource = "<i>paper</i>\\u202E"\naccuracy = 0.5\nrecall = {clear = 0.25}\n'
     )
     file.write_text(QUICK + reference)
-    return tlkit.sweep(file, top / "out", overrides=ASKED, in_process=True, watcher=listener)
+    return tlkit.sweep(file, top / "out", overrides=ASKED, in_process=True, callback=listener)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -167,7 +167,7 @@ def test_finished_runs_are_kept_when_it_goes_on(
         return work(job)
 
     monkeypatch.setattr(worker, "work", counted)
-    again = tlkit.resume_sweep(begun, in_process=True, watcher=listener)
+    again = tlkit.resume_sweep(begun, in_process=True, callback=listener)
     assert jobs == ["002-_b_", "004-_b_", "005-_b_", "006-_b_"]
     assert listener.heard[1:4] == ["1 of 6 done before", "2 of 6 done", "3 of 6 done before"]
     assert rows(begun / "sweep.csv") == rows(done.folder / "sweep.csv")
@@ -176,17 +176,17 @@ def test_finished_runs_are_kept_when_it_goes_on(
     assert kept == {p: p.stat().st_mtime_ns for p in kept}
 
 
-class Stop(tlkit.Watcher):
+class Stop(tlkit.Callback):
     """Stops a run in its second epoch, and writes down which epochs it has seen."""
 
     def __init__(self, at: int = 0) -> None:
         self.at = at
         self.epochs: list[int] = []
 
-    def epoch_begins(self, epoch: int, epochs: int, images: int) -> None:
+    def on_epoch_begin(self, epoch: int, epochs: int, images: int) -> None:
         self.epochs.append(epoch)
 
-    def step_done(self, *_: Any) -> None:
+    def on_batch_end(self, *_: Any) -> None:
         if self.epochs[-1] == self.at:
             raise tlkit.Interrupted(signal.SIGTERM)
 

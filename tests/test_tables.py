@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tlkit.layers import Layer, LayerTable
-from tlkit.parts.tables import kept_table
+from tlkit.model.layers import Layer, LayerTable
+from tlkit.parts.backbones.layer_tables import kept_table
 
 TABLE = LayerTable(
     (
-        Layer("conv", "Conv2D", "block1", (8, 8, 2), params=10, cut=False),
+        Layer("conv", "Conv2D", "block1", (8, 8, 2), params=10, is_cut_point=False),
         Layer("bn", "BatchNormalization", "block1", (8, 8, 2), 4, 4, batch_norm=True),
     )
 )

@@ -15,12 +15,12 @@ from safetensors.numpy import load_file
 from tensorflow.python.framework.ops import gradient_registry
 
 import tlkit
-from tlkit.train.step import Stepper
-from tlkit.train.tensors import (
-    hashed,
+from tlkit.train.step import TrainStep
+from tlkit.weights.tensors import (
     numbered_weights,
     read_tensors,
-    taken,
+    sha256,
+    snapshot,
     write_arrays,
     write_tensors,
 )
@@ -69,7 +69,7 @@ def test_training_does_not_reach_into_what_was_taken(
     """Nothing is copied when it is taken, so this would show an update in place."""
     model = small_model()
     frozen = tlkit.freeze(model, train={"norm": 0.5, "scores": 1.0}, batch_norm="train")
-    stepper = Stepper(model, frozen.scale(optimizer()), xla)
+    stepper = TrainStep(model, frozen.scale(optimizer()), xla)
     slots = {str(place): one for place, one in enumerate(stepper.optimizer.variables)}
     variables = numbered_weights(model, tlkit.layer_table(model)) | slots
 
@@ -79,7 +79,7 @@ def test_training_does_not_reach_into_what_was_taken(
         return contents({name: variable.numpy() for name, variable in variables.items()})
 
     now = train(2)
-    tensors = taken(variables)
+    tensors = snapshot(variables)
     later = train(3)
     changed = {name.partition("/")[0] for name in now if now[name] != later[name]}
     assert {"002.norm", "004.scores"} <= changed
@@ -94,7 +94,7 @@ def test_training_does_not_reach_into_what_was_taken(
 def test_values_of_every_kind_come_back_whatever_is_read_at_a_time(
     portion_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tlkit.parts.safetensors_files.PORTION_BYTES", portion_bytes)
+    monkeypatch.setattr("tlkit.weights.files.PORTION_BYTES", portion_bytes)
     values: dict[str, Any] = {
         "scalar": np.float32(0.1),
         "empty": np.zeros((0, 3), np.float32),
@@ -104,7 +104,7 @@ def test_values_of_every_kind_come_back_whatever_is_read_at_a_time(
         "seed": np.array([2**32 - 1, 7], np.uint32),
     }
     variables = {name: keras.Variable(value, dtype=value.dtype) for name, value in values.items()}
-    write_tensors(tmp_path / "some.safetensors", taken(variables))
+    write_tensors(tmp_path / "some.safetensors", snapshot(variables))
     others = {name: keras.Variable(value * 0, dtype=value.dtype) for name, value in values.items()}
     read_tensors(tmp_path / "some.safetensors", others)
     assert contents({name: one.numpy() for name, one in others.items()}) == contents(values)
@@ -113,22 +113,22 @@ def test_values_of_every_kind_come_back_whatever_is_read_at_a_time(
 
 def test_a_hash_is_that_of_the_bytes() -> None:
     one, same, other = (
-        taken({"a": keras.Variable(np.full((2, 3), v, np.float32)), "b": keras.Variable(v)})
+        snapshot({"a": keras.Variable(np.full((2, 3), v, np.float32)), "b": keras.Variable(v)})
         for v in (1.0, 1.0, 2.0)
     )
-    assert hashed(one) == hashed(same) != hashed(other)
+    assert sha256(one) == sha256(same) != sha256(other)
     values = np.ones(6, np.float32).tobytes() + np.float32(1).tobytes()
-    assert hashed(one) == hashlib.sha256(values).hexdigest()
+    assert sha256(one) == hashlib.sha256(values).hexdigest()
 
 
 def test_a_stepper_that_is_gone_leaves_nothing_behind() -> None:
     """Keras's own way keeps every traced step for ever, and what it has captured."""
     model = small_model()
     frozen = tlkit.freeze(model, train=["scores"], batch_norm="inference")
-    stepper = Stepper(model, frozen.scale(keras.optimizers.Adam()), False)
+    stepper = TrainStep(model, frozen.scale(keras.optimizers.Adam()), False)
     stepper.train(X, LABELS, WEIGHTS)
     before = len(gradient_registry._registry)
     for _ in range(2):
-        stepper = Stepper(model, frozen.scale(keras.optimizers.Adam()), False)
+        stepper = TrainStep(model, frozen.scale(keras.optimizers.Adam()), False)
         stepper.train(X, LABELS, WEIGHTS)
     assert len(gradient_registry._registry) == before

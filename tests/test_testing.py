@@ -17,11 +17,11 @@ from attrs import field, frozen
 from hypothesis import strategies as st
 
 import tlkit
-from tlkit.backend import prepare
-from tlkit.layers import Layer, LayerTable
-from tlkit.parts.backbones import VGG16
-from tlkit.parts.kinds import Augmentation, ClassWeights, Freeze, Stage, registries
-from tlkit.registry import Registry
+from tlkit.model.layers import Layer, LayerTable
+from tlkit.parts.backbones.vgg import VGG16
+from tlkit.parts.kinds import Augmentation, ClassWeights, FreezePolicy, Stage, registries
+from tlkit.parts.registry import Registry
+from tlkit.system.keras import start_keras
 from tlkit.testing import KIND_CHECKS, KnownFailure, check_backbone, check_freeze, check_part
 from tlkit.testing.process_state import ProcessState
 
@@ -234,7 +234,7 @@ def test_what_only_the_first_use_changes_is_no_fault(weightings: Registry[ClassW
 
 
 @frozen(kw_only=True)
-class Drawing(Freeze):
+class Drawing(FreezePolicy):
     """Draws a number for nothing, in a generator that Hypothesis puts back."""
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
@@ -271,7 +271,7 @@ class Moody(tlkit.Head):
 
 
 def test_a_head_with_a_seed_of_its_own_is_named() -> None:
-    prepare()
+    start_keras()
     found = Registry("head", registries.heads.base)
     found.register("moody")(Moody)
     with pytest.raises(AssertionError, match=r"^kind: .*the same seed must give the same first"):

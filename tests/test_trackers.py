@@ -13,13 +13,13 @@ from attrs import evolve
 from tensorflow.core.util import event_pb2
 
 import tlkit
-from tlkit import trackers
 from tlkit.config.experiment import Track
-from tlkit.parts.backbones import VGG16
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen
 from tlkit.parts.heads import Pooled
-from tlkit.trackers import FIGURES, Tracker, Trackers
+from tlkit.runner import trackers
+from tlkit.runner.trackers import FIGURES, Tracker, Trackers
 
 EXPERIMENT = tlkit.Experiment(
     data=Phantom(train=6, val=3, test=3, image_px=32),
@@ -30,13 +30,13 @@ EXPERIMENT = tlkit.Experiment(
 )
 
 
-class Listener(tlkit.Watcher):
+class Listener(tlkit.Callback):
     """Writes down what it is told."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         self.notes.append(text)
 
 
@@ -167,7 +167,7 @@ def test_mlflow_gets_settings_figures_and_the_run_folder(
     monkeypatch.chdir(tmp_path)
     track = Track(mlflow=True, experiment=experiment)
     listener = Listener()
-    done = tlkit.run(evolve(EXPERIMENT, track=track), tmp_path / "run", watcher=listener)
+    done = tlkit.run(evolve(EXPERIMENT, track=track), tmp_path / "run", callback=listener)
     assert listener.notes == []
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(experiment or "experiment")

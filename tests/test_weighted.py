@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 from sklearn.preprocessing import label_binarize
 
-from tlkit.results.weighted import BINS, Answers, confidence_bins, figures_of
+from tlkit.metrics.weighted import BINS, Answers, confidence_bins, figures_of
 
 CLASSES = 3
 NUMBERS = range(CLASSES)

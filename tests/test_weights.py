@@ -20,10 +20,11 @@ import numpy.typing as npt
 import pytest
 
 import tlkit
-from tlkit.parts import backbones, weights
-from tlkit.parts.arrays import Arrays, read_arrays
-from tlkit.parts.backbones import VGG16
-from tlkit.parts.weights import (
+from tlkit.parts.backbones import vgg as backbones
+from tlkit.parts.backbones.vgg import VGG16
+from tlkit.weights import sources as weights
+from tlkit.weights.files import Arrays, read_arrays
+from tlkit.weights.sources import (
     NotAvailableError,
     RemoteFile,
     assign,

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import tlkit
-from tlkit.lock import is_locked
-from tlkit.sweeps import workers
+from tlkit.sweeps import executors as workers
+from tlkit.sweeps.executors import Worker
 from tlkit.sweeps.trials import fingerprint
-from tlkit.sweeps.workers import Worker
+from tlkit.system.lock import is_locked
 from tlkit.train.checkpoint import Checkpoint
 
 QUICK = """
@@ -94,7 +94,7 @@ def test_the_real_one_makes_a_run_and_survives_a_mistake(tmp_path: Path) -> None
 
 PARENT = """
 import sys, time
-from tlkit.sweeps.workers import Worker
+from tlkit.sweeps.executors import Worker
 with Worker() as worker:
     print(worker({"file": sys.argv[1], "overrides": ["fit.epochs=1000"], "out": sys.argv[2],
                   "sha256": sys.argv[3]}))

@@ -19,9 +19,9 @@ from building.sources import COHEN, FIGURE1, LISTS, PROJECTS, RSNA
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tlkit.errors import DataError, TlkitError
-from tlkit.escapes import printable
-from tlkit.parts.dicom import require_pydicom
+from tlkit.data.dicom import require_pydicom
+from tlkit.system.errors import DataError, TlkitError
+from tlkit.system.text import printable
 
 HERE = Path(__file__).parent
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -9,10 +9,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlkit.classifier import Classifier
-    from tlkit.config.experiment import Card, Experiment, Fit, Reference
-    from tlkit.config.loading import load_experiment
-    from tlkit.errors import (
+    from tlkit.classifier import Classifier, load
+    from tlkit.config.experiment import Experiment, Fit, ModelCard, PublishedResult
+    from tlkit.config.toml import load_experiment
+    from tlkit.data.splits import Example, Splits
+    from tlkit.estimator import TransferClassifier
+    from tlkit.exporter import Exported, export
+    from tlkit.keras_tools import (
+        FromImages,
+        FromModel,
+        build_model,
+        class_weights,
+        freeze,
+        layer_table,
+        sample_weights,
+    )
+    from tlkit.lr_finder import RateCurve, lr_find
+    from tlkit.model.layers import Layer, LayerError, LayerRange, LayerTable
+    from tlkit.parts.kinds import (
+        Augmentation,
+        Backbone,
+        ClassWeights,
+        Dataset,
+        FreezePolicy,
+        Head,
+        Loss,
+        Optimizer,
+        Schedule,
+        Stage,
+        registries,
+    )
+    from tlkit.reports.progress import Terminal
+    from tlkit.runner.pages import report
+    from tlkit.runner.resume import resume
+    from tlkit.runner.run import Run, check, run
+    from tlkit.sweeps.sweep import Sweep, SweepCallback, resume_sweep, sweep
+    from tlkit.sweeps.trials import Trials, plan_trials
+    from tlkit.system.errors import (
         ConfigError,
         DataError,
         DuplicatePart,
@@ -25,43 +58,9 @@ if TYPE_CHECKING:
         UnknownPart,
         WeightsError,
     )
-    from tlkit.estimator import TransferClassifier
-    from tlkit.exports import Exported, export
-    from tlkit.from_python import FromImages, FromModel
-    from tlkit.interruption import Interrupted
-    from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
-    from tlkit.loading import load
-    from tlkit.lr_finder import RateCurve, lr_find
-    from tlkit.parts.kinds import (
-        Augmentation,
-        Backbone,
-        ClassWeights,
-        Dataset,
-        Freeze,
-        Head,
-        Loss,
-        Optimizer,
-        Schedule,
-        Stage,
-        registries,
-    )
-    from tlkit.parts.splits import Example, Splits
-    from tlkit.plain_keras import (
-        build_model,
-        class_weights,
-        freeze,
-        layer_table,
-        sample_weights,
-    )
-    from tlkit.plan.plan import Plan
-    from tlkit.progress import Epoch, Watcher
-    from tlkit.reports import report
-    from tlkit.resumption import resume
-    from tlkit.runs import Run, check, run
-    from tlkit.sweeps.sweep import Sweep, resume_sweep, sweep
-    from tlkit.sweeps.trials import Trials, plan_trials
-    from tlkit.sweeps.watcher import SweepWatcher
-    from tlkit.terminal import Terminal
+    from tlkit.system.signals import Interrupted
+    from tlkit.train.callback import Callback, Epoch
+    from tlkit.train.plan import Plan
 
 __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
     # Run an experiment
@@ -75,7 +74,7 @@ __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
     "Interrupted",
     # Watch it
     "Terminal",
-    "Watcher",
+    "Callback",
     "Epoch",
     # Run many
     "sweep",
@@ -83,13 +82,13 @@ __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
     "plan_trials",
     "Sweep",
     "Trials",
-    "SweepWatcher",
+    "SweepCallback",
     # An experiment as an object
     "load_experiment",
     "Experiment",
     "Fit",
-    "Reference",
-    "Card",
+    "PublishedResult",
+    "ModelCard",
     # What Python has already, in place of registered parts
     "FromImages",
     "FromModel",
@@ -116,7 +115,7 @@ __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
     "Dataset",
     "Backbone",
     "Head",
-    "Freeze",
+    "FreezePolicy",
     "ClassWeights",
     "Augmentation",
     "Loss",
@@ -142,32 +141,28 @@ __all__ = [  # noqa: RUF022  # by what they are for, as on the API page
 __version__ = "0.1.0"
 
 # Where each name comes from; its module is imported when the name is first asked for.
+# ruff: noqa: E501
 HOMES = {
-    "classifier": "Classifier",
-    "config.experiment": "Card Experiment Fit Reference",
-    "config.loading": "load_experiment",
-    "errors": "ConfigError DataError DuplicatePart FieldError NumericalError PartError "
-    "ResourceError RunFolderError TlkitError UnknownPart WeightsError",
+    "classifier": "Classifier load",
+    "config.experiment": "Experiment Fit ModelCard PublishedResult",
+    "config.toml": "load_experiment",
+    "data.splits": "Example Splits",
     "estimator": "TransferClassifier",
-    "exports": "Exported export",
-    "from_python": "FromImages FromModel",
-    "interruption": "Interrupted",
-    "layers": "Layer LayerError LayerRange LayerTable",
-    "loading": "load",
+    "exporter": "Exported export",
+    "keras_tools": "FromImages FromModel build_model class_weights freeze layer_table sample_weights",
     "lr_finder": "RateCurve lr_find",
-    "parts.kinds": "Augmentation Backbone ClassWeights Dataset Freeze Head Loss Optimizer "
-    "Schedule Stage registries",
-    "parts.splits": "Example Splits",
-    "plain_keras": "build_model class_weights freeze layer_table sample_weights",
-    "plan.plan": "Plan",
-    "progress": "Epoch Watcher",
-    "reports": "report",
-    "resumption": "resume",
-    "runs": "Run check run",
-    "sweeps.sweep": "Sweep resume_sweep sweep",
+    "model.layers": "Layer LayerError LayerRange LayerTable",
+    "parts.kinds": "Augmentation Backbone ClassWeights Dataset FreezePolicy Head Loss Optimizer Schedule Stage registries",
+    "reports.progress": "Terminal",
+    "runner.pages": "report",
+    "runner.resume": "resume",
+    "runner.run": "Run check run",
+    "sweeps.sweep": "Sweep SweepCallback resume_sweep sweep",
     "sweeps.trials": "Trials plan_trials",
-    "sweeps.watcher": "SweepWatcher",
-    "terminal": "Terminal",
+    "system.errors": "ConfigError DataError DuplicatePart FieldError NumericalError PartError ResourceError RunFolderError TlkitError UnknownPart WeightsError",
+    "system.signals": "Interrupted",
+    "train.callback": "Callback Epoch",
+    "train.plan": "Plan",
 }
 _HOME_OF = {name: module for module, names in HOMES.items() for name in names.split()}
 

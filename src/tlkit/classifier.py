@@ -1,32 +1,184 @@
-"""A finished run as a classifier: predict, evaluate, explain."""
+"""A finished run's folder becoming a classifier."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.errors import DataError
-from tlkit.escapes import printable
-from tlkit.evaluation import Evaluation, evaluation, labelled
-from tlkit.named_images import Rejected, read_regular
+from tlkit.data.sources import SUFFIXES, ImageRoot, Rejected, folders, read_manifest, read_regular
+from tlkit.data.splits import Example
+from tlkit.model.graph import layer_table
+from tlkit.model.layers import HEAD
+from tlkit.parts.kinds import Backbone
+from tlkit.system.errors import ConfigError, DataError, Problem, RunFolderError
+from tlkit.system.keras import start_keras
+from tlkit.system.text import printable
+from tlkit.train.plan import PREFIX_BATCH
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
     import numpy.typing as npt
 
-    from tlkit.results.calibration import Calibrator
-    from tlkit.results.explain import Explainer, Method
-    from tlkit.results.metrics import Scores
+    from tlkit.data.images import Pixels, Reader
+    from tlkit.explain import Explainer, Method
+    from tlkit.metrics.calibration import Calibrator
+    from tlkit.metrics.scores import Scores
+    from tlkit.runfolder.folder import RunFolder
     from tlkit.train.features import Extractor
-    from tlkit.train.images import Pixels, Reader
 
     Images = Sequence[str | Path] | npt.NDArray[Any]
+
+
+def with_features(model: keras.Model, layer: str | None) -> keras.Model:
+    """Return a model that gives a layer's features and the probabilities after them, in one pass.
+
+    Args:
+        model: A flat functional model that ends in probabilities.
+        layer: The layer's number or name; unset: the last before the head. Its output is averaged
+            over all axes but the first and the last.
+
+    Returns:
+        A model with outputs `(images, channels + classes)` float32.
+
+    Raises:
+        ConfigError: If there is no such layer.
+    """
+    start_keras()
+    import keras
+
+    features = model.get_layer(_name(model, layer)).output
+    if len(features.shape) > 2:
+        middle = tuple(range(1, len(features.shape) - 1))
+        features = keras.ops.mean(keras.ops.cast(features, "float32"), axis=middle)
+    both = keras.layers.Concatenate(dtype="float32")([features, model.output])
+    return keras.Model(model.input, both)
+
+
+def _name(model: keras.Model, chosen: str | None) -> str:
+    layers = layer_table(model)
+    if chosen is None:
+        return next(row.name for row in reversed(layers.layers) if row.block != HEAD)
+    try:
+        numbers = sorted(layers.select(chosen))
+    except ValueError as error:
+        raise ConfigError([Problem("layer", str(error))]) from None
+    if len(numbers) > 1:
+        raise ConfigError([Problem("layer", f"must be one layer, got {len(numbers)}")])
+    return layers[numbers[0]].name
+
+
+@frozen(kw_only=True)
+class Evaluation:
+    """A classifier's answers on labelled images, and how good they are.
+
+    Attributes:
+        split: What these images are called: `train`, `val` or `test`, or `data`.
+        examples: The images.
+        probabilities: `(images, classes)` float32.
+        predicted: Their class numbers, `(images,)`.
+        scores: How good the answers are.
+        sources: How good they are on the images of each source, by its name; empty unless there
+            are several.
+    """
+
+    split: str
+    examples: tuple[Example, ...] = field(repr=False)
+    probabilities: npt.NDArray[np.float32] = field(repr=False, eq=False)
+    predicted: npt.NDArray[np.int64] = field(repr=False, eq=False)
+    scores: Scores
+    sources: Mapping[str, Scores]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for `metrics.json`."""
+        return {
+            "evaluated_on": self.split,
+            "classes": list(self.scores.classes),
+            self.split: self.scores.as_json(),
+            "sources": {name: scores.as_json() for name, scores in self.sources.items()},
+        }
+
+    def write(self, folder: RunFolder) -> None:
+        """Write `predictions.csv` and `metrics.json`."""
+        answers = (self.examples, self.probabilities, self.predicted)
+        folder.write_predictions(self.scores.classes, {self.split: answers})
+        folder.write_json("metrics.json", self.as_json())
+
+
+def evaluation(
+    split: str,
+    examples: Sequence[Example],
+    probabilities: npt.NDArray[np.float32],
+    predicted: npt.NDArray[np.int64],
+    classes: Sequence[str],
+) -> Evaluation:
+    """Score answers, all together and by source.
+
+    Args:
+        split: What the images are.
+        examples: The images.
+        probabilities: `(images, classes)`.
+        predicted: Their class numbers.
+        classes: Class names in the order of the columns.
+    """
+    import numpy as np
+
+    from tlkit.metrics.scores import score
+
+    labels = np.array([classes.index(example.label) for example in examples])
+    patients = [example.patient for example in examples]
+
+    def scored(chosen: npt.NDArray[np.intp]) -> Scores:
+        whose = [patients[number] for number in chosen]
+        return score(labels[chosen], probabilities[chosen], classes, whose, predicted[chosen])
+
+    source = np.array([example.source for example in examples], dtype=object)
+    names = sorted(set(source))
+    return Evaluation(
+        split=split,
+        examples=tuple(examples),
+        probabilities=probabilities,
+        predicted=predicted,
+        scores=scored(np.arange(len(examples))),
+        sources={name: scored(np.flatnonzero(source == name)) for name in names}
+        if len(names) > 1
+        else {},
+    )
+
+
+def labelled(
+    data: Path, classes: Sequence[str], split: str | None = None
+) -> tuple[list[Example], Callable[[str], bytes]]:
+    """Return labelled images and what reads them; see `Classifier.evaluation`."""
+    if data.is_file():
+        top, links = data.parent, False
+        rows = read_manifest(data, classes)
+        chosen = split or ("test" if rows["test"] else "val")
+        examples = rows.get(chosen, [])
+    else:
+        top, links = data, True
+        if split is not None or not any((data / name).is_dir() for name in classes):
+            top = data / (split or ("test" if (data / "test").is_dir() else "val"))
+        others = [name for name in folders(top) if name not in classes] if top.is_dir() else []
+        if others:
+            raise DataError(
+                f"{top}: has folders of other classes than the run's: {', '.join(others)}; "
+                f"the run knows {', '.join(classes)}"
+            )
+        examples = [
+            Example(path.relative_to(top).as_posix(), label)
+            for label in classes
+            for path in sorted((top / label).rglob("*"))
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        ]
+    if not examples:
+        raise DataError(f"{top}: has no images of the classes {', '.join(classes)}")
+    return examples, ImageRoot(top, links).read
 
 
 @frozen(eq=False)
@@ -130,7 +282,7 @@ class Classifier:
         Args:
             files: Paths of image files, and what was rejected before.
         """
-        from tlkit.train.images import in_parallel
+        from tlkit.data.images import in_parallel
 
         reader = self._reader(read_regular)
 
@@ -167,7 +319,6 @@ class Classifier:
 
     def _with_features(self, layer: str | None) -> Extractor:
         """Return what gives a layer's features and the probabilities after them."""
-        from tlkit.train.embedding import with_features
         from tlkit.train.features import Extractor
 
         whole, settings = with_features(self.model, layer), self.experiment
@@ -177,13 +328,13 @@ class Classifier:
         """Return what draws heatmaps: `explainer(pixels, class_numbers)`.
 
         Args:
-            layer: See `tlkit.results.explain.heatmaps`.
+            layer: See `tlkit.explain.heatmaps`.
             method: See there.
 
         Raises:
             ConfigError: If there is no such layer or it has no feature maps.
         """
-        from tlkit.results.explain import Explainer
+        from tlkit.explain import Explainer
 
         return Explainer(self.model, self.experiment.backbone, layer, method)
 
@@ -233,14 +384,14 @@ class Classifier:
         return _joined(extractor, extractor.stream(self._reader(read), paths))
 
     def _reader(self, read: Callable[[str], bytes]) -> Reader:
-        from tlkit.train.images import Reader
+        from tlkit.data.images import Reader
 
         data, size = self.experiment.data, self.experiment.backbone.image_size
-        return Reader(read, size, data.resize, data.occlude_centre)
+        return Reader(read, size, data.resize, data.mask_center)
 
 
 def _no_calibrator() -> Calibrator:
-    from tlkit.results.calibration import Calibrator
+    from tlkit.metrics.calibration import Calibrator
 
     return Calibrator()
 
@@ -249,3 +400,64 @@ def _joined(extractor: Extractor, batches: Iterable[Any]) -> npt.NDArray[np.floa
     import numpy as np
 
     return np.concatenate([np.empty((0, *extractor.shape), np.float32), *batches])
+
+
+def load(
+    run: str | Path,
+    *,
+    plugins: Sequence[str | Path] = (),
+    backbone: Backbone | None = None,
+) -> Classifier:
+    """Load a finished run.
+
+    The model is rebuilt from registered parts and the run's arrays; the folder holds no code, and
+    none is run because a folder says so.
+
+    Args:
+        run: The run folder.
+        plugins: The files with the study's own parts, if it was made with such; they must be the
+            same to the byte.
+        backbone: What was the backbone, if that was a `FromModel`; its layers must be the same.
+
+    Raises:
+        RunFolderError: If it is not the folder of a finished run.
+        WeightsError: If its weights are missing or do not fit.
+        ConfigError: If it names parts or keys that this tlkit does not know.
+        PartError: If it needs a file or package of somebody else's that is not there.
+    """
+    from tlkit.metrics.calibration import Calibrator, read_calibrator
+    from tlkit.model.graph import layer_table
+    from tlkit.runfolder.folder import METRICS, PLAN, WEIGHTS, RunFolder, read_weights
+    from tlkit.runfolder.record import read_experiment
+    from tlkit.train.assemble import assemble
+    from tlkit.train.features import Extractor
+
+    folder = RunFolder(Path(run))
+    folder.read_json(METRICS)  # written last: without it the run is not finished
+    experiment = read_experiment(folder, plugins, backbone)
+    plan = folder.read_json(PLAN)
+    try:
+        classes, stand_in = tuple(plan["classes"]), plan["stand_in"] or ""
+    except (KeyError, TypeError):
+        raise RunFolderError(f"{folder.path / PLAN}: is not a plan written by tlkit") from None
+    model, _ = assemble(
+        experiment.backbone,
+        experiment.head,
+        len(classes),
+        experiment.seed,
+        experiment.fit.mixed_precision,
+        load_weights=False,
+    )
+    read_weights(folder.path / WEIGHTS, model, layer_table(model))
+    extractor = Extractor(model, experiment.backbone, experiment.augmentation, PREFIX_BATCH)
+    calibrator = Calibrator()
+    if experiment.calibration.wanted:
+        calibrator = read_calibrator(folder, classes)
+    return Classifier(
+        model=model,
+        classes=classes,
+        experiment=experiment,
+        extractor=extractor,
+        stand_in=stand_in,
+        calibrator=calibrator,
+    )

@@ -21,16 +21,15 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tlkit.classifier import Classifier
+from tlkit.classifier import Classifier, load
 from tlkit.config.experiment import Experiment
-from tlkit.config.loading import load_experiment
-from tlkit.from_python import FromImages, FromModel, png
-from tlkit.loading import load
-from tlkit.progress import Watcher
-from tlkit.runs import run
+from tlkit.config.toml import load_experiment
+from tlkit.keras_tools import FromImages, FromModel, png
+from tlkit.runner.run import run
+from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
-    from tlkit.progress import Epoch
+    from tlkit.train.callback import Epoch
 
 PARTS = (
     "backbone", "head", "freeze", "class_weights", "augmentation", "loss", "optimizer", "schedule",
@@ -138,7 +137,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         )
         top = Path(self.folder) if self.folder else self._temporary()
         out = next(p for n in itertools.count(1) if not (p := top / f"fit-{n}").exists())
-        done = run(self._experiment(data, seed), out, watcher=self._watcher())
+        done = run(self._experiment(data, seed), out, callback=self._watcher())
         self.classes_ = classes
         self.history_: tuple[Epoch, ...] = done.history
         self.run_folder_ = done.folder
@@ -152,12 +151,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classifier: Classifier = self.classifier_
         if isinstance(images, list):
             return classifier.probabilities(images)
-        from tlkit.train.images import to_pixels
+        from tlkit.data.images import to_pixels
 
         data, size = classifier.experiment.data, classifier.experiment.backbone.image_size
         pixels = np.empty((len(images), size, size, 3), np.uint8)
         for number, image in enumerate(images):
-            pixels[number] = to_pixels(png(image), size, data.resize, data.occlude_centre)
+            pixels[number] = to_pixels(png(image), size, data.resize, data.mask_center)
         return classifier.probabilities(pixels)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
@@ -172,10 +171,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         fit = {"epochs": self.epochs, "batch_size": self.batch_size}
         return load_experiment({"seed": seed, "data": data, **named, "fit": fit})
 
-    def _watcher(self) -> Watcher:
+    def _watcher(self) -> Callback:
         if not self.verbose:
-            return Watcher()
-        from tlkit.terminal import Terminal
+            return Callback()
+        from tlkit.reports.progress import Terminal
 
         return Terminal()
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.errors import ConfigError, NumericalError, Problem
-from tlkit.preparation import make_ready
-from tlkit.progress import Watcher
+from tlkit.runner.run import prepare_run
+from tlkit.system.errors import ConfigError, NumericalError, Problem
+from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tlkit.train.stage import RunningStage
+    from tlkit.train.stage import StageTrainer
 
 WINDOW = 0.1  # how many losses are averaged before one is judged, as a share of the steps
 DIVERGED = 4.0  # stop when that average is this many times its least
@@ -91,7 +91,7 @@ def lr_find(
     steps: int = 100,
     lowest: float = 1e-7,
     highest: float = 1.0,
-    watcher: Watcher | None = None,
+    callback: Callback | None = None,
 ) -> RateCurve:
     """Train the first stage with a rising learning rate; write the curve and its picture.
 
@@ -104,7 +104,7 @@ def lr_find(
             fourfold.
         lowest: The first rate.
         highest: The last rate.
-        watcher: Told how it goes, such as `tlkit.Terminal()`; unset: nobody.
+        callback: Told how it goes, such as `tlkit.Terminal()`; unset: nobody.
 
     Raises:
         TlkitError: Of the kind that says what is wrong.
@@ -113,17 +113,17 @@ def lr_find(
         what = f"needs 0 < lowest < highest and at least 10 steps, got {lowest}, {highest}, {steps}"
         raise ConfigError([Problem("lr-find", what)])
 
-    from tlkit.results.figures import rate_curve
-    from tlkit.results.folder import RunFolder
-    from tlkit.train.stage import RunningStage
+    from tlkit.reports.lr_curve import rate_curve
+    from tlkit.runfolder.folder import RunFolder
+    from tlkit.train.stage import StageTrainer
 
     out = None if out is None else Path(out)
-    watcher = watcher or Watcher()
-    ready = make_ready(experiment, out, overrides, watcher)
+    callback = callback or Callback()
+    ready = prepare_run(experiment, out, overrides, callback)
     # One view of the images is enough to see how the loss reacts.
     once = evolve(ready.experiment, augmentation=evolve(ready.experiment.augmentation, views=1))
     first = evolve(ready.plan.stages[0], views=(0,))
-    stage = RunningStage(
+    stage = StageTrainer(
         ready.model,
         evolve(ready.plan, stages=(first,)),
         1,
@@ -131,7 +131,7 @@ def lr_find(
         ready.splits,
         ready.hashes,
         ready.cache,
-        watcher,
+        callback,
     )
     factor = (highest / lowest) ** (1 / (steps - 1))
     rates = [lowest * factor**step for step in range(steps)]
@@ -149,7 +149,7 @@ def lr_find(
     return evolve(curve, folder=RunFolder.create(out, f"{once.name}-lr-find", fill).path)
 
 
-def _losses(stage: RunningStage, rates: Sequence[float]) -> Iterator[float]:
+def _losses(stage: StageTrainer, rates: Sequence[float]) -> Iterator[float]:
     """Yield the loss of one batch a rate, until it is no number or has grown too far."""
     batches = itertools.chain.from_iterable(map(stage.batches, itertools.count(1)))
     recent: deque[float] = deque(maxlen=max(5, round(WINDOW * len(rates))))

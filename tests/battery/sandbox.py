@@ -25,12 +25,12 @@ FORBIDDEN = ("exec", "compile", "import", "marshal.", "pickle.", "socket.", "os.
 
 def readers() -> dict[str, Callable[[Path], object]]:
     """Return what is tried, with every module that it needs loaded by a first use."""
-    import tlkit.backend
+    import tlkit.system.keras
 
     # Neither needs TensorFlow, which would take half of the memory.
-    tlkit.backend.prepare = lambda: None  # type: ignore[assignment]  # it is cached
-    from tlkit.parts.arrays import read_arrays
-    from tlkit.train.images import decode, picture_of
+    tlkit.system.keras.start_keras = lambda: None  # type: ignore[assignment]  # it is cached
+    from tlkit.data.images import decode, picture_of
+    from tlkit.weights.files import read_arrays
 
     def image(path: Path) -> list[int]:
         found = picture_of(decode(path.read_bytes()))
@@ -46,8 +46,8 @@ def readers() -> dict[str, Callable[[Path], object]]:
 def main() -> None:
     """Try each file and print what happened."""
     tried = readers()
-    from tlkit.errors import WeightsError
-    from tlkit.train.images import ImageError
+    from tlkit.data.images import ImageError
+    from tlkit.system.errors import WeightsError
 
     work = json.load(sys.stdin)
     for kind, path in work["sound"]:  # load what the first use loads

@@ -105,7 +105,7 @@ def test_a_fault_ends_as_its_row_says(
     monkeypatch.chdir(folder)
     fault.make(folder)
     if fault.arguments[0] == "run" and not fault.code:  # training is tested elsewhere
-        monkeypatch.setattr("tlkit.train.model.assemble", _enough)
+        monkeypatch.setattr("tlkit.train.assemble.assemble", _enough)
     before = listing(folder)
     monkeypatch.setattr("sys.argv", ["tlkit", *fault.arguments])
     capfd.readouterr()

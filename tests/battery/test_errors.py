@@ -10,7 +10,7 @@ import pytest
 
 import tlkit
 from tlkit import cli
-from tlkit.errors import ConfigError, Problem, TlkitError
+from tlkit.system.errors import ConfigError, Problem, TlkitError
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "runs.md"
 DOCUMENTED = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE.read_text(), re.MULTILINE)}
@@ -18,7 +18,7 @@ DOCUMENTED = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE.read_text()
 
 def children(kind: type[TlkitError]) -> Iterator[type[TlkitError]]:
     for child in kind.__subclasses__():
-        if child.__module__ == "tlkit.errors" or child.__module__.startswith("tlkit.parts"):
+        if child.__module__ == "tlkit.system.errors" or child.__module__.startswith("tlkit.parts"):
             yield child
         yield from children(child)
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tlkit.cli import main
-from tlkit.escapes import csv_text
+from tlkit.system.text import csv_text
 
 # On disk, a name has no slash and no NUL; anything else it may have.
 CLASSES = ("=cmd|' '!A1", "<img src=x onerror=alert(1)>", "new\nline \x1b[31m", "\u202egnp", "@é")

@@ -11,12 +11,12 @@ from PIL import Image
 from tests.battery.hostile import WEIGHTS
 
 import tlkit
-from tlkit.graph import layer_table
+from tlkit.data.checks import check_images
+from tlkit.data.image_index import DecodedImageIndex
+from tlkit.model.graph import layer_table
 from tlkit.parts.datasets import Folder, load_splits
-from tlkit.results.folder import read_weights
-from tlkit.train.checks import check_images
-from tlkit.train.model import assemble
-from tlkit.train.remembered import Remembered
+from tlkit.runfolder.folder import read_weights
+from tlkit.train.assemble import assemble
 
 STUDY = """
 data = {name = "folder", path = "data"}
@@ -42,14 +42,14 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Meddler(tlkit.Watcher):
+class Meddler(tlkit.Callback):
     """Writes a file after the first epoch."""
 
     def __init__(self, path: Path, content: bytes | None) -> None:
         self.path, self.content = path, content
         self.heard: list[int] = []
 
-    def epoch_done(self, epoch: tlkit.Epoch) -> None:
+    def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
         self.heard.append(epoch.epoch)
         if self.content is None:
             self.path.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ class Meddler(tlkit.Watcher):
 
 def test_a_file_that_changes_meanwhile_has_no_effect(study: Path) -> None:
     file = study / "study.toml"
-    done = tlkit.run(file, study / "run", watcher=Meddler(file, b"seed = "))
+    done = tlkit.run(file, study / "run", callback=Meddler(file, b"seed = "))
     assert len(done.history) == 3
     assert (study / "run" / "study.toml").read_text() == STUDY
 
@@ -71,7 +71,7 @@ def test_an_image_that_changes_meanwhile_ends_the_run(study: Path, deleted: bool
     meddler = Meddler(image, None if deleted else other)
     message = "No such file" if deleted else "has changed since the run began"
     with pytest.raises(tlkit.DataError, match=rf"^train/a/0\.png: {message}"):
-        tlkit.run(study / "study.toml", study / "run", watcher=meddler)
+        tlkit.run(study / "study.toml", study / "run", callback=meddler)
     assert meddler.heard == [1]
     assert len((study / "run" / "history.csv").read_text().splitlines()) == 2
     assert not (study / "run" / "metrics.json").exists()
@@ -109,9 +109,9 @@ def test_many_images_take_little_memory(tmp_path: Path) -> None:
     heard: list[int] = []
     splits = load_splits(dataset)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    remembered = Remembered(tmp_path)
+    image_index = DecodedImageIndex(tmp_path)
     for _ in range(2):
-        check_images(splits, dataset, lambda done, count: heard.append(done), remembered)
+        check_images(splits, dataset, lambda done, count: heard.append(done), image_index)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert heard == [*range(1, 20_001)] * 2
     assert grown < 100_000  # kB; 5 kB an image

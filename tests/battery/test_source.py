@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tlkit.files import beside
+from tlkit.system.files import atomic_write
 
 SOURCE = Path(__file__).parent.parent.parent / "src" / "tlkit"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -69,7 +69,7 @@ def test_keras_loads_nothing() -> None:
 def test_a_file_that_is_being_written_is_the_users_alone(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        with beside(tmp_path / "a.txt") as partial:
+        with atomic_write(tmp_path / "a.txt") as partial:
             assert stat.S_IMODE(partial.stat().st_mode) == 0o600
             assert len(partial.name) > len(".a.txt-") + 5  # and a name that nobody guesses
     finally:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from tlkit.errors import WeightsError
-from tlkit.parts.arrays import read_arrays
+from tlkit.system.errors import WeightsError
+from tlkit.weights.files import read_arrays
 
 VALUES = np.array([[1, -0.5], [0.25, 1024]], np.float32)
 

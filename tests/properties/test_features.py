@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tlkit
-from tlkit.cache import FeatureCache
+from tlkit.data.images import Reader
 from tlkit.parts.augmentations import CovidxPublished
+from tlkit.system.cache import FeatureCache
+from tlkit.train.assemble import seeded
+from tlkit.train.feature_key import Shelf
 from tlkit.train.features import Extractor, Features, Source, rebatched
-from tlkit.train.images import Reader
-from tlkit.train.model import seeded
-from tlkit.train.shelf import Shelf
 from tlkit.train.stage import augmentation_keys
 
 SIDE, IMAGES, BATCH = 8, 7, 4
@@ -43,7 +43,7 @@ class Unit(tlkit.Backbone):
     def build(self) -> Any:
         raise NotImplementedError
 
-    def native(self, images: Any) -> Any:
+    def preprocess_native(self, images: Any) -> Any:
         return images / 255
 
     def load_weights(self, model: Any) -> Mapping[str, str]:

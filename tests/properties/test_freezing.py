@@ -14,16 +14,16 @@ from attrs import evolve, frozen
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tlkit.layers import Layer, LayerError, LayerRange, LayerTable
+from tlkit.model.layers import Layer, LayerError, LayerRange, LayerTable
 from tlkit.parts.freezes import HeadOnly, TrainAll, TrainNames, TrainRange
-from tlkit.parts.kinds import BatchNorm, Freeze, Stage
+from tlkit.parts.kinds import BatchNorm, FreezePolicy, Stage
 from tlkit.testing import layer_ranges, layer_tables
 
 EPOCHS = 3
 
 
 @frozen(kw_only=True)
-class Given(Freeze):
+class Given(FreezePolicy):
     """A policy that gives the stages it was made with, for what `planned` itself must do."""
 
     given: tuple[Stage, ...]
@@ -35,11 +35,11 @@ class Given(Freeze):
 def trained(layers: LayerTable, chosen: LayerRange) -> frozenset[int]:
     """The layers that learn when `chosen` is trained."""
     stage = TrainRange(train=chosen).stages(layers, EPOCHS)[0]
-    return frozenset(number for number, rate in enumerate(stage.rates, start=1) if rate)
+    return frozenset(number for number, rate in enumerate(stage.lr_multipliers, start=1) if rate)
 
 
 def rates_by_name(layers: LayerTable, *names: str) -> tuple[float, ...]:
-    return TrainNames(train=names).stages(layers, EPOCHS)[0].rates
+    return TrainNames(train=names).stages(layers, EPOCHS)[0].lr_multipliers
 
 
 def names_of(layers: LayerTable, numbers: Iterable[int]) -> list[str]:
@@ -233,9 +233,9 @@ class TestCut:
         self, case: tuple[LayerTable, tuple[float, ...]]
     ) -> None:
         layers, rates = case
-        cut = layers.cut(rates)
+        cut = layers.frozen_prefix(rates)
         first_trained = next((n for n, rate in enumerate(rates, 1) if rate), len(layers) + 1)
-        allowed = {0, *(number for number, layer in layers if layer.cut)}
+        allowed = {0, *(number for number, layer in layers if layer.is_cut_point)}
         assert cut in allowed
         assert cut < first_trained
         assert not allowed & set(range(cut + 1, first_trained))
@@ -246,7 +246,7 @@ class TestCut:
     ) -> None:
         layers, rates = case
         fewer = tuple(rate if data.draw(st.booleans()) else 0.0 for rate in rates)
-        assert layers.cut(fewer) >= layers.cut(rates)
+        assert layers.frozen_prefix(fewer) >= layers.frozen_prefix(rates)
 
 
 THREE = LayerTable(

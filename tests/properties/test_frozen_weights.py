@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 
 import tlkit
 from tlkit.parts.optimizers import scaled
-from tlkit.train.model import Frozen, seeded
-from tlkit.train.step import Stepper
+from tlkit.train.assemble import Frozen, seeded
+from tlkit.train.step import TrainStep
 
 once = settings(max_examples=1)  # one draw a case: each traces a training step
 
@@ -73,7 +73,7 @@ def by_fit(model: Any, frozen: Frozen, optimizer: Any) -> None:
 
 def by_stepper(model: Any, frozen: Frozen, optimizer: Any) -> None:
     """Train as `tlkit.run` does."""
-    stepper = Stepper(model, frozen.scale(optimizer), xla=True)
+    stepper = TrainStep(model, frozen.scale(optimizer), xla=True)
     for _ in range(2):
         stepper.train(X, LABELS, np.array([1, 2, 0.5, 1], np.float32))
 
@@ -174,7 +174,7 @@ def test_optimizer_slots_exist_for_trainable_variables_only() -> None:
     model = small_model()
     frozen = tlkit.freeze(model, train={"second": 0.1, "scores": 1.0})
     optimizer = frozen.scale(keras.optimizers.Adam())
-    Stepper(model, optimizer, xla=False)
+    TrainStep(model, optimizer, xla=False)
     slots = [slot for slot in optimizer.variables if len(slot.shape) > 0]
     trained = [v for name in ("second", "scores") for v in model.get_layer(name).weights]
     # Adam keeps two a variable.

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tlkit
-from tlkit.parts.backbones import VGG16
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
-from tlkit.plan.plan import seed_for
 from tlkit.train import stage
-from tlkit.train.order import epoch_order
+from tlkit.train.plan import seed_for
+from tlkit.train.sampling import epoch_order
 
 Labels = npt.NDArray[np.int32]
 seeds, epochs = st.integers(0, 2**31 - 1), st.integers(1, 30)

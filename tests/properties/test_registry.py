@@ -10,8 +10,8 @@ from attrs import make_class
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.errors import DuplicatePart, PartError, UnknownPart
-from tlkit.registry import NAME, Registry
+from tlkit.parts.registry import NAME, Registry
+from tlkit.system.errors import DuplicatePart, PartError, UnknownPart
 
 
 class Tool:

@@ -35,18 +35,18 @@ from hypothesis.stateful import (
 from safetensors.numpy import load_file
 
 import tlkit
-from tlkit.files import write_text
-from tlkit.interruption import Interrupted, stop_if_asked
-from tlkit.lock import is_locked, locked
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import registries
 from tlkit.parts.optimizers import SGD
 from tlkit.parts.schedules import Plateau
-from tlkit.results.folder import RunFolder
+from tlkit.runfolder.folder import RunFolder
+from tlkit.system.files import write_text
+from tlkit.system.lock import is_locked, locked
+from tlkit.system.signals import Interrupted, stop_if_asked
 from tlkit.train.checkpoint import Checkpoint
-from tlkit.train.tensors import numbered_weights
+from tlkit.weights.tensors import numbered_weights
 
 NAME = "one_convolution"
 # About what each epoch's loss is: the sixth is the best, and early stopping ends the second stage.
@@ -83,7 +83,7 @@ class OneConvolution(tlkit.Backbone):
         outputs = keras.layers.Conv2D(2, 1, name="held")(inputs)
         return keras.Model(inputs, keras.layers.Conv2D(1, 1, name="conv")(outputs))
 
-    def native(self, images: Any) -> Any:
+    def preprocess_native(self, images: Any) -> Any:
         return images
 
     def load_weights(self, model: Any) -> Mapping[str, str]:
@@ -105,13 +105,13 @@ class NumpyStage:
         splits: tlkit.Splits,
         hashes: Any,
         cache: Any,
-        watcher: tlkit.Watcher,
+        callback: tlkit.Callback,
         only: str | None = None,
     ) -> None:
         self.planned, self.number, self.experiment = plan.stages[number - 1], number, experiment
         self.counts = {split: len(examples) for split, examples in splits.items()}
         self.all = list(numbered_weights(model, plan.layers).values())
-        rates = self.planned.stage.rates
+        rates = self.planned.stage.lr_multipliers
         self.trained = [
             (rates[int(name[:3]) - 1], variable)
             for name, variable in numbered_weights(model, plan.layers).items()
@@ -123,7 +123,9 @@ class NumpyStage:
     def epoch(self, done: Sequence[tlkit.Epoch]) -> tlkit.Epoch:
         number = self.planned.first_epoch + len(done)
         base, epochs = self.experiment.optimizer.learning_rate, self.planned.stage.epochs
-        rate = self.experiment.schedule.rate(base, epochs, [asdict(epoch) for epoch in done])
+        rate = self.experiment.schedule.learning_rate(
+            base, epochs, [asdict(epoch) for epoch in done]
+        )
         random = np.random.default_rng(number)
         for step in range(2):
             for (multiplier, variable), slot in zip(self.trained, self.slots, strict=True):
@@ -162,9 +164,11 @@ class World:
 
     def __init__(self, patch: pytest.MonkeyPatch, disk: Any, top: Path) -> None:
         self.disk, self.top, self.count = disk, top, 0
-        patch.setattr("tlkit.train.fit.RunningStage", NumpyStage)
-        patch.setattr("tlkit.results.pages.write_pages", write_pages)
-        patch.setattr("tlkit.reports.report", lambda folder, **_: write_pages(RunFolder(folder)))
+        patch.setattr("tlkit.train.fit.StageTrainer", NumpyStage)
+        patch.setattr("tlkit.runner.pages.write_pages", write_pages)
+        patch.setattr(
+            "tlkit.runner.pages.report", lambda folder, **_: write_pages(RunFolder(folder))
+        )
         registries.backbones.register(NAME)(OneConvolution)
         self.experiment = tlkit.Experiment(
             data=Phantom(train=3, val=3, test=3, image_px=16),
@@ -175,28 +179,28 @@ class World:
             schedule=Plateau(patience=1, factor=0.7),
             fit=tlkit.Fit(epochs=9, early_stop_patience=2, checkpoint_every_s=0),
         )
-        make_ready = importlib.import_module("tlkit.preparation").make_ready
-        ready = make_ready(self.experiment, None, (), tlkit.Watcher())
+        prepare_run = importlib.import_module("tlkit.runner.run").prepare_run
+        ready = prepare_run(self.experiment, None, (), tlkit.Callback())
         first = [variable.numpy() for variable in ready.model.weights]
 
         def made(experiment: Any, out: Path | None, *_: object) -> Any:
             if out is not None and out.exists():
-                return make_ready(experiment, out, (), tlkit.Watcher())
+                return prepare_run(experiment, out, (), tlkit.Callback())
             for variable, value in zip(ready.model.weights, first, strict=True):
                 variable.assign(value)
             return evolve(ready, experiment=experiment)
 
-        for module in ("tlkit.runs", "tlkit.resumption"):
-            patch.setattr(f"{module}.make_ready", made)
+        for module in ("tlkit.runner.run", "tlkit.runner.resume"):
+            patch.setattr(f"{module}.prepare_run", made)
         self.oracle = Oracle(ready.model, ready.plan)
         self.straight = self.top / "straight"
         self.disk.begin()
-        tlkit.run(self.experiment, self.straight, watcher=self.oracle)
+        tlkit.run(self.experiment, self.straight, callback=self.oracle)
         self.operations = list(self.disk.done)
         self.files = contents(self.straight)
 
     def close(self) -> None:
-        registries.backbones.withdraw(NAME)
+        registries.backbones.unregister(NAME)
 
     def new_folder(self) -> Path:
         self.count += 1
@@ -230,7 +234,7 @@ class World:
         return "finished"
 
 
-class Oracle(tlkit.Watcher):
+class Oracle(tlkit.Callback):
     """Writes down the weights and the row of every epoch."""
 
     def __init__(self, model: Any, plan: tlkit.Plan) -> None:
@@ -238,7 +242,7 @@ class Oracle(tlkit.Watcher):
         self.history: list[tlkit.Epoch] = []
         self.weights: dict[int, dict[str, bytes]] = {}
 
-    def epoch_done(self, epoch: tlkit.Epoch) -> None:
+    def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
         self.history.append(epoch)
         values = {name: v.numpy().tobytes() for name, v in self.variables.items()}
         self.weights[epoch.epoch] = values

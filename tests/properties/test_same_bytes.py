@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import tlkit
-from tlkit.cache import FeatureCache
 from tlkit.config.structure import structure
-from tlkit.results.folder import METRICS, WEIGHTS
+from tlkit.runfolder.folder import METRICS, WEIGHTS
+from tlkit.system.cache import FeatureCache
 
 FILES = (WEIGHTS, METRICS, "history.csv", "predictions.csv", "manifest.csv")
 
@@ -33,17 +33,17 @@ def files(folder: Path, **changed: Any) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-class Listening(tlkit.Watcher):
+class Listening(tlkit.Callback):
     """Keeps what it is told of features."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.computed: list[str] = []
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         self.notes.append(text)
 
-    def computing(self, split: str, done: int, count: int) -> None:
+    def on_features_progress(self, split: str, done: int, count: int) -> None:
         if done == count:
             self.computed.append(split)
 
@@ -88,20 +88,25 @@ def test_without_a_cache_and_with_one_too_small_the_bytes_are_the_same(
     first = files(tmp_path / "first", fit=fit)
     without = files(tmp_path / "without", fit=fit | {"cache": False})
     monkeypatch.setattr(FeatureCache, "limit", lambda _: 100)
-    watcher = Listening()
-    tlkit.run(experiment(fit=fit), tmp_path / "small", watcher=watcher)
+    callback = Listening()
+    tlkit.run(experiment(fit=fit), tmp_path / "small", callback=callback)
     small = {name: (tmp_path / "small" / name).read_bytes() for name in FILES}
     assert first == without == small
-    assert [note.partition(" take")[0] for note in watcher.notes] == ["the features"]
+    assert [note.partition(" take")[0] for note in callback.notes] == ["the features"]
 
 
 def test_what_changes_only_above_the_cut_computes_no_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
-    watcher = Listening()
-    tlkit.run(experiment(), tmp_path / "first", watcher=watcher)
-    assert watcher.computed == ["train", "val", "train", "test"]  # two views of the training images
+    callback = Listening()
+    tlkit.run(experiment(), tmp_path / "first", callback=callback)
+    assert callback.computed == [
+        "train",
+        "val",
+        "train",
+        "test",
+    ]  # two views of the training images
     above: list[dict[str, Any]] = [
         {"head": {"name": "pooled", "units": [8]}},
         {"optimizer": {"name": "adam", "learning_rate": 1e-4}},
@@ -109,16 +114,16 @@ def test_what_changes_only_above_the_cut_computes_no_features(
         {"fit": {"epochs": 5, "batch_size": 2, "xla": False}},
     ]
     for number, changed in enumerate(above):
-        tlkit.run(experiment(**changed), tmp_path / str(number), watcher=watcher)
-    assert len(watcher.computed) == 4
+        tlkit.run(experiment(**changed), tmp_path / str(number), callback=callback)
+    assert len(callback.computed) == 4
     below: list[dict[str, Any]] = [
         {"seed": 1},  # other random weights, other views
         {"backbone": {"weights": "none", "image_size": 32, "preprocess": "unit"}},
         {"freeze": {"name": "layer_range", "train": "17-"}},
     ]
     for number, changed in enumerate(below):
-        tlkit.run(experiment(**changed), tmp_path / f"below{number}", watcher=watcher)
-        assert len(watcher.computed) == 4 * (number + 2)
+        tlkit.run(experiment(**changed), tmp_path / f"below{number}", callback=callback)
+        assert len(callback.computed) == 4 * (number + 2)
 
 
 def test_views_are_seen_in_turn(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from attrs import evolve
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tlkit.errors import DataError
+from tlkit.data.leakage import refuse, shared_patients
+from tlkit.data.splits import Example, Splits
 from tlkit.parts.datasets import Phantom
-from tlkit.parts.leakage import refuse, shared_patients
-from tlkit.parts.splits import Example, Splits
+from tlkit.system.errors import DataError
 from tlkit.testing import class_counts
 
 Examples = dict[str, tuple[Example, ...]]

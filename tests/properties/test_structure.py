@@ -21,12 +21,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from tlkit.config.experiment import Experiment, Reference
-from tlkit.config.fields import hints, keys
+from tlkit.config.experiment import Experiment, PublishedResult
 from tlkit.config.schema import json_schema
-from tlkit.config.structure import structure, unstructure
-from tlkit.errors import ConfigError
-from tlkit.layers import LayerRange
+from tlkit.config.structure import hints, keys, structure, unstructure
+from tlkit.model.layers import LayerRange
+from tlkit.system.errors import ConfigError
 from tlkit.testing import class_counts, layer_ranges
 
 Table = dict[str, Any]
@@ -70,7 +69,7 @@ def key_values(cls: type, key: Attribute[Any]) -> st.SearchStrategy[Any]:
     if "registry" in key.metadata:
         return parts(key)
     hint = hints(cls)[key.name]
-    if hint == tuple[Reference, ...]:
+    if hint == tuple[PublishedResult, ...]:
         return st.lists(references(), max_size=2)
     if attrs.has(hint) and hint not in SCALARS:
         return records(hint)

@@ -18,19 +18,19 @@ from hypothesis.extra.numpy import arrays
 from tests.small import OneConvolution
 
 import tlkit
+from tlkit.data.checks import check_images
 from tlkit.parts.class_weights import Balanced, Fixed, Unweighted
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import CrossEntropy, Focal, LogitAdjusted, cross_entropy
 from tlkit.parts.optimizers import SGD
-from tlkit.plan.plan import make_plan
+from tlkit.train.assemble import assemble
 from tlkit.train.checkpoint import Checkpoints
-from tlkit.train.checks import check_images
+from tlkit.train.checkpointer import Checkpointer
 from tlkit.train.fit import fit
-from tlkit.train.keeper import Keeper
-from tlkit.train.model import assemble
-from tlkit.train.step import Stepper, Sums
+from tlkit.train.plan import make_plan
+from tlkit.train.step import StepTotals, TrainStep
 
 Floats = npt.NDArray[np.float32]
 FEATURES, CLASSES = 4, 3
@@ -74,9 +74,9 @@ class Softmax:
         layer = keras.layers.Dense(CLASSES, "softmax", use_bias=False, kernel_regularizer=penalty)
         self.model: Any = keras.Model(inputs, layer(inputs))
         self.optimizer: Any = keras.optimizers.SGD(1.0)
-        self.stepper = Stepper(self.model, self.optimizer, xla, loss)
+        self.stepper = TrainStep(self.model, self.optimizer, xla, loss)
 
-    def step(self, batch: Batch, rate: float = 1.0) -> tuple[Sums, Floats]:
+    def step(self, batch: Batch, rate: float = 1.0) -> tuple[StepTotals, Floats]:
         """Return a step's sums and the kernel after it."""
         self.model.set_weights([batch.kernel])
         self.optimizer.learning_rate.assign(rate)
@@ -312,10 +312,10 @@ def first_epoch(
     plan = make_plan(experiment, splits)
     model, _ = assemble(experiment.backbone, experiment.head, len(plan.classes), seed=0)
     hashes = check_images(splits, experiment.data, lambda *_: None).hashes
-    watcher = tlkit.Watcher()
+    callback = tlkit.Callback()
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Keeper(model, plan, experiment.fit, Checkpoints(Path(folder)))
-        fit(model, plan, experiment, splits, hashes, None, watcher, keeper, lambda history: None)
+        keeper = Checkpointer(model, plan, experiment.fit, Checkpoints(Path(folder)))
+        fit(model, plan, experiment, splits, hashes, None, callback, keeper, lambda history: None)
     return keeper.history[0]
 
 

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 
 import tlkit
 from tlkit.config.experiment import Experiment
-from tlkit.errors import ConfigError, FieldError
+from tlkit.data.splits import Example, Splits
 from tlkit.parts.class_weights import (
     Balanced,
     EffectiveNumber,
@@ -24,9 +24,9 @@ from tlkit.parts.class_weights import (
     Unweighted,
 )
 from tlkit.parts.datasets import Phantom
-from tlkit.parts.splits import Example, Splits
-from tlkit.plan.plan import make_plan
+from tlkit.system.errors import ConfigError, FieldError
 from tlkit.testing import class_counts
+from tlkit.train.plan import make_plan
 
 small_counts = class_counts().map(lambda counts: {name: n % 9 + 1 for name, n in counts.items()})
 weights_above_0 = st.floats(1e-6, 1e6)

@@ -11,7 +11,7 @@ from pathlib import Path
 from attrs import frozen
 
 from building.matching import Image
-from tlkit.files import write_bytes, write_text
+from tlkit.system.files import write_bytes, write_text
 
 JOURNAL = "images.csv"  # which PNG was made from which bytes, so that a restart can tell
 COLUMNS = ("path", "made_from", "rules", "sha256")
@@ -64,7 +64,7 @@ def write_pictures(
         workers: How many are decoded at the same time.
         on_image: Told how many are done.
     """
-    from tlkit.train.images import ImageError, in_parallel  # behind TensorFlow, so not for --help
+    from tlkit.data.images import ImageError, in_parallel  # behind TensorFlow, so not for --help
 
     rules = f"1 max_side={max_side or 'none'}"
     for folder in {(out / image.path).parent for image in images}:
@@ -101,7 +101,7 @@ def write_pictures(
 def _make(
     image: Image, target: Path, known: Made | None, rules: str, max_side: int | None
 ) -> tuple[Made, str]:
-    from tlkit.train.images import decode
+    from tlkit.data.images import decode
 
     content = image.file.read_bytes()
     made_from = hashlib.sha256(content).hexdigest()

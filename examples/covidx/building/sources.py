@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tlkit.errors import DataError
+from tlkit.system.errors import DataError
 
 
 @frozen(kw_only=True)

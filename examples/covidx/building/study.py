@@ -13,9 +13,9 @@ from building import sources, tables
 from building.lists import CLASSES, Lists, read_lists
 from building.matching import Image, Match, match
 from building.pictures import csv_text, write_pictures
-from tlkit.errors import DataError
-from tlkit.escapes import printable
-from tlkit.files import write_text
+from tlkit.system.errors import DataError
+from tlkit.system.files import write_text
+from tlkit.system.text import printable
 
 SHOWN = 10  # how many lines of a kind a message lists
 COLUMNS = ("path", "label", "split", "patient", "source", "view", "sha256")

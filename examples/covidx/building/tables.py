@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from building.lists import CLASSES
 from building.matching import Image
-from tlkit.console import table as aligned
+from tlkit.reports.console import table as aligned
 
 Sizes = Mapping[str, tuple[int, ...]]  # images of each class, by split
 

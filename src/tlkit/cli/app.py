@@ -13,9 +13,9 @@ from typing import Annotated, NoReturn
 import typer
 
 import tlkit
-from tlkit.errors import PartError, ResourceError, TlkitError
-from tlkit.escapes import printable, printable_lines
-from tlkit.streams import guarded
+from tlkit.system.errors import PartError, ResourceError, TlkitError
+from tlkit.system.stdio import tolerate_broken_pipes
+from tlkit.system.text import printable, printable_lines
 
 # What is the disk's fault and not a bug.
 DISK = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS}
@@ -75,13 +75,13 @@ def main() -> NoReturn:
     # Pillow warns of large pictures without naming them; tlkit names and refuses them itself.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     try:
-        with guarded():
+        with tolerate_broken_pipes():
             _show_notes()
             app()
     except TlkitError as error:
         _end(error, str(error), error.exit_code)
     except Exception as error:
-        from tlkit.plugins import foreign_place
+        from tlkit.parts.plugins import foreign_place
 
         if isinstance(error, OSError) and error.errno in DISK:
             where = f"{error.filename}: " if error.filename else ""

@@ -12,10 +12,11 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, app
-from tlkit.escapes import json_text, printable
+from tlkit.system.text import json_text, printable
 
 if TYPE_CHECKING:
-    from tlkit.inspection import Inspection, Shortcut
+    from tlkit.inspect.inspect import Inspection
+    from tlkit.inspect.shortcuts import Shortcut
 
 data = typer.Typer(no_args_is_help=True, help="Look at data, split them, verify a manifest.")
 app.add_typer(data, name="data")
@@ -44,7 +45,7 @@ NearBits = Annotated[
         help="In how many of 256 bits the hashes of near-duplicates may differ.",
     ),
 ]
-DEFAULT_NEAR_BITS = 12  # tlkit.inspection.duplicates.NEAR_BITS, which is behind NumPy
+DEFAULT_NEAR_BITS = 12  # tlkit.inspect.duplicates.NEAR_BITS, which is behind NumPy
 
 
 @data.command("inspect")
@@ -52,7 +53,7 @@ def data_inspect(
     path: Where,
     patient: Patient = None,
     near_bits: NearBits = DEFAULT_NEAR_BITS,
-    occlude_centre: Annotated[
+    mask_center: Annotated[
         float,
         typer.Option(min=0.1, max=0.9, help="The share of each side blacked out in the control."),
     ] = 0.6,
@@ -63,14 +64,14 @@ def data_inspect(
     Small models are given the source, the size, the file or the border alone. Where they tell the
     label, a network can do the same: its score then says little about what is in the images.
     """
-    from tlkit.inspection import inspect_data
+    from tlkit.inspect.inspect import inspect_data
 
     with _bar("looking at images") as on_image:
         found = inspect_data(
             path,
             patient=patient,
             near_bits=near_bits,
-            occlude_centre=occlude_centre,
+            mask_center=mask_center,
             on_image=on_image,
         )
     if as_json:
@@ -102,8 +103,8 @@ def data_split(
 
     Every class has about the same share in each split.
     """
-    from tlkit.console import table
-    from tlkit.inspection import split_data
+    from tlkit.inspect.split import split_data
+    from tlkit.reports.console import table
 
     with _bar("looking at images") as on_image:
         done = split_data(
@@ -148,7 +149,7 @@ def data_verify(
     Each file is there, decodes and has the hash it should; no patient, file, picture or
     near-duplicate is in two splits; no picture has two labels.
     """
-    from tlkit.inspection import verify_manifest
+    from tlkit.inspect.verify import verify_manifest
 
     with _bar("looking at images") as on_image:
         found = verify_manifest(manifest, patient=patient, near_bits=near_bits, on_image=on_image)
@@ -171,7 +172,7 @@ def data_verify(
 
 
 def _inspection_text(found: Inspection) -> str:
-    from tlkit.console import table
+    from tlkit.reports.console import table
 
     def counts(what: str, by: Mapping[str, Mapping[str, int]], unnamed: str) -> str:
         rows = [
@@ -226,7 +227,7 @@ def _summary(found: Inspection) -> str:
     return (
         f"the label can be told from {', '.join(guilty)} alone: a network can do so too, and its "
         "score may say\nlittle about what is in the images; a control without their middle: "
-        "tlkit run FILE --set data.occlude_centre=0.6"
+        "tlkit run FILE --set data.mask_center=0.6"
     )
 
 

@@ -9,22 +9,22 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from tlkit.config.fields import part
-from tlkit.errors import FieldError
+from tlkit.config.structure import part
 from tlkit.parts.kinds import (
     Augmentation,
     Backbone,
     ClassWeights,
     Dataset,
-    Freeze,
+    FreezePolicy,
     Head,
     Loss,
     Optimizer,
     Schedule,
     registries,
 )
-from tlkit.plugins import Plugins
-from tlkit.rules import at_least, between, unless_none
+from tlkit.parts.plugins import Plugins
+from tlkit.parts.validators import at_least, between, unless_none
+from tlkit.system.errors import FieldError
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Track:
 
 
 @frozen(kw_only=True)
-class Reference:
+class PublishedResult:
     """Somebody's published result, shown beside ours.
 
     Attributes:
@@ -161,7 +161,7 @@ class Reference:
 
 
 @frozen(kw_only=True)
-class Card:
+class ModelCard:
     """What nobody can read from a run's figures; it goes into its `MODEL_CARD.md` and report.
 
     Attributes:
@@ -228,7 +228,7 @@ class Experiment:
     data: Dataset = part(registries.datasets)
     backbone: Backbone = part(registries.backbones, "vgg16")
     head: Head = part(registries.heads, "flatten_dense")
-    freeze: Freeze = part(registries.freezes, "head_only")
+    freeze: FreezePolicy = part(registries.freezes, "head_only")
     class_weights: ClassWeights = part(registries.class_weights, "none")
     augmentation: Augmentation = part(registries.augmentations, "none")
     loss: Loss = part(registries.losses, "cross_entropy")
@@ -237,8 +237,8 @@ class Experiment:
     fit: Fit = field(factory=Fit)
     calibration: Calibration = field(factory=Calibration)
     track: Track = field(factory=Track)
-    reference: tuple[Reference, ...] = ()
-    card: Card = field(factory=Card)
+    reference: tuple[PublishedResult, ...] = ()
+    card: ModelCard = field(factory=ModelCard)
     plugins: Plugins = field(factory=Plugins)
     origin: Origin | None = field(default=None, eq=False, repr=False, metadata={"key": False})
 

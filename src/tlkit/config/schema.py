@@ -6,6 +6,8 @@ It is made from the same fields, types and docstrings that `structure` reads by.
 
 from __future__ import annotations
 
+import inspect
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -13,16 +15,80 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import attrs
-from attrs import NOTHING, Attribute
+from attrs import NOTHING, Attribute, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.config.fields import hints, keys
-from tlkit.config.keys import describe_keys
-from tlkit.config.structure import unstructure
+from tlkit.config.structure import describe, hints, keys, unstructure
 from tlkit.config.sweep import SweepTable
 from tlkit.parts.kinds import registries
-from tlkit.registry import Registry
-from tlkit.rules import schema_of
+from tlkit.parts.registry import Registry
+from tlkit.parts.validators import schema_of
+
+ENTRY = re.compile(r"    (\w+): (.*)")
+
+
+@frozen
+class Key:
+    """One TOML key.
+
+    Attributes:
+        name: Its name.
+        type: What it takes, in words.
+        default: Its default as TOML would show it; empty if it is required or unset.
+        meaning: What the docstring says of it.
+    """
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+    def __str__(self) -> str:
+        default = f" (default {self.default})" if self.default else ""
+        return f"{self.name}: {self.type}{default}. {self.meaning}"
+
+
+def describe_keys(cls: type) -> tuple[Key, ...]:
+    """Return the keys of an attrs class in the order of its fields."""
+    said = meanings(cls)
+    return tuple(
+        Key(field.name, _type(cls, field), _default(field), said.get(field.name, ""))
+        for field in keys(cls)
+    )
+
+
+def _type(cls: type, field: attrs.Attribute[Any]) -> str:
+    registry = field.metadata.get("registry")
+    return f"a table that names a {registry.kind}" if registry else describe(hints(cls)[field.name])
+
+
+def _default(field: attrs.Attribute[Any]) -> str:
+    if "registry" in field.metadata:
+        return repr(field.metadata["default"]) if field.metadata["default"] else ""
+    default: Any = field.default
+    if default is NOTHING or default is None:
+        return ""
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types it as a function
+        default = default.factory()
+    if attrs.has(type(default)) and not hasattr(default, "parse"):
+        return "its own defaults"
+    return repr(unstructure(default)).replace("True", "true").replace("False", "false")
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Return the entries of the `Attributes` sections of a class and those it extends."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        doc = inspect.cleandoc(base.__dict__.get("__doc__") or "")
+        section = doc.partition("Attributes:\n")[2].split("\n\n")[0]
+        name = ""
+        for line in section.splitlines():
+            if match := ENTRY.fullmatch(line):
+                name, found[match[1]] = match[1], match[2]
+            elif name:
+                found[name] += " " + line.strip()
+    return found
+
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCALARS: Mapping[Any, Mapping[str, Any]] = {
@@ -125,10 +191,10 @@ def _key(cls: type, field: Attribute[Any], meaning: str) -> Schema:
     if "type" in found:  # in a union it would be a rule for every member
         items = {**found.get("items", {}), **rule.get("items", {})}
         found |= {**rule, **({"items": items} if items else {})}
-    return {**found, **said, **_default(field)}
+    return {**found, **said, **_schema_default(field)}
 
 
-def _default(field: Attribute[Any]) -> Schema:
+def _schema_default(field: Attribute[Any]) -> Schema:
     default: Any = field.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types it as a function
         default = default.factory()

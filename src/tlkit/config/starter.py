@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.config.experiment import Experiment
-from tlkit.config.fields import keys
-from tlkit.config.keys import describe_keys
-from tlkit.config.structure import BARE
-from tlkit.errors import ConfigError, DataError, Problem, ResourceError
+from tlkit.config.schema import describe_keys
+from tlkit.config.structure import BARE, keys
 from tlkit.parts.datasets import Folder, Manifest
 from tlkit.parts.kinds import Dataset
-from tlkit.registry import Registry
+from tlkit.parts.registry import Registry
+from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError
 
 WIDTH = 100
 IMBALANCED = 1.5  # how many times the images of the smallest class the largest has at least

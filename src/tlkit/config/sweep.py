@@ -13,7 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from tlkit.config.structure import BARE
-from tlkit.errors import FieldError
+from tlkit.system.errors import FieldError
 
 RANGE = re.compile(r"(\d+)(?:\s*(?:-|–|\.\.)\s*(\d+))?")
 MOST_RUNS = 10_000

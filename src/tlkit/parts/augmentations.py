@@ -12,13 +12,32 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from tlkit.parts.graded import Graded
 from tlkit.parts.kinds import Augmentation, registries
 from tlkit.parts.transforms import mirrored, moved, placed, saturated, toned, uniforms
-from tlkit.rules import between, share
+from tlkit.parts.validators import between, fraction
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+
+STRONGEST = 2  # bounds of other keys are set so that twice as much still makes sense
+
+
+@frozen(kw_only=True)
+class StrengthAugmentation(Augmentation):
+    """An augmentation whose changes can be made weaker or stronger together.
+
+    Attributes:
+        strength: What all changes are multiplied by: 0 is none, 1 is as the other keys say, 2 is
+            the most.
+    """
+
+    strength: float = field(default=1.0, validator=between(0, STRONGEST))
+
+    @property
+    def changes(self) -> bool:
+        """Tell whether it does anything: not at strength 0."""
+        return self.strength > 0
 
 
 @registries.augmentations.register("none")
@@ -47,7 +66,7 @@ class Covidx(Augmentation):
     """
 
     rotation_deg: float = field(default=10.0, validator=between(0, 180))
-    shift_frac: float = field(default=0.1, validator=share(below=1))
+    shift_frac: float = field(default=0.1, validator=fraction(below=1))
 
     def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         """Return the images rotated and shifted, bilinearly."""
@@ -67,9 +86,9 @@ class CovidxPublished(Augmentation):
     """
 
     rotation_deg: float = field(default=10.0, validator=between(0, 180))
-    shift_frac: float = field(default=0.1, validator=share(below=1))
+    shift_frac: float = field(default=0.1, validator=fraction(below=1))
     flip: bool = True
-    brightness_frac: float = field(default=0.1, validator=share(below=1))
+    brightness_frac: float = field(default=0.1, validator=fraction(below=1))
 
     def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         """Return the images rotated, shifted, flipped and brightened."""
@@ -85,7 +104,7 @@ class CovidxPublished(Augmentation):
 
 @registries.augmentations.register("xray_safe")
 @frozen(kw_only=True)
-class XraySafe(Graded):
+class XraySafe(StrengthAugmentation):
     """Small changes that leave a radiograph plausible: no flip, and no black border drawn.
 
     What comes in from outside is the edge's own pixels, drawn out. Each change is drawn evenly
@@ -100,10 +119,10 @@ class XraySafe(Graded):
     """
 
     rotation_deg: float = field(default=5.0, validator=between(0, 90))
-    shift_frac: float = field(default=0.04, validator=share(below=0.5))
-    zoom_frac: float = field(default=0.05, validator=share(below=0.5))
-    brightness_frac: float = field(default=0.1, validator=share(below=0.5))
-    contrast_frac: float = field(default=0.1, validator=share(below=0.5))
+    shift_frac: float = field(default=0.04, validator=fraction(below=0.5))
+    zoom_frac: float = field(default=0.05, validator=fraction(below=0.5))
+    brightness_frac: float = field(default=0.1, validator=fraction(below=0.5))
+    contrast_frac: float = field(default=0.1, validator=fraction(below=0.5))
 
     def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         """Return the images rotated, shifted, zoomed and exposed a little differently."""
@@ -124,7 +143,7 @@ class XraySafe(Graded):
 
 @registries.augmentations.register("natural")
 @frozen(kw_only=True)
-class Natural(Graded):
+class Natural(StrengthAugmentation):
     """The usual changes of ordinary photographs: flip, crop, small rotation, light and colour.
 
     What a rotation brings in from outside is the picture mirrored at its edge.
@@ -140,11 +159,11 @@ class Natural(Graded):
     """
 
     flip: bool = True
-    crop_frac: float = field(default=0.25, validator=share(below=0.5))
+    crop_frac: float = field(default=0.25, validator=fraction(below=0.5))
     rotation_deg: float = field(default=10.0, validator=between(0, 90))
-    brightness_frac: float = field(default=0.2, validator=share(below=0.5))
-    contrast_frac: float = field(default=0.2, validator=share(below=0.5))
-    saturation_frac: float = field(default=0.3, validator=share(below=0.5))
+    brightness_frac: float = field(default=0.2, validator=fraction(below=0.5))
+    contrast_frac: float = field(default=0.2, validator=fraction(below=0.5))
+    saturation_frac: float = field(default=0.3, validator=fraction(below=0.5))
 
     def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         """Return the images mirrored, cropped, rotated and with other light and colours."""

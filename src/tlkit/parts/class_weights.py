@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
-from tlkit.errors import FieldError
 from tlkit.parts.kinds import ClassWeights, registries
-from tlkit.rules import between, share
-from tlkit.suggestions import suggest
+from tlkit.parts.validators import between, fraction
+from tlkit.system.errors import FieldError
+from tlkit.system.text import suggest
 
 
 def normalised(counts: Mapping[str, int], proportions: Mapping[str, float]) -> dict[str, float]:
@@ -103,7 +103,7 @@ class EffectiveNumber(ClassWeights):
         beta: From 0, which is `none`, to below 1; close to 1 it is `balanced`.
     """
 
-    beta: float = field(default=0.999, validator=share(below=1))
+    beta: float = field(default=0.999, validator=fraction(below=1))
 
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Return the weights.

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve, field, frozen
 
-from tlkit.errors import DataError, PartError
-from tlkit.parts import dicom
-from tlkit.parts.folds import resplit
-from tlkit.parts.image_root import ImageRoot
+from tlkit.data.folds import resplit
+from tlkit.data.leakage import refuse, shared_patients
+from tlkit.data.sources import ImageRoot, folders, image_files_below, read_manifest
+from tlkit.data.splits import SPLITS, Example, Splits
 from tlkit.parts.kinds import Dataset, registries
-from tlkit.parts.leakage import refuse, shared_patients
-from tlkit.parts.manifest import read_manifest
 from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
-from tlkit.parts.splits import SPLITS, Example, Splits
-from tlkit.rules import at_least, between, shown
-from tlkit.suggestions import nearest
-
-SUFFIXES = dicom.SUFFIXES | {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+from tlkit.parts.validators import at_least, between, shown
+from tlkit.system.errors import DataError, PartError
+from tlkit.system.text import nearest
 
 
 @registries.datasets.register("folder")
@@ -87,34 +82,11 @@ class Folder(Dataset):
             )
         examples = []
         for label in classes:
-            images = _files(top / label, left_out)
+            images = image_files_below(top / label, left_out)
             if not images:
                 raise DataError(f"{top / label}: class {label!r} has no images in {split}")
             examples += [Example(path.relative_to(self.path).as_posix(), label) for path in images]
         return tuple(examples)
-
-
-def folders(top: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, sorted; hidden ones are left out."""
-    return tuple(
-        sorted(entry.name for entry in top.iterdir() if entry.is_dir() and entry.name[0] != ".")
-    )
-
-
-def _files(top: Path, left_out: list[str]) -> list[Path]:
-    """Return the image files below a folder; symbolic links to folders are not followed."""
-    images = []
-    for folder, inner, names in os.walk(top):
-        inner[:] = [name for name in inner if name[0] != "."]
-        for name in names:
-            path = Path(folder, name)
-            if name[0] == ".":
-                continue
-            if path.suffix.lower() in SUFFIXES and path.is_file():  # no FIFO, no broken link
-                images.append(path)
-            else:
-                left_out.append(str(path))
-    return sorted(images)
 
 
 @registries.datasets.register("manifest")

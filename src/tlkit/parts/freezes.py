@@ -6,15 +6,15 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from tlkit.errors import FieldError
-from tlkit.layers import HEAD, LayerError, LayerRange, LayerTable
-from tlkit.parts.kinds import Freeze, Stage, registries
-from tlkit.rules import above, at_least, inside, unless_none
+from tlkit.model.layers import HEAD, LayerError, LayerRange, LayerTable
+from tlkit.parts.kinds import FreezePolicy, Stage, registries
+from tlkit.parts.validators import above, at_least, open_interval, unless_none
+from tlkit.system.errors import FieldError
 
 
 @registries.freezes.register("head_only")
 @frozen(kw_only=True)
-class HeadOnly(Freeze):
+class HeadOnly(FreezePolicy):
     """Train the head, hold the whole backbone fixed."""
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
@@ -24,7 +24,7 @@ class HeadOnly(Freeze):
 
 @registries.freezes.register("layer_range")
 @frozen(kw_only=True)
-class TrainRange(Freeze):
+class TrainRange(FreezePolicy):
     """Train the layers of one range, hold all others fixed.
 
     Attributes:
@@ -50,7 +50,7 @@ def _check_names(instance: object, attribute: object, names: tuple[str, ...]) ->
 
 @registries.freezes.register("layer_names")
 @frozen(kw_only=True)
-class TrainNames(Freeze):
+class TrainNames(FreezePolicy):
     """Train the layers that some names denote, hold all others fixed.
 
     Attributes:
@@ -74,7 +74,7 @@ def _chosen(layers: LayerTable, names: tuple[str, ...]) -> frozenset[int]:
 
 @registries.freezes.register("all_layers")
 @frozen(kw_only=True)
-class TrainAll(Freeze):
+class TrainAll(FreezePolicy):
     """Train every layer."""
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
@@ -84,7 +84,7 @@ class TrainAll(Freeze):
 
 @registries.freezes.register("head_then")
 @frozen(kw_only=True)
-class HeadThen(Freeze):
+class HeadThen(FreezePolicy):
     """Two phases: the head alone, then the head and some layers of the backbone.
 
     A fresh head sends large gradients; training it alone first keeps them from the backbone.
@@ -113,7 +113,7 @@ class HeadThen(Freeze):
 
 @registries.freezes.register("gradual")
 @frozen(kw_only=True)
-class Gradual(Freeze):
+class Gradual(FreezePolicy):
     """The head alone, then one more block of the backbone at a time, from the top down.
 
     Blocks without parameters join with the one above. The last stage has the epochs that are left.
@@ -148,7 +148,7 @@ def _params(layers: LayerTable, block: str) -> int:
 
 @registries.freezes.register("layer_decay")
 @frozen(kw_only=True)
-class LayerDecay(Freeze):
+class LayerDecay(FreezePolicy):
     """Train every layer, the lower the slower: general features change less than special ones.
 
     Attributes:
@@ -156,7 +156,7 @@ class LayerDecay(Freeze):
         per: Whether a step is a `block` or a `layer` that has parameters.
     """
 
-    factor: float = field(default=0.5, validator=inside(0, 1))
+    factor: float = field(default=0.5, validator=open_interval(0, 1))
     per: Literal["block", "layer"] = "block"
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
-from tlkit.errors import FieldError
-from tlkit.layers import HEAD, Layer, LayerTable
+from tlkit.model.layers import HEAD, Layer, LayerTable
 from tlkit.parts.kinds import Head, registries
-from tlkit.rules import above, at_least, each, share
+from tlkit.parts.validators import above, at_least, each, fraction
+from tlkit.system.errors import FieldError
 
 if TYPE_CHECKING:
     import keras
@@ -49,9 +49,9 @@ class FlattenDense(Head):
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
         """Extend the graph by flatten, the dense layers and the scores."""
-        from tlkit.backend import prepare
+        from tlkit.system.keras import start_keras
 
-        prepare()
+        start_keras()
         import keras
 
         vector = keras.layers.Flatten(name="flatten")(features)
@@ -78,7 +78,7 @@ class Pooled(Head):
     pooling: Literal["avg", "max", "concat"] = "avg"
     units: tuple[int, ...] = field(default=(), validator=each(at_least(1)))
     batch_norm: bool = False
-    dropout: float = field(default=0.0, validator=share(below=1))
+    dropout: float = field(default=0.0, validator=fraction(below=1))
 
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
         """Return the rows of pooling, dense layers, dropouts and the scores.
@@ -112,16 +112,16 @@ class Pooled(Head):
         if self.pooling != "concat":
             return (Layer("pool", average if self.pooling == "avg" else maximum, HEAD, (width,)),)
         return (  # between the two poolings the features are needed as well: no place to cut
-            Layer("pool_avg", average, HEAD, (width,), cut=False),
-            Layer("pool_max", maximum, HEAD, (width,), cut=False),
+            Layer("pool_avg", average, HEAD, (width,), is_cut_point=False),
+            Layer("pool_max", maximum, HEAD, (width,), is_cut_point=False),
             Layer("pool", "Concatenate", HEAD, (2 * width,)),
         )
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
         """Extend the graph by pooling, dense layers, dropouts and the scores."""
-        from tlkit.backend import prepare
+        from tlkit.system.keras import start_keras
 
-        prepare()
+        start_keras()
         from keras import layers
 
         average, maximum = layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D
@@ -185,9 +185,9 @@ class Cosine(Head):
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
         """Extend the graph by pooling and the scores."""
-        from tlkit.backend import prepare
+        from tlkit.system.keras import start_keras
 
-        prepare()
+        start_keras()
         from keras import layers
 
         vector = layers.GlobalAveragePooling2D(name="pool")(features)

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attrs import field, fields_dict, frozen
 
-from tlkit.errors import FieldError
-from tlkit.layers import HEAD, LayerTable
-from tlkit.parts.splits import Splits, check_classes
-from tlkit.registry import Registry
-from tlkit.rules import above, at_least, between, share, unless_none
+from tlkit.data.splits import Splits, check_classes
+from tlkit.model.layers import HEAD, LayerTable
+from tlkit.parts.registry import Registry
+from tlkit.parts.validators import above, at_least, between, fraction, unless_none
+from tlkit.system.errors import FieldError
 
 if TYPE_CHECKING:
     import keras
@@ -51,12 +51,12 @@ class Dataset(ABC):
         stand_in: Drawn images to use when the data are not there at all; they are announced
             everywhere the results are shown.
         resize: How an image that is not square is brought to the model's size.
-        occlude_centre: A control: the share of each side of the square image that is blacked out
+        mask_center: A control: the share of each side of the square image that is blacked out
             in the middle. What a network scores without the lungs, it does not owe to them.
         sampler: What an epoch draws: `shuffle` is every training image once; `balanced` as many
             images, but equally many of each class.
-        balance_twice: Allow the balanced sampler together with class weights, or with a loss that
-            makes up for classes of different size too.
+        allow_double_balancing: Allow the balanced sampler together with class weights, or with a
+            loss that makes up for classes of different size too.
         folds: Cross-validation: pool `train` and `val` and cut them into so many parts, stratified,
             with images of one patient or of the same content in one of them.
         fold: Which of them is held out as `test`, from 1; `val` is then a tenth of the others.
@@ -72,9 +72,9 @@ class Dataset(ABC):
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
     stand_in: Literal["phantom"] | None = None
     resize: Literal["stretch", "pad", "crop"] = "stretch"
-    occlude_centre: float = field(default=0.0, validator=share(1))
+    mask_center: float = field(default=0.0, validator=fraction(1))
     sampler: Literal["shuffle", "balanced"] = "shuffle"
-    balance_twice: bool = False
+    allow_double_balancing: bool = False
     folds: int | None = field(default=None, validator=unless_none(at_least(2)))
     fold: int | None = field(default=None, validator=unless_none(at_least(1)))
     per_class: int | None = field(default=None, validator=unless_none(at_least(1)))
@@ -142,7 +142,7 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def native(self, images: tf.Tensor) -> tf.Tensor:
+    def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
         """Turn RGB pixels, float32 in [0, 255], into what the weights were trained with."""
 
     @abstractmethod
@@ -156,9 +156,9 @@ class Backbone(ABC):
             WeightsError: If none is available, or a file is broken or does not fit.
         """
 
-    def prepare(self, images: tf.Tensor) -> tf.Tensor:
+    def preprocess_images(self, images: tf.Tensor) -> tf.Tensor:
         """Turn RGB pixels, `(batch, height, width, 3)` float32 in [0, 255], into the input."""
-        return images / 255.0 if self.preprocess == "unit" else self.native(images)
+        return images / 255.0 if self.preprocess == "unit" else self.preprocess_native(images)
 
 
 @frozen(kw_only=True)
@@ -184,15 +184,15 @@ class Stage:
 
     Attributes:
         epochs: How many.
-        rates: One multiplier a layer: 0 is frozen, 1 is the full rate.
+        lr_multipliers: One per layer: 0 is frozen, 1 is the full rate.
     """
 
     epochs: int
-    rates: tuple[float, ...]
+    lr_multipliers: tuple[float, ...]
 
 
 @frozen(kw_only=True)
-class Freeze(ABC):
+class FreezePolicy(ABC):
     """Which layers learn, how fast and when.
 
     Attributes:
@@ -223,14 +223,16 @@ class Freeze(ABC):
                 f"the stages' epochs must be 1 or more and must add up to {epochs}, got {lengths}"
             )
         held = [holds_batch_norm(self.batch_norm, layer.block) for _, layer in layers]
-        stages = tuple(Stage(s.epochs, _hold_batch_norm(layers, s.rates, held)) for s in stages)
+        stages = tuple(
+            Stage(s.epochs, _hold_batch_norm(layers, s.lr_multipliers, held)) for s in stages
+        )
         for stage in stages:
-            for rate, (_, layer) in zip(stage.rates, layers, strict=True):
+            for rate, (_, layer) in zip(stage.lr_multipliers, layers, strict=True):
                 if not (math.isfinite(rate) and rate >= 0):
                     what = f"rates must be finite and at least 0, got {rate} for {layer.name!r}"
                     raise ValueError(what)
-            if layers.trainable_params(stage.rates) == 0:
-                raise ValueError(f"nothing would be trained\n{layers.render(stage.rates)}")
+            if layers.trainable_params(stage.lr_multipliers) == 0:
+                raise ValueError(f"nothing would be trained\n{layers.render(stage.lr_multipliers)}")
         return stages
 
 
@@ -358,7 +360,9 @@ class Schedule(ABC):
     """How the learning rate changes from epoch to epoch; starts afresh in every stage."""
 
     @abstractmethod
-    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+    def learning_rate(
+        self, base: float, epochs: int, history: Sequence[Mapping[str, float]]
+    ) -> float:
         """Return the learning rate for the stage's next epoch.
 
         A pure function of what has been seen, so a resumed run goes on as if never stopped.
@@ -378,7 +382,7 @@ class Registries:
     datasets: Registry[Dataset]
     backbones: Registry[Backbone]
     heads: Registry[Head]
-    freezes: Registry[Freeze]
+    freezes: Registry[FreezePolicy]
     class_weights: Registry[ClassWeights]
     augmentations: Registry[Augmentation]
     losses: Registry[Loss]
@@ -390,9 +394,9 @@ class Registries:
         return tuple((name, getattr(self, name)) for name in fields_dict(Registries))
 
 
-def _registry(kind: str, plural: str, base: type[K], *more: str) -> Registry[K]:
-    """Return the registry of a kind, whose built-in parts are in `plural` and `more` modules."""
-    homes = tuple(f"tlkit.parts.{module}" for module in (plural, *more))
+def _registry(kind: str, plural: str, base: type[K], *modules: str) -> Registry[K]:
+    """Return the registry of a kind, whose built-in parts are in `modules`, or in `plural`."""
+    homes = tuple(f"tlkit.parts.{module}" for module in modules or (plural,))
     return Registry(kind, base, homes=homes, group=f"tlkit.{plural}")
 
 
@@ -403,15 +407,19 @@ registries = Registries(
         "backbone",
         "backbones",
         Backbone,  # type: ignore[type-abstract]
-        *("keras_applications", "keras_cv", "keras_hub"),
+        "backbones.vgg",
+        "backbones.applications",
+        "backbones.keras_cv",
+        "backbones.keras_hub",
     ),
     heads=_registry("head", "heads", Head),  # type: ignore[type-abstract]
-    freezes=_registry("freeze policy", "freezes", Freeze),  # type: ignore[type-abstract]
+    freezes=_registry("freeze policy", "freezes", FreezePolicy),  # type: ignore[type-abstract]
     class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]
     augmentations=_registry(
         "augmentation",
         "augmentations",
         Augmentation,  # type: ignore[type-abstract]
+        "augmentations",
         "keras_cv_augmentations",
     ),
     losses=_registry("loss", "losses", Loss),  # type: ignore[type-abstract]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from tlkit.parts.kinds import Loss, LossFunction, registries
-from tlkit.rules import at_least, share
+from tlkit.parts.validators import at_least, fraction
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -66,7 +66,7 @@ class CrossEntropy(Loss):
             2016, Rethinking the Inception Architecture, section 7).
     """
 
-    label_smoothing: float = field(default=0.0, validator=share(below=1))
+    label_smoothing: float = field(default=0.0, validator=fraction(below=1))
 
     def build(self, counts: Mapping[str, int]) -> LossFunction:
         """Return cross-entropy with smoothed targets: (1 - s) · onehot + s / K."""

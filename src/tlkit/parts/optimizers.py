@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, field, frozen
 
-from tlkit.backend import prepare
 from tlkit.parts.kinds import Optimizer, registries
-from tlkit.rules import above, at_least, share
+from tlkit.parts.validators import above, at_least, fraction
+from tlkit.system.keras import start_keras
 
 if TYPE_CHECKING:
     import keras
@@ -27,8 +27,8 @@ class Adam(Optimizer):
         epsilon: What is added to the root of the latter.
     """
 
-    beta_1: float = field(default=0.9, validator=share(below=1))
-    beta_2: float = field(default=0.999, validator=share(below=1))
+    beta_1: float = field(default=0.9, validator=fraction(below=1))
+    beta_2: float = field(default=0.999, validator=fraction(below=1))
     epsilon: float = field(default=1e-7, validator=above(0))
 
     def build(self, rates: Sequence[float]) -> keras.optimizers.Optimizer:
@@ -65,8 +65,8 @@ class RMSprop(Optimizer):
         centered: Divide by the gradients' spread instead of their size.
     """
 
-    rho: float = field(default=0.9, validator=share(below=1))
-    momentum: float = field(default=0.0, validator=share(below=1))
+    rho: float = field(default=0.9, validator=fraction(below=1))
+    momentum: float = field(default=0.0, validator=fraction(below=1))
     epsilon: float = field(default=1e-7, validator=above(0))
     centered: bool = False
 
@@ -85,7 +85,7 @@ class SGD(Optimizer):
         nesterov: Look ahead by the momentum before taking the gradient.
     """
 
-    momentum: float = field(default=0.0, validator=share(below=1))
+    momentum: float = field(default=0.0, validator=fraction(below=1))
     nesterov: bool = False
 
     def build(self, rates: Sequence[float]) -> keras.optimizers.Optimizer:
@@ -95,7 +95,7 @@ class SGD(Optimizer):
 
 def _keras(name: str, part: Optimizer, rates: Sequence[float]) -> keras.optimizers.Optimizer:
     """Return Keras's optimizer of that name; a part's keys are called as its arguments are."""
-    prepare()
+    start_keras()
     import keras
 
     return scaled(getattr(keras.optimizers, name)(**asdict(part)), rates)

@@ -9,7 +9,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from tlkit.parts.kinds import Schedule, registries
-from tlkit.rules import at_least, inside
+from tlkit.parts.validators import at_least, open_interval
 
 
 @registries.schedules.register("constant")
@@ -17,7 +17,9 @@ from tlkit.rules import at_least, inside
 class Constant(Schedule):
     """The same learning rate in every epoch."""
 
-    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+    def learning_rate(
+        self, base: float, epochs: int, history: Sequence[Mapping[str, float]]
+    ) -> float:
         """Return `base`."""
         return base
 
@@ -38,13 +40,15 @@ class Plateau(Schedule):
     """
 
     monitor: Literal["loss", "loss_unweighted", "val_loss"] = "loss"
-    factor: float = field(default=0.1, validator=inside(0, 1))
+    factor: float = field(default=0.1, validator=open_interval(0, 1))
     patience: int = field(default=10, validator=at_least(1))
     min_delta: float = field(default=1e-4, validator=at_least(0))
     cooldown: int = field(default=0, validator=at_least(0))
     min_rate: float = field(default=0.0, validator=at_least(0))
 
-    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+    def learning_rate(
+        self, base: float, epochs: int, history: Sequence[Mapping[str, float]]
+    ) -> float:
         """Return `base`, lowered as often as the history demands."""
         rate, best, waited, cooling = base, float("inf"), 0, 0
         for epoch in history:
@@ -72,7 +76,9 @@ class Cosine(Schedule):
     warmup_epochs: int = field(default=0, validator=at_least(0))
     min_rate: float = field(default=0.0, validator=at_least(0))
 
-    def rate(self, base: float, epochs: int, history: Sequence[Mapping[str, float]]) -> float:
+    def learning_rate(
+        self, base: float, epochs: int, history: Sequence[Mapping[str, float]]
+    ) -> float:
         """Return the rate of the stage's next epoch, which depends on nothing but its number."""
         done = len(history)
         if done < self.warmup_epochs:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from tlkit.backend import prepare
+from tlkit.system.keras import start_keras
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -21,7 +21,7 @@ Fill = Literal["CONSTANT", "NEAREST", "REFLECT"]
 
 def uniforms(keys: tf.Tensor, count: int) -> tf.Tensor:
     """Return `count` numbers in [-1, 1) for each key: `(batch, count)` float32."""
-    prepare()
+    start_keras()
     import tensorflow as tf
 
     def draw(key: tf.Tensor) -> tf.Tensor:

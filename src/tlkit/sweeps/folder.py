@@ -13,12 +13,11 @@ from typing import Any
 
 from attrs import frozen
 
-from tlkit.errors import ResourceError, RunFolderError
-from tlkit.escapes import csv_cell
-from tlkit.files import write_text
-from tlkit.sweeps.outcomes import Outcome
-from tlkit.sweeps.summary import VariantSummary, values_of
+from tlkit.sweeps.summary import Outcome, VariantSummary, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
+from tlkit.system.errors import ResourceError, RunFolderError
+from tlkit.system.files import write_text
+from tlkit.system.text import csv_cell
 
 SWEEP, RUNS = "sweep.json", "runs"
 

@@ -33,7 +33,7 @@ class Published:
 
 def published_beside(done: Sweep) -> Published:
     """Return what the experiments of a sweep cite, beside what came of them."""
-    from tlkit.results.published import figure_names, reference_figures
+    from tlkit.metrics.published import figure_names, reference_figures
 
     cited: list[tuple[VariantSummary, dict[str, dict[str, float | None]]]] = []
     names: list[str] = []

@@ -6,19 +6,38 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from tlkit.errors import RunFolderError
-from tlkit.interruption import raised
-from tlkit.lock import locked
+from tlkit.sweeps.executors import Worker
 from tlkit.sweeps.folder import RUNS, Command, SweepFolder
-from tlkit.sweeps.outcomes import Outcome, read_outcome
-from tlkit.sweeps.summary import VariantSummary, nested, summarise
+from tlkit.sweeps.summary import Outcome, VariantSummary, nested, read_outcome, summarise
 from tlkit.sweeps.trials import Trials, plan_trials
-from tlkit.sweeps.watcher import SweepWatcher
-from tlkit.sweeps.workers import Worker
+from tlkit.system.errors import RunFolderError
+from tlkit.system.lock import locked
+from tlkit.system.signals import raise_on_signal
+
+if TYPE_CHECKING:
+    from tlkit.sweeps.trials import Trials
+
+
+class SweepCallback:
+    """Somebody who is told how a sweep goes and does nothing about it; override what matters."""
+
+    def planned(self, trials: Trials, folder: Path) -> None:
+        """Everything is checked and the first run is about to begin."""
+
+    def run_done(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
+        """A run has ended.
+
+        Args:
+            number: Its place in the sweep, from 1.
+            count: How many runs the sweep has.
+            outcome: What became of it.
+            seconds: How long it took; 0 if it had been finished before.
+        """
+
 
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -55,7 +74,7 @@ def sweep(
     overrides: Sequence[str] = (),
     seeds: str | None = None,
     in_process: bool = False,
-    watcher: SweepWatcher | None = None,
+    callback: SweepCallback | None = None,
 ) -> Sweep:
     """Make every run that a file asks for, and tables of what they show.
 
@@ -69,7 +88,7 @@ def sweep(
         seeds: Such as ``0-4``; unset: those of `[sweep]`.
         in_process: Make the runs in this process: needed for parts that were registered in it, and
             then memory grows and a crash ends it all.
-        watcher: Told how it goes; unset: nobody.
+        callback: Told how it goes; unset: nobody.
 
     Raises:
         TlkitError: Of the kind that says what is wrong, before the first run.
@@ -78,18 +97,18 @@ def sweep(
     trials = plan_trials(command.file, command.overrides, command.seeds)
     folder = SweepFolder.claim(None if out is None else Path(out), command.file.stem)
     folder.write_plan(command, trials)
-    return _go_on(folder, trials, in_process, watcher or SweepWatcher())
+    return _go_on(folder, trials, in_process, callback or SweepCallback())
 
 
 def resume_sweep(
-    folder: str | Path, *, in_process: bool = False, watcher: SweepWatcher | None = None
+    folder: str | Path, *, in_process: bool = False, callback: SweepCallback | None = None
 ) -> Sweep:
     """Make the runs of a sweep that are not finished; finished ones are kept.
 
     Args:
         folder: The sweep's folder; its TOML file must be where it was.
         in_process: As for `sweep`.
-        watcher: Told how it goes; unset: nobody.
+        callback: Told how it goes; unset: nobody.
 
     Raises:
         RunFolderError: If it is no sweep's folder, an experiment has changed since, or another
@@ -99,21 +118,21 @@ def resume_sweep(
     command = begun.read_command()
     trials = plan_trials(command.file, command.overrides, command.seeds)
     begun.check_unchanged(trials)
-    return _go_on(begun, trials, in_process, watcher or SweepWatcher())
+    return _go_on(begun, trials, in_process, callback or SweepCallback())
 
 
-def _go_on(folder: SweepFolder, trials: Trials, in_process: bool, watcher: SweepWatcher) -> Sweep:
-    with locked(folder.path), raised():
-        return _gone_through(folder, trials, in_process, watcher)
+def _go_on(folder: SweepFolder, trials: Trials, in_process: bool, callback: SweepCallback) -> Sweep:
+    with locked(folder.path), raise_on_signal():
+        return _gone_through(folder, trials, in_process, callback)
 
 
 def _gone_through(
-    folder: SweepFolder, trials: Trials, in_process: bool, watcher: SweepWatcher
+    folder: SweepFolder, trials: Trials, in_process: bool, callback: SweepCallback
 ) -> Sweep:
     outcomes = [read_outcome(trial, folder.run(trial)) for trial in trials.trials]
     (folder.path / RUNS).mkdir(exist_ok=True)
     folder.write_runs(outcomes, trials.swept)
-    watcher.planned(trials, folder.path)
+    callback.planned(trials, folder.path)
     with ExitStack() as stack:
         work: Work
         if in_process:
@@ -126,7 +145,7 @@ def _gone_through(
                 outcomes[number] = _made(folder, outcome, work)
                 folder.write_runs(outcomes, trials.swept)
             seconds = time.monotonic() - begun if outcome.status != "done" else 0.0
-            watcher.run_done(number + 1, len(outcomes), outcomes[number], seconds)
+            callback.run_done(number + 1, len(outcomes), outcomes[number], seconds)
     found = Sweep(
         folder=folder.path,
         trials=trials,

@@ -12,15 +12,14 @@ from typing import Any
 from attrs import frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.config.loading import load_experiment
 from tlkit.config.structure import structure, unstructure
 from tlkit.config.sweep import MOST_RUNS, Seeds, SweepTable, expressions, flat, grid
-from tlkit.config.tables import parse_assignment, read_table
-from tlkit.errors import ConfigError, Problem
+from tlkit.config.toml import load_experiment, parse_assignment, read_table
+from tlkit.data.splits import Splits
 from tlkit.parts.datasets import load_splits
-from tlkit.parts.splits import Splits
-from tlkit.plan.plan import Plan, make_plan
-from tlkit.rules import shown
+from tlkit.parts.validators import shown
+from tlkit.system.errors import ConfigError, Problem
+from tlkit.train.plan import Plan, make_plan
 
 
 @frozen

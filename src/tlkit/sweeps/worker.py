@@ -1,6 +1,6 @@
 """The process that makes runs of a sweep: one job a line on its input, one answer a line back.
 
-`python -m tlkit.sweeps.worker`, started by `tlkit.sweeps.workers`. Whatever else is printed while
+`python -m tlkit.sweeps.worker`, started by `tlkit.sweeps.executors`. Whatever else is printed while
 it works goes to standard error.
 """
 
@@ -17,19 +17,19 @@ from queue import SimpleQueue
 from typing import Any
 
 from tlkit.config.experiment import Experiment
-from tlkit.config.loading import load_experiment
-from tlkit.errors import ConfigError, Problem, RunFolderError, TlkitError
-from tlkit.files import remove_folder
-from tlkit.interruption import ask
-from tlkit.lock import is_locked
-from tlkit.progress import Watcher
-from tlkit.results.unfinished import OtherInputs
-from tlkit.resumption import resume
-from tlkit.runs import run
-from tlkit.streams import guarded
-from tlkit.sweeps.outcomes import UNFINISHED
+from tlkit.config.toml import load_experiment
+from tlkit.reports.progress import Terminal
+from tlkit.runfolder.resume_state import OtherInputs
+from tlkit.runner.resume import resume
+from tlkit.runner.run import run
+from tlkit.sweeps.summary import UNFINISHED
 from tlkit.sweeps.trials import fingerprint
-from tlkit.terminal import Terminal
+from tlkit.system.errors import ConfigError, Problem, RunFolderError, TlkitError
+from tlkit.system.files import remove_folder
+from tlkit.system.lock import is_locked
+from tlkit.system.signals import ask
+from tlkit.system.stdio import tolerate_broken_pipes
+from tlkit.train.callback import Callback
 
 
 class Bars(Terminal):
@@ -39,12 +39,12 @@ class Bars(Terminal):
         """Say nothing: what matters of a run is in its folder."""
 
 
-def work(job: Mapping[str, Any], watcher: Watcher | None = None) -> dict[str, Any]:
+def work(job: Mapping[str, Any], callback: Callback | None = None) -> dict[str, Any]:
     """Make one run.
 
     Args:
         job: `file`, `overrides`, `out`, and the `sha256` of the experiment that was planned.
-        watcher: Told how it goes.
+        callback: Told how it goes.
 
     Returns:
         Nothing, or `error`, its `exit_code`, and the `traceback` if it is a bug.
@@ -54,7 +54,7 @@ def work(job: Mapping[str, Any], watcher: Watcher | None = None) -> dict[str, An
         if fingerprint(experiment) != job["sha256"]:
             message = "has changed since the sweep began"
             raise ConfigError([Problem("", message)], str(job["file"]))
-        _made(experiment, Path(job["out"]), watcher)
+        _made(experiment, Path(job["out"]), callback)
     except TlkitError as error:
         return {"error": str(error), "exit_code": error.exit_code}
     except MemoryError:
@@ -65,11 +65,11 @@ def work(job: Mapping[str, Any], watcher: Watcher | None = None) -> dict[str, An
     return {}
 
 
-def _made(experiment: Experiment, out: Path, watcher: Watcher | None) -> None:
+def _made(experiment: Experiment, out: Path, callback: Callback | None) -> None:
     """Make a run, or go on with it; anew, if it cannot go on."""
     if (out / UNFINISHED).is_file():
         try:
-            resume(out, plugins=experiment.plugins.modules, watcher=watcher)
+            resume(out, plugins=experiment.plugins.modules, callback=callback)
         except OtherInputs:  # the finished runs were made with what is no more
             raise
         except RunFolderError:  # other versions, it may be
@@ -78,7 +78,7 @@ def _made(experiment: Experiment, out: Path, watcher: Watcher | None) -> None:
             remove_folder(out)
         else:
             return
-    run(experiment, out, watcher=watcher)
+    run(experiment, out, callback=callback)
 
 
 def main() -> None:
@@ -87,13 +87,13 @@ def main() -> None:
     os.dup2(2, 1)
     jobs: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
-    with guarded():
+    with tolerate_broken_pipes():
         while job := jobs.get():
-            watcher = Bars()
+            callback = Bars()
             try:
-                answer = work(json.loads(job), watcher)
+                answer = work(json.loads(job), callback)
             finally:
-                watcher.close()
+                callback.close()
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 

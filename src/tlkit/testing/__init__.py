@@ -12,7 +12,7 @@ This package needs Hypothesis; nothing else in tlkit imports it.
 
 from __future__ import annotations
 
-from tlkit.testing.kinds import (
+from tlkit.testing.checks import (
     KIND_CHECKS,
     check_augmentation,
     check_backbone,
@@ -24,7 +24,7 @@ from tlkit.testing.kinds import (
     check_optimizer,
     check_schedule,
 )
-from tlkit.testing.parts import KnownFailure, check_part
+from tlkit.testing.contracts import KnownFailure, check_part
 from tlkit.testing.strategies import class_counts, layer_ranges, layer_tables
 
 __all__ = [

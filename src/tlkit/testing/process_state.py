@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from tlkit.backend import prepare
+from tlkit.system.keras import start_keras
 
 
 @frozen
@@ -60,7 +60,7 @@ class ProcessState:
 
 
 def _facts() -> tuple[Fact, ...]:
-    prepare()
+    start_keras()
     import keras
     import numpy as np
     import tensorflow as tf
@@ -110,7 +110,7 @@ def _set_environment(values: dict[str, str]) -> None:
 
 def _set_filters(values: list[Any]) -> None:
     warnings.filters[:] = values  # type: ignore[index]  # typeshed calls the list a Sequence
-    warnings._filters_mutated()  # type: ignore[attr-defined]  # else the old ones are remembered
+    warnings._filters_mutated()  # type: ignore[attr-defined]  # else the old ones are image_index
 
 
 def _levels() -> dict[str, int]:

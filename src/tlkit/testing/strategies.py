@@ -6,7 +6,7 @@ import string
 
 from hypothesis import strategies as st
 
-from tlkit.layers import HEAD, Layer, LayerRange, LayerTable
+from tlkit.model.layers import HEAD, Layer, LayerRange, LayerTable
 
 KINDS = ("Conv2D", "Dense", "BatchNormalization", "MaxPooling2D")
 
@@ -37,7 +37,7 @@ def _layers(draw: st.DrawFn, block: str, number: int) -> Layer:
         params=params,
         other_params=params if batch_norm else 0,
         batch_norm=batch_norm,
-        cut=draw(st.booleans()),
+        is_cut_point=draw(st.booleans()),
     )
 
 

@@ -1,5 +1,1 @@
-"""The engine: pixels, model, features, steps. Importing it starts Keras, quietly."""
-
-from tlkit.backend import prepare
-
-prepare()
+"""Training: the plan, the features, the stages, the steps and the checkpoints."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tlkit.progress import Epoch
+from tlkit.train.callback import Epoch
 
 
 def best_of(epochs: Sequence[Epoch], by: str) -> Epoch:
@@ -18,7 +18,7 @@ def best_of(epochs: Sequence[Epoch], by: str) -> Epoch:
     return min(epochs, key=lambda epoch: sign * float(getattr(epoch, by)))
 
 
-def stalled(epochs: Sequence[Epoch], by: str, patience: int | None) -> bool:
+def should_stop(epochs: Sequence[Epoch], by: str, patience: int | None) -> bool:
     """Tell whether the last `patience` epochs have brought nothing better; never if it is None."""
     if patience is None or not epochs:
         return False

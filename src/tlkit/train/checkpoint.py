@@ -20,11 +20,11 @@ import attrs
 from attrs import define, field, frozen
 from safetensors.numpy import load_file
 
-from tlkit.errors import ResourceError, WeightsError
-from tlkit.files import folder_beside, link, remove_folder, rename_folder, write_text
-from tlkit.progress import Epoch
+from tlkit.system.errors import ResourceError, WeightsError
+from tlkit.system.files import folder_beside, link, remove_folder, rename_folder, write_text
+from tlkit.train.callback import Epoch
 from tlkit.train.step import Probabilities
-from tlkit.train.tensors import Tensors, Variables, read_tensors, write_arrays, write_tensors
+from tlkit.weights.tensors import Tensors, Variables, read_tensors, write_arrays, write_tensors
 
 KEPT = 2
 NAME = re.compile(r"epoch-\d{4,}")

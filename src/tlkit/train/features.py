@@ -10,17 +10,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from attrs import define, field
 
-from tlkit.interruption import stop_if_asked
+from tlkit.data.images import Pixels, Reader
 from tlkit.parts.kinds import Augmentation, Backbone
-from tlkit.progress import Watcher
-from tlkit.train.images import Pixels, Reader
-from tlkit.train.shelf import AugmentationKeys, Shelf
+from tlkit.system.keras import keras, tf
+from tlkit.system.signals import stop_if_asked
+from tlkit.train.callback import Callback
+from tlkit.train.feature_key import AugmentationKeys, Shelf
 from tlkit.train.winograd import with_winograd
 
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
@@ -58,7 +57,7 @@ class Extractor:
             prefix = with_winograd(prefix)
 
         def forward(images: tf.Tensor) -> tf.Tensor:
-            prepared = backbone.prepare(images)
+            prepared = backbone.preprocess_images(images)
             features = prefix(prepared, training=False) if prefix else prepared
             if dtype == "float16":
                 features = tf.clip_by_value(features, -FLOAT16_MAX, FLOAT16_MAX)
@@ -108,7 +107,7 @@ class Source:
         images: Their hashes, in the same order; needed for a shelf.
         shelf: Where features are kept on disk, if they are.
         memory_bytes: What may be kept in memory otherwise, of features that do not change.
-        watcher: Told while features are computed to be kept.
+        callback: Told while features are computed to be kept.
     """
 
     extractor: Extractor
@@ -118,7 +117,7 @@ class Source:
     images: tuple[str, ...] = ()
     shelf: Shelf | None = None
     memory_bytes: int = KEPT_BYTES
-    watcher: Watcher = field(factory=Watcher)
+    callback: Callback = field(factory=Callback)
     # The features used last, and their key. One view at a time: what is mapped counts as memory.
     _kept: tuple[str, Features] | None = field(default=None, init=False, repr=False)
 
@@ -172,7 +171,9 @@ class Source:
                 try:
                     found = self._put(key, keys)
                 except OSError as error:
-                    self.watcher.note(f"features cannot be kept: {error.strerror}; go on without")
+                    self.callback.on_note(
+                        f"features cannot be kept: {error.strerror}; go on without"
+                    )
                     self.shelf = None
                     return self._features(keys)
             self._kept = key, found
@@ -194,7 +195,7 @@ class Source:
         for features in self.extractor.stream(self.reader, paths, keys):
             yield features
             done += len(features)
-            self.watcher.computing(self.split, done, len(paths))
+            self.callback.on_features_progress(self.split, done, len(paths))
 
     def _completed(self, known: Mapping[str, Features]) -> Iterator[Features]:
         """Yield all features in order, computing only those that are not known."""

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
-import keras
 from attrs import frozen
 
-from tlkit.cache import FeatureCache
 from tlkit.config.experiment import Experiment, Fit
-from tlkit.errors import DataError, NumericalError
-from tlkit.interruption import Interrupted
-from tlkit.parts.splits import Splits
-from tlkit.plan.plan import Plan, PlannedStage
-from tlkit.progress import Epoch, Watcher
-from tlkit.train.best import stalled
-from tlkit.train.keeper import Keeper
-from tlkit.train.stage import RunningStage
+from tlkit.data.splits import Splits
+from tlkit.system.cache import FeatureCache
+from tlkit.system.errors import DataError, NumericalError
+from tlkit.system.keras import keras
+from tlkit.system.signals import Interrupted
+from tlkit.train.best import should_stop
+from tlkit.train.callback import Callback, Epoch
+from tlkit.train.checkpointer import Checkpointer
+from tlkit.train.plan import Plan, PlannedStage
+from tlkit.train.stage import StageTrainer
 from tlkit.train.step import Probabilities
 
 
@@ -64,8 +64,8 @@ def fit(
     splits: Splits,
     hashes: Mapping[str, str],
     cache: FeatureCache | None,
-    watcher: Watcher,
-    keeper: Keeper,
+    callback: Callback,
+    keeper: Checkpointer,
     on_epoch: Callable[[Sequence[Epoch]], None],
 ) -> Fitted:
     """Train a model as planned, from where its keeper stands.
@@ -77,7 +77,7 @@ def fit(
         splits: The images.
         hashes: The hash of each image file, by its path.
         cache: Where features are kept; None: nowhere on disk.
-        watcher: Told how it goes.
+        callback: Told how it goes.
         keeper: What the run has reached, and keeps what it reaches.
         on_epoch: Called after every epoch with all so far.
 
@@ -88,9 +88,9 @@ def fit(
         Interrupted: If the process was asked to stop; the last finished epoch is on the disk.
     """
 
-    def stage_of(number: int, only: str | None = None) -> RunningStage:
-        return RunningStage(
-            model, plan, number, experiment, splits, hashes, cache, watcher, only=only
+    def stage_of(number: int, only: str | None = None) -> StageTrainer:
+        return StageTrainer(
+            model, plan, number, experiment, splits, hashes, cache, callback, only=only
         )
 
     stage = None
@@ -98,10 +98,10 @@ def fit(
         for number, planned in enumerate(plan.stages, start=1):
             if _over(planned, number, experiment.fit, keeper.history):
                 continue  # a run that goes on has it behind it
-            watcher.stage_begins(number, planned)
+            callback.on_stage_begin(number, planned)
             stage = None  # what it had in memory makes room for the next
             stage = stage_of(number)
-            _run_stage(stage, keeper, watcher, on_epoch)
+            _run_stage(stage, keeper, callback, on_epoch)
     except (Interrupted, NumericalError, DataError):
         keeper.commit()
         raise
@@ -120,9 +120,9 @@ def fit(
 
 
 def _run_stage(
-    stage: RunningStage,
-    keeper: Keeper,
-    watcher: Watcher,
+    stage: StageTrainer,
+    keeper: Checkpointer,
+    callback: Callback,
     on_epoch: Callable[[Sequence[Epoch]], None],
 ) -> None:
     """Run the epochs that a stage still has before it, one at least."""
@@ -135,16 +135,18 @@ def _run_stage(
         done.append(stage.epoch(done))
         on_epoch([*keeper.history, done[-1]])
         keeper.keep(done[-1], stage.on_val, stage.stepper.optimizer, over)
-        watcher.epoch_done(done[-1])
+        callback.on_epoch_end(done[-1])
     if len(done) < planned.stage.epochs:
         by, patience = settings.best_by, settings.early_stop_patience
-        watcher.note(f"stage {number} ends early: {by} has not got better for {patience} epochs")
+        callback.on_note(
+            f"stage {number} ends early: {by} has not got better for {patience} epochs"
+        )
 
 
 def _over(planned: PlannedStage, number: int, settings: Fit, history: Sequence[Epoch]) -> bool:
     """Tell whether a stage has had all its epochs, or enough of them that brought nothing."""
     done = _of_stage(number, history)
-    return len(done) >= planned.stage.epochs or stalled(
+    return len(done) >= planned.stage.epochs or should_stop(
         done, settings.best_by, settings.early_stop_patience
     )
 
@@ -153,7 +155,7 @@ def _of_stage(number: int, history: Sequence[Epoch]) -> list[Epoch]:
     return [epoch for epoch in history if epoch.stage == number]
 
 
-def _outcome(epoch: Epoch, on_val: Probabilities, stage: RunningStage, splits: Splits) -> Outcome:
+def _outcome(epoch: Epoch, on_val: Probabilities, stage: StageTrainer, splits: Splits) -> Outcome:
     """Return the outcome of the model's weights of now."""
     found = {"val": on_val}
     if splits.test:

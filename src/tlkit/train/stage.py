@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
-from tlkit.cache import FeatureCache
 from tlkit.config.experiment import Experiment
-from tlkit.errors import NumericalError, PartError
-from tlkit.interruption import stop_if_asked
-from tlkit.parts.splits import Example, Splits
-from tlkit.plan.plan import Plan, PlannedStage, seed_for
-from tlkit.progress import Epoch, Watcher
-from tlkit.train.dropout import reseed
+from tlkit.data.images import Reader
+from tlkit.data.splits import Example, Splits
+from tlkit.system.cache import FeatureCache
+from tlkit.system.errors import NumericalError, PartError
+from tlkit.system.keras import keras
+from tlkit.system.signals import stop_if_asked
+from tlkit.train.assemble import apply_rates, split_at
+from tlkit.train.callback import Callback, Epoch
+from tlkit.train.feature_key import AugmentationKeys, Shelf, make_shelf
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
-from tlkit.train.images import Reader
-from tlkit.train.model import apply_rates, split_at
-from tlkit.train.order import epoch_order
-from tlkit.train.shelf import AugmentationKeys, Shelf, make_shelf
-from tlkit.train.step import Probabilities, Stepper, Sums
+from tlkit.train.plan import Plan, PlannedStage, seed_for
+from tlkit.train.sampling import epoch_order, reseed
+from tlkit.train.step import Probabilities, StepTotals, TrainStep
 
 
-class RunningStage:
+class StageTrainer:
     """One stage: its halves of the model, its features and its optimizer.
 
     Args:
@@ -36,7 +35,7 @@ class RunningStage:
         splits: The images.
         hashes: The hash of each image file, by its path.
         cache: Where features are kept; None: nowhere on disk.
-        watcher: Told how it goes.
+        callback: Told how it goes.
         only: The one split that is needed; None: all.
     """
 
@@ -49,17 +48,19 @@ class RunningStage:
         splits: Splits,
         hashes: Mapping[str, str],
         cache: FeatureCache | None,
-        watcher: Watcher,
+        callback: Callback,
         only: str | None = None,
     ) -> None:
         planned = plan.stages[number - 1]
         self.model, self.plan, self.planned, self.number = model, plan, planned, number
-        self.experiment, self.splits, self.watcher = experiment, splits, watcher
-        frozen = apply_rates(model, plan.layers, planned.stage.rates, experiment.freeze.batch_norm)
+        self.experiment, self.splits, self.callback = experiment, splits, callback
+        frozen = apply_rates(
+            model, plan.layers, planned.stage.lr_multipliers, experiment.freeze.batch_norm
+        )
         prefix, tail = split_at(model, plan.layers, planned.cut)
         optimizer = experiment.optimizer.build(frozen.variable_rates)
         loss = experiment.loss.build(plan.counts["train"])
-        self.stepper = Stepper(tail, optimizer, planned.xla, loss)
+        self.stepper = TrainStep(tail, optimizer, planned.xla, loss)
         _assert_as_planned(model, tail, optimizer, planned, experiment)
         self.sources = self._sources(prefix, hashes, cache, only)
         self.on_val: Probabilities = np.empty((0, len(plan.classes)), np.float32)
@@ -73,7 +74,7 @@ class RunningStage:
             Interrupted: If the process was asked to stop; the epoch is then half done.
         """
         number = self.planned.first_epoch + len(done)
-        rate = self.experiment.schedule.rate(
+        rate = self.experiment.schedule.learning_rate(
             self.experiment.optimizer.learning_rate,
             self.planned.stage.epochs,
             [_values(epoch) for epoch in done],
@@ -84,15 +85,15 @@ class RunningStage:
         self.stepper.optimizer.learning_rate.assign(rate)
         reseed(self.model, self.plan.layers, self.experiment.seed, number)
         examples = self.splits.train
-        self.watcher.epoch_begins(number, self.experiment.fit.epochs, len(examples))
-        total = Sums()
+        self.callback.on_epoch_begin(number, self.experiment.fit.epochs, len(examples))
+        total = StepTotals()
         for x, chosen, labels, weights in self.batches(number):
             step = self.stepper.train(x, labels, weights)
             if not np.isfinite([step.loss, step.loss_unweighted]).all():
                 files = ", ".join(examples[index].path for index in chosen)
                 raise _not_finite(number, f"the training loss on {files}", step.loss)
             total += step
-            self.watcher.step_done(total.images, total.mean("loss"), total.mean("right"), rate)
+            self.callback.on_batch_end(total.images, total.mean("loss"), total.mean("right"), rate)
             stop_if_asked()
         val, self.on_val = self._evaluate("val")
         if not np.isfinite(val.loss):
@@ -128,7 +129,7 @@ class RunningStage:
         """Return the probabilities on the test split."""
         return self._evaluate("test")[1]
 
-    def _evaluate(self, split: str) -> tuple[Sums, Probabilities]:
+    def _evaluate(self, split: str) -> tuple[StepTotals, Probabilities]:
         labels = self._labels(dict(self.splits.items())[split])
         return self.stepper.evaluate(self.sources[split], labels, self.planned.eval_batch)
 
@@ -150,7 +151,7 @@ class RunningStage:
             plan.winograd,
         )
         data, size = experiment.data, experiment.backbone.image_size
-        reader = Reader(self.splits.read, size, data.resize, data.occlude_centre)
+        reader = Reader(self.splits.read, size, data.resize, data.mask_center)
         shelf = None
         if prefix is not None and cache is not None:
             shelf = make_shelf(cache, prefix, experiment, plan.prefix_batch, plan.winograd)
@@ -163,7 +164,7 @@ class RunningStage:
                 tuple(hashes[example.path] for example in examples),
                 shelf,
                 memory_bytes=KEPT_BYTES if prefix is not None else 0,
-                watcher=self.watcher,
+                callback=self.callback,
             )
             for split, examples in self.splits.items()
             if only in {None, split}
@@ -184,7 +185,7 @@ class RunningStage:
         needed = sum(size for key, size in sizes.items() if key not in there)
         if shelf.cache.make_room(needed, keep=sizes):
             return True
-        self.watcher.note(
+        self.callback.on_note(
             f"the features take {needed / 1e9:.1f} GB and the cache may have "
             f"{shelf.cache.limit() / 1e9:.1f} GB: they are computed again each time"
         )

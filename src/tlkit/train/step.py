@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from attrs import frozen
 
-from tlkit.errors import PartError
 from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import cross_entropy
+from tlkit.system.errors import PartError
+from tlkit.system.keras import keras, tf
 from tlkit.train.features import Features, Source
 
 Probabilities = npt.NDArray[np.float32]
 
 
 @frozen
-class Sums:
+class StepTotals:
     """What a step adds up over its images."""
 
     loss: float = 0.0
@@ -25,8 +24,8 @@ class Sums:
     right: float = 0.0
     images: int = 0
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
+    def __add__(self, other: StepTotals) -> StepTotals:
+        return StepTotals(
             self.loss + other.loss,
             self.loss_unweighted + other.loss_unweighted,
             self.right + other.right,
@@ -38,7 +37,7 @@ class Sums:
         return float(getattr(self, value)) / self.images
 
 
-class Stepper:
+class TrainStep:
     """The training and the evaluation step of one stage, each traced once a batch size.
 
     Evaluation is by plain cross-entropy whatever training makes small: so runs with different
@@ -87,21 +86,23 @@ class Stepper:
 
     def train(
         self, x: Features, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]
-    ) -> Sums:
+    ) -> StepTotals:
         """Take one step and return its sums."""
         loss, unweighted, right = self._train(x, labels, weights)
-        return Sums(float(loss), float(unweighted), float(right), len(labels))
+        return StepTotals(float(loss), float(unweighted), float(right), len(labels))
 
     def evaluate(
         self, source: Source, labels: npt.NDArray[np.int32], batch: int
-    ) -> tuple[Sums, Probabilities]:
+    ) -> tuple[StepTotals, Probabilities]:
         """Return the sums and the probabilities of a whole split, so many images at a time."""
-        total, found, start = Sums(), [], 0
+        total, found, start = StepTotals(), [], 0
         for x in source.batches(batch):
             chosen = labels[start : start + len(x)]
             losses, probabilities = (value.numpy() for value in self._evaluate(x, chosen))
             loss = float(losses.sum(dtype=np.float64))
-            total += Sums(loss, loss, float((probabilities.argmax(1) == chosen).sum()), len(x))
+            total += StepTotals(
+                loss, loss, float((probabilities.argmax(1) == chosen).sum()), len(x)
+            )
             found.append(probabilities)
             start += len(x)
         return total, np.concatenate(found)

@@ -8,9 +8,9 @@ convolution but for rounding. TensorFlow has no such kernel for CPUs.
 
 from __future__ import annotations
 
-import keras
 import numpy as np
-import tensorflow as tf
+
+from tlkit.system.keras import keras, tf
 
 OUT, IN = 4, 6  # a tile's sides, in output and in input pixels
 _KERNEL = np.array(  # G: a kernel's side of 3 becomes 6 numbers

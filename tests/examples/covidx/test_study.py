@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import tlkit
 from tlkit.config.structure import structure, unstructure
-from tlkit.plan.plan import Plan, make_plan
-from tlkit.results.published import reference_figures
+from tlkit.metrics.published import reference_figures
 from tlkit.sweeps.trials import plan_trials
+from tlkit.train.plan import Plan, make_plan
 
 STUDY = Path(__file__).parents[3] / "examples" / "covidx"
 CLASSES = ("normal", "pneumonia", "covid-19")
@@ -77,7 +77,9 @@ def test_an_experiment_is_what_table_4_says(number: int) -> None:
     found = plan(number)
     assert [planned.stage.epochs for planned in found.stages] == [epochs]
     trained = tlkit.LayerRange.parse(layers)
-    numbers = {n for n, rate in enumerate(found.stages[0].stage.rates, start=1) if rate == 1}
+    numbers = {
+        n for n, rate in enumerate(found.stages[0].stage.lr_multipliers, start=1) if rate == 1
+    }
     assert numbers == set(range(trained.first, 23))
     assert found.stages[0].trainable_params == TRAINABLE[layers]
     assert found.counts["train"] == dict(zip(CLASSES, sizes["train"], strict=True))

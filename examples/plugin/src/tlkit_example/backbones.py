@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 import tlkit
-from tlkit.backend import prepare
-from tlkit.parts.arrays import Arrays, read_arrays
 from tlkit.parts.kinds import WeightsSource
-from tlkit.parts.weights import NotAvailableError, load_first
-from tlkit.rules import at_least, each
+from tlkit.parts.validators import at_least, each
+from tlkit.system.keras import start_keras
+from tlkit.weights.files import Arrays, read_arrays
+from tlkit.weights.sources import NotAvailableError, load_first
 
 if TYPE_CHECKING:  # only here: `tlkit check` must start without TensorFlow
     import keras
@@ -46,7 +46,7 @@ class TinyCNN(tlkit.Backbone):
 
     def build(self) -> keras.Model:
         """Return the model with random weights; tlkit has seeded them."""
-        prepare()
+        start_keras()
         import keras
 
         x = inputs = keras.Input((self.image_size, self.image_size, 3))
@@ -56,7 +56,7 @@ class TinyCNN(tlkit.Backbone):
             )(x)
         return keras.Model(inputs, x, name="tiny_cnn")
 
-    def native(self, images: tf.Tensor) -> tf.Tensor:
+    def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
         """Return the pixels from -1 to 1."""
         return images / 127.5 - 1
 

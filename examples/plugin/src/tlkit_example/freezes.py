@@ -3,11 +3,11 @@
 import attrs
 
 import tlkit
-from tlkit.rules import at_least
+from tlkit.parts.validators import at_least
 
 
 @attrs.frozen(kw_only=True)
-class EveryOther(tlkit.Freeze):
+class EveryOther(tlkit.FreezePolicy):
     """Train every second layer of the backbone, and the head.
 
     Attributes:

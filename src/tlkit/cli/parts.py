@@ -1,0 +1,227 @@
+"""Commands about parts: `layers`, `list`, `info`, `schema`; `init` puts parts together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import typer
+
+import tlkit
+from tlkit.cli.app import AsJson, Overrides, app
+
+
+@app.command()
+def layers(
+    backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
+    head: Annotated[
+        str | None, typer.Option(help="A head's name, to number its layers too.")
+    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="How many classes the head tells apart.")] = 2,
+    image_size: Annotated[int | None, typer.Option(help="Height and width, in pixels.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print the numbered layers of a backbone, with a head if one is named.
+
+    --set gives the backbone's own keys: tlkit layers keras_hub --set 'preset="resnet_50_imagenet"'.
+    """
+    from tlkit.config.structure import structure
+    from tlkit.config.toml import apply_overrides
+    from tlkit.train.plan import model_layers
+
+    settings: dict[str, Any] = {"weights": "none"}  # the layers do not depend on them
+    settings |= {} if image_size is None else {"image_size": image_size}
+    apply_overrides(settings, overrides or [])
+    below: tlkit.Backbone = structure(
+        tlkit.registries.backbones.get(backbone), settings, source=backbone
+    )
+    table = below.layers()
+    if head is not None:
+        above: tlkit.Head = tlkit.registries.heads.get(head)()
+        table = model_layers(below, above, classes)
+    typer.echo(table)
+    typer.echo(f"{table.params:,} parameters")
+
+
+@app.command("list")
+def list_parts(
+    kind: Annotated[
+        str | None, typer.Argument(help="A kind, such as backbones; unset: all.")
+    ] = None,
+    pattern: Annotated[str, typer.Argument(help="A name or glob.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the registered parts; imports no package but tlkit."""
+    from fnmatch import fnmatchcase
+
+    from tlkit.system.text import suggest
+
+    kinds = dict(tlkit.registries.items())
+    if kind is not None and kind not in kinds:
+        message = f"no kind named {kind!r}{suggest(kind, kinds)}"
+        raise typer.BadParameter(message, param_hint="KIND")
+    found = [
+        {"kind": name, **attrs.asdict(registry.find(part)), **_facts(name, part)}
+        for name, registry in kinds.items()
+        if kind in {None, name}
+        for part in registry.names()
+        if fnmatchcase(part, pattern)
+    ]
+    if not found:
+        searched = [part for name in kinds if kind in {None, name} for part in kinds[name].names()]
+        what = f"no part matches {pattern!r}{suggest(pattern, dict.fromkeys(searched))}"
+        raise tlkit.UnknownPart(f"{kind}: {what}" if kind else what)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+
+    for name in dict.fromkeys(part["kind"] for part in found):
+        typer.echo(f"{name}")
+        of_kind = [part for part in found if part["kind"] == name]
+        width = max(len(part["name"]) for part in of_kind)
+        for part in of_kind:
+            summary = part["summary"] or f"from {part['source']}"
+            typer.echo(f"  {part['name']:<{width}}  {_size(part)}{summary}")
+
+
+def _size(part: dict[str, Any]) -> str:
+    """Return a backbone's parameters and image size as columns; nothing for other parts."""
+    if part["kind"] != "backbones":
+        return ""
+    params, image_size = part["params"], part["image_size"]
+    millions = "" if params is None else f"{params / 1e6:.1f} M"
+    side = "" if image_size is None else f"{image_size} px"
+    return f"{millions:>7}  {side:>6}  "
+
+
+def _facts(kind: str, name: str) -> dict[str, Any]:
+    """Return what a backbone tells of itself unbuilt; another package's tells nothing."""
+    from tlkit.config.structure import keys
+
+    if kind != "backbones":
+        return {}
+    found = tlkit.registries.backbones.find(name)
+    unknown = {"params": None, "image_size": None}
+    if found.source != "tlkit":
+        return unknown
+    cls = tlkit.registries.backbones.get(name)
+    if any(key.default is attrs.NOTHING and key.name != "weights" for key in keys(cls)):
+        return unknown  # it is made of its keys
+    backbone = cls(weights="none")  # some have no default for it
+    return {"params": backbone.params, "image_size": backbone.image_size}
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="The name of a part.")],
+    preview: Annotated[
+        Path | None,
+        typer.Option(help="Write NAME.png here: what an augmentation draws.", metavar="DIR"),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An image to draw from. Repeatable; unset: drawn chests.", metavar="FILE"
+        ),
+    ] = None,
+    image_px: Annotated[int, typer.Option(min=32, help="Side of each picture, in pixels.")] = 224,
+    overrides: Overrides = None,
+) -> None:
+    """Show what a part is, where it comes from and which keys it has, or what it draws."""
+    if preview is not None:
+        _preview(name, preview, image or [], image_px, overrides or [])
+        return
+    if image or overrides:
+        raise typer.BadParameter("is missing; the other options are its", param_hint="--preview")
+    import inspect
+
+    from tlkit.config.schema import describe_keys
+    from tlkit.system.text import suggest
+
+    kinds = dict(tlkit.registries.items())
+    found = [(kind, registry) for kind, registry in kinds.items() if name in registry.names()]
+    if not found:
+        known = sorted({part for registry in kinds.values() for part in registry.names()})
+        raise tlkit.UnknownPart(f"no part named {name!r}{suggest(name, known)}")
+    for kind, registry in found:
+        part = registry.get(name)
+        where = registry.find(name)
+        typer.echo(f"{kind}: {name}\n{where.target} ({where.source} {where.file})\n")
+        typer.echo((inspect.getdoc(part) or "").partition("\nAttributes:")[0])
+        typer.echo("keys")
+        for key in describe_keys(part):
+            typer.echo(f"  {key}")
+        typer.echo("")
+
+
+def _preview(
+    name: str, folder: Path, files: list[Path], image_px: int, overrides: list[str]
+) -> None:
+    from tlkit.config.structure import structure
+    from tlkit.config.toml import apply_overrides
+
+    path = folder / f"{name}.png"
+    if path.exists():
+        raise typer.BadParameter(f"{path} exists; nothing is overwritten", param_hint="--preview")
+    others = {part for _, registry in tlkit.registries.items() for part in registry.names()}
+    if name in others.difference(tlkit.registries.augmentations.names()):
+        message = f"shows what augmentations draw, and {name!r} is none"
+        raise typer.BadParameter(message, param_hint="--preview")
+    table: dict[str, Any] = {}
+    apply_overrides(table, overrides)
+    augmentation: tlkit.Augmentation = structure(
+        tlkit.registries.augmentations.get(name), table, source=name
+    )
+    augmentation.require()
+
+    from tlkit.reports.preview import write_contact_sheet
+
+    try:
+        write_contact_sheet(path, augmentation, files, image_px)
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise typer.BadParameter(message, param_hint="--preview") from None
+    typer.echo(path)
+
+
+@app.command()
+def init(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A folder with train/CLASS and val/CLASS, or a CSV manifest. Unset: phantoms.",
+            metavar="DATA",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file; must not exist.", metavar="FILE")] = Path(
+        "experiment.toml"
+    ),
+) -> None:
+    """Write a commented experiment file to begin with."""
+    from tlkit.config.starter import write_starter
+
+    write_starter(data, out)
+    typer.echo(f"{out}\nnext: tlkit check {shlex.quote(str(out))}")
+
+
+@app.command()
+def schema(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="An experiment whose own parts are to be in it.", metavar="[FILE]"),
+    ] = None,
+) -> None:
+    """Print a JSON schema of experiment files, for editors; imports every installed part."""
+    from tlkit.config.schema import json_schema
+    from tlkit.config.toml import own_parts
+
+    with own_parts(file) if file else contextlib.nullcontext():
+        found, broken = json_schema()
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    for note in broken:
+        typer.echo(f"note: left out: {note}", err=True)

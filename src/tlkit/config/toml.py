@@ -1,0 +1,251 @@
+"""An experiment file, or a dict like one, becoming an experiment."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from tlkit.config.experiment import Experiment, Origin
+from tlkit.config.structure import structure
+from tlkit.parts.plugins import PluginFile, Plugins, active, read_plugins
+from tlkit.system.errors import ConfigError, Problem
+
+MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
+# The time that tomllib takes for a dotted key grows with the square of its parts: 39 s for 50,000.
+ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
+
+
+def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """Return an experiment file's text and its table with the overrides applied.
+
+    Raises:
+        ConfigError: If it is not TOML, or an override is wrong.
+    """
+    text = _read(path)
+    if endless := ENDLESS_KEY.search(text):
+        message = f"a key has at most 100 parts, got one that begins with {endless[0][:40]}"
+        raise ConfigError([Problem("", message)], str(path))
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also integers of 5,000 digits
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError([Problem("", f"not valid TOML: {what}")], str(path)) from None
+    apply_overrides(table, overrides)
+    return text, table
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError([Problem("", "an experiment file has at most 1 MiB")], str(path))
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}")], str(path)) from None
+    except UnicodeDecodeError as error:
+        message = f"must be UTF-8, got byte {error.object[error.start]:#04x} at {error.start}"
+        raise ConfigError([Problem("", message)], str(path)) from None
+
+
+def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply ``a.b=value`` expressions to a table, in place.
+
+    Raises:
+        ConfigError: If an expression is not one TOML assignment, or two set the same key.
+    """
+    if isinstance(overrides, str | Mapping):
+        message = f"must be a list such as ['fit.epochs=3'], got {overrides!r}"
+        raise ConfigError([Problem("overrides", message)])
+    problems: list[Problem] = []
+    seen: set[tuple[str, ...]] = set()
+    for text in overrides:
+        keys, value = _assignment(text)
+        if not keys:
+            problems.append(Problem(f"--set {text}", value))
+            continue
+        if keys in seen:
+            problems.append(Problem(f"--set {text}", "the key is set twice"))
+        elif any(known[: len(keys)] == keys for known in seen):
+            problems.append(Problem(f"--set {text}", "would undo another --set; put it first"))
+        seen.add(keys)
+        inner: Any = table
+        for key in keys[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                problems.append(Problem(f"--set {text}", f"{key!r} is not a table"))
+                break
+        else:
+            inner[keys[-1]] = value
+    if problems:
+        raise ConfigError(problems)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Return the key, as it was written, and the value of one ``a.b=value`` expression.
+
+    Raises:
+        ConfigError: If it is not one TOML assignment.
+    """
+    keys, value = _assignment(text)
+    if not keys:
+        raise ConfigError([Problem(f"--set {text}", value)])
+    return _key_text(text).strip(), value
+
+
+def _key_text(text: str) -> str:
+    """Return what stands before the equals sign that ends the key; a quoted key may hold others.
+
+    >>> _key_text('weights."a=b" = 1')
+    'weights."a=b" '
+    """
+    for sign in re.finditer("=", text):
+        with suppress(ValueError, RecursionError):
+            tomllib.loads(f"{text[: sign.start()]} = 0")
+            return text[: sign.start()]
+    return text.partition("=")[0]
+
+
+def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
+    """Return the key path and value of one assignment; no path and a message if it is none."""
+    key_text = _key_text(text)
+    try:
+        parsed: Any = tomllib.loads(text)
+        marked: Any = tomllib.loads(f"{key_text} = 0")
+    except (ValueError, RecursionError):
+        return (
+            (),
+            "expected key=value in TOML, with strings in quotes: --set 'head.name=\"pooled\"'",
+        )
+    if key_text.lstrip().startswith("["):  # a table's head before the key
+        return (), "expected exactly one key=value"
+    keys: list[str] = []
+    while isinstance(marked, Mapping):
+        if len(marked) != 1 or not isinstance(parsed, Mapping) or list(parsed) != list(marked):
+            return (), "expected exactly one key=value"
+        key = next(iter(marked))
+        keys.append(key)
+        marked, parsed = marked[key], parsed[key]
+    return tuple(keys), parsed
+
+
+log = logging.getLogger(__name__)
+
+
+def load_experiment(
+    path: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    in_sweep: bool = False,
+) -> Experiment:
+    """Read an experiment file, or a table with the same keys.
+
+    The files it lists under `[plugins] modules` are imported, once the whole file is known to be
+    TOML.
+
+    Args:
+        path: A TOML file, in which paths are relative to its folder; or a dict like one, in which
+            they are relative to the working directory and a part may stand in place of its table.
+        overrides: Expressions ``a.b=value`` in TOML syntax, applied to the table before it is
+            checked. A table as value replaces the whole table.
+        in_sweep: Say nothing of a table `[sweep]`, which is not the experiment's.
+
+    Raises:
+        ConfigError: If the file cannot be read or is wrong, with every problem there is.
+        PartError: If a part's package or file is broken.
+    """
+    if isinstance(path, Mapping):
+        return _from_table(path, overrides)
+    path = Path(path)
+    text, table = read_table(path, overrides)
+    _take_out_sweep(path, table, in_sweep)
+    listed, files = _own_files(path, table)
+    with active(files):
+        experiment = structure(Experiment, table, base=path.parent, source=str(path))
+    used = evolve(listed, sha256=tuple(file.sha256 for file in files))
+    return evolve(experiment, plugins=used, origin=Origin(path, text, tuple(overrides)))
+
+
+def as_experiment(
+    given: Experiment | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> Experiment:
+    """Return an experiment, whichever way it was given.
+
+    Args:
+        given: An experiment, the path of its TOML file, or a dict with the same keys.
+        overrides: See `load_experiment`.
+
+    Raises:
+        ConfigError: See `load_experiment`, or if a finished experiment would be changed.
+        PartError: See `load_experiment`.
+    """
+    if not isinstance(given, Experiment):
+        return load_experiment(given, overrides)
+    if overrides:
+        problem = "change a file or a dict; make another Experiment with attrs.evolve"
+        raise ConfigError([Problem("overrides", problem)])
+    return given
+
+
+def _take_out_sweep(path: Path, table: dict[str, Any], in_sweep: bool) -> None:
+    """Take `[sweep]` out of a table: what is left is one run.
+
+    Raises:
+        ConfigError: If nothing is left, since the sweep lists other files.
+    """
+    sweep = table.pop("sweep", None)
+    if isinstance(sweep, Mapping) and "files" in sweep:
+        message = "lists experiments in other files; run them with tlkit sweep"
+        raise ConfigError([Problem("sweep.files", message)], str(path))
+    if sweep is not None and not in_sweep:
+        log.info("%s: this is one run; [sweep] is for tlkit sweep", path)
+
+
+def _from_table(given: Mapping[str, Any], overrides: Sequence[str]) -> Experiment:
+    table = _copied(given)
+    apply_overrides(table, overrides)
+    listed, files = _own_files(Path(), table)
+    with active(files):
+        experiment = structure(Experiment, table)
+    return evolve(experiment, plugins=evolve(listed, sha256=tuple(f.sha256 for f in files)))
+
+
+def _copied(value: Any) -> Any:
+    """Return tables as dicts of their own; anything else is left as it is."""
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return value
+
+
+@contextmanager
+def own_parts(path: str | Path) -> Iterator[None]:
+    """Register the parts of an experiment's own files while the body runs.
+
+    Raises:
+        ConfigError: If the file is not TOML, or what it lists cannot be read.
+        PartError: If a file is broken.
+    """
+    _, table = read_table(Path(path))
+    with active(_own_files(Path(path), table)[1]):
+        yield
+
+
+def _own_files(path: Path, table: Mapping[str, Any]) -> tuple[Plugins, tuple[PluginFile, ...]]:
+    """Return what an experiment lists under `plugins` and the files, nothing of them run."""
+    only = {key: table[key] for key in table.keys() & {"plugins"}}
+    listed = structure(_Listed, only, base=path.parent, source=str(path)).plugins
+    return listed, read_plugins(listed, path.parent, str(path))
+
+
+@frozen(kw_only=True)
+class _Listed:
+    """What of an experiment is read before the rest."""
+
+    plugins: Plugins = field(factory=Plugins)

@@ -1,0 +1,202 @@
+"""From image bytes to pixels of one size, by stated rules.
+
+Formats go by content, not by suffix. Palettes and CMYK become RGB, transparency is laid over black,
+16-bit grey is scaled to 8 bits, EXIF rotation is applied, grey is repeated to three channels.
+DICOM has rules of its own, see `tlkit.data.dicom`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tlkit.data.dicom import DicomError, grey_picture, is_dicom
+from tlkit.data.image_index import Picture
+from tlkit.system.errors import DataError
+from tlkit.system.text import printable
+
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_PIXELS = 81_000_000  # a 9,000 × 9,000 film; what declares more is refused before decoding
+
+Pixels = npt.NDArray[np.uint8]
+Resize = Literal["stretch", "pad", "crop"]
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class ImageError(ValueError):
+    """A file is not an image that can be used, and why."""
+
+
+def decode(content: bytes) -> Image.Image:
+    """Return an image file's picture in mode `L` or `RGB`.
+
+    Raises:
+        ImageError: If it is no image of the allowed formats, is broken, has several frames or
+            declares too many pixels.
+    """
+    if not content:
+        raise ImageError("is empty")
+    if is_dicom(content):
+        return _from_dicom(content)
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_header(image)
+        image.load()
+        return _plain(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"is no image; {', '.join(FORMATS)} and DICOM are read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"declares too many pixels, more than {MAX_PIXELS:,}") from None
+    except Exception as error:  # on hostile bytes a decoder may raise anything
+        raise ImageError(f"cannot be decoded: {error}") from None
+
+
+def _from_dicom(content: bytes) -> Image.Image:
+    try:
+        return Image.fromarray(grey_picture(content, MAX_PIXELS))
+    except DicomError as error:
+        raise ImageError(str(error)) from None
+
+
+def _check_header(image: Image.Image) -> None:
+    """Refuse a picture before its pixels take any memory."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ImageError(f"has {frames} frames, one is expected")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    if image.mode in {"L", "RGB"} and "transparency" not in image.info:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError("has grey values outside 0-65535")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ImageError("has floating-point grey values, whose range is not defined")
+    if image.mode == "LA" or "transparency" in image.info or image.mode in {"RGBA", "PA"}:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def picture_of(image: Image.Image) -> Picture:
+    """Return what a decoded image shows: grey and colour of three equal channels are the same."""
+    pixels = np.ascontiguousarray(image)
+    if pixels.ndim == 3 and _all_alike(pixels, pixels[..., :1]):
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    found = hashlib.sha256(str(pixels.shape).encode())
+    found.update(pixels.data)
+    flat = _all_alike(pixels, np.broadcast_to(pixels[:1, :1], pixels.shape))
+    return Picture(found.hexdigest(), image.width, image.height, flat)
+
+
+def _all_alike(pixels: npt.NDArray[Any], others: npt.NDArray[Any]) -> bool:
+    """Compare one row first: most pictures differ there, and the rest takes its time."""
+    return bool((pixels[:1] == others[:1]).all() and (pixels == others).all())
+
+
+def to_pixels(
+    content: bytes, size: int, resize: Resize = "stretch", mask_center: float = 0.0
+) -> Pixels:
+    """Return an image file's pixels at one size.
+
+    Args:
+        content: The file.
+        size: Height and width of the result, in pixels.
+        resize: `stretch` ignores the aspect ratio, `pad` adds black, `crop` cuts the longer side.
+        mask_center: The share of each side that is blacked out in the middle.
+
+    Returns:
+        `(size, size, 3)` uint8; bilinear with antialiasing.
+
+    Raises:
+        ImageError: If the file is not a sound image.
+    """
+    image = decode(content)
+    box = None
+    if resize == "pad":
+        image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
+    elif resize == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    pixels = np.array(image, dtype=np.uint8)
+    if mask_center:
+        edge = round(size * (1 - mask_center) / 2)
+        pixels[edge : size - edge, edge : size - edge] = 0
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+@frozen
+class Reader:
+    """Reads images by path and brings them to one size, several at a time.
+
+    Attributes:
+        read: Gives the bytes at a path.
+        size: Height and width of the pixels.
+        resize: How images that are not square are treated.
+        mask_center: The share of each side that is blacked out in the middle.
+        workers: How many images are decoded at the same time; changes no pixel.
+    """
+
+    read: Callable[[str], bytes]
+    size: int
+    resize: Resize = "stretch"
+    mask_center: float = 0.0
+    workers: int = os.cpu_count() or 1
+
+    def __call__(self, path: str) -> Pixels:
+        """Return the pixels of one image, `(size, size, 3)` uint8.
+
+        Raises:
+            DataError: If it cannot be read; the message names it.
+        """
+        try:
+            return to_pixels(self.read(path), self.size, self.resize, self.mask_center)
+        except (OSError, ImageError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise DataError(f"{printable(path)}: {reason}") from None
+
+    def batches(self, paths: Sequence[str], batch: int) -> Iterator[Pixels]:
+        """Return the pixels in batches, in order; later ones are decoded meanwhile."""
+        images = in_parallel(self, paths, self.workers, ahead=2 * batch)
+        while chunk := list(itertools.islice(images, batch)):
+            yield np.stack(chunk)
+
+
+def in_parallel(
+    work: Callable[[A], B], items: Iterable[A], workers: int, ahead: int = 64
+) -> Iterator[B]:
+    """Return `work(item)` for each item, in order, computed by threads at most `ahead` ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        left = iter(items)
+        waiting = deque(pool.submit(work, item) for item in itertools.islice(left, ahead))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(work, item) for item in itertools.islice(left, 1))
+        finally:
+            for future in waiting:
+                future.cancel()

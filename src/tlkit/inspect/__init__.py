@@ -1,0 +1,1 @@
+"""Checking data before training: content, duplicates, shortcuts, splits. `tlkit data` is this."""

@@ -1,0 +1,1 @@
+"""How good a classifier is: scores, intervals, calibration. No Keras."""

@@ -1,0 +1,1 @@
+"""Backbones, one module per library that they come from."""

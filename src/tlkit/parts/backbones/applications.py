@@ -1,0 +1,311 @@
+"""Backbones from `keras.applications`: one table, one class, one part for each of its models.
+
+Numbers and hashes are those of Keras 3.15.1 (keras/src/applications). Where a model carries its
+preprocessing inside, it is built without; `native` does the same arithmetic before the first layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from attrs import field, frozen
+
+from tlkit.model.graph import flat, layer_table, name_anew, name_blocks, named_weights
+from tlkit.model.layers import LayerTable
+from tlkit.parts.backbones.layer_tables import kept_table
+from tlkit.parts.backbones.pixels import MODES
+from tlkit.parts.kinds import Backbone, WeightsSource, registries
+from tlkit.parts.validators import at_least
+from tlkit.system.errors import WeightsError
+from tlkit.system.keras import start_keras
+from tlkit.weights import sources as weights
+from tlkit.weights.files import Arrays, read_arrays
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+HOST = "https://storage.googleapis.com/tensorflow/keras-applications/"
+EFFICIENTNET_HOST = "https://storage.googleapis.com/keras-applications/"
+NOTOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"  # how most files' names end
+PREPROCESSING = ("rescaling", "normalization")  # layers that change pixels and never learn
+
+
+@frozen
+class Model:
+    """One model of a family.
+
+    Attributes:
+        name: The part's name.
+        function: The function in `keras.applications`.
+        params: How many parameters it has without its classifier.
+        image_px: The size it was trained at.
+        checksum: MD5 or SHA-256 of its ImageNet weights; empty where Keras publishes none.
+    """
+
+    name: str
+    function: str
+    params: int
+    image_px: int
+    checksum: str
+
+
+@frozen(kw_only=True)
+class Family:
+    """What the models of a family have in common.
+
+    Attributes:
+        mode: How pixels are prepared for the published weights; see `MODES`.
+        file: Where these are, below `host`.
+        host: What that address begins with.
+        block: A pattern whose first group in a layer's name is its block.
+        prefix: What stands before it in the block's name.
+        closes: Layers whose names do not match belong to the block after them, not before.
+        carries: The function can be asked to leave its preprocessing out.
+        least_px: The smallest image size.
+        models: The models.
+    """
+
+    mode: Literal["caffe", "tf", "torch", "half"]
+    file: str
+    host: str = HOST
+    block: str
+    prefix: str = ""
+    closes: bool = False
+    carries: bool = False
+    least_px: int = 32
+    models: tuple[Model, ...]
+
+    def remote(self, model: Model) -> weights.RemoteFile:
+        """Return where a model's ImageNet weights are published."""
+        names = {"joined": model.name.replace("_", ""), "last": model.name.rpartition("_")[2]}
+        url = self.host + self.file.format(name=model.name, notop=NOTOP, **names)
+        # NASNet's files have another name in Keras's own folder.
+        place = model.name + "_no_top.h5" if model.name.startswith("nasnet") else ""
+        return weights.RemoteFile(url, model.checksum, place)
+
+
+# One line a model.
+# fmt: off
+FAMILIES = (
+    Family(mode="caffe", file="resnet/{joined}{notop}",
+           block=r"^(conv\d)_", models=(
+        Model("resnet50", "ResNet50", 23_587_712, 224, "4d473c1dd8becc155b73f8504c6f6626"),
+        Model("resnet101", "ResNet101", 42_658_176, 224, "88cf7a10940856eca736dc7b7e228a21"),
+        Model("resnet152", "ResNet152", 58_370_944, 224, "ee4c566cf9a93f14d82f913c2dc6dd0c"),
+    )),
+    Family(mode="tf", file="resnet/{joined}{notop}",
+           block=r"^(conv\d)_", models=(
+        Model("resnet50_v2", "ResNet50V2", 23_564_800, 224, "fac2f116257151a9d068a22e544a4917"),
+        Model("resnet101_v2", "ResNet101V2", 42_626_560, 224, "c0ed64b8031c3730f411d2eb4eea35b5"),
+        Model("resnet152_v2", "ResNet152V2", 58_331_648, 224, "ed17cf2e0169df9d443503ef94b23b33"),
+    )),
+    Family(mode="tf", file="inception_v3/{name}{notop}",
+           block=r"^(mixed\d+)$", closes=True, least_px=75, models=(
+        Model("inception_v3", "InceptionV3", 21_802_784, 299, "bcbd6486424b2319ff4ef7d526e38f63"),
+    )),
+    Family(mode="tf", file="inception_resnet_v2/{name}{notop}",
+           block=r"^(mixed_\d\w|block\d+_\d+|conv_7b)", closes=True, least_px=75, models=(
+        Model("inception_resnet_v2", "InceptionResNetV2", 54_336_736, 299,
+              "d19885ff4a710c122648d3b5c3b684e4"),
+    )),
+    Family(mode="tf", file="xception/{name}{notop}",
+           block=r"^(block\d+)_", least_px=71, models=(
+        Model("xception", "Xception", 20_861_480, 299, "b0042744bf5b25fce3cb969f33bebb97"),
+    )),
+    Family(mode="torch", file="densenet/{name}{notop}",
+           block=r"^(conv\d)_", models=(
+        Model("densenet121", "DenseNet121", 7_037_504, 224, "30ee3e1110167f948a6b9946edeeb738"),
+        Model("densenet169", "DenseNet169", 12_642_880, 224, "b8c4d4c20dd625c148057b9ff1c1176b"),
+        Model("densenet201", "DenseNet201", 18_321_984, 224, "c13680b51ded0fb44dff2d8f86ac8bb1"),
+    )),
+    Family(mode="tf", file="mobilenet/mobilenet_1_0_224_tf_no_top.h5",
+           block=r"^conv_(?:dw|pw|pad)_(\d+)", prefix="block_", models=(
+        Model("mobilenet", "MobileNet", 3_228_864, 224, ""),
+    )),
+    Family(mode="tf", file="mobilenet_v2/"
+           "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+           block=r"^(Conv1|expanded_conv|block_\d+|Conv_1)(?=_|$)", models=(
+        Model("mobilenet_v2", "MobileNetV2", 2_257_984, 224, ""),
+    )),
+    Family(mode="tf", file="mobilenet_v3/weights_{name}_224_1.0_float_no_top_v2.h5",
+           block=r"^(expanded_conv(?:_\d+)?|conv_1|conv)(?=_|$)", carries=True, models=(
+        Model("mobilenet_v3_small", "MobileNetV3Small", 939_120, 224,
+              "d3e8ec802a04aa4fc771ee12a9a9b836"),
+        Model("mobilenet_v3_large", "MobileNetV3Large", 2_996_352, 224,
+              "07fb09a5933dd0c8eaafa16978110389"),
+    )),
+    Family(mode="torch", file="{joined}_notop.h5", host=EFFICIENTNET_HOST,
+           block=r"^(stem|block\d|top)", models=(
+        Model("efficientnet_b0", "EfficientNetB0", 4_049_564, 224,
+              "50bc09e76180e00e4465e1a485ddc09d"),
+        Model("efficientnet_b1", "EfficientNetB1", 6_575_232, 240,
+              "74c4e6b3e1f6a1eea24c589628592432"),
+        Model("efficientnet_b2", "EfficientNetB2", 7_768_562, 260,
+              "111f8e2ac8aa800a7a99e3239f7bfb39"),
+        Model("efficientnet_b3", "EfficientNetB3", 10_783_528, 300,
+              "af6d107764bb5b1abb91932881670226"),
+        Model("efficientnet_b4", "EfficientNetB4", 17_673_816, 380,
+              "ebc24e6d6c33eaebbd558eafbeedf1ba"),
+        Model("efficientnet_b5", "EfficientNetB5", 28_513_520, 456,
+              "38879255a25d3c92d5e44e04ae6cec6f"),
+        Model("efficientnet_b6", "EfficientNetB6", 40_960_136, 528,
+              "9ecce42647a20130c1f39a5d4cb75743"),
+        Model("efficientnet_b7", "EfficientNetB7", 64_097_680, 600,
+              "cbcfe4450ddf6f3ad90b1b398090fe4a"),
+    )),
+    Family(mode="torch", file="efficientnet_v2/efficientnetv2-{last}_notop.h5",
+           block=r"^(stem|block\d|top)", carries=True, models=(
+        Model("efficientnet_v2_b0", "EfficientNetV2B0", 5_919_312, 224,
+              "893217f2bb855e2983157299931e43ff"),
+        Model("efficientnet_v2_b1", "EfficientNetV2B1", 6_931_124, 240,
+              "0e80663031ca32d657f9caa404b6ec37"),
+        Model("efficientnet_v2_b2", "EfficientNetV2B2", 8_769_374, 260,
+              "1dfe2e7a5d45b6632553a8961ea609eb"),
+        Model("efficientnet_v2_b3", "EfficientNetV2B3", 12_930_622, 300,
+              "f6abf7b5849ac99a89b50dd3fd532856"),
+    )),
+    Family(mode="half", file="efficientnet_v2/efficientnetv2-{last}_notop.h5",
+           block=r"^(stem|block\d|top)", carries=True, models=(
+        Model("efficientnet_v2_s", "EfficientNetV2S", 20_331_360, 384,
+              "af0682fb74e8c54910f2d4393339c070"),
+        Model("efficientnet_v2_m", "EfficientNetV2M", 53_150_388, 480,
+              "1b8dc055df72dde80d614482840fe342"),
+        Model("efficientnet_v2_l", "EfficientNetV2L", 117_746_848, 480,
+              "b0b66b5c863aef5b46e8608fe1711615"),
+    )),
+    Family(mode="tf", file="nasnet/NASNet-{last}-no-top.h5",
+           block=r"(?<!activation)_(stem_\d|reduce_\d+|\d+)$", prefix="cell_", closes=True, models=(
+        Model("nasnet_mobile", "NASNetMobile", 4_269_716, 224, "1ed92395b5b598bdda52abe5c0dbfd63"),
+        Model("nasnet_large", "NASNetLarge", 84_916_818, 331, "d81d89dc07e6e56530c4e77faddd61b5"),
+    )),
+    Family(mode="torch", file="convnext/{name}_notop.h5",
+           block=r"_(stem|stage_\d)", closes=True, carries=True, models=(
+        Model("convnext_tiny", "ConvNeXtTiny", 27_820_128, 224,
+              "d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1"),
+        Model("convnext_small", "ConvNeXtSmall", 49_454_688, 224,
+              "6fc8009faa2f00c1c1dfce59feea9b0745eb260a7dd11bee65c8e20843da6eab"),
+        Model("convnext_base", "ConvNeXtBase", 87_566_464, 224,
+              "40a20c5548a5e9202f69735ecc06c990e6b7c9d2de39f0361e27baeb24cb7c45"),
+        Model("convnext_large", "ConvNeXtLarge", 196_230_336, 224,
+              "96f02b6f0753d4f543261bc9d09bed650f24dd6bc02ddde3066135b63d23a1cd"),
+        Model("convnext_xlarge", "ConvNeXtXLarge", 348_147_968, 224,
+              "de3f8a54174130e0cecdc71583354753d557fcf1f4487331558e2a16ba0cfe05"),
+    )),
+)
+# fmt: on
+
+
+@frozen(kw_only=True)
+class KerasApplication(Backbone):
+    """A model of `keras.applications` without its classifier.
+
+    Attributes:
+        image_size: Height and width of the input, in pixels.
+    """
+
+    family: ClassVar[Family]
+    published: ClassVar[Model]
+    imagenet: ClassVar[weights.RemoteFile]
+
+    @property
+    def params(self) -> int:
+        """Return how many parameters it has, without building it."""
+        return self.published.params
+
+    def layers(self) -> LayerTable:
+        """Return its layers; it is built for that once, and the table kept on disk."""
+        settings = {"image_size": self.image_size}
+        return kept_table(self.published.name, settings, lambda: layer_table(self.build()))
+
+    def build(self) -> keras.Model:
+        """Return the flat model, its layers named by their order in it."""
+        start_keras()
+        model = self._as_published()
+        name_anew(model)
+        order = tuple(_file_order(model))
+        if any(map(_inside, model.layers)):
+            model = flat(model, drop=_is_preprocessing)
+            name_anew(model)
+        name_blocks(model, self.family.block, self.family.prefix, self.family.closes)
+        model.file_order = order  # how files of Keras 2's time list the weights
+        return model
+
+    def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
+        """Turn RGB pixels into what the published weights were trained with."""
+        return MODES[self.family.mode](images)
+
+    def load_weights(self, model: keras.Model) -> Mapping[str, str]:
+        """Load the first available source into `model`."""
+
+        def arrays(source: WeightsSource) -> Arrays:
+            return self._arrays(source).in_order_of(model.file_order)
+
+        return weights.load_first(model, self.sources, arrays)
+
+    def _as_published(self) -> keras.Model:
+        import keras
+
+        settings: dict[str, Any] = {"include_preprocessing": False} if self.family.carries else {}
+        shape = (self.image_size, self.image_size, 3)
+        function = getattr(keras.applications, self.published.function)
+        return function(include_top=False, weights=None, input_shape=shape, **settings)
+
+    def _arrays(self, source: WeightsSource) -> Arrays:
+        if source == "imagenet":
+            return read_arrays(weights.fetch(self.imagenet), skip=PREPROCESSING)
+        if source == "bsds500":
+            raise WeightsError(weights.BSDS500_IS_VGG16)
+        return read_arrays(Path(source), skip=PREPROCESSING)
+
+
+def _inside(layer: keras.Layer) -> bool:
+    """Tell whether a layer must go: a model in the model, or preprocessing."""
+    import keras
+
+    return isinstance(layer, keras.Model) or _is_preprocessing(layer)
+
+
+def _is_preprocessing(layer: keras.Layer) -> bool:
+    import keras
+
+    return isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization)
+
+
+def _file_order(model: keras.Model) -> Iterator[str]:
+    """Yield the names of a model's weights as files of Keras 2's time list them."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _file_order(layer)
+        elif not _is_preprocessing(layer):
+            learning = {id(variable) for variable in layer.trainable_variables}
+            listed = sorted(named_weights(layer), key=lambda pair: id(pair[1]) not in learning)
+            yield from (f"{layer.name}/{name}" for name, _ in listed)
+
+
+def _part(family: Family, model: Model) -> type[KerasApplication]:
+    size = field(default=model.image_px, validator=at_least(family.least_px))
+    body = {
+        "__doc__": f"""{model.function} of `keras.applications`.
+
+        Attributes:
+            image_size: Height and width of the input, in pixels, at least {family.least_px}.
+        """,
+        "__module__": __name__,
+        "__annotations__": {"image_size": int},
+        "image_size": size,
+        "family": family,
+        "published": model,
+        "imagenet": family.remote(model),
+    }
+    part = frozen(kw_only=True)(type(model.function, (KerasApplication,), body))
+    return registries.backbones.register(model.name)(part)
+
+
+globals().update(  # so that each can be found under its name in this module
+    {model.function: _part(family, model) for family in FAMILIES for model in family.models}
+)

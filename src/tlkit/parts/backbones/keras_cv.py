@@ -1,0 +1,161 @@
+"""Backbones from KerasCV, with their architecture stated key by key.
+
+KerasCV is no longer developed; everything else in tlkit works without it. Its presets are not
+used: they download when they are built. Left out are networks of composite layers, whose parts can
+be neither frozen nor loaded apart (CSPDarkNet, MiT), or of models in the model, named anew in every
+build (ViTDet); ResNetV2, which with one block a stack fails under Keras 3.15.1: 'The name
+"v2_stack_0_block1_use_preactivation_bn" is used 2 times in the model'; and MobileNetV3 and
+EfficientNet, which `keras.applications` has.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from attrs import asdict, field, frozen
+
+from tlkit.model.graph import layer_table, name_anew, name_blocks
+from tlkit.model.layers import LayerTable
+from tlkit.parts.backbones.layer_tables import kept_table
+from tlkit.parts.backbones.vgg import VGG16
+from tlkit.parts.kinds import Backbone, WeightsSource, registries
+from tlkit.parts.validators import at_least, each, open_interval
+from tlkit.system.errors import WeightsError
+from tlkit.system.keras import extra_package
+from tlkit.weights import sources as weights
+from tlkit.weights.files import Arrays, read_arrays
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+Counts = tuple[int, ...]
+counts = each(at_least(1), least=1)
+
+
+def models() -> Any:
+    """Return `keras_cv.models`."""
+    return extra_package("keras_cv", "keras-cv").models
+
+
+@registries.backbones.register("keras_cv_vgg16")
+@frozen(kw_only=True)
+class KerasCVVGG16(VGG16):
+    """VGG-16 as KerasCV builds it: the same layers as `vgg16`, and the same weights."""
+
+    def build(self) -> keras.Model:
+        """Return KerasCV's, `(batch, size, size, 3) -> (batch, size/32, size/32, 512)`."""
+        shape = (self.image_size, self.image_size, 3)
+        built = models().VGG16Backbone(
+            include_rescaling=False, include_top=False, input_shape=shape
+        )
+        return _functional(built)
+
+
+@frozen(kw_only=True)
+class KerasCVBackbone(Backbone):
+    """A network of KerasCV; pixels are divided by 255, as in its own training.
+
+    Attributes:
+        weights: A file of this very network's weights, or `none`; KerasCV publishes its own only
+            as presets that download.
+    """
+
+    block: ClassVar[str]  # a pattern whose first group in a layer's name is its block
+
+    weights: WeightsSource | tuple[WeightsSource, ...] = field()
+
+    @abstractmethod
+    def network(self, cv: Any, **settings: Any) -> keras.Model:
+        """Return KerasCV's model from `cv`, which is `keras_cv.models`."""
+
+    def layers(self) -> LayerTable:
+        """Return its layers; it is built for that once, and the table kept on disk."""
+        settings = asdict(self) | {"weights": None, "preprocess": None}
+        return kept_table(type(self).__name__, settings, lambda: layer_table(self.build()))
+
+    def build(self) -> keras.Model:
+        """Return the network without its rescaling, its layers named by their order in it."""
+        shape = (self.image_size, self.image_size, 3)
+        model = _functional(self.network(models(), include_rescaling=False, input_shape=shape))
+        name_anew(model)
+        name_blocks(model, self.block)
+        return model
+
+    def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
+        """Return the pixels divided by 255."""
+        return images / 255.0
+
+    def load_weights(self, model: keras.Model) -> Mapping[str, str]:
+        """Load the first available source into `model`."""
+        return weights.load_first(model, self.sources, _arrays)
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    import keras
+
+    return keras.Model(model.input, model.output)
+
+
+def _arrays(source: WeightsSource) -> Arrays:
+    if source in {"imagenet", "bsds500"}:
+        raise WeightsError(f"backbone.weights: there is no {source} for this backbone, give a path")
+    return read_arrays(Path(source))
+
+
+@registries.backbones.register("keras_cv_resnet")
+@frozen(kw_only=True)
+class KerasCVResNet(KerasCVBackbone):
+    """ResNet of any depth (He et al. 2016): by default ResNet-18, which `keras.applications` lacks.
+
+    Attributes:
+        blocks: How many blocks each stack has. The first has 64 channels; from stack to stack the
+            channels double and the sides are halved.
+        block_type: `basic_block` (two 3×3 convolutions) or `block` (bottleneck).
+    """
+
+    block = r"^(conv1|v2_stack_\d)"
+
+    blocks: Counts = field(default=(2, 2, 2, 2), validator=counts)
+    block_type: Literal["basic_block", "block"] = "basic_block"
+
+    def network(self, cv: Any, **settings: Any) -> keras.Model:
+        """Return the ResNet."""
+        stacks = range(len(self.blocks))
+        return cv.ResNetBackbone(
+            stackwise_filters=[64 * 2**stack for stack in stacks],
+            stackwise_blocks=list(self.blocks),
+            stackwise_strides=[1 if stack == 0 else 2 for stack in stacks],
+            block_type=self.block_type,
+            **settings,
+        )
+
+
+@registries.backbones.register("keras_cv_densenet")
+@frozen(kw_only=True)
+class KerasCVDenseNet(KerasCVBackbone):
+    """DenseNet of any depth (Huang et al. 2017).
+
+    Attributes:
+        repeats: How many layers each dense block has.
+        growth: How many channels each of them adds.
+        compression: What share of the channels a transition keeps.
+    """
+
+    block = r"^(conv\d)"
+
+    repeats: Counts = field(default=(6, 12, 24, 16), validator=counts)
+    growth: int = field(default=32, validator=at_least(1))
+    compression: float = field(default=0.5, validator=open_interval(0, 1))
+
+    def network(self, cv: Any, **settings: Any) -> keras.Model:
+        """Return the DenseNet."""
+        return cv.DenseNetBackbone(
+            stackwise_num_repeats=list(self.repeats),
+            growth_rate=self.growth,
+            compression_ratio=self.compression,
+            **settings,
+        )

@@ -1,1 +1,0 @@
-"""From an experiment and the counts of its data to every decision, before Keras is loaded."""

@@ -1,0 +1,1 @@
+"""What people look at: charts, tables and pages of runs, comparisons and sweeps."""

@@ -1,0 +1,1 @@
+"""A run from an experiment to its folder, and the way back in after a stop."""

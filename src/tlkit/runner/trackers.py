@@ -1,0 +1,216 @@
+"""Trackers: a run's figures sent elsewhere as they come. One that fails never ends the run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from tlkit.config.experiment import Experiment, Track
+from tlkit.system.errors import PartError
+from tlkit.train.callback import Callback, Epoch
+
+FIGURES = tuple(field.name for field in attrs.fields(Epoch) if field.name != "epoch")
+
+
+class Tracker(ABC):
+    """Somebody who is told a run's figures; may raise anything."""
+
+    name: str
+
+    @abstractmethod
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch has ended."""
+
+    @abstractmethod
+    def end(self, scores: Mapping[str, float], done: bool) -> None:
+        """The run has ended: finished, with these scores by name, or not."""
+
+
+class TensorBoard(Tracker):
+    """Event files for TensorBoard. Reading them needs the package tensorboard, writing does not.
+
+    Args:
+        folder: The run's folder.
+        experiment: What is run.
+    """
+
+    name = "TensorBoard"
+
+    def __init__(self, folder: Path, experiment: Experiment) -> None:
+        import tensorflow as tf
+
+        self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
+        settings = "\n".join(f"{key} = {value}" for key, value in _settings(experiment))
+        fence = "`" * 40  # what the settings cannot end
+        self._write("experiment", "text", f"{fence}\n{settings}\n{fence}", step=0)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Write the figures of an epoch."""
+        for name in FIGURES:
+            self._write(name, "scalars", float(getattr(epoch, name)), epoch.epoch)
+        self._writer.flush()
+
+    def end(self, scores: Mapping[str, float], done: bool) -> None:
+        """Write the scores and close the file."""
+        for name, value in scores.items():
+            self._write(name, "scalars", value, step=0)
+        self._writer.close()
+
+    def _write(self, tag: str, plugin: str, value: str | float, step: int) -> None:
+        # `tf.summary.scalar` and `text` come from the package tensorboard; these do what they do.
+        import tensorflow as tf
+
+        metadata = tf.compat.v1.SummaryMetadata()
+        metadata.plugin_data.plugin_name = plugin
+        metadata.data_class = 1 if plugin == "scalars" else 2  # DATA_CLASS_SCALAR, _TENSOR
+        with self._writer.as_default():
+            tf.summary.write(tag, tf.constant(value), step, metadata)
+
+
+class MLflow(Tracker):
+    """An MLflow run: settings as parameters, figures an epoch, the run folder as artifacts.
+
+    Where it goes is MLflow's own setting, such as the variable `MLFLOW_TRACKING_URI`. MLflow's
+    global state, such as an active run, is left alone.
+
+    Args:
+        folder: The run's folder.
+        experiment: What is run.
+    """
+
+    name = "MLflow"
+    at_once = 100  # how many parameters MLflow takes at once
+    longest = 6000  # and how long a value
+
+    def __init__(self, folder: Path, experiment: Experiment) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        self._client, self._folder = MlflowClient(), folder
+        title = experiment.track.experiment or experiment.name
+        known = self._client.get_experiment_by_name(title)
+        number = known.experiment_id if known else self._client.create_experiment(title)
+        self._run = self._client.create_run(number, run_name=folder.name).info.run_id
+        params = [Param(_key(k), v[: self.longest]) for k, v in _settings(experiment)]
+        for start in range(0, len(params), self.at_once):
+            self._client.log_batch(self._run, params=params[start : start + self.at_once])
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Send the figures of an epoch."""
+        self._send({name: float(getattr(epoch, name)) for name in FIGURES}, epoch.epoch)
+
+    def end(self, scores: Mapping[str, float], done: bool) -> None:
+        """Send the scores and the folder, if there are such."""
+        self._send(scores, 0)
+        for path in sorted(self._folder.iterdir()) if done else ():
+            if path.is_file():
+                self._client.log_artifact(self._run, str(path))
+            elif path.name not in {"checkpoints", "tensorboard"}:
+                self._client.log_artifacts(self._run, str(path), path.name)
+        self._client.set_terminated(self._run, "FINISHED" if done else "FAILED")
+
+    def _send(self, figures: Mapping[str, float], step: int) -> None:
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        metrics = [Metric(_key(name), value, now, step) for name, value in figures.items()]
+        self._client.log_batch(self._run, metrics=metrics)
+
+
+def _key(name: str) -> str:
+    """Return a name of signs that MLflow allows.
+
+    >>> _key("class_weights.weights.covid-19"), _key("<b>")
+    ('class_weights.weights.covid-19', '_b_')
+    """
+    return re.sub(r"[^A-Za-z0-9_./ -]", "_", name)[:250]
+
+
+def _settings(experiment: Experiment) -> list[tuple[str, str]]:
+    from tlkit.reports.tables import flattened
+    from tlkit.runfolder.folder import resolved
+
+    return list(flattened(resolved(experiment)).items())
+
+
+class Trackers:
+    """All of a run's trackers. What one of them raises is noted once, and it is left out then.
+
+    Args:
+        callback: Who is told.
+    """
+
+    def __init__(self, callback: Callback) -> None:
+        self._watcher = callback
+        self._working: list[Tracker] = []
+
+    def add(self, name: str, begin: Callable[[], Tracker]) -> None:
+        """Begin another."""
+        with self._noted(name):
+            self._working.append(begin())
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch has ended."""
+        self._tell(lambda tracker: tracker.epoch(epoch))
+
+    def end(self, scores: Mapping[str, float], done: bool) -> None:
+        """The run has ended."""
+        self._tell(lambda tracker: tracker.end(scores, done))
+        self._working = []
+
+    def _tell(self, message: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._working):
+            with self._noted(tracker.name, tracker):
+                message(tracker)
+
+    @contextmanager
+    def _noted(self, name: str, tracker: Tracker | None = None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a tracker's package may raise
+            text = " ".join(str(error).split())[:200]
+            self._watcher.on_note(
+                f"{name} has stopped ({type(error).__name__}: {text}); go on without"
+            )
+            if tracker is not None:
+                self._working.remove(tracker)
+
+
+def require_trackers(track: Track) -> None:
+    """Make sure that what the trackers need is installed.
+
+    Raises:
+        PartError: If it is not.
+    """
+    if track.mlflow and importlib.util.find_spec("mlflow") is None:
+        raise PartError(
+            "track.mlflow: needs MLflow, which is not installed; pip install tlkit[mlflow]"
+        )
+
+
+@contextmanager
+def tracked(experiment: Experiment, folder: Path, callback: Callback) -> Iterator[Trackers]:
+    """Give a run's trackers; those that have not been told of its end learn that it failed.
+
+    Args:
+        experiment: What is run.
+        folder: The run's folder.
+        callback: Told if one of them fails.
+    """
+    trackers = Trackers(callback)
+    if experiment.track.tensorboard:
+        trackers.add("TensorBoard", lambda: TensorBoard(folder, experiment))
+    if experiment.track.mlflow:
+        trackers.add("MLflow", lambda: MLflow(folder, experiment))
+    try:
+        yield trackers
+    finally:
+        trackers.end({}, done=False)

@@ -1,0 +1,1 @@
+"""What every program needs and no learning: errors, files, locks, signals, the start of Keras."""
