@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import typer
-from tests.docs_hook import generated
+from tests.house.docs_hook import generated
 
 from tlkit.cli import app
 from tlkit.config.experiment import Experiment, Fit, PublishedResult
@@ -17,7 +17,7 @@ from tlkit.config.structure import keys
 from tlkit.parts.kinds import registries
 from tlkit.parts.plugins import Plugins
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 KINDS = dict(registries.items())
 
 

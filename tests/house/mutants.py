@@ -1,6 +1,6 @@
 """Mutants: the code broken in one place at a time, each with the test that must notice.
 
-A property that no mutant breaks is decoration. `python tests/mutants.py [NAME...]` copies the
+A property that no mutant breaks is decoration. `python tests/house/mutants.py [NAME...]` copies the
 source, breaks the copy and runs the test against it; `test_mutants.py` does the same for all, in
 `make test-all`.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @frozen

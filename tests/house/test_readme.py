@@ -13,7 +13,7 @@ from pathlib import Path
 import tlkit
 from tlkit.config.structure import structure
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tlkit
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_every_public_name_is_there_and_explained() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import tlkit
 from tlkit.parts.kinds import registries
 
-DOCS = Path(__file__).parent.parent / "docs" / "howto"
+DOCS = Path(__file__).parent.parent.parent / "docs" / "howto"
 PAGE = (DOCS / "part.md").read_text(encoding="utf-8")
 
 

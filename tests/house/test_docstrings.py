@@ -17,7 +17,7 @@ import tlkit.inspect
 import tlkit.parts.validators
 import tlkit.testing
 
-PAGES = (Path(__file__).parent.parent / "docs" / "reference" / "api").glob("*.md")
+PAGES = (Path(__file__).parent.parent.parent / "docs" / "reference" / "api").glob("*.md")
 API = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 ENTRY = r"    \*{0,2}(\w+)(?: \([^)]*\))?:"
 

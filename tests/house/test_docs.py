@@ -20,7 +20,7 @@ import pytest
 import typer
 from attrs import fields_dict, frozen
 from packaging.requirements import Requirement
-from tests.docs_hook import generated
+from tests.house.docs_hook import generated
 
 import tlkit
 from tlkit.cli import app
@@ -28,7 +28,7 @@ from tlkit.config.structure import structure
 from tlkit.config.sweep import SweepTable, grid
 from tlkit.parts.kinds import registries
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),

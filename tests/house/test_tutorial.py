@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parent.parent / "docs" / "tutorial.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "tutorial.md"
 
 
 def commands() -> str:
