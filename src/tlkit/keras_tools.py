@@ -24,11 +24,11 @@ from tlkit.parts.kinds import (
     Dataset,
     FreezePolicy,
     Head,
-    WeightsSource,
     registries,
 )
 from tlkit.system.errors import DataError, PartError
 from tlkit.system.keras import start_keras
+from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
     import keras

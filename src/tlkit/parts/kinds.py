@@ -29,6 +29,7 @@ from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.registry import Registry
 from tlkit.parts.validators import above, at_least, between, fraction, unless_none
 from tlkit.system.errors import FieldError
+from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +40,6 @@ K = TypeVar("K")
 # Labels `(batch,)` int32 and probabilities `(batch, classes)` float32 -> losses `(batch,)`.
 LossFunction = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 BatchNorm = Literal["inference", "head", "train"]
-WeightsSource = Literal["imagenet", "bsds500", "none"] | Path
 
 
 @frozen(kw_only=True)

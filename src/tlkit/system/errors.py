@@ -1,6 +1,6 @@
-"""What can go wrong, one class a kind of trouble, each with the exit code the CLI ends with.
+"""Exceptions, one class per kind of problem, each with the exit code that the CLI returns.
 
-Messages have one shape: ``where: rule, got value; the way out``, one line, lower case.
+Messages have one shape: ``where: rule, got value; the way out``, on one line, in lower case.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from collections.abc import Iterable
 from attrs import frozen
 
 
+class RenamedWarning(FutureWarning):
+    """An old name was used that works for one more release; the message gives the new name."""
+
+
 class TlkitError(Exception):
-    """A mistake or a circumstance that tlkit understands; shown without a traceback."""
+    """A problem that tlkit understands; shown without a traceback."""
 
     exit_code = 1
 
 
 @frozen(order=True)
 class Problem:
-    """One thing that is wrong with a configuration.
+    """One problem in a configuration.
 
     Attributes:
         path: The key path, such as ``fit.batch_size``; empty for the file as a whole.
@@ -33,7 +37,7 @@ class Problem:
 
 
 class ConfigError(TlkitError):
-    """The experiment file is wrong. Holds every problem found, sorted by key path."""
+    """An invalid experiment file; holds every problem, sorted by key path."""
 
     exit_code = 3
 
@@ -48,9 +52,9 @@ class ConfigError(TlkitError):
 
 
 class FieldError(ValueError):
-    """A part found one of its own keys wrong while doing its work.
+    """An invalid value of one of a part's own keys.
 
-    Parts do not know where they stand in a file; whoever does turns it into a `ConfigError`.
+    A part does not know its place in the file; the reader adds it and raises a `ConfigError`.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -60,44 +64,44 @@ class FieldError(ValueError):
 
 
 class DataError(TlkitError):
-    """Images, labels or splits are missing or broken."""
+    """Missing or broken images, labels or splits."""
 
     exit_code = 4
 
 
 class WeightsError(TlkitError):
-    """A weights or model file is missing, broken or does not fit."""
+    """A weights or model file that is missing, broken or does not fit."""
 
     exit_code = 5
 
 
 class PartError(TlkitError):
-    """A registered part cannot be used."""
+    """A registered part that cannot be used."""
 
     exit_code = 6
 
 
 class UnknownPart(PartError):
-    """No part of that name is registered."""
+    """A name under which no part is registered."""
 
 
 class DuplicatePart(PartError):
-    """Two parts claim one name."""
+    """A name that two parts claim."""
 
 
 class RunFolderError(TlkitError):
-    """A run folder exists already, is unfinished or is not a run folder."""
+    """A run folder that already exists, is unfinished or is not a run folder."""
 
     exit_code = 7
 
 
 class ResourceError(TlkitError):
-    """The machine has too little of something, or a package is too old."""
+    """Too little disk or memory, or a package that is too old."""
 
     exit_code = 8
 
 
 class NumericalError(TlkitError):
-    """Training produced a number that is not finite."""
+    """A number that is not finite came up in training."""
 
     exit_code = 9

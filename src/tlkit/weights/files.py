@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attrs import evolve, frozen
 
@@ -127,7 +127,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # what its files begin with
-SOURCES = ("imagenet", "bsds500", "none")
+NamedSource = Literal["imagenet", "bsds500", "none"]
+SOURCES: tuple[str, ...] = get_args(NamedSource)
 NO_SOURCE = f", and no source of that name but {', '.join(SOURCES)}; none leaves them random"
 KERAS_3_OPTIMIZER = "optimizer/"  # a trained model's file has its optimizer's arrays too
 # Weights hardly compress: what declares more than this is a bomb, unless it is small anyway, such

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from tlkit.model.graph import named_weights
-from tlkit.parts.kinds import WeightsSource
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import atomic_write
-from tlkit.weights.files import HDF5, Arrays
+from tlkit.weights.files import HDF5, Arrays, NamedSource
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
+
+WeightsSource = NamedSource | Path
 
 BSDS500_IS_VGG16 = "backbone.weights: bsds500 has the layers of vgg16 and of no other backbone"
 CONNECT_SECONDS = 5

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 import tlkit
-from tlkit.parts.kinds import WeightsSource
 from tlkit.parts.validators import at_least, each
 from tlkit.system.keras import start_keras
 from tlkit.weights.files import Arrays, read_arrays
-from tlkit.weights.sources import NotAvailableError, load_first
+from tlkit.weights.sources import NotAvailableError, WeightsSource, load_first
 
 if TYPE_CHECKING:  # only here: `tlkit check` must start without TensorFlow
     import keras

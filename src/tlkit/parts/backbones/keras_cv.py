@@ -21,12 +21,13 @@ from tlkit.model.graph import layer_table, name_anew, name_blocks
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.layer_tables import kept_table
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.kinds import Backbone, WeightsSource, registries
+from tlkit.parts.kinds import Backbone, registries
 from tlkit.parts.validators import at_least, each, open_interval
 from tlkit.system.errors import WeightsError
 from tlkit.system.keras import extra_package
 from tlkit.weights import sources as weights
 from tlkit.weights.files import Arrays, read_arrays
+from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
     import keras

@@ -10,12 +10,13 @@ from attrs import field, frozen
 
 from tlkit.model.layers import Layer, LayerTable
 from tlkit.parts.backbones import pixels
-from tlkit.parts.kinds import Backbone, WeightsSource, registries
+from tlkit.parts.kinds import Backbone, registries
 from tlkit.parts.validators import at_least
 from tlkit.system.errors import WeightsError
 from tlkit.system.keras import start_keras
 from tlkit.weights import sources as weights
 from tlkit.weights.files import Arrays, read_arrays
+from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
     import keras
