@@ -142,7 +142,7 @@ def test_a_run_that_keeps_the_best_epoch_prints_its_scores(tlkit_command: Comman
 def test_which_epoch_was_kept_is_said_with_the_other_s_accuracy(
     keep: Literal["last", "best"], last: int, text: str
 ) -> None:
-    experiment = tlkit.Experiment(data=Phantom(), fit=tlkit.Fit(keep=keep, best_by="val_accuracy"))
+    experiment = tlkit.Experiment(data=Phantom(), fit=tlkit.Fit(keep=keep, monitor="val_accuracy"))
     run = tlkit.Run(
         folder=Path(),
         experiment=experiment,
@@ -452,6 +452,12 @@ def test_the_cache_is_shown_and_cleared(
     assert tlkit_command("cache", "info").out.startswith(f"{tmp_path / 'features'}: 3 entries, ")
     assert tlkit_command("cache", "clear").out.startswith("freed 0.0")
     assert json.loads(tlkit_command("cache", "info", "--json").out)["entries"] == 0
+
+
+def test_an_old_name_is_one_line_on_stderr(tlkit_command: CommandLine) -> None:
+    done = tlkit_command("check", "quick.toml", "--set", "data.per_class=3")
+    assert done.code == 0
+    assert done.err == "note: quick.toml: data.per_class: is now called data.max_per_class\n"
 
 
 def test_every_command_has_help() -> None:

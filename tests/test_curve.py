@@ -12,7 +12,7 @@ from tlkit.sweeps.charts import curve_svg, dots_svg
 from tlkit.sweeps.summary import Figure, VariantSummary
 from tlkit.sweeps.trials import Variant
 
-KEY = "data.per_class"
+KEY = "data.max_per_class"
 
 
 def summary(value: Any, mean: float | None = 0.5, file: str = "a.toml") -> VariantSummary:
@@ -62,7 +62,7 @@ def test_a_row_a_variant_begins_at_the_tenth_below_all_of_it() -> None:
     svg = dots_svg([summary("<b>&", 0.6), summary("b", 0.9)])
     texts = [node.text for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
     assert texts == ["40", "50", "60", "70", "80", "90", "100",
-                     "1  a, per_class <b>&", "2  a, per_class b"]  # fmt: skip
+                     "1  a, max_per_class <b>&", "2  a, max_per_class b"]  # fmt: skip
     (one,), (other,) = places(svg, "circle", "cx")
     assert one < other
 

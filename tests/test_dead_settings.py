@@ -63,7 +63,7 @@ CHANGED: dict[str, Any] = {
     "datasets.*.allow_double_balancing": True,
     "datasets.*.folds": 3,
     "datasets.*.fold": 2,
-    "datasets.*.per_class": 1,
+    "datasets.*.max_per_class": 1,
     "datasets.*.split_seed": 1,
     "datasets.*.on_bad_image": "skip",
     "datasets.*.allow_leakage": True,
@@ -386,7 +386,7 @@ def experiment(**changed: Any) -> Experiment:
 PLANNED: dict[str, Any] = {"epochs": 3, "batch_size": 4, "xla": False, "cache": False}
 ENDED_WITH: dict[str, Any] = {
     "keep": "best",
-    "best_by": "val_accuracy",
+    "monitor": "val_accuracy",
     "early_stop_patience": 1,
     "winograd": True,  # it rounds otherwise
     "feature_dtype": "float16",
@@ -429,7 +429,7 @@ def test_the_other_keys_of_fit_change_what_a_run_ends_with(
     key: str, unchanged: tuple[bytes, int], tmp_path: Path
 ) -> None:
     weights, best = ended_with(tmp_path / "run", **{key: ENDED_WITH[key]})
-    if key == "best_by":
+    if key == "monitor":
         assert best != unchanged[1]
     else:
         assert weights != unchanged[0]

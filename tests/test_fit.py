@@ -228,7 +228,7 @@ def test_if_the_last_epoch_is_the_best_both_are_one() -> None:
 def test_loss_and_accuracy_can_choose_different_epochs(by: Any, best: int) -> None:
     """Steps so small that the loss falls while every prediction stays."""
     still = SGD(learning_rate=1e-4)
-    found = Trained(Stage(3, FROM_SECOND), optimizer=still, best_by=by, batch_size=8).fitted
+    found = Trained(Stage(3, FROM_SECOND), optimizer=still, monitor=by, batch_size=8).fitted
     assert len({epoch.val_accuracy for epoch in found.history}) == 1
     assert found.best.epoch == best
 

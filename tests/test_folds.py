@@ -162,7 +162,7 @@ def test_a_class_with_fewer_images_keeps_what_it_has() -> None:
         ({"folds": 5}, r"^data\.fold: missing; set it, 1 to 5, or run them all with tlkit sweep$"),
         ({"fold": 1}, r"^data\.fold: is one of data\.folds; set that too$"),
         ({"folds": 5, "fold": 6}, r"^data\.fold: must be from 1 to data\.folds = 5, got 6$"),
-        ({"split_seed": 1}, r"^data\.split_seed: draws data\.folds and data\.per_class"),
+        ({"split_seed": 1}, r"^data\.split_seed: draws data\.folds and data\.max_per_class"),
     ],
 )
 def test_keys_that_do_not_fit_each_other_are_refused(keys: dict[str, Any], message: str) -> None:
@@ -171,7 +171,7 @@ def test_keys_that_do_not_fit_each_other_are_refused(keys: dict[str, Any], messa
 
 
 def test_a_subset_is_of_the_fold_and_a_stand_in_has_folds_too(tmp_path: Path) -> None:
-    drawn = load_splits(Phantom(train=30, val=9, folds=3, fold=2, per_class=2))
+    drawn = load_splits(Phantom(train=30, val=9, folds=3, fold=2, max_per_class=2))
     assert drawn.counts("train") == dict.fromkeys(drawn.classes, 2)
     absent = Folder(path=tmp_path / "none", stand_in="phantom", folds=3, fold=2)
     assert load_splits(absent).stand_in == "phantom"

@@ -229,7 +229,7 @@ CHOICES: dict[str, list[Any]] = {
     ],
     "fit.early_stop_patience": [None, 1, 2],
     "fit.keep": ["last", "best"],
-    "fit.best_by": ["val_loss", "val_accuracy"],
+    "fit.monitor": ["val_loss", "val_accuracy"],
     "fit.xla": [True, False],
     "fit.checkpoint_every_s": [0, 60],
     "data.sampler": ["shuffle", "balanced"],

@@ -10,13 +10,14 @@ import pytest
 from attrs import fields, frozen
 
 from tlkit.config.experiment import Experiment, Fit
-from tlkit.config.structure import structure, unstructure
+from tlkit.config.structure import structure, unstructure, with_new_names
+from tlkit.config.toml import load_experiment
 from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Manifest
 from tlkit.parts.freezes import TrainRange
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.kinds import registries
-from tlkit.system.errors import ConfigError, PartError
+from tlkit.system.errors import ConfigError, PartError, RenamedWarning
 
 FIT = ", ".join(sorted(field.name for field in fields(Fit)))
 BACKBONES = ", ".join(registries.backbones.names())
@@ -276,3 +277,53 @@ def test_a_field_of_a_type_that_toml_has_not_is_the_authors_mistake() -> None:
 
     with pytest.raises(PartError, match=r"Strange: the key key cannot have the type complex; what"):
         structure(Strange, {"key": 1})
+
+
+OLD_NAMES = {
+    "data.occlude_centre=0.5": "data.mask_center",
+    "data.balance_twice=true": "data.allow_double_balancing",
+    "data.per_class=3": "data.max_per_class",
+    'fit.best_by="val_accuracy"': "fit.monitor",
+}
+
+
+@pytest.mark.parametrize("expression", OLD_NAMES)
+def test_an_old_name_of_a_key_works_with_a_warning(tmp_path: Path, expression: str) -> None:
+    old, _, value = expression.partition("=")
+    new = OLD_NAMES[expression]
+    file = tmp_path / "study.toml"
+    file.write_text('data.name = "phantom"')
+    with pytest.warns(RenamedWarning, match=rf"^.*study\.toml: {old}: is now called {new}$"):
+        from_set = load_experiment(file, [expression])
+    file.write_text(f'data.name = "phantom"\n{expression}\n')
+    with pytest.warns(RenamedWarning, match=rf"study\.toml: {old}: is now called {new}$"):
+        from_file = load_experiment(file)
+    assert (
+        from_set == from_file == load_experiment({"data": {"name": "phantom"}}, [f"{new}={value}"])
+    )
+    # --set replaces what the file says, whichever name each of them uses
+    assert load_experiment(file, [f"{new}={value}"]) == from_file
+    file.write_text(f'data.name = "phantom"\n{new}={value}\n')
+    with pytest.warns(RenamedWarning):
+        assert load_experiment(file, [expression]) == from_file
+
+
+def test_a_key_under_both_its_names_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('data = {name = "phantom", per_class = 3, max_per_class = 3}')
+    problem = r"data\.per_class: is now called max_per_class, which is set too; delete it$"
+    with pytest.warns(RenamedWarning), pytest.raises(ConfigError, match=problem):
+        load_experiment(file)
+    file.write_text('data.name = "phantom"')
+    with pytest.raises(ConfigError, match="the key is set twice"):
+        load_experiment(file, ["data.per_class=3", "data.max_per_class=3"])
+
+
+def test_tlkits_own_records_with_old_names_are_read_without_a_warning() -> None:
+    table = {"data": {"name": "phantom", "per_class": 3}, "fit": {"best_by": "val_accuracy"}}
+    experiment = structure(Experiment, table, own_record=True)
+    assert (experiment.data.max_per_class, experiment.fit.monitor) == (3, "val_accuracy")
+    assert with_new_names(Experiment, table) == {
+        "data": {"name": "phantom", "max_per_class": 3},
+        "fit": {"monitor": "val_accuracy"},
+    }

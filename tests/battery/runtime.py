@@ -203,7 +203,7 @@ CASES = (
         what="Choosing the best by a figure that is not there",
         expected="3, before anything starts",
         faults=(
-            changed("best_by", 'fit.best_by="val_f1"', "fit.best_by: expected 'val_loss' or"),
+            changed("monitor", 'fit.monitor="val_f1"', "fit.monitor: expected 'val_loss' or"),
             changed(
                 "monitor",
                 'schedule={name="plateau", monitor="val_f1", patience=1}',

@@ -7,13 +7,15 @@ import logging
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import tlkit
-from tlkit.system.errors import PartError, ResourceError, TlkitError
+from tlkit.system.errors import PartError, RenamedWarning, ResourceError, TlkitError
 from tlkit.system.stdio import tolerate_broken_pipes
 from tlkit.system.text import printable, printable_lines
 
@@ -72,11 +74,8 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and end the process with the documented exit code."""
-    # Pillow warns of large pictures without naming them; tlkit names and refuses them itself.
-    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     try:
-        with tolerate_broken_pipes():
-            _show_notes()
+        with _notes_on_stderr(), tolerate_broken_pipes():
             app()
     except TlkitError as error:
         _end(error, str(error), error.exit_code)
@@ -87,11 +86,11 @@ def main() -> NoReturn:
             where = f"{error.filename}: " if error.filename else ""
             _end(error, f"{where}{error.strerror}", ResourceError.exit_code)
         if "--debug" in sys.argv or not (place := foreign_place(error)):
-            raise  # a bug of tlkit's
-        # TensorFlow tells the whole way to what it traced; the last line says what is wrong there.
+            raise  # a bug in tlkit
+        # TensorFlow repeats the whole traceback in the message; the cause is its last line.
         last = (str(error).strip().splitlines() or [""])[-1].strip()
-        said = last.removeprefix(f"{type(error).__name__}: ")
-        line = f"{place}: {type(error).__name__}: {said}; tlkit --debug shows more"
+        cause = last.removeprefix(f"{type(error).__name__}: ")
+        line = f"{place}: {type(error).__name__}: {cause}; tlkit --debug shows more"
         _end(error, printable(line), PartError.exit_code)
     sys.exit(0)
 
@@ -103,9 +102,28 @@ def _end(error: Exception, message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _show_notes() -> None:
-    """Print what modules tell their logger."""
-    notes = logging.StreamHandler()
-    notes.setFormatter(logging.Formatter("note: %(message)s"))
-    logging.getLogger("tlkit").addHandler(notes)
-    logging.getLogger("tlkit").setLevel(logging.INFO)
+@contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    """Print tlkit's log messages and old names in use as lines that begin with `note:`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    logger, shown = logging.getLogger("tlkit"), set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, RenamedWarning):
+            show_others(message, category, *place, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            typer.echo(f"note: {printable(str(message))}", err=True)
+
+    with warnings.catch_warnings():
+        # Pillow warns about large images without naming them; tlkit names and refuses them itself.
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
+        warnings.filterwarnings("always", category=RenamedWarning)
+        show_others, warnings.showwarning = warnings.showwarning, show
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)

@@ -38,9 +38,9 @@ class Fit:
         batch_size: How many images one step of the optimizer sees.
         keep: Which weights are the run's: those after the `last` epoch or those of the `best` one,
             across stages. Both are scored.
-        best_by: What makes an epoch the best: the least `val_loss` or the highest `val_accuracy`,
+        monitor: What makes an epoch the best: the least `val_loss` or the highest `val_accuracy`,
             both unweighted; the first of equals.
-        early_stop_patience: End a stage when `best_by` has not got better for this many of its
+        early_stop_patience: End a stage when `monitor` has not got better for this many of its
             epochs; unset: never. The next stage then begins, with counts of its own.
         xla: Compile the training step with XLA; unset: in stages that train or pass no
             convolution. There it halves a step's time on a CPU, elsewhere it only costs its own.
@@ -63,7 +63,9 @@ class Fit:
     epochs: int = field(default=10, validator=at_least(1))
     batch_size: int = field(default=32, validator=at_least(1))
     keep: Literal["last", "best"] = "last"
-    best_by: Literal["val_loss", "val_accuracy"] = "val_loss"
+    monitor: Literal["val_loss", "val_accuracy"] = field(
+        default="val_loss", metadata={"formerly": "best_by"}
+    )
     early_stop_patience: int | None = field(default=None, validator=unless_none(at_least(1)))
     xla: bool | None = None
     winograd: bool | None = None

@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,7 +18,7 @@ import attrs
 from attrs import NOTHING, Attribute, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.config.structure import describe, hints, keys, unstructure
+from tlkit.config.structure import describe, hints, keys, old_name, unstructure
 from tlkit.config.sweep import SweepTable
 from tlkit.parts.kinds import registries
 from tlkit.parts.registry import Registry
@@ -167,10 +167,22 @@ def _record(cls: type) -> Schema:
     said = {key.name: key.meaning for key in describe_keys(cls)}
     return {
         "type": "object",
-        "properties": {field.name: _key(cls, field, said[field.name]) for field in keys(cls)},
+        "properties": {
+            name: schema
+            for field in keys(cls)
+            for name, schema in _named(field, _key(cls, field, said[field.name]))
+        },
         "required": [field.name for field in keys(cls) if _is_required(field)],
         "additionalProperties": False,
     }
+
+
+def _named(field: Attribute[Any], schema: Schema) -> Iterator[tuple[str, Schema]]:
+    """Yield the schema of a key under its name, and as deprecated under the one it had."""
+    yield field.name, schema
+    if old := old_name(field):
+        rule = {key: value for key, value in schema.items() if key != "default"}
+        yield old, {**rule, "description": f"Is now called `{field.name}`.", "deprecated": True}
 
 
 def _is_required(field: Attribute[Any]) -> bool:

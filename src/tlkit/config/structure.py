@@ -25,6 +25,7 @@ from attrs import NOTHING, Attribute
 from tlkit.parts.registry import Registry
 from tlkit.parts.validators import shown
 from tlkit.system.errors import ConfigError, FieldError, PartError, Problem
+from tlkit.system.renames import warn_renamed
 from tlkit.system.text import nearest, suggest
 
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string",
@@ -54,6 +55,37 @@ def is_key(field: Attribute[Any]) -> bool:
 def keys(cls: type) -> tuple[Attribute[Any], ...]:
     """Return the fields of an attrs class that are TOML keys."""
     return tuple(field for field in attrs.fields(cls) if is_key(field))
+
+
+def old_name(field: Attribute[Any]) -> str:
+    """Return the name that a key had before this release, from its metadata `formerly`; or ""."""
+    return str(field.metadata.get("formerly", ""))
+
+
+@cache
+def new_paths(cls: type) -> Mapping[tuple[str, str], tuple[str, str]]:
+    """Return the renamed keys of an attrs class's tables: old path to new path.
+
+    Of a table that names a part, these are the keys that all parts of its kind share.
+    """
+    renamed = {}
+    for table in keys(cls):
+        registry = table.metadata.get("registry")
+        inner = registry.base if registry else hints(cls)[table.name]
+        for field in keys(inner) if attrs.has(inner) else ():
+            if old := old_name(field):
+                renamed[table.name, old] = table.name, field.name
+    return renamed
+
+
+def with_new_names(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain table of an object of `cls`, with old names of keys replaced."""
+    copy = {key: dict(v) if isinstance(v, Mapping) else v for key, v in table.items()}
+    for (name, old), (_, new) in new_paths(cls).items():
+        inner = copy.get(name)
+        if isinstance(inner, dict) and old in inner:
+            copy[name] = {new if key == old else key: value for key, value in inner.items()}
+    return copy
 
 
 @cache
@@ -134,7 +166,12 @@ BARE = re.compile(r"[\w-]+")  # keys that TOML needs no quotes for, and letters 
 
 
 def structure(
-    cls: type[T], table: Mapping[str, Any], *, base: Path | None = None, source: str = ""
+    cls: type[T],
+    table: Mapping[str, Any],
+    *,
+    base: Path | None = None,
+    source: str = "",
+    own_record: bool = False,
 ) -> T:
     """Make an object of attrs class `cls` from a table as `tomllib` gives it.
 
@@ -142,14 +179,19 @@ def structure(
         cls: The class to make.
         table: Plain values.
         base: The folder that relative paths are relative to; unset: the working directory.
-        source: What the table was read from, for messages.
+        source: Where the table was read from, for messages.
+        own_record: The table was written by tlkit, perhaps an earlier release: accept old names of
+            keys without a warning.
 
     Raises:
-        ConfigError: With every problem there is.
+        ConfigError: With every problem in the table.
         PartError: If a named part exists but its package is broken.
     """
     reader = _Reader(base or Path())
     value = reader.record(cls, table, "")
+    if not own_record:
+        for old, new in reader.renamed:
+            warn_renamed(f"{source}: {old}" if source else old, new)
     if reader.problems:
         raise ConfigError(reader.problems, source)
     return typing.cast("T", value)
@@ -161,12 +203,14 @@ class _Reader:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.problems: list[Problem] = []
+        self.renamed: list[tuple[str, str]] = []
 
     def record(self, cls: type, table: Any, path: str, skip: frozenset[str] = frozenset()) -> Any:
         if not isinstance(table, Mapping):
             return self.wrong(path, f"expected a table, got {shown(table)}")
         before = len(self.problems)
         fields = {field.name: field for field in keys(cls)}
+        table = self.with_new_names(fields, table, path)
         for key in table:
             if key not in fields and key not in skip:
                 known = sorted({*fields, *skip})
@@ -184,6 +228,20 @@ class _Reader:
             return self.wrong(".".join(filter(None, (path, error.field))), error.message)
         except ValueError as error:
             return self.wrong(path, str(error))
+
+    def with_new_names(
+        self, fields: Mapping[str, Attribute[Any]], table: Mapping[str, Any], path: str
+    ) -> Mapping[str, Any]:
+        """Return a table with old names of keys replaced; note each, and refuse both at once."""
+        new_names = {old: name for name, field in fields.items() if (old := old_name(field))}
+        if not new_names.keys() & table.keys():
+            return table
+        for old, new in new_names.items():
+            if old in table:
+                self.renamed.append((_join(path, old), _join(path, new)))
+            if old in table and new in table:
+                self.wrong(_join(path, old), f"is now called {new}, which is set too; delete it")
+        return {new_names.get(key, key): value for key, value in table.items()}
 
     def field(self, cls: type, field: Attribute[Any], value: Any, path: str) -> Any:
         if "registry" in field.metadata:

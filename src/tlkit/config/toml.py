@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from tlkit.config.experiment import Experiment, Origin
-from tlkit.config.structure import structure
+from tlkit.config.structure import new_paths, structure
 from tlkit.parts.plugins import PluginFile, Plugins, active, read_plugins
 from tlkit.system.errors import ConfigError, Problem
 
@@ -65,17 +65,19 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
         message = f"must be a list such as ['fit.epochs=3'], got {overrides!r}"
         raise ConfigError([Problem("overrides", message)])
     problems: list[Problem] = []
+    renamed: Mapping[Any, tuple[str, ...]] = new_paths(Experiment)
     seen: set[tuple[str, ...]] = set()
     for text in overrides:
         keys, value = _assignment(text)
         if not keys:
             problems.append(Problem(f"--set {text}", value))
             continue
-        if keys in seen:
+        new_keys = renamed.get(keys, keys)
+        if new_keys in seen:
             problems.append(Problem(f"--set {text}", "the key is set twice"))
         elif any(known[: len(keys)] == keys for known in seen):
             problems.append(Problem(f"--set {text}", "would undo another --set; put it first"))
-        seen.add(keys)
+        seen.add(new_keys)
         inner: Any = table
         for key in keys[:-1]:
             inner = inner.setdefault(key, {})
@@ -83,6 +85,8 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
                 problems.append(Problem(f"--set {text}", f"{key!r} is not a table"))
                 break
         else:
+            for other in (new_keys, *(old for old, new in renamed.items() if new == new_keys)):
+                inner.pop(other[-1], None)  # the file may have the key under its other name
             inner[keys[-1]] = value
     if problems:
         raise ConfigError(problems)

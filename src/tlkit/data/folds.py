@@ -20,7 +20,7 @@ INNER_FOLDS = 10  # `val` is a tenth of what is not held out, or more where a cl
 
 
 def resplit(dataset: Dataset, splits: Splits) -> Splits:
-    """Return the splits that a dataset's keys `folds`, `fold` and `per_class` ask for.
+    """Return the splits that a dataset's keys `folds`, `fold` and `max_per_class` ask for.
 
     Raises:
         ConfigError: If the keys do not fit each other.
@@ -29,8 +29,8 @@ def resplit(dataset: Dataset, splits: Splits) -> Splits:
     _check_keys(dataset)
     if dataset.folds is not None and dataset.fold is not None:
         splits = fold_of(splits, dataset.folds, dataset.fold, dataset.split_seed)
-    if dataset.per_class is not None:
-        splits = subset(splits, dataset.per_class, dataset.split_seed)
+    if dataset.max_per_class is not None:
+        splits = subset(splits, dataset.max_per_class, dataset.split_seed)
     return splits
 
 
@@ -42,8 +42,8 @@ def _check_keys(dataset: Dataset) -> None:
         message = f"missing; set it, 1 to {dataset.folds}, or run them all with tlkit sweep"
     elif dataset.folds is not None and dataset.fold is not None and dataset.fold > dataset.folds:
         message = f"must be from 1 to data.folds = {dataset.folds}, got {dataset.fold}"
-    elif dataset.split_seed and dataset.folds is None and dataset.per_class is None:
-        message = "draws data.folds and data.per_class; set one of them"
+    elif dataset.split_seed and dataset.folds is None and dataset.max_per_class is None:
+        message = "draws data.folds and data.max_per_class; set one of them"
         raise ConfigError([Problem("data.split_seed", message)])
     if message:
         raise ConfigError([Problem("data.fold", message)])
@@ -154,14 +154,14 @@ def _folds(labels: Sequence[int], groups: Sequence[int], folds: int, seed: int) 
     return [set(map(int, held)) for _, held in splitter.split(labels, labels, groups)]
 
 
-def subset(splits: Splits, per_class: int, seed: int) -> Splits:
+def subset(splits: Splits, max_per_class: int, seed: int) -> Splits:
     """Keep at most so many training images of each class.
 
     What is drawn for a smaller number is among what is drawn for a larger one.
 
     Args:
         splits: The splits.
-        per_class: How many.
+        max_per_class: How many.
         seed: What the choice depends on.
     """
 
@@ -171,9 +171,8 @@ def subset(splits: Splits, per_class: int, seed: int) -> Splits:
     kept: set[str] = set()
     for name in splits.classes:
         of_class = [example for example in splits.train if example.label == name]
-        kept |= {example.path for example in sorted(of_class, key=place)[:per_class]}
+        kept |= {example.path for example in sorted(of_class, key=place)[:max_per_class]}
     train = tuple(example for example in splits.train if example.path in kept)
-    note = (
-        f"training images: {len(train)} of {len(splits.train)}, at most {per_class} of each class"
-    )
+    most = f"at most {max_per_class} of each class"
+    note = f"training images: {len(train)} of {len(splits.train)}, {most}"
     return evolve(splits, train=train, notes=(*splits.notes, note))

@@ -61,9 +61,9 @@ class Dataset(ABC):
             with images of one patient or of the same content in one of them.
         fold: Which of them is held out as `test`, from 1; `val` is then a tenth of the others.
             `tlkit sweep` runs all of them.
-        per_class: Train on at most so many images of each class; those drawn for a smaller number
-            are among those drawn for a larger one.
-        split_seed: What the draw of `folds` and `per_class` depends on.
+        max_per_class: Train on at most this many images per class; those drawn for a smaller
+            number are among those drawn for a larger one.
+        split_seed: What the draw of `folds` and `max_per_class` depends on.
         on_bad_image: What happens to an image that cannot be decoded: `error` lists all of them and
             ends; `skip` leaves them out, says so and records which.
         allow_leakage: Go on although a patient or a picture is in two splits; the results say so.
@@ -72,12 +72,16 @@ class Dataset(ABC):
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
     stand_in: Literal["phantom"] | None = None
     resize: Literal["stretch", "pad", "crop"] = "stretch"
-    mask_center: float = field(default=0.0, validator=fraction(1))
+    mask_center: float = field(
+        default=0.0, validator=fraction(1), metadata={"formerly": "occlude_centre"}
+    )
     sampler: Literal["shuffle", "balanced"] = "shuffle"
-    allow_double_balancing: bool = False
+    allow_double_balancing: bool = field(default=False, metadata={"formerly": "balance_twice"})
     folds: int | None = field(default=None, validator=unless_none(at_least(2)))
     fold: int | None = field(default=None, validator=unless_none(at_least(1)))
-    per_class: int | None = field(default=None, validator=unless_none(at_least(1)))
+    max_per_class: int | None = field(
+        default=None, validator=unless_none(at_least(1)), metadata={"formerly": "per_class"}
+    )
     split_seed: int = field(default=0, validator=between(0, 2**31 - 1))
     on_bad_image: Literal["error", "skip"] = "error"
     allow_leakage: bool = False

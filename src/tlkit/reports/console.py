@@ -179,9 +179,9 @@ def epochs_text(run: Run) -> str:
     """Return which epoch's weights were kept, and how good those of the other choice are."""
     fit, split = run.experiment.fit, run.plan.evaluated_on
     last = f"last epoch, {run.last.epoch}"
-    best = f"best epoch by {fit.best_by}, {run.best.epoch}"
+    best = f"best epoch by {fit.monitor}, {run.best.epoch}"
     if run.last.epoch == run.best.epoch:
-        return f"weights of the {last}, which is the best by {fit.best_by} too"
+        return f"weights of the {last}, which is the best by {fit.monitor} too"
     kept, other, scored = (best, last, run.last) if fit.keep == "best" else (last, best, run.best)
     accuracy = share(scored.scores[split].accuracy)
     return f"weights of the {kept}; those of the {other}, have accuracy {accuracy} on {split}"

@@ -131,7 +131,7 @@ def how_it_went(run: RunRecord) -> dict[str, Any]:
     other = "last" if keep == "best" else "best"
     kept, rest = run.metrics["epoch"], run.metrics[other]["epoch"]
     best = kept if keep == "best" else rest
-    by = run.experiment["fit"]["best_by"]
+    by = run.experiment["fit"]["monitor"]
     text = f"{len(history)} epochs. The weights are those of the {keep} epoch, {kept}"
     accuracy = run.metrics[other][run.split]["accuracy"]
     if kept == rest:

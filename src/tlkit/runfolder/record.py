@@ -62,7 +62,9 @@ def read_experiment(
     files = given_plugins(listed.modules, listed.sha256, plugins, str(folder.path))
     with active(files):
         _check_packages(folder)
-        experiment = structure(Experiment, table, base=base or folder.path, source=str(where))
+        experiment = structure(
+            Experiment, table, base=base or folder.path, source=str(where), own_record=True
+        )
     experiment = experiment if data is None else evolve(experiment, data=data)
     return experiment if backbone is None else evolve(experiment, backbone=backbone)
 
@@ -105,7 +107,8 @@ def _given_data(table: Any) -> tuple[Dataset | None, Any]:
     recorded = table.get("data") if isinstance(table, dict) else None
     if not isinstance(recorded, dict) or recorded.get("name") != GIVEN_DATA:
         return None, table
-    gone = structure(_Gone, {key: value for key, value in recorded.items() if key != "name"})
+    recorded = {key: value for key, value in recorded.items() if key != "name"}
+    gone = structure(_Gone, recorded, own_record=True)
     return gone, {**table, "data": {"name": "phantom"}}
 
 

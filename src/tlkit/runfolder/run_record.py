@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from tlkit.config.experiment import ModelCard, PublishedResult
-from tlkit.config.structure import structure
+from tlkit.config.experiment import Experiment, ModelCard, PublishedResult
+from tlkit.config.structure import structure, with_new_names
 from tlkit.data.splits import Example
 from tlkit.metrics.calibration import CALIBRATION
 from tlkit.metrics.scores import Scores
@@ -130,8 +130,9 @@ def read_finished(folder: RunFolder) -> RunRecord:
         RunFolderError: If the run is not finished, or a file is not as tlkit writes it.
     """
     metrics = folder.read_json(METRICS)  # written last: without it the run is not finished
-    experiment, plan = folder.read_json(EXPERIMENT), folder.read_json(PLAN)
+    recorded, plan = folder.read_json(EXPERIMENT), folder.read_json(PLAN)
     try:
+        experiment = with_new_names(Experiment, recorded)
         classes = tuple(plan["classes"])
         name, toml = _toml(folder.path)
         finished = RunRecord(

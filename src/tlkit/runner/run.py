@@ -185,7 +185,7 @@ class Run:
         plan: What it did.
         history: Its epochs.
         last: How good the model was after the last epoch.
-        best: How good it was after the best epoch, by `[fit] best_by`.
+        best: How good it was after the best epoch, by `[fit] monitor`.
         model: The model with the weights that `[fit] keep` asks for.
     """
 

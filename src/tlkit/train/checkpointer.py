@@ -65,7 +65,7 @@ class Checkpointer:
     @property
     def best(self) -> Epoch:
         """Return the best epoch so far."""
-        return best_of(self.history, self.fit.best_by)
+        return best_of(self.history, self.fit.monitor)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take over what a checkpoint says, and put its weights into the model.

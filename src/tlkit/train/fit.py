@@ -42,7 +42,7 @@ class Fitted:
     Attributes:
         history: The epochs.
         last: The outcome after the last one.
-        best: The outcome after the best one, by `[fit] best_by`.
+        best: The outcome after the best one, by `[fit] monitor`.
         keep: Which of the two the model's weights are.
     """
 
@@ -137,7 +137,7 @@ def _run_stage(
         keeper.keep(done[-1], stage.on_val, stage.stepper.optimizer, over)
         callback.on_epoch_end(done[-1])
     if len(done) < planned.stage.epochs:
-        by, patience = settings.best_by, settings.early_stop_patience
+        by, patience = settings.monitor, settings.early_stop_patience
         callback.on_note(
             f"stage {number} ends early: {by} has not got better for {patience} epochs"
         )
@@ -147,7 +147,7 @@ def _over(planned: PlannedStage, number: int, settings: Fit, history: Sequence[E
     """Tell whether a stage has had all its epochs, or enough of them that brought nothing."""
     done = _of_stage(number, history)
     return len(done) >= planned.stage.epochs or should_stop(
-        done, settings.best_by, settings.early_stop_patience
+        done, settings.monitor, settings.early_stop_patience
     )
 
 
