@@ -11,7 +11,7 @@ from attrs import evolve
 from tlkit.config.experiment import Experiment, ModelCard, PublishedResult
 from tlkit.config.structure import structure
 from tlkit.data.splits import Example, Splits
-from tlkit.metrics.scores import score
+from tlkit.metrics.scoring import score
 from tlkit.runfolder.folder import resolved
 from tlkit.runfolder.run_record import Prediction, RunRecord
 from tlkit.train.callback import Epoch

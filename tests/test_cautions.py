@@ -8,7 +8,7 @@ import pytest
 from tests.finished_runs import made_up
 
 from tlkit.data.splits import Example
-from tlkit.metrics.scores import score_confusion
+from tlkit.metrics.scoring import score_confusion
 from tlkit.reports.caveats import caveats, score_cautions, source_cautions, source_table
 
 CLASSES = ("normal", "pneumonia", "covid-19")

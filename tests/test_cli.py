@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit import cli
-from tlkit.metrics.scores import score_confusion
+from tlkit.metrics.scoring import score_confusion
 from tlkit.parts.datasets import Phantom
 from tlkit.reports.console import epochs_text
 from tlkit.runner.run import Scored

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.small import rewrite
 
 import tlkit
-from tlkit.metrics.scores import score_predictions
+from tlkit.metrics.scoring import score_predictions
 from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled

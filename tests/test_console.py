@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.finished_runs import HOSTILE, made_up
 
 from tlkit.metrics.intervals import Interval
-from tlkit.metrics.scores import score_confusion
+from tlkit.metrics.scoring import score_confusion
 from tlkit.reports.console import bracketed, cautions_text, scores_text
 
 PAPER = [[61, 36, 3], [3, 91, 6], [0, 3, 28]]  # experiment 3, figure 8

@@ -25,7 +25,7 @@ from tlkit.config.structure import is_key, keys, structure
 from tlkit.data.checks import check_images
 from tlkit.data.images import to_pixels
 from tlkit.metrics.published import figures, reference_figures
-from tlkit.metrics.scores import score_confusion
+from tlkit.metrics.scoring import score_confusion
 from tlkit.model.layers import Layer, LayerTable
 from tlkit.parts.backbones.applications import FAMILIES
 from tlkit.parts.class_weights import Balanced

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from tlkit.metrics.intervals import (
-    Resampling,
+from tlkit.metrics.bootstrap import (
     bootstrap_interval,
     draws,
     resampling_of,
     share_interval,
     unit_numbers,
-    wilson,
 )
-from tlkit.metrics.scores import OVERALL, PER_CLASS, Scores, score
-from tlkit.metrics.weighted import Answers, figures_of
+from tlkit.metrics.intervals import Resampling, wilson
+from tlkit.metrics.scores import OVERALL, PER_CLASS, Scores
+from tlkit.metrics.scoring import score
+from tlkit.metrics.weighted import Outputs, figures_of
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 SHARES = np.array([100, 100, 31]) / 231  # of the classes, as in the study's test split
@@ -99,14 +99,14 @@ def test_where_drawing_again_tells_nothing_there_is_no_interval(
     assert bootstrap_interval(value, np.array(resampled), 10) is None
 
 
-def drawn_test_set(random: np.random.Generator, images: int, skill: float) -> Answers:
+def drawn_test_set(random: np.random.Generator, images: int, skill: float) -> Outputs:
     """Return what a classifier of a certain skill says of images drawn from the study's classes."""
     labels = random.choice(3, images, p=SHARES)
     scores = random.normal(size=(images, 3))
     scores[np.arange(images), labels] += skill
     shares = np.exp(1.3 * scores)
     shares /= shares.sum(axis=1, keepdims=True)
-    return Answers(labels, shares.argmax(axis=1), 3, shares)
+    return Outputs(labels, shares.argmax(axis=1), 3, shares)
 
 
 def held(images: int, times: int, skill: float) -> dict[str, list[bool]]:

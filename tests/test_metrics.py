@@ -12,14 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlkit.metrics.intervals import Resampling
-from tlkit.metrics.scores import (
-    OVERALL,
-    PER_CLASS,
-    Scores,
-    score,
-    score_confusion,
-    score_predictions,
-)
+from tlkit.metrics.scores import OVERALL, PER_CLASS, Scores
+from tlkit.metrics.scoring import score, score_confusion, score_predictions
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 PAPER = ((61, 36, 3), (3, 91, 6), (0, 3, 28))  # experiment 3, figure 8

@@ -20,7 +20,8 @@ from tlkit.metrics.published import (
     remarks,
     rounds_to,
 )
-from tlkit.metrics.scores import Scores, score_confusion
+from tlkit.metrics.scores import Scores
+from tlkit.metrics.scoring import score_confusion
 from tlkit.system.errors import FieldError
 
 STUDY = Path(__file__).parent.parent / "examples" / "covidx"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlkit.metrics.published import figures
-from tlkit.metrics.scores import score_confusion
+from tlkit.metrics.scoring import score_confusion
 from tlkit.sweeps.charts import dots_svg
 from tlkit.sweeps.summary import Outcome, nested, summarise, t_interval, values_of, wilson
 from tlkit.sweeps.trials import Variant

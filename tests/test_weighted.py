@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 from sklearn.preprocessing import label_binarize
 
-from tlkit.metrics.weighted import BINS, Answers, confidence_bins, figures_of
+from tlkit.metrics.weighted import BINS, Outputs, confidence_bins, figures_of
 
 CLASSES = 3
 NUMBERS = range(CLASSES)
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> Answers:
+def answers(draw: st.DrawFn) -> Outputs:
     """Labels of up to 30 images and probabilities, coarse ones too, so that many are equal."""
     images = draw(st.integers(2, 30))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     labels = random.integers(0, draw(st.integers(1, CLASSES)), images)
     parts = random.integers(1, draw(st.sampled_from([3, 10, 10**6])), (images, CLASSES))
     shares = parts / parts.sum(axis=1, keepdims=True)
-    return Answers(labels, shares.argmax(axis=1), CLASSES, shares)
+    return Outputs(labels, shares.argmax(axis=1), CLASSES, shares)
 
 
 @st.composite
@@ -123,12 +123,12 @@ def test_an_image_that_counts_twice_is_one_that_is_there_twice(data: st.DataObje
     weights = data.draw(drawn(len(one.labels)))
     assert one.probabilities is not None
     times = np.repeat(np.arange(len(weights)), weights.astype(int))
-    again = Answers(one.labels[times], one.predicted[times], CLASSES, one.probabilities[times])
+    again = Outputs(one.labels[times], one.predicted[times], CLASSES, one.probabilities[times])
     weighted, repeated = figures_of(one, weights[None]), figures_of(again, np.ones((1, len(times))))
     for name, found in weighted.items():
         same(found, repeated[name])
 
 
 def test_probabilities_of_0_have_a_finite_loss() -> None:
-    one = Answers(np.array([0]), np.array([1]), 2, np.array([[0.0, 1.0]]))
+    one = Outputs(np.array([0]), np.array([1]), 2, np.array([[0.0, 1.0]]))
     assert figures_of(one, np.ones((1, 1)))["log_loss"][0] == pytest.approx(15.94, abs=0.01)

@@ -128,7 +128,7 @@ def evaluation(
     """
     import numpy as np
 
-    from tlkit.metrics.scores import score
+    from tlkit.metrics.scoring import score
 
     labels = np.array([classes.index(example.label) for example in examples])
     patients = [example.patient for example in examples]

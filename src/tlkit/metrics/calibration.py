@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 
 from tlkit.config.experiment import Calibration
 from tlkit.data.splits import Splits
-from tlkit.metrics.scores import score
+from tlkit.metrics.scoring import score
 from tlkit.runfolder.folder import RunFolder
 from tlkit.system.errors import RunFolderError
 

@@ -10,7 +10,8 @@ from scipy.stats import fisher_exact
 
 from tlkit.config.experiment import PublishedResult
 from tlkit.metrics.intervals import wilson
-from tlkit.metrics.scores import Scores, score_confusion
+from tlkit.metrics.scores import Scores
+from tlkit.metrics.scoring import score_confusion
 
 LEVEL = 0.05  # of the tests
 Verdict = Literal["beyond chance", "within chance", ""]

@@ -1,9 +1,9 @@
-"""Figures of many resamples at once: each image counts as often as it was drawn.
+"""Figures of many resamples at once, with each image weighted by how often it was drawn.
 
 scikit-learn computes one figure of one sample at a time, which would take minutes for 2,000
-resamples; a test holds these formulas equal to scikit-learn's. In what follows `weights` is
-`(resamples, images)`; results are `(resamples,)`, or `(resamples, classes)` for figures of single
-classes, and NaN where a figure is not defined.
+resamples; a test holds these formulas equal to scikit-learn's. `weights` has shape
+`(resamples, images)`. Results have shape `(resamples,)`, or `(resamples, classes)` for figures of
+single classes, and are NaN where undefined.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.intp]
 
 BINS = 10  # of confidence, for the calibration error (Naeini et al. 2015)
-# Probabilities are float32: one that says 0 may stand for anything below this.
+# A float32 probability of 0 may stand for any smaller number.
 TINY = float(np.finfo(np.float32).eps)
 
 
 @frozen(eq=False)
-class Answers:
-    """What a classifier said about labelled images.
+class Outputs:
+    """A classifier's outputs for labeled images.
 
     Attributes:
-        labels: The true class numbers, `(images,)`.
-        predicted: The predicted ones, `(images,)`.
-        classes: How many classes there are.
+        labels: True class numbers, `(images,)`.
+        predicted: Predicted class numbers, `(images,)`.
+        classes: Number of classes.
         probabilities: `(images, classes)`; None if only the predicted classes are known.
     """
 
@@ -37,55 +37,55 @@ class Answers:
     probabilities: Floats | None = field(default=None)
 
 
-def figures_of(answers: Answers, weights: Floats) -> dict[str, Floats]:
+def figures_of(outputs: Outputs, weights: Floats) -> dict[str, Floats]:
     """Return every figure by name."""
-    found = _counted(answers, weights)
-    if answers.probabilities is not None:
-        found |= _of_probabilities(answers, answers.probabilities, weights)
-    return found
+    figures = _class_figures(outputs, weights)
+    if outputs.probabilities is not None:
+        figures |= _probability_figures(outputs, outputs.probabilities, weights)
+    return figures
 
 
-def _counted(answers: Answers, weights: Floats) -> dict[str, Floats]:
-    """Return the figures that follow from the predicted classes."""
-    truth, guess = (np.eye(answers.classes)[n] for n in (answers.labels, answers.predicted))
-    truths, calls, hits = weights @ truth, weights @ guess, weights @ (truth * guess)
+def _class_figures(outputs: Outputs, weights: Floats) -> dict[str, Floats]:
+    """Return the figures that depend on the predicted classes only."""
+    truth, guess = (np.eye(outputs.classes)[n] for n in (outputs.labels, outputs.predicted))
+    truths, guesses, hits = weights @ truth, weights @ guess, weights @ (truth * guess)
     total = weights.sum(axis=1, keepdims=True)
     accuracy = ratio(hits.sum(axis=1), total[:, 0])
-    by_chance = ratio((truths * calls).sum(axis=1), total[:, 0] ** 2)
+    by_chance = ratio((truths * guesses).sum(axis=1), total[:, 0] ** 2)
     recall = ratio(hits, truths)
-    f1 = ratio(2 * hits, truths + calls)
+    f1 = ratio(2 * hits, truths + guesses)
     return {
         "accuracy": accuracy,
         "balanced_accuracy": _mean(recall),
         "macro_f1": _mean(f1),
         "kappa": ratio(accuracy - by_chance, 1 - by_chance),
-        "precision": ratio(hits, calls),
+        "precision": ratio(hits, guesses),
         "recall": recall,
-        "specificity": ratio(total - truths - calls + hits, total - truths),
+        "specificity": ratio(total - truths - guesses + hits, total - truths),
         "f1": f1,
     }
 
 
-def _of_probabilities(
-    answers: Answers, probabilities: Floats, weights: Floats
+def _probability_figures(
+    outputs: Outputs, probabilities: Floats, weights: Floats
 ) -> dict[str, Floats]:
-    truth = np.eye(answers.classes)[answers.labels]
+    truth = np.eye(outputs.classes)[outputs.labels]
     own = np.clip((probabilities * truth).sum(axis=1), TINY, 1 - TINY)
     squares = ((probabilities - truth) ** 2).sum(axis=1) / 2
     auroc, precision = _rankings(truth, probabilities, weights)
     total = weights.sum(axis=1)
-    # einsum adds up in one order; a matrix product's depends on how many threads there are.
+    # einsum sums in a fixed order; that of a matrix product depends on the number of threads.
     return {
         "log_loss": np.einsum("ri,i->r", weights, -np.log(own)) / total,
         "brier": np.einsum("ri,i->r", weights, squares) / total,
-        "calibration_error": np.abs(np.einsum("ri,ib->rb", weights, _gaps(answers))).sum(1) / total,
+        "calibration_error": np.abs(np.einsum("ri,ib->rb", weights, _gaps(outputs))).sum(1) / total,
         "auroc": auroc,
         "average_precision": precision,
     }
 
 
 def confidence_bins(confidence: Floats) -> Numbers:
-    """Return which of `BINS` equal bins of (0, 1] each highest probability is in.
+    """Return the bin, of `BINS` equal ones of (0, 1], of each highest probability.
 
     >>> confidence_bins(np.array([0.05, 0.1, 0.11, 1.0])).tolist()
     [0, 0, 1, 9]
@@ -93,22 +93,22 @@ def confidence_bins(confidence: Floats) -> Numbers:
     return np.clip(np.ceil(confidence * BINS - 1e-9).astype(np.intp) - 1, 0, BINS - 1)
 
 
-def _gaps(answers: Answers) -> Floats:
-    """Return, in each image's bin, how much more certain it was than right, `(images, bins)`."""
-    assert answers.probabilities is not None
-    confidence = answers.probabilities.max(axis=1)
-    # Of the likeliest class, which is not the predicted one where another has a threshold.
-    gap = confidence - (answers.labels == answers.probabilities.argmax(axis=1))
+def _gaps(outputs: Outputs) -> Floats:
+    """Return each image's confidence minus its correctness in its bin, `(images, bins)`."""
+    assert outputs.probabilities is not None
+    confidence = outputs.probabilities.max(axis=1)
+    # Of the most probable class; with a threshold, the predicted class may be another.
+    gap = confidence - (outputs.labels == outputs.probabilities.argmax(axis=1))
     return np.asarray(np.eye(BINS)[confidence_bins(confidence)] * gap[:, None])
 
 
 def _rankings(truth: Floats, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the area under the ROC curve and average precision, each class against the rest."""
-    found = [
+    """Return AUROC and average precision, each class against the rest."""
+    rankings = [
         _ranking(positive == 1, score, weights)
         for positive, score in zip(truth.T, probabilities.T, strict=True)
     ]
-    auroc, precision = zip(*found, strict=True)
+    auroc, precision = zip(*rankings, strict=True)
     return np.stack(auroc, axis=1), np.stack(precision, axis=1)
 
 
@@ -116,14 +116,14 @@ def _ranking(
     positive: npt.NDArray[np.bool_], score: Floats, weights: Floats
 ) -> tuple[Floats, Floats]:
     order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # of those with one score
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # last image of each score
     drawn = weights[:, order]
     true = np.cumsum(drawn * positive[order], axis=1)[:, last]
     false = np.cumsum(drawn * ~positive[order], axis=1)[:, last]
     true_steps, false_steps = (np.diff(x, axis=1, prepend=0) for x in (true, false))
     area = (false_steps * (true - true_steps / 2)).sum(axis=1)
-    called = true + false
-    precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+    drawn_so_far = true + false
+    precision = np.divide(true, drawn_so_far, out=np.zeros_like(true), where=drawn_so_far > 0)
     return (
         ratio(area, true[:, -1] * false[:, -1]),
         ratio((true_steps * precision).sum(axis=1), true[:, -1]),
@@ -132,11 +132,11 @@ def _ranking(
 
 def ratio(part: Floats, whole: Floats) -> Floats:
     """Return `part / whole`; NaN where the whole is 0."""
-    empty = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
-    return np.asarray(np.divide(part, whole, out=empty, where=np.abs(whole) > 1e-12))
+    undefined = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
+    return np.asarray(np.divide(part, whole, out=undefined, where=np.abs(whole) > 1e-12))
 
 
 def _mean(figures: Floats) -> Floats:
-    """Return the mean over those classes whose figure is defined."""
+    """Return the mean over the classes for which a figure is defined."""
     defined = ~np.isnan(figures)
     return ratio(np.where(defined, figures, 0).sum(axis=1), defined.sum(axis=1).astype(np.float64))

@@ -10,13 +10,8 @@ import numpy as np
 from attrs import frozen
 from scipy.stats import binomtest
 
-from tlkit.metrics.intervals import (
-    Interval,
-    bootstrap_interval,
-    draws,
-    resampling_of,
-    unit_numbers,
-)
+from tlkit.metrics.bootstrap import bootstrap_interval, draws, resampling_of, unit_numbers
+from tlkit.metrics.intervals import Interval
 from tlkit.metrics.published import LEVEL, Verdict
 from tlkit.metrics.scores import OVERALL, PER_CLASS, ClassScores, Scores
 from tlkit.reports.tables import flattened

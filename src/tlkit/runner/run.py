@@ -366,7 +366,7 @@ def _told(run: Run) -> dict[str, float]:
 
 def _scored(experiment: Experiment, splits: Splits, outcome: Outcome) -> Scored:
     from tlkit.metrics.calibration import calibrate
-    from tlkit.metrics.scores import score
+    from tlkit.metrics.scoring import score
 
     examples = dict(splits.items())
     answers = calibrate(experiment.calibration, splits, outcome.probabilities)
