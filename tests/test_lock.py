@@ -1,4 +1,4 @@
-"""The lock of a run folder: held by one process, and free when that ends, however it ends."""
+"""The lock of a run folder: held by one process, and freed however that process ends."""
 
 from __future__ import annotations
 
@@ -80,6 +80,25 @@ def test_a_file_system_without_locks_will_do(
     monkeypatch.setattr("fcntl.flock", flock)
     with locked(tmp_path):
         assert not is_locked(tmp_path)
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).symlink_to(tmp_path / "precious")
+    with pytest.raises(tlkit.ResourceError, match=r"run: cannot be written to: "):
+        locked(tmp_path / "run").__enter__()
+    assert not is_locked(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+def test_a_file_with_a_second_name_is_locked_but_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).hardlink_to(tmp_path / "precious")
+    with locked(tmp_path / "run"):
+        assert is_locked(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "content"
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ CASES = (
         expected="6 with what to install; everything else works",
         tests=(
             "test_keras_cv_augmentations.py::test_used_without_kerascv_it_says_what_to_install",
-            "test_weights.py::test_a_package_that_is_not_installed_is_not_available",
+            "test_weights_sources.py::test_a_package_that_is_not_installed_is_not_available",
         ),
     ),
     Case(

@@ -108,14 +108,14 @@ CASES = (
         expected="130, with the command that resumes",
         tests=(
             "test_resumption.py::test_what_a_stopped_run_says",
-            "test_interruption.py::test_the_first_signal_is_a_wish_that_a_check_raises",
+            "test_signals.py::test_the_first_signal_is_a_wish_that_a_check_raises",
         ),
     ),
     Case(
         id="F14",
         what="Ctrl-C twice; while a checkpoint is written",
         expected="ends at once; the checkpoint is there whole or not at all",
-        tests=("test_interruption.py::test_a_second_signal_ends_the_process_at_once",),
+        tests=("test_signals.py::test_a_second_signal_ends_the_process_at_once",),
     ),
     Case(
         id="F15",
@@ -130,8 +130,8 @@ CASES = (
         tests=(
             "test_kill.py::test_a_run_survives_the_end_of_whoever_reads_what_it_says",
             "test_kill.py::test_a_terminal_that_is_closed_leaves_a_run_that_can_go_on",
-            "test_streams.py::test_a_reader_that_has_enough_is_no_mistake",
-            "test_streams.py::test_a_message_that_nobody_reads_changes_no_exit_code",
+            "test_stdio.py::test_a_reader_that_has_enough_is_no_mistake",
+            "test_stdio.py::test_a_message_that_nobody_reads_changes_no_exit_code",
         ),
     ),
     Case(

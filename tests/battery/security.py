@@ -110,8 +110,8 @@ CASES = (
         what="Formulas in CSV files",
         expected="an apostrophe stands before them, by a stated rule that reading undoes",
         tests=(
-            "test_escapes.py::test_no_cell_begins_a_formula",
-            "test_escapes.py::test_a_row_survives_the_file",
+            "test_text.py::test_no_cell_begins_a_formula",
+            "test_text.py::test_a_row_survives_the_file",
             "battery/test_names.py::test_odd_names_go_through_a_run_and_come_back",
         ),
     ),
@@ -120,7 +120,7 @@ CASES = (
         what="Escape codes and line breaks in names",
         expected="written out on the terminal",
         tests=(
-            "test_escapes.py::test_a_printable_text_is_one_line_that_can_be_encoded",
+            "test_text.py::test_a_printable_text_is_one_line_that_can_be_encoded",
             "battery/test_names.py::test_odd_names_go_through_a_run_and_come_back",
         ),
     ),
@@ -181,8 +181,8 @@ CASES = (
         what="Keras below the floor, legacy tf_keras",
         expected="8, with the way out",
         tests=(
-            "test_backend.py::test_a_keras_below_the_floor_is_refused",
-            "test_backend.py::test_legacy_keras_is_refused",
+            "test_keras.py::test_a_keras_below_the_floor_is_refused",
+            "test_keras.py::test_legacy_keras_is_refused",
         ),
     ),
     Case(

@@ -43,38 +43,38 @@ CASES = (
         what="Another hash than the published one",
         expected="5, with both; a file in its place is not deleted",
         tests=(
-            "test_weights.py::test_a_file_with_a_wrong_hash_is_an_error_and_is_not_kept",
-            "test_weights.py::test_a_file_in_place_with_a_wrong_hash_is_left_for_its_owner",
+            "test_weights_sources.py::test_a_file_with_a_wrong_hash_is_an_error_and_is_not_kept",
+            "test_weights_sources.py::test_a_file_in_place_with_a_wrong_hash_is_left_for_its_owner",
         ),
     ),
     Case(
         id="W03",
         what="A Git LFS pointer or a web page in place of weights",
         expected="5, says which",
-        tests=("test_arrays.py::test_a_pointer_or_a_web_page_is_called_what_it_is",),
+        tests=("test_weights_files.py::test_a_pointer_or_a_web_page_is_called_what_it_is",),
     ),
     Case(
         id="W04",
         what="Cut off anywhere; a changed byte",
         expected="5 when cut off; a changed byte by hash where one is published",
         tests=(
-            "test_arrays.py::test_a_truncated_file_is_refused",
+            "test_weights_files.py::test_a_truncated_file_is_refused",
             "battery/test_weights_files.py::test_a_changed_byte_gives_arrays_or_a_weights_error",
-            "test_weights.py::test_a_file_with_a_wrong_hash_is_an_error_and_is_not_kept",
+            "test_weights_sources.py::test_a_file_with_a_wrong_hash_is_an_error_and_is_not_kept",
         ),
     ),
     Case(
         id="W05",
         what="Other names, shapes or order; a file with its classifier",
         expected="5, with the first that differ; nothing is loaded",
-        tests=("test_weights.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",),
+        tests=("test_weights_sources.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",),
     ),
     Case(
         id="W06",
         what="A layer missing or too many; integers, half precision, big-endian numbers",
         expected="5 for missing, surplus and integers; floats are converted to float32",
         tests=(
-            "test_weights.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",
+            "test_weights_sources.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",
             "battery/test_weights_files.py::test_floats_of_any_kind_are_read_as_float32",
             HOSTILE,
         ),
@@ -83,7 +83,7 @@ CASES = (
         id="W07",
         what="nan or inf among the weights",
         expected="5, with the array",
-        tests=("test_weights.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",),
+        tests=("test_weights_sources.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",),
     ),
     Case(
         id="W08",
@@ -96,7 +96,7 @@ CASES = (
         what="Other numbers in the model than in the file",
         expected="every array goes to the variable of its name, bit for bit",
         tests=(
-            "test_weights.py::test_files_that_keras_3_writes_are_read_back",
+            "test_weights_sources.py::test_files_that_keras_3_writes_are_read_back",
             "test_folder.py::test_weights_come_back_to_the_bit_in_another_model",
         ),
     ),
@@ -105,9 +105,9 @@ CASES = (
         what="No network, nothing cached",
         expected="5 within seconds, says where to put the file; no partial file",
         tests=(
-            "test_weights.py::test_a_server_that_never_answers_is_given_up_in_time",
-            "test_weights.py::test_a_refused_connection_is_not_available",
-            "test_weights.py::test_a_file_that_is_cut_off_is_not_kept",
+            "test_weights_sources.py::test_a_server_that_never_answers_is_given_up_in_time",
+            "test_weights_sources.py::test_a_refused_connection_is_not_available",
+            "test_weights_sources.py::test_a_file_that_is_cut_off_is_not_kept",
         ),
     ),
     Case(

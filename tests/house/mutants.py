@@ -88,8 +88,8 @@ MUTANTS = (
     Mutant(
         "a file gets its name before it is on the disk",
         "system/files.py",
-        "        _sync(partial)\n        effect(",
-        "        effect(",
+        "        _sync(partial)\n        disk_operation(",
+        "        disk_operation(",
         "tests/test_files.py::"
         "test_content_is_on_the_disk_before_it_gets_its_name_and_the_name_after",
     ),
@@ -104,8 +104,8 @@ MUTANTS = (
     Mutant(
         "a folder gets its name before it is on the disk",
         "system/files.py",
-        "    _sync(partial)\n    effect(",
-        "    effect(",
+        "    _sync(partial)\n    disk_operation(",
+        "    disk_operation(",
         "tests/test_files.py::"
         "test_a_folder_is_on_the_disk_before_it_gets_its_name_and_the_name_after",
     ),
@@ -120,9 +120,9 @@ MUTANTS = (
     Mutant(
         "files are written in place",
         "system/files.py",
-        "    with beside(path) as partial:\n"
-        '        effect("write", partial, lambda: writer(partial))',
-        '    effect("write", path, lambda: writer(path))',
+        "    with atomic_write(path) as partial:\n"
+        '        disk_operation("write", partial, lambda: writer(partial))',
+        '    disk_operation("write", path, lambda: writer(path))',
         CRASH,
     ),
     Mutant(
@@ -286,7 +286,7 @@ MUTANTS = (
     Mutant(
         "features are taken as they lie",
         "system/cache.py",
-        "if _sha256(path / DATA) == meta[",
+        "if sha256_file(path / DATA) == meta[",
         "if True or meta[",
         "tests/test_cache.py::test_a_damaged_entry_is_removed_and_can_be_written_again",
     ),
@@ -300,8 +300,8 @@ MUTANTS = (
     Mutant(
         "the lock lets everybody in",
         "system/lock.py",
-        "fcntl.LOCK_EX",
-        "fcntl.LOCK_SH",
+        "        return lock_descriptor(handle, blocking=False)",
+        "        return True",
         "tests/test_lock.py::test_a_locked_folder_is_refused_with_who_holds_it",
     ),
     Mutant(
@@ -309,21 +309,21 @@ MUTANTS = (
         "system/signals.py",
         "        if self.number:\n",
         "        if False:\n",
-        "tests/test_interruption.py::test_a_second_signal_ends_the_process_at_once",
+        "tests/test_signals.py::test_a_second_signal_ends_the_process_at_once",
     ),
     Mutant(
         "a message that nobody reads ends the run",
         "system/stdio.py",
-        "sys.stderr = _guarded(sys.stderr)",
+        "sys.stderr = _tolerant(sys.stderr)",
         "pass",
-        "tests/test_streams.py::test_a_message_that_nobody_reads_changes_no_exit_code",
+        "tests/test_stdio.py::test_a_message_that_nobody_reads_changes_no_exit_code",
     ),
     Mutant(
         "signal handlers stay",
         "system/signals.py",
         "            signal.signal(number, signal.SIG_DFL if handler is None else handler)",
         "            pass",
-        "tests/test_interruption.py::test_handlers_are_as_before_afterwards",
+        "tests/test_signals.py::test_handlers_are_as_before_afterwards",
     ),
     Mutant(
         "a training loss that is not finite goes on",
@@ -394,28 +394,28 @@ MUTANTS = (
         "weights/files.py",
         "        if item.external or item.is_virtual:",
         "        if False:",
-        "tests/test_arrays.py::test_a_dataset_stored_outside_is_refused",
+        "tests/test_weights_files.py::test_a_dataset_stored_outside_is_refused",
     ),
     Mutant(
         "HDF5 may declare what it does not hold",
         "weights/files.py",
         "        if left < 0 or declared > ",
         "        if False and declared > ",
-        "tests/test_arrays.py::test_an_array_that_declares_far_more_than_it_holds_is_refused",
+        "tests/test_weights_files.py::test_an_array_that_declares_far_more_than_it_holds_is_refused",
     ),
     Mutant(
         "escape codes reach the terminal",
         "system/text.py",
-        "        one if one.isprintable() else one.encode",
-        "        one if True else one.encode",
-        "tests/test_escapes.py::test_what_a_terminal_would_obey_is_written_out",
+        "        char if char.isprintable() else char.encode",
+        "        char if True else char.encode",
+        "tests/test_text.py::test_what_a_terminal_would_obey_is_written_out",
     ),
     Mutant(
         "formulas reach CSV files",
         "system/text.py",
         "    return MARK + text if FORMULA.match(text)",
         "    return MARK + text if False and FORMULA.match(text)",
-        "tests/test_escapes.py::test_no_cell_begins_a_formula",
+        "tests/test_text.py::test_no_cell_begins_a_formula",
     ),
     Mutant(
         "a loss that is not finite can be the best",

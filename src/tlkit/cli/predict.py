@@ -20,7 +20,7 @@ from tlkit.data.sources import STDIN, Rejected, image_files
 from tlkit.reports.console import bracketed, share, table
 from tlkit.system.errors import DataError
 from tlkit.system.files import atomic_write
-from tlkit.system.stdio import is_unread
+from tlkit.system.stdio import stdout_is_broken
 from tlkit.system.text import csv_cell, json_text, printable, printable_lines
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def predict(
             shown = printable_lines if sys.stdout.isatty() else str
             for line in lines:
                 typer.echo(shown(line), color=True)  # or escape codes in names would be lost
-                if is_unread() and features is None:
+                if stdout_is_broken() and features is None:
                     break
         else:
             partial = stack.enter_context(atomic_write(out))

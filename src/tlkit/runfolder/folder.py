@@ -26,7 +26,7 @@ from tlkit.runfolder.record import ENVIRONMENT, EXPERIMENT, environment
 from tlkit.runfolder.resume_state import UNFINISHED, record
 from tlkit.system.errors import ResourceError, RunFolderError
 from tlkit.system.files import (
-    folder_beside,
+    partial_folder,
     remove_file,
     remove_folder,
     remove_partial,
@@ -81,7 +81,7 @@ def created(out: Path | None, name: str, fill: Callable[[Path], object]) -> Path
     parent = Path("runs") if out is None else out.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with folder_beside(parent / name) as partial:
+        with partial_folder(parent / name) as partial:
             fill(partial)
             for path in _places(out, name):
                 if _renamed(partial, path):

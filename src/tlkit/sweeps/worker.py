@@ -27,7 +27,7 @@ from tlkit.sweeps.trials import fingerprint
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, TlkitError
 from tlkit.system.files import remove_folder
 from tlkit.system.lock import is_locked
-from tlkit.system.signals import ask
+from tlkit.system.signals import request_stop
 from tlkit.system.stdio import tolerate_broken_pipes
 from tlkit.train.callback import Callback
 
@@ -102,7 +102,7 @@ def _read(jobs: SimpleQueue[str]) -> None:
     with open(0, "rb", buffering=0) as lines:  # a buffer's lock would outlive the main thread
         for line in lines:
             jobs.put(line.decode())
-    ask()
+    request_stop()
     jobs.put("")
 
 

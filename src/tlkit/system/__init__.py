@@ -1,1 +1,1 @@
-"""What every program needs and no learning: errors, files, locks, signals, the start of Keras."""
+"""Errors, text, files, locks, signals, standard streams, the cache and the start of Keras."""

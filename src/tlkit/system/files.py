@@ -1,13 +1,14 @@
-"""Writing files and folders so that each is there whole or not at all.
+"""Atomic writes: every file and folder is there whole or not at all.
 
-A file is written beside its place under a hidden name, synced to the disk, renamed into place, and
-the folder is synced: after a crash there is the old content or the new, never a part. A folder is
+A file is written next to its destination under a hidden name, synced to the disk and renamed, and
+the folder is synced: after a crash it has the old content or the new, never a part. A folder is
 filled under a hidden name and renamed once.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -18,25 +19,25 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-PARTIAL = ".partial"  # how hidden names end
+PARTIAL = ".partial"  # the suffix of hidden names
 
 
 def disk_operation(what: str, path: Path, do: Callable[[], T]) -> T:
-    """Let one operation reach the disk.
+    """Run one operation on the disk.
 
-    All of this module pass here and nowhere else, so that a test can count them and break one off.
+    Every operation of this module goes through here, so a test can count them and make one fail.
 
     Args:
         what: `write`, `sync`, `rename`, `link`, `make` or `remove`.
-        path: What it acts on.
-        do: Does it.
+        path: The file or folder it acts on.
+        do: The operation.
     """
     return do()
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a path to write to; when the body succeeds, what was written there becomes `path`."""
+    """Yield a temporary path to write to; it becomes `path` when the body succeeds."""
     partial = disk_operation("make", path, lambda: _new_file(path))
     try:
         yield partial
@@ -49,37 +50,37 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_with(path: Path, writer: Callable[[Path], object]) -> None:
-    """Write a whole file by a function that is given the path to write to."""
+    """Write a file atomically with a function that takes the path to write to."""
     with atomic_write(path) as partial:
         disk_operation("write", partial, lambda: writer(partial))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file."""
+    """Write a file atomically."""
     write_with(path, lambda partial: partial.write_bytes(content))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file: UTF-8, line ends as given."""
+    """Write a text file atomically, in UTF-8 and with the line ends it has."""
     write_bytes(path, text.encode())
 
 
 def link(path: Path, source: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no such names."""
+    """Create a hard link to a file, or a copy where the file system has no hard links."""
 
-    def linked() -> None:
+    def link_or_copy() -> None:
         try:
             os.link(source, path)
         except OSError:
             shutil.copyfile(source, path)
             _sync(path)
 
-    disk_operation("link", path, linked)
+    disk_operation("link", path, link_or_copy)
 
 
 @contextmanager
-def folder_beside(path: Path) -> Iterator[Path]:
-    """Give a new hidden folder beside `path`, and remove what is left of it after the body."""
+def partial_folder(path: Path) -> Iterator[Path]:
+    """Yield a new hidden folder next to `path`; remove it after the body unless it was renamed."""
     partial = disk_operation(
         "make", path, lambda: Path(tempfile.mkdtemp(PARTIAL, f".{path.name}-", path.parent))
     )
@@ -92,18 +93,18 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill; when the body succeeds it becomes `path`, which must not exist."""
+    """Yield a folder to fill; it becomes `path`, which must not exist, when the body succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with folder_beside(path) as partial:
+    with partial_folder(path) as partial:
         yield partial
         rename_folder(partial, path)
 
 
 def rename_folder(partial: Path, path: Path) -> None:
-    """Give a filled folder its name. Its files are synced by whoever wrote them.
+    """Rename a filled folder, whose files are synced already.
 
     Raises:
-        OSError: If something is there already, other than an empty folder.
+        OSError: If `path` exists and is not an empty folder.
     """
     _sync(partial)
     disk_operation("rename", path, lambda: partial.rename(path))
@@ -111,24 +112,33 @@ def rename_folder(partial: Path, path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder; it loses its name first, so that nobody takes what is left of it for it."""
+    """Remove a folder.
+
+    It is renamed first, so an interrupted removal never looks like a valid folder.
+    """
     hidden = path.with_name(f".{path.name}-{secrets.token_hex(4)}{PARTIAL}")
     disk_operation("rename", hidden, lambda: path.rename(hidden))
     _remove_tree(hidden)
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it exists."""
     disk_operation("remove", path, lambda: path.unlink(missing_ok=True))
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what crashes have left in a folder that nobody else writes to."""
+    """Remove what crashes left behind in a folder that no other process writes to."""
     for path in folder.glob(f".*{PARTIAL}"):
         if path.is_dir() and not path.is_symlink():
             _remove_tree(path)
         else:
             remove_file(path)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _new_file(path: Path) -> Path:
@@ -142,21 +152,25 @@ def _remove_tree(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    def synced() -> None:
-        handle = os.open(path, os.O_RDONLY)
+    on_windows = os.name == "nt"
+    if on_windows and path.is_dir():  # cannot be synced there
+        return
+
+    def sync() -> None:
+        handle = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
         try:
             os.fsync(handle)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system on which folders cannot be synced
+            if error.errno != errno.EINVAL:  # the file system cannot sync folders
                 raise
         finally:
             os.close(handle)
 
-    disk_operation("sync", path, synced)
+    disk_operation("sync", path, sync)
 
 
 def _umask() -> int:
-    """Return the process's umask; there is no way to read it without setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,11 +1,11 @@
 """The one place that starts Keras and TensorFlow: quietly, with the settings results depend on.
 
-A module whose every line needs Keras imports it from here, and so starts it when it is imported::
+A module that needs Keras throughout imports it from here, which starts it::
 
     from tlkit.system.keras import keras, tf
 
-A module that must stay light calls `start_keras` in the function that needs it, before
-``import keras``. Nothing else in tlkit touches the environment.
+A light module calls `start_keras` in the functions that need it, before ``import keras``. Nothing
+else in tlkit touches the environment.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from packaging.version import Version
 from tlkit.system.errors import PartError, ResourceError
 
 if TYPE_CHECKING:
-    import keras as keras  # re-exported, see `__getattr__`
+    import keras as keras  # re-exported by `__getattr__`
 
-# Below it Keras loads hostile model files (CVE-2025-1550 and its successors), and its `trainable`
-# and BatchNorm behaviour differs from what tlkit's tests pin down.
+# Older versions load hostile model files (CVE-2025-1550 and its successors), and their `trainable`
+# and BatchNorm behave differently from what tlkit's tests pin down.
 KERAS_FLOOR = "3.15.1"
 
 
 @functools.cache
 def start_keras() -> None:
-    """Import TensorFlow and Keras once, without their chatter.
+    """Import TensorFlow and Keras once, without their startup messages.
 
-    oneDNN is switched on before TensorFlow loads: on some processors it is off by default, which
-    costs 1.2 to 1.8 times the time, and features depend on it.
+    oneDNN is switched on before TensorFlow loads: some processors have it off by default, which
+    makes training 1.2 to 1.8 times slower and changes the last bits of features.
 
     Raises:
-        ResourceError: If Keras is older than 3.15.1, runs on another backend than TensorFlow, or
-            the legacy tf_keras is switched on.
+        ResourceError: If Keras is older than 3.15.1, does not run on TensorFlow, or is replaced by
+            the legacy tf_keras.
     """
-    from importlib.metadata import version  # takes longer than all of this module
+    from importlib.metadata import version  # slower to import than all of this module
 
     if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() not in {"", "0", "false"}:
         raise ResourceError("TF_USE_LEGACY_KERAS: tlkit needs Keras 3; unset the variable")
@@ -63,9 +63,9 @@ def start_keras() -> None:
         import keras
         import tensorflow as tf
 
-        tf.constant(0)  # the device set-up talks too
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # a second run's "retracing"
-    if keras.backend.backend() != "tensorflow":  # keras.json may say otherwise
+        tf.constant(0)  # setting up the devices prints too
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # "retracing" in a second run
+    if keras.backend.backend() != "tensorflow":  # as set in keras.json
         raise ResourceError(
             f"keras: the backend must be tensorflow, got {keras.backend.backend()}; "
             "set KERAS_BACKEND=tensorflow"
@@ -73,19 +73,19 @@ def start_keras() -> None:
 
 
 def extra_package(name: str, install: str) -> Any:
-    """Return a package that not everybody has, imported.
+    """Import an optional package.
 
     Args:
-        name: What it is imported as.
-        install: What `pip install` takes.
+        name: Its import name.
+        install: Its name for `pip install`.
 
     Raises:
-        PartError: If it is not there or does not work with what is.
+        PartError: If it is missing or does not work with the other packages.
     """
     start_keras()
     try:
         return importlib.import_module(name)
-    except Exception as error:  # its import runs much that may not fit what is installed
+    except Exception as error:  # importing may fail in any way with other versions
         raise PartError(
             f"{name}: cannot be imported: {type(error).__name__}: {error}; pip install {install}"
         ) from None
@@ -93,13 +93,13 @@ def extra_package(name: str, install: str) -> Any:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Hold back what native code writes to file descriptor 2; show it if the body fails.
+    """Hold back what native code writes to file descriptor 2; print it if the body fails.
 
-    TensorFlow's start-up lines are written before its log level is read, so no setting stops them.
+    TensorFlow writes its first lines before it reads its log level, so no setting stops them.
     """
     try:
         terminal = os.dup(2)
-    except OSError:  # no standard error at all
+    except OSError:  # there is no standard error
         yield
         return
     with tempfile.TemporaryFile() as held:
@@ -110,7 +110,7 @@ def _quiet_stderr() -> Iterator[None]:
         except BaseException:
             os.dup2(terminal, 2)
             held.seek(0)
-            with suppress(OSError):  # nobody reads it
+            with suppress(OSError):  # standard error is broken
                 os.write(2, held.read())
             raise
         finally:
@@ -119,7 +119,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def processor() -> str:
-    """Return the processor's name, where the system tells it."""
+    """Return the processor's name, if the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -129,18 +129,18 @@ def processor() -> str:
 
 
 def threads() -> dict[str, int]:
-    """Return on how many threads TensorFlow computes; 0: as many as there are processors.
+    """Return how many threads TensorFlow uses; 0 means one per processor.
 
-    StepTotals are split among them, so a result's last bits follow.
+    Sums are split among the threads, so the last bits of results depend on their number.
     """
     import tensorflow as tf
 
-    chosen = tf.config.threading
+    configured = tf.config.threading
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
     return {
-        "intra_op": chosen.get_intra_op_parallelism_threads()
+        "intra_op": configured.get_intra_op_parallelism_threads()
         or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
-        "inter_op": chosen.get_inter_op_parallelism_threads()
+        "inter_op": configured.get_inter_op_parallelism_threads()
         or int(os.environ.get("TF_NUM_INTEROP_THREADS") or 0),
         "processors": len(usable) or os.cpu_count() or 1,
     }

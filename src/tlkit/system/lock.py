@@ -1,18 +1,20 @@
-"""The lock of a run folder: one process writes to it, and its end frees it, however it ends."""
+"""The lock of a run folder: one process writes to it, and the lock is freed however that ends."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tlkit.system.errors import ResourceError, RunFolderError
 from tlkit.system.files import remove_file
 
-LOCK = ".lock"  # who holds it stands in the file, for messages; the system alone decides
+LOCK = ".lock"
+# A link named `.lock` is refused: what it points to would be overwritten.
+FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+NAME_OFFSET = 1  # Windows locks the first byte for readers too; the holder's name follows it
 
 
 @contextmanager
@@ -24,29 +26,31 @@ def locked(folder: Path) -> Iterator[None]:
         ResourceError: If the folder cannot be written to.
     """
     try:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(folder / LOCK, FLAGS | os.O_CREAT, 0o666)
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be written to: {error.strerror}") from None
     try:
-        if not _taken(handle):
+        if not _acquire(handle):
             raise RunFolderError(f"{folder}: {holder(folder)} is writing to it")
-        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        with suppress(OSError):  # the disk is full; the lock holds without the name
+            _write_name(handle)
         yield
     finally:
         os.close(handle)
 
 
 def unlock(folder: Path) -> None:
-    """Remove the lock's file, when nothing will be written to the folder any more."""
-    remove_file(folder / LOCK)
+    """Remove the lock file; call it when nothing more will be written to the folder."""
+    with suppress(PermissionError):  # Windows does not remove a file that is open
+        remove_file(folder / LOCK)
 
 
 def holder(folder: Path) -> str:
-    """Return who says to hold a folder's lock, for messages."""
+    """Return the name of the process that locked a folder last, for messages."""
     try:
-        return (folder / LOCK).read_text(encoding="utf-8") or "another process"
+        with (folder / LOCK).open("rb") as file:
+            file.seek(NAME_OFFSET)
+            return file.read().decode() or "another process"
     except (OSError, ValueError):
         return "another process"
 
@@ -54,25 +58,28 @@ def holder(folder: Path) -> str:
 def is_locked(folder: Path) -> bool:
     """Tell whether a process holds a folder's lock now."""
     try:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(folder / LOCK, FLAGS)
     except OSError:
         return False
     try:
-        return not _taken(handle)
+        return not _acquire(handle)
     finally:
         os.close(handle)
 
 
-def _taken(handle: int) -> bool:
-    """Take the lock of an open file, and tell whether it was free; it goes with the handle."""
+def _acquire(handle: int) -> bool:
+    """Lock an open file and tell whether it was free; closing the file releases it."""
+    from filelock import lock_descriptor
+
     try:
-        import fcntl
-    except ImportError:  # a system without such locks
+        return lock_descriptor(handle, blocking=False)
+    except OSError:  # a file system without locks, as on some clusters
         return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without such locks, as some clusters have
-        return True
-    return True
+
+
+def _write_name(handle: int) -> None:
+    if os.fstat(handle).st_nlink > 1:  # the file has another name and is not only a lock
+        return
+    os.ftruncate(handle, 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, f"\nprocess {os.getpid()} on {platform.node()}".encode())

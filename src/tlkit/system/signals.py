@@ -1,4 +1,4 @@
-"""Being asked to stop: the first Ctrl-C or SIGTERM is noticed between two batches."""
+"""Graceful stops: the first Ctrl-C or SIGTERM takes effect between two batches."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
-SHOW_CURSOR = b"\x1b[?25h"  # a progress bar has hidden it
+SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop, and did, between two batches.
+    """A run stopped on request, between two batches.
 
     Attributes:
         signal: The signal's number.
-        exit_code: What a process that ends by it returns: 130 for Ctrl-C, 143 for SIGTERM, 129
-            for a terminal that was closed.
+        exit_code: The exit code of a process that ends this way: 130 for Ctrl-C, 143 for SIGTERM,
+            129 for a closed terminal.
     """
 
     def __init__(self, number: int, message: str = "") -> None:
@@ -30,13 +31,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _StopRequest:
-    """The wish to stop, once it has arrived."""
+    """The signal that asked for a stop, once it has arrived."""
 
     def __init__(self, on_first: Callable[[], None]) -> None:
         self.number, self.on_first = 0, on_first
 
     def arrive(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
+        """Handle a signal: note the first, end the process on the second."""
         if self.number:
             signal.signal(number, signal.SIG_DFL)
             with suppress(OSError):
@@ -44,56 +45,59 @@ class _StopRequest:
                     os.write(sys.stderr.fileno(), SHOW_CURSOR)
             os.kill(os.getpid(), number)
         self.number = number
-        with suppress(Exception):  # it came in the middle of a write to the same stream, maybe
+        with suppress(Exception):  # the signal may have interrupted a write to the same stream
             self.on_first()
 
 
-_wishes: list[_StopRequest] = []  # at most one: signals are the process's
-_asked = threading.Event()
+_active: ContextVar[_StopRequest | None] = ContextVar("stop_request", default=None)
+_requested = threading.Event()
 
 
 @contextmanager
 def graceful_stop(on_first: Callable[[], None]) -> Iterator[None]:
-    """Take the first signal as a wish to stop while the body runs; a second ends the process.
+    """Let the first signal request a stop while the body runs; a second ends the process.
 
-    Signals that the process ignores (`nohup`) stay ignored. Outside the main thread, where Python
-    does not allow it, and in the body of another `noticed`, nothing is changed.
+    Signals that the process ignores (`nohup`) stay ignored. Nothing changes in the body of another
+    `graceful_stop` or outside the main thread, where Python handles no signals.
 
     Args:
-        on_first: Called when the wish arrives.
+        on_first: Called when the first signal arrives.
     """
-    if _wishes or not _in_main_thread():
+    if _active.get() is not None or not _in_main_thread():
         yield
         return
-    wish = _StopRequest(on_first)
-    _wishes.append(wish)
+    request = _StopRequest(on_first)
+    token = _active.set(request)
     try:
-        with _handled(SIGNALS, wish.arrive):
+        with _handlers(SIGNALS, request.arrive):
             yield
     finally:
-        _wishes.clear()
+        _active.reset(token)
 
 
 @contextmanager
 def raise_on_signal(message: str = "") -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the body as Ctrl-C does, at once.
+    """Let SIGTERM and a closed terminal end the body at once, as Ctrl-C does.
 
     Args:
-        message: What is to be said then; unset: which signal it was.
+        message: The message of the exception; by default, the name of the signal.
+
+    Raises:
+        Interrupted: When one of them arrives.
     """
 
     def arrive(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, message)
 
-    with _handled(SIGNALS[1:] if _in_main_thread() else (), arrive):
+    with _handlers(SIGNALS[1:] if _in_main_thread() else (), arrive):
         yield
 
 
 @contextmanager
-def _handled(
+def _handlers(
     signals: Sequence[int], arrive: Callable[[int, FrameType | None], None]
 ) -> Iterator[None]:
-    """Handle those signals in the body that are not ignored (`nohup`)."""
+    """Handle signals while the body runs, except those that are ignored (`nohup`)."""
     before = {number: signal.getsignal(number) for number in signals}
     try:
         for number, handler in before.items():
@@ -109,18 +113,19 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def ask() -> None:
-    """Ask this process to stop, from any of its threads; it is no first signal and no second."""
-    _asked.set()
+def request_stop() -> None:
+    """Request a graceful stop from any thread. Does not count as a signal."""
+    _requested.set()
 
 
 def stop_if_asked() -> None:
-    """Raise if the process was asked to stop; called where a run can be left.
+    """Raise if a stop was requested; call it wherever a run may stop.
 
     Raises:
-        Interrupted: If it was.
+        Interrupted: If a signal arrived or `request_stop` was called.
     """
-    if _wishes and _wishes[0].number:
-        raise Interrupted(_wishes[0].number)
-    if _asked.is_set():
+    request = _active.get()
+    if request is not None and request.number:
+        raise Interrupted(request.number)
+    if _requested.is_set():
         raise Interrupted(signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Standard streams whose other end goes away: `head` has read enough, the terminal is closed.
+"""Standard streams that break: `head` has read enough, or the terminal is closed.
 
-What cannot be shown any more is no reason to stop: a run goes on, and its folder has it all. The
-process is only told at its end, if results could not be written to where they were sent.
+A message that cannot be shown does not stop a run: its folder holds everything. Only at the end
+does the process report that results could not be written to standard output.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tlkit.system.errors import ResourceError
 
 @contextmanager
 def tolerate_broken_pipes() -> Iterator[None]:
-    """Let the body survive what becomes of the process's standard streams, and what comes after it.
+    """Keep the body running when standard output or standard error breaks.
 
-    Streams that something else has put in their place are left alone.
+    Replaced streams, such as those of a notebook, are left alone.
 
     Raises:
-        ResourceError: When the body ends, if standard output could not be written to, other than
-            because its reader has gone.
+        ResourceError: When the body ends, if standard output could not be written to for another
+            reason than a reader that went away.
     """
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
-        sys.stdout = _guarded(sys.stdout)
+        sys.stdout = _tolerant(sys.stdout)
     if sys.stderr is not None and sys.stderr is sys.__stderr__:
-        sys.stderr = _guarded(sys.stderr)
+        sys.stderr = _tolerant(sys.stderr)
     try:
         yield
     finally:
@@ -39,13 +39,12 @@ def tolerate_broken_pipes() -> Iterator[None]:
             raise ResourceError(f"standard output: cannot be written to: {error.strerror}")
 
 
-def is_unread() -> bool:
-    """Tell whether what is still printed on standard output gets nowhere."""
+def stdout_is_broken() -> bool:
+    """Tell whether standard output has failed, so that printing more is pointless."""
     return _output_error() is not None
 
 
 def _output_error() -> OSError | None:
-    """Return why standard output could not be written to, if it could not."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if not isinstance(raw, _Raw):
         return None
@@ -54,7 +53,7 @@ def _output_error() -> OSError | None:
 
 
 class _Raw(io.FileIO):
-    """The file behind a stream; once it has failed it takes everything and writes nothing."""
+    """The file behind a stream; after its first error it accepts everything and writes nothing."""
 
     error: OSError | None = None
 
@@ -63,16 +62,16 @@ class _Raw(io.FileIO):
             return super().write(content)
         except OSError as error:
             self.error = self.error or error
-            with Path(os.devnull).open("wb") as nowhere:  # native code writes there
-                os.dup2(nowhere.fileno(), self.fileno())
+            with Path(os.devnull).open("wb") as devnull:  # for native code, which writes there too
+                os.dup2(devnull.fileno(), self.fileno())
             return len(content)
 
 
-def _guarded(stream: Any) -> io.TextIOWrapper[Any]:
+def _tolerant(stream: Any) -> io.TextIOWrapper[Any]:
     stream.flush()
     return io.TextIOWrapper(
         io.BufferedWriter(_Raw(stream.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
-        errors="backslashreplace",  # one that cannot show a letter writes it out
+        errors="backslashreplace",  # characters that the terminal cannot show
         line_buffering=stream.line_buffering,
     )

@@ -1,4 +1,4 @@
-"""What to say after a name that nobody knows."""
+"""Text for terminals, shells, CSV and JSON, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-# What spreadsheets take for the beginning of a formula, full-width forms too, and the blanks that
-# some of them skip before it. Plain numbers begin with a sign and are none.
+# The beginning of a spreadsheet formula, also in full-width characters, and the blanks that some
+# programs skip before it. Plain numbers begin with a sign too and are not formulas.
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 MARK = "'"
 
 
 def printable(text: object) -> str:
-    r"""Return text as one line without control, invisible or direction-changing characters.
+    r"""Return text as one line, with control, invisible and bidirectional characters escaped.
 
-    They are written as Python would write them, so a terminal shows them and obeys none.
+    They are written as Python escapes, so a terminal shows them instead of obeying them.
 
     >>> print(printable("scan\n\x1b[31m1\u202egnp.png"))
     scan\n\x1b[31m1\u202egnp.png
     """
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode()
-        for one in str(text)
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in str(text)
     )
 
 
 def printable_lines(text: object) -> str:
-    r"""Return text of several lines with each made printable.
+    r"""Return text of several lines, each made printable.
 
-    >>> printable_lines("one\ntwo\x07")
-    'one\ntwo\\x07'
+    >>> printable_lines("first\nsecond\x07")
+    'first\nsecond\\x07'
     """
     return "\n".join(map(printable, str(text).split("\n")))
 
@@ -42,17 +42,17 @@ def printable_lines(text: object) -> str:
 def shell_quoted(path: object) -> str:
     """Return a path as it can be typed in a shell.
 
-    >>> print(typed("runs/exp-1"), typed("my runs/exp-1"))
+    >>> print(shell_quoted("runs/exp-1"), shell_quoted("my runs/exp-1"))
     runs/exp-1 'my runs/exp-1'
     """
     return printable(shlex.quote(str(path)))
 
 
 def csv_cell(text: str) -> str:
-    """Return a text as it is written to a CSV file: an apostrophe stands before a formula.
+    """Return text as it is written to a CSV file: formulas are marked with an apostrophe.
 
-    What begins with `=`, `+`, `-`, `@`, a tab or a line end, apostrophes before it or not, and is
-    no plain number gets one more apostrophe; `csv_text` takes it away.
+    Text that begins with `=`, `+`, `-`, `@`, a tab or a line end, after any apostrophes, and is not
+    a plain number gets one more apostrophe in front; `csv_text` removes it.
 
     >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell("a=b"), csv_cell("'=1")
     ("'=1+1", '-0.5', 'a=b', "''=1")
@@ -61,7 +61,7 @@ def csv_cell(text: str) -> str:
 
 
 def csv_text(cell: str) -> str:
-    """Return the text that `csv_cell` made a cell of.
+    """Return the text of a cell that `csv_cell` wrote.
 
     >>> csv_text("'=1+1"), csv_text("-0.5"), csv_text("'quoted'")
     ('=1+1', '-0.5', "'quoted'")
@@ -70,19 +70,19 @@ def csv_text(cell: str) -> str:
 
 
 def json_text(value: Any, indent: int | None = 2) -> str:
-    r"""Return JSON that a terminal may show too: what `printable` escapes is `\uXXXX` here.
+    r"""Return JSON that is safe to print: what `printable` escapes is written as `\uXXXX`.
 
     >>> json_text("é\x9b")
     '"é\\u009b"'
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return "".join(
-        one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
     )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or nothing.
+    """Return ``"; did you mean 'x'?"`` with the known name closest to `name`, or an empty string.
 
     >>> nearest("vgg61", ["vgg16", "resnet50"])
     "; did you mean 'vgg16'?"
@@ -94,7 +94,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return what to say after an unknown name: the nearest known one and the whole list.
+    """Return the end of a message about an unknown name: the closest known name and the full list.
 
     >>> suggest("vgg61", ["vgg16", "resnet50"])
     "; did you mean 'vgg16'? known: vgg16, resnet50"

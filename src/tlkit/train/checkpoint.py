@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 from safetensors.numpy import load_file
 
 from tlkit.system.errors import ResourceError, WeightsError
-from tlkit.system.files import folder_beside, link, remove_folder, rename_folder, write_text
+from tlkit.system.files import link, partial_folder, remove_folder, rename_folder, write_text
 from tlkit.train.callback import Epoch
 from tlkit.train.step import Probabilities
 from tlkit.weights.tensors import Tensors, Variables, read_tensors, write_arrays, write_tensors
@@ -205,7 +205,7 @@ class Checkpoints:
     def _written(self, state: State) -> Checkpoint:
         path = self.folder / f"epoch-{state.epoch:04d}"
         self.folder.mkdir(exist_ok=True)
-        with folder_beside(path) as partial:
+        with partial_folder(path) as partial:
             files = self._fill(partial, state)
             write_text(partial / MANIFEST, json.dumps({"files": files}, indent=2))
             if path.exists():  # a damaged one that was passed over

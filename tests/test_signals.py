@@ -1,4 +1,4 @@
-"""Signals: the first is a wish, the second ends the process, and then all is as before."""
+"""Signals: the first requests a stop, the second ends the process, and handlers are restored."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def test_a_terminal_that_is_closed_ends_a_body_at_once_unless_that_is_ignored() 
 
 TWICE = """
 import os, signal, time
-from tlkit.system.signals import noticed
-with noticed(lambda: None):
+from tlkit.system.signals import graceful_stop
+with graceful_stop(lambda: None):
     os.kill(os.getpid(), signal.{name})
     print("working", flush=True)
     os.kill(os.getpid(), signal.{name})
