@@ -222,13 +222,32 @@ def test_features_can_be_those_of_any_layer(layer: str, width: int, finished: Ru
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [("blok1", r"layer: no layer or block matches 'blok1'"), ("1-2", "must be one layer, got 2")],
+    [
+        ("blok1", r"layer: no layer or block matches 'blok1'"),
+        ("1-2", "must be one layer, got '1-2', which selects 2"),
+    ],
 )
 def test_features_of_no_layer_or_several_are_refused(
     layer: str, message: str, finished: RunRecord
 ) -> None:
     with pytest.raises(tlkit.ConfigError, match=message):
         finished.classifier.features([], layer)
+
+
+@pytest.mark.parametrize("layer", ["blok1_conv1", "99", "0", "block1"])
+def test_features_explanations_and_freezing_refuse_a_layer_alike(
+    layer: str, finished: RunRecord
+) -> None:
+    classifier = finished.classifier
+    with pytest.raises(tlkit.ConfigError, match="layer: ") as features:
+        classifier.features([], layer)
+    with pytest.raises(tlkit.ConfigError, match=r"^explain: layer: ") as explainer:
+        classifier.explainer(layer)
+    assert features.value.problems == explainer.value.problems
+    if layer != "block1":  # several layers are fine to freeze
+        with pytest.raises(ValueError, match="layer") as freezing:
+            tlkit.freeze(classifier.model, train=layer)
+        assert str(freezing.value) == features.value.problems[0].message
 
 
 @pytest.mark.parametrize(("split", "expected"), [(None, "test"), ("test", "test"), ("val", "val")])

@@ -1,4 +1,4 @@
-"""The flat form of a model, and names that are the same in every build."""
+"""The flattened form of a model, and names that are the same in every build."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tlkit.model.graph import BLOCK, flat, name_anew, name_blocks, named_weights
+from tlkit.model.graph import flattened, layer_table, named_weights, renumber_names, set_blocks
 from tlkit.train.assemble import seeded
 
 
@@ -40,30 +40,30 @@ def is_rescaling(layer: Any) -> bool:
 def test_the_flat_form_computes_the_same() -> None:
     with seeded(0):
         model = nested()
-    whole = flat(model)
+    whole = flattened(model)
     assert not [layer for layer in whole.layers if isinstance(layer, keras.Model)]
     assert [w.shape for w in whole.weights] == [w.shape for w in model.weights]
     whole.set_weights(model.get_weights())
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
     np.testing.assert_array_equal(whole(x), model(x))
-    dropped = flat(model, drop=is_rescaling)
+    dropped = flattened(model, drop=is_rescaling)
     dropped.set_weights(model.get_weights())
     np.testing.assert_array_equal(dropped(2 * x), model(x))
 
 
 def test_its_layers_are_its_own_and_have_one_output() -> None:
     model = nested()
-    whole = flat(model)
+    whole = flattened(model)
     assert not {id(v) for v in whole.weights} & {id(v) for v in model.weights}
     for layer in whole.layers[1:]:
         keras.Model(whole.input, layer.output)  # an output of another graph would be refused
 
 
-def test_names_that_keras_counts_on_are_counted_anew() -> None:
+def test_names_that_keras_counts_on_are_counted_again() -> None:
     names = []
     for _ in range(2):
-        model = flat(nested())
-        name_anew(model)
+        model = flattened(nested())
+        renumber_names(model)
         names.append([layer.name for layer in model.layers[1:]])
     assert names == [["rescaling", "stem_conv", "conv2d", "last"]] * 2
 
@@ -79,8 +79,8 @@ def test_layers_without_a_match_belong_to_the_block_before_or_after(
     for name in ("first", "at_1", "between", "at_2"):
         x = keras.layers.Dense(3, name=name)(x)
     model = keras.Model(inputs, x)
-    name_blocks(model, r"^at_(\d)$", prefix, closes)
-    assert [getattr(layer, BLOCK) for layer in model.layers[1:]] == blocks
+    set_blocks(model, r"^at_(\d)$", prefix, closes)
+    assert [layer.block for _, layer in layer_table(model)] == blocks
 
 
 def test_weights_without_a_name_are_called_by_their_place() -> None:
@@ -90,7 +90,7 @@ def test_weights_without_a_name_are_called_by_their_place() -> None:
         assert [name for name, _ in named_weights(layer)] == ["variable_0", "variable_1"]
 
 
-def test_weights_of_one_name_are_told_apart() -> None:
+def test_weights_of_one_name_are_kept_apart() -> None:
     layer = keras.layers.MultiHeadAttention(1, 2)
     layer.build((None, 4, 3), (None, 4, 3))
     names = [name for name, _ in named_weights(layer)]

@@ -143,6 +143,18 @@ class TestMessages:
                 STUDY.select(selector)
             assert str(raised.value).endswith(f"\n{STUDY}")
 
+    def test_one_layer_is_chosen_by_number_or_name_and_nothing_else(self) -> None:
+        assert STUDY.choose("17") == STUDY.choose("block5_conv3") == STUDY.choose("*5_conv3") == 17
+        for selector, message in (
+            ("block5", r"^must be one layer, got 'block5', which selects 4\nno\. "),
+            ("1-2", r"^must be one layer, got '1-2', which selects 2\nno\. "),
+            ("23", r"^layers 23 reach past the last one, 22 "),
+            ("0", r"^layer 0 is the input, the first layer is 1$"),
+            ("block5_con3", r"; did you mean 'block5_conv3'\?\n"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                STUDY.choose(selector)
+
     def test_rates_for_another_number_of_layers_are_refused(self) -> None:
         for use in (STUDY.frozen_prefix, STUDY.trainable_params, STUDY.render):
             with pytest.raises(ValueError, match=r"^expected one rate for each of 22 "):

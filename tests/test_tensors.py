@@ -90,11 +90,11 @@ def test_training_does_not_reach_into_what_was_taken(
     assert train(3) == later  # the optimizer's state is as it was too
 
 
-@pytest.mark.parametrize("portion_bytes", [1, 40, 8 << 20])
+@pytest.mark.parametrize("chunk_bytes", [1, 40, 8 << 20])
 def test_values_of_every_kind_come_back_whatever_is_read_at_a_time(
-    portion_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tlkit.weights.files.PORTION_BYTES", portion_bytes)
+    monkeypatch.setattr("tlkit.weights.tensors.CHUNK_BYTES", chunk_bytes)
     values: dict[str, Any] = {
         "scalar": np.float32(0.1),
         "empty": np.zeros((0, 3), np.float32),

@@ -28,7 +28,7 @@ from tlkit.weights.sources import (
     NotAvailableError,
     RemoteFile,
     assign,
-    fetch,
+    download,
     installed_file,
     load_first,
 )
@@ -146,17 +146,20 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "ending"),
     [
         ("imagenett", r"imagenett; did you mean 'imagenet'\?$"),
-        ("random", r"random, and no source .* imagenet, bsds500, none; none leaves them random$"),
+        (
+            "random",
+            r"random, and the only named sources are imagenet, bsds500, none; .* random$",
+        ),
         ("my.h5", r"my\.h5$"),
     ],
 )
 def test_a_missing_path_says_which_and_what_was_perhaps_meant(
-    name: str, said: str, tmp_path: Path
+    name: str, ending: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(tlkit.WeightsError, match=rf"there is no file .*{said}") as caught:
+    with pytest.raises(tlkit.WeightsError, match=rf"there is no file .*{ending}") as caught:
         VGG16(weights=tmp_path / name).load_weights(small_model())
     assert caught.value.exit_code == 5
 
@@ -216,7 +219,7 @@ def files_below(folder: Path) -> list[str]:
 def test_a_good_file_is_fetched_once_into_keras_place(server: Any, home: Path) -> None:
     wanted = remote(f"{server.url}/good.h5")
     for _ in range(2):
-        assert fetch(wanted) == home / "models" / "good.h5"
+        assert download(wanted) == home / "models" / "good.h5"
     assert server.asked == ["good.h5"]
     assert (home / "models" / "good.h5").read_bytes() == CONTENT
     assert files_below(home) == ["good.h5"]
@@ -226,7 +229,7 @@ def test_a_file_that_is_there_needs_no_network(home: Path) -> None:
     path = home / "models" / "there.h5"
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
-    assert fetch(remote("http://does-not-exist.invalid/there.h5")) == path
+    assert download(remote("http://does-not-exist.invalid/there.h5")) == path
 
 
 def test_without_keras_home_the_place_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +240,7 @@ def test_without_keras_home_the_place_is_the_users(monkeypatch: pytest.MonkeyPat
 
 def test_a_file_with_a_wrong_hash_is_an_error_and_is_not_kept(server: Any, home: Path) -> None:
     with pytest.raises(tlkit.WeightsError, match=r"has MD5 \w+, expected \w+") as caught:
-        fetch(remote(f"{server.url}/wrong.h5", b"what was expected"))
+        download(remote(f"{server.url}/wrong.h5", b"what was expected"))
     assert str(caught.value).startswith(f"{server.url}/wrong.h5: ")
     assert not isinstance(caught.value, NotAvailableError)
     assert files_below(home) == []
@@ -248,9 +251,9 @@ def test_a_page_in_place_of_a_file_without_a_published_hash_is_not_kept(
 ) -> None:
     """What the login page of a network answers to everything."""
     url = f"{server.url}/good.h5"
-    message = rf"^{url}: is no HDF5 file, it begins with b'what a server s'$"
+    message = rf"^{url}: is not HDF5, it begins with b'what a server s'$"
     with pytest.raises(tlkit.WeightsError, match=message):
-        fetch(RemoteFile(url, ""))
+        download(RemoteFile(url, ""))
     assert files_below(home) == []
 
 
@@ -259,26 +262,26 @@ def test_a_file_in_place_with_a_wrong_hash_is_left_for_its_owner(home: Path) -> 
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
     with pytest.raises(tlkit.WeightsError, match=r"mine\.h5: has MD5 .*; delete it or replace it$"):
-        fetch(remote("http://127.0.0.1:9/mine.h5"))
+        download(remote("http://127.0.0.1:9/mine.h5"))
     assert path.read_bytes() == b"mine"
 
 
 def test_a_file_that_is_cut_off_is_not_kept(server: Any, home: Path) -> None:
     with pytest.raises(tlkit.WeightsError, match=r"cut\.h5"):
-        fetch(remote(f"{server.url}/cut.h5"))
+        download(remote(f"{server.url}/cut.h5"))
     assert files_below(home) == []
 
 
 def test_not_found_is_not_available(server: Any, home: Path) -> None:
     with pytest.raises(NotAvailableError, match=r"/404: not found$"):
-        fetch(remote(f"{server.url}/404"))
+        download(remote(f"{server.url}/404"))
     assert files_below(home) == []
 
 
 @pytest.mark.parametrize("status", [403, 500])
 def test_other_refusals_are_errors(status: int, server: Any) -> None:
     with pytest.raises(tlkit.WeightsError, match=str(status)) as caught:
-        fetch(remote(f"{server.url}/{status}"))
+        download(remote(f"{server.url}/{status}"))
     assert not isinstance(caught.value, NotAvailableError)
 
 
@@ -287,7 +290,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(home: Path) -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/file.h5"
         began = time.monotonic()
         with pytest.raises(NotAvailableError, match=r"cannot be reached \(ReadTimeout\); offline"):
-            fetch(remote(url), connect_s=0.2, read_s=0.2)
+            download(remote(url), connect_s=0.2, read_s=0.2)
     assert time.monotonic() - began < 2
     assert files_below(home) == []
 
@@ -297,7 +300,7 @@ def test_a_server_whose_bytes_drip_is_given_up_in_time(
 ) -> None:
     monkeypatch.setattr(weights, "TOTAL_SECONDS", 0.2)
     with pytest.raises(NotAvailableError, match=r"drip\.h5: took more than 0\.2 s"):
-        fetch(remote(f"{server.url}/drip.h5"))
+        download(remote(f"{server.url}/drip.h5"))
     assert files_below(home) == []
 
 
@@ -308,7 +311,7 @@ def test_a_refused_connection_is_not_available(home: Path) -> None:
         with pytest.raises(
             NotAvailableError, match=rf"offline, put the file at {home}/models/file\.h5$"
         ):
-            fetch(remote(url))
+            download(remote(url))
 
 
 @pytest.mark.parametrize("name", ["VGG16", "VGG19"])

@@ -65,12 +65,9 @@ def _name(model: keras.Model, chosen: str | None) -> str:
     if chosen is None:
         return next(row.name for row in reversed(layers.layers) if row.block != HEAD)
     try:
-        numbers = sorted(layers.select(chosen))
+        return layers[layers.choose(chosen)].name
     except ValueError as error:
         raise ConfigError([Problem("layer", str(error))]) from None
-    if len(numbers) > 1:
-        raise ConfigError([Problem("layer", f"must be one layer, got {len(numbers)}")])
-    return layers[numbers[0]].name
 
 
 @frozen(kw_only=True)

@@ -142,17 +142,15 @@ def feature_layer(layers: LayerTable, chosen: str | None = None) -> int:
             raise _wrong("layer", 'no layer has a feature map; use the method "occlusion"')
         return able[-1]
     try:
-        numbers = sorted(layers.select(chosen))
+        number = layers.choose(chosen)
     except ValueError as error:
         raise _wrong("layer", str(error)) from None
-    if len(numbers) > 1:
-        raise _wrong("layer", f"must be one layer, {chosen!r} is {len(numbers)}")
-    if not _has_map(layers[numbers[0]].output_shape):
-        shape = "×".join(map(str, layers[numbers[0]].output_shape))
+    if not _has_map(layers[number].output_shape):
+        shape = "×".join(map(str, layers[number].output_shape))
         raise _wrong(
             "layer", f"{chosen!r} has no feature map of several places, its output: {shape}"
         )
-    return numbers[0]
+    return number
 
 
 def _has_map(shape: tuple[int, ...]) -> bool:

@@ -1,1 +1,1 @@
-"""Layers: how they are numbered and how a Keras model's graph is read."""
+"""How layers are numbered, and how a Keras model's graph is read."""

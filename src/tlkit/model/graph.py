@@ -1,4 +1,4 @@
-"""The graph of a Keras model: its layers in order, where it can be cut, one flat form of it."""
+"""The graph of a Keras model: its layers in order, its cut points, and its flattened form."""
 
 from __future__ import annotations
 
@@ -14,66 +14,94 @@ from tlkit.system.keras import start_keras
 if TYPE_CHECKING:
     import keras
 
-BLOCK = "_tlkit_block"  # the attribute in which a layer notes its block
-
 
 def layer_table(model: keras.Model) -> LayerTable:
     """Return the numbered layers of any Keras model; see `tlkit.layer_table`."""
     start_keras()
     import keras
 
-    rows = []
-    cuttable = cuts(model)
+    cuttable = cut_points(model)
+    layers = []
     for name, layer in leaves(model):
-        output = getattr(layer, "output", None)  # a layer that was never called has none
+        output = getattr(layer, "output", None)  # a layer that was never called has no output
         shape = getattr(output, "shape", (None,))[1:]
-        params = sum(_size(variable) for variable in _trainable_when_unfrozen(layer))
-        rows.append(
+        params = sum(map(_size, _trainable_when_unfrozen(layer)))
+        layers.append(
             Layer(
                 name,
                 type(layer).__name__,
-                getattr(layer, BLOCK, name.rpartition("/")[0] or name.partition("_")[0]),
+                getattr(layer, "tlkit_block", "") or _block_from(name),
                 tuple(size or 0 for size in shape),
                 params,
-                sum(_size(variable) for variable in layer.weights) - params,
+                sum(map(_size, layer.weights)) - params,
                 isinstance(layer, keras.layers.BatchNormalization),
                 is_cut_point=id(layer) in cuttable,
             )
         )
-    return LayerTable(tuple(rows))
+    return LayerTable(tuple(layers))
 
 
-def cuts(model: keras.Model) -> set[int]:
+def _block_from(name: str) -> str:
+    """Return a layer's block by its name alone: its nested model, or the name's first word."""
+    return name.rpartition("/")[0] or name.partition("_")[0]
+
+
+def set_block(layer: keras.Layer, block: str) -> None:
+    """Tell `layer_table` a layer's block. Only for layers that tlkit has made itself."""
+    layer.tlkit_block = block
+
+
+def set_blocks(model: keras.Model, pattern: str, prefix: str = "", closes: bool = False) -> None:
+    """Set each layer's block to the first group of a pattern in its name.
+
+    Args:
+        model: A model that tlkit has made.
+        pattern: A regular expression with one group.
+        prefix: The beginning of the block names, before the group.
+        closes: Whether a layer whose name matches ends its block, so that layers without a match
+            belong to the next one that has; otherwise it begins the block.
+    """
+    matches = [re.search(pattern, layer.name) for layer in model.layers]
+    blocks = [prefix + match.group(1) if match else "" for match in matches]
+    forward, backward = range(len(blocks)), range(len(blocks) - 1, -1, -1)
+    for order in (backward, forward) if closes else (forward, backward):
+        block = ""
+        for number in order:
+            block = blocks[number] = blocks[number] or block
+    for layer, block in zip(model.layers, blocks, strict=True):
+        set_block(layer, block)
+
+
+def cut_points(model: keras.Model) -> set[int]:
     """Return the ids of the layers whose output is all that the rest of the model needs.
 
-    A branch or skip connection around a layer rules it out. Operations that are no layers count:
-    the graph is followed along `operations`, not `layers`.
+    A layer with a branch or skip connection around it is not one. The graph is followed along
+    `operations`, not `layers`, because some operations are not layers.
     """
     import keras
 
     if isinstance(model, keras.Sequential):
         return {id(layer) for layer in model.layers}
+    nodes = list(itertools.chain.from_iterable(model._nodes_by_depth.values()))
     place = {id(operation): number for number, operation in enumerate(model.operations)}
     last_use = dict.fromkeys(place, 0)
-    for node in itertools.chain.from_iterable(model._nodes_by_depth.values()):
+    for node in nodes:
         for tensor in node.input_tensors:
             producer = id(tensor._keras_history.operation)
             last_use[producer] = max(last_use[producer], place[id(node.operation)])
-    calls = Counter(
-        id(node.operation) for nodes in model._nodes_by_depth.values() for node in nodes
-    )
-    found, needed = set(), 0  # `needed`: how far any earlier operation's output is used
+    calls = Counter(id(node.operation) for node in nodes)
+    points, needed_until = set(), 0  # how far the output of any earlier operation is used
     for number, operation in enumerate(model.operations):
-        if needed <= number and calls[id(operation)] == 1:  # called twice, it has two outputs
-            found.add(id(operation))
-        needed = max(needed, last_use[id(operation)])
-    return found
+        if needed_until <= number and calls[id(operation)] == 1:  # two calls have two outputs
+            points.add(id(operation))
+        needed_until = max(needed_until, last_use[id(operation)])
+    return points
 
 
 def leaves(
     model: keras.Model, prefix: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, keras.Layer]]:
-    """Yield each layer of a model once, those of nested models in place of the model."""
+    """Yield each layer of a model once, with the layers of nested models instead of the models."""
     import keras
 
     seen = set() if seen is None else seen
@@ -95,17 +123,17 @@ def _size(variable: Any) -> int:
 def _trainable_when_unfrozen(layer: keras.Layer) -> list[Any]:
     """Return the variables that learn if nothing is frozen.
 
-    Keras's public lists change with the flags that this must not depend on.
+    Keras's public lists depend on the `trainable` flags, which must not matter here.
     """
     return [v for inner in layer._flatten_layers() for v in inner._trainable_variables]
 
 
-def flat(model: keras.Model, drop: Callable[[keras.Layer], bool] = lambda layer: False) -> Any:
-    """Return the same network, with new weights, as one graph without models inside.
+def flattened(model: keras.Model, drop: Callable[[keras.Layer], bool] = lambda layer: False) -> Any:
+    """Return the same network, with new weights, as one graph without nested models.
 
     Args:
         model: A functional model; Sequential models in it are replaced by their layers.
-        drop: Tells which layers to leave out, each of which must keep its input's shape.
+        drop: Tells which layers to leave out; each must keep the shape of its input.
     """
     import keras
 
@@ -117,75 +145,52 @@ def flat(model: keras.Model, drop: Callable[[keras.Layer], bool] = lambda layer:
             return x
         return inputs[0] if drop(layer) else layer(*inputs, **settings)
 
-    def copied(layer: Any) -> Any:
+    def clone(layer: Any) -> Any:
         return layer if isinstance(layer, keras.Sequential) else _copy(layer)
 
-    return keras.models.clone_model(model, clone_function=copied, call_function=call)
+    return keras.models.clone_model(model, clone_function=clone, call_function=call)
 
 
 def _copy(layer: Any) -> Any:
     return type(layer).from_config(layer.get_config())
 
 
-def name_anew(model: keras.Model) -> None:
-    """Number the layers that Keras has named itself, in the order of the model.
+def renumber_names(model: keras.Model) -> None:
+    """Renumber the names that Keras has made up, in the order of the layers.
 
-    Keras goes on counting from model to model, so they would have other names in a second build.
+    Keras keeps counting from model to model, so a second build would have other names.
     """
     counts: Counter[str] = Counter()
     for layer in model.layers:
-        kind = snake(type(layer).__name__)
+        kind = snake_case(type(layer).__name__)
         if re.fullmatch(rf"{kind}(_\d+)?", layer.name):
             number = counts[kind]
             layer.name = f"{kind}_{number}" if number else kind
             counts[kind] += 1
 
 
-def snake(name: str) -> str:
-    """Return a class name as Keras makes layer names of it.
+def snake_case(name: str) -> str:
+    """Return a class name in the form that Keras gives layer names.
 
-    >>> snake("BatchNormalization"), snake("Conv2D"), snake("ReLU"), snake("ZeroPadding2D")
-    ('batch_normalization', 'conv2d', 're_lu', 'zero_padding2d')
+    >>> snake_case("BatchNormalization"), snake_case("Conv2D"), snake_case("ReLU")
+    ('batch_normalization', 'conv2d', 're_lu')
     """
     name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def named_weights(layer: keras.Layer) -> list[tuple[str, Any]]:
-    """Return a layer's weights with names that differ, and are the same in every build.
+    """Return a layer's weights under unique names that are the same in every build.
 
-    A name that Keras made up or that two inner layers share gets its place in the layer instead.
+    Where Keras made a name up, or inner layers share it, the weight's number within the layer takes
+    its place or is added.
     """
     weights = layer.weights
-    often = Counter(variable.name for variable in weights)
-    return [
-        (
-            f"{variable.name.partition('_')[0]}_{number}"
-            if re.fullmatch(r"variable(_\d+)?", variable.name)
-            else f"{variable.name}_{number}"
-            if often[variable.name] > 1
-            else variable.name,
-            variable,
-        )
-        for number, variable in enumerate(weights)
-    ]
+    counts = Counter(variable.name for variable in weights)
 
+    def unique(number: int, name: str) -> str:
+        if re.fullmatch(r"variable(_\d+)?", name):
+            return f"variable_{number}"
+        return f"{name}_{number}" if counts[name] > 1 else name
 
-def name_blocks(model: keras.Model, pattern: str, prefix: str = "", closes: bool = False) -> None:
-    """Note each layer's block: the first group of a pattern in its name.
-
-    Args:
-        model: The model.
-        pattern: A regular expression with one group.
-        prefix: What stands before the group in the block's name.
-        closes: Layers whose names do not match belong to the next that does, which ends the block;
-            otherwise to the one before, which began it.
-    """
-    matches = [re.search(pattern, layer.name) for layer in model.layers]
-    blocks = [match and prefix + match.group(1) for match in matches]
-    for order in (range(len(blocks)), range(len(blocks) - 1, -1, -1))[:: -1 if closes else 1]:
-        last = None
-        for number in order:
-            last = blocks[number] = blocks[number] or last
-    for layer, block in zip(model.layers, blocks, strict=True):
-        setattr(layer, BLOCK, block)
+    return [(unique(number, variable.name), variable) for number, variable in enumerate(weights)]

@@ -1,8 +1,8 @@
-"""Layer numbers: the only module that knows how layers are counted.
+"""Layer numbers: how layers are counted, selected by number or name, and shown as a table.
 
-The input is layer 0 and has nothing to train; 1…n follow in forward order. For VGG-16 with the
-study's head, 1–18 are convolutions and pools, 19 is flatten and 20–22 are dense layers (paper,
-Table 4, where "19-22" and "1-22" are the layers that are *trained*, ends included).
+The input is layer 0 and has nothing to train; 1…n follow in forward order. In VGG-16 with the head
+`flatten_dense`, 1–18 are convolutions and pools, 19 is flatten and 20–22 are dense layers: the
+"19-22" and "1-22" of papers that count this way are the layers *trained*, ends included.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RANGE = re.compile(r"\s*(\d{1,9})?\s*([-–])?\s*(\d{1,9})?\s*", re.ASCII)
 
 
 class LayerError(ValueError):
-    """A range or name does not fit the layers; the message ends with their table."""
+    """A layer number, range or name that does not exist; the message ends with the table."""
 
 
 @frozen
@@ -29,7 +29,7 @@ class LayerRange:
 
     Attributes:
         first: The first number, at least 1.
-        last: The last number; None means up to the last layer there is.
+        last: The last number; None means the last layer of the model.
     """
 
     first: int
@@ -53,7 +53,7 @@ class LayerRange:
         '1-18'
 
         Raises:
-            ValueError: If the text has another form, names layer 0 or runs backwards.
+            ValueError: If the text has another form, includes layer 0 or runs backward.
         """
         match = RANGE.fullmatch(text)
         first, hyphen, last = match.groups() if match else (None, None, None)
@@ -68,7 +68,7 @@ class LayerRange:
 
     @classmethod
     def is_range(cls, text: str) -> bool:
-        """Tell whether `text` is meant as numbers rather than as a name."""
+        """Tell whether `text` consists of numbers and is not a name."""
         return bool(RANGE.fullmatch(text)) and any(character.isdigit() for character in text)
 
     def __str__(self) -> str:
@@ -79,17 +79,18 @@ class LayerRange:
 
 @frozen
 class Layer:
-    """What is known of one layer without building it.
+    """The facts about one layer that a table shows.
 
     Attributes:
         name: Its name in the model, such as ``block5_conv1``.
-        kind: The Keras class, such as ``Conv2D``.
+        kind: Its Keras class, such as ``Conv2D``.
         block: The block it belongs to; ``head`` for every layer of the head.
-        output_shape: Its output without the batch axis, such as ``(14, 14, 512)``.
-        params: How many parameters can be trained.
-        other_params: How many cannot, such as BatchNorm's moving statistics.
+        output_shape: The shape of its output without the batch axis, such as ``(14, 14, 512)``.
+        params: The number of trainable parameters.
+        other_params: The number of other parameters, such as BatchNorm's moving statistics.
         batch_norm: Whether it is a BatchNorm layer.
-        is_cut_point: Whether everything up to and with it ends in one tensor, its output.
+        is_cut_point: Whether the rest of the model needs only its output, so that the model can be
+            cut in two after it.
     """
 
     name: str
@@ -107,7 +108,7 @@ class LayerTable:
     """The layers of one model in forward order, numbered from 1.
 
     Attributes:
-        layers: The rows; row 0 of the tuple is layer 1.
+        layers: The layers; item 0 of the tuple is layer 1.
     """
 
     layers: tuple[Layer, ...]
@@ -127,16 +128,16 @@ class LayerTable:
         return LayerTable(self.layers + other.layers)
 
     def in_block(self, block: str) -> LayerTable:
-        """Return the same layers, all of them said to be of `block`."""
+        """Return the same layers with all of them in `block`."""
         return LayerTable(tuple(evolve(layer, block=block) for layer in self.layers))
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """Return the block names in forward order, each once."""
+        """Return the names of the blocks in forward order."""
         return tuple(dict.fromkeys(layer.block for layer in self.layers))
 
     def in_range(self, chosen: LayerRange) -> frozenset[int]:
-        """Return the numbers in `chosen`.
+        """Return the numbers in a range.
 
         Raises:
             LayerError: If the range reaches past the last layer.
@@ -150,37 +151,57 @@ class LayerTable:
         return frozenset(range(chosen.first, last + 1))
 
     def named(self, pattern: str) -> frozenset[int]:
-        """Return the numbers of the layers that a name, glob or block name denotes.
+        """Return the numbers of the layers that match a name, glob or block name.
 
         Raises:
-            LayerError: If nothing matches; never a silent no-op.
+            LayerError: If no layer matches.
         """
-        found = frozenset(
+        numbers = frozenset(
             number
             for number, layer in self
             if fnmatchcase(layer.name, pattern) or layer.block == pattern
         )
-        if not found:
+        if not numbers:
             names = [*self.blocks, *(layer.name for layer in self.layers)]
             raise LayerError(
                 f"no layer or block matches {pattern!r}{nearest(pattern, names)}\n{self}"
             )
-        return found
+        return numbers
 
-    def select(self, chosen: LayerRange | str) -> frozenset[int]:
-        """Return the numbers denoted by a range (``"19-22"``), glob, layer name or block name."""
-        if isinstance(chosen, str) and LayerRange.is_range(chosen):
-            chosen = LayerRange.parse(chosen)
-        return self.named(chosen) if isinstance(chosen, str) else self.in_range(chosen)
+    def select(self, selector: LayerRange | str) -> frozenset[int]:
+        """Return the numbers of a range (``"19-22"``), glob, layer name or block name.
+
+        Raises:
+            LayerError: If no layer matches, or the range reaches past the last layer.
+            ValueError: If a range runs backward or includes layer 0.
+        """
+        if isinstance(selector, str) and LayerRange.is_range(selector):
+            selector = LayerRange.parse(selector)
+        return self.named(selector) if isinstance(selector, str) else self.in_range(selector)
+
+    def choose(self, selector: str) -> int:
+        """Return the number of the one layer that a number or name selects.
+
+        Raises:
+            LayerError: If no layer matches, or more than one.
+            ValueError: If a range runs backward or includes layer 0.
+        """
+        numbers = sorted(self.select(selector))
+        if len(numbers) > 1:
+            raise LayerError(
+                f"must be one layer, got {selector!r}, which selects {len(numbers)}\n{self}"
+            )
+        return numbers[0]
 
     def rates(self, trained: frozenset[int], rate: float = 1.0) -> tuple[float, ...]:
-        """Return one learning-rate multiplier a layer: `rate` if it is trained, else 0."""
+        """Return one learning-rate multiplier per layer: `rate` if it is trained, else 0."""
         return tuple(rate if number in trained else 0.0 for number, _ in self)
 
     def frozen_prefix(self, rates: Sequence[float]) -> int:
         """Return the number of the last layer of the frozen prefix; 0 if there is none.
 
-        The prefix is the longest run of rate-0 layers from layer 1 that ends in a single tensor.
+        The prefix is the longest run of layers with rate 0, from layer 1, that ends in a single
+        tensor.
         """
         self.check(rates)
         frozen_until = next((i for i, rate in enumerate(rates) if rate > 0), len(rates))
@@ -188,22 +209,22 @@ class LayerTable:
         return max(cuts, default=0)
 
     def trainable_params(self, rates: Sequence[float]) -> int:
-        """Return how many parameters have a rate above 0."""
+        """Return the number of parameters in layers with a rate above 0."""
         self.check(rates)
         return sum(layer.params for rate, (_, layer) in zip(rates, self, strict=True) if rate > 0)
 
     @property
     def params(self) -> int:
-        """Return how many parameters there are, trainable or not."""
+        """Return the number of parameters, trainable or not."""
         return sum(layer.params + layer.other_params for layer in self.layers)
 
     def check(self, rates: Sequence[float]) -> None:
-        """Raise `ValueError` unless there is one rate a layer."""
+        """Raise `ValueError` unless there is one rate per layer."""
         if len(rates) != len(self):
             raise ValueError(f"expected one rate for each of {len(self)} layers, got {len(rates)}")
 
     def render(self, rates: Sequence[float] | None = None) -> str:
-        """Return the table as text, with a column for `rates` if they are given."""
+        """Return the table as text, with a column for `rates` if given."""
         head = ["no.", "layer", "kind", "block", "output", "parameters"]
         rows = [
             [str(n), x.name, x.kind, x.block, "×".join(map(str, x.output_shape)),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from attrs import frozen
 
-from tlkit.model.graph import BLOCK, layer_table, leaves
+from tlkit.model.graph import layer_table, leaves, set_block
 from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage, holds_batch_norm
 from tlkit.parts.optimizers import scaled
@@ -89,7 +89,7 @@ def assemble(
             for inner in layer._flatten_layers():
                 inner.dtype_policy = f"mixed_{mixed_precision}"
     for _, row in layers:  # so that `freeze` and `layer_table` know the head of this model too
-        setattr(model.get_layer(row.name), BLOCK, row.block)
+        set_block(model.get_layer(row.name), row.block)
     loaded = backbone.load_weights(base) if load_weights else {"source": "not loaded"}
     return model, loaded
 

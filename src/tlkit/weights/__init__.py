@@ -1,1 +1,1 @@
-"""Weights as files: where they come from, how they are read, how they fit a model."""
+"""Weights files: where they come from, how they are read, how they go into a model."""

@@ -1,4 +1,4 @@
-"""Weights: finding or fetching a source's file and loading it, with every mismatch an error."""
+"""Sources of weights: finding or downloading a file and loading it; every mismatch is an error."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from attrs import frozen
 from tlkit.model.graph import named_weights
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import atomic_write
-from tlkit.weights.files import HDF5, Arrays, NamedSource
+from tlkit.weights.files import HDF5, Arrays, NamedSource, read_arrays
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
 WeightsSource = NamedSource | Path
 
-BSDS500_IS_VGG16 = "backbone.weights: bsds500 has the layers of vgg16 and of no other backbone"
 CONNECT_SECONDS = 5
-TOTAL_SECONDS = 1800  # 60 MB at 33 kB a second; what is slower is as good as not there
-READ_SECONDS = 15  # a server that accepts and then says nothing is given up after this
+TOTAL_SECONDS = 1800  # 60 MB at 33 kB/s; anything slower counts as not available
+READ_SECONDS = 15  # how long a server that accepted the connection may be silent
 
 
 class NotAvailableError(WeightsError):
-    """A source that is not there; the next one is tried. Anything else that is wrong ends it."""
+    """A source that is not available; the next one is tried. Other errors end the search."""
 
 
 @frozen
@@ -38,9 +36,9 @@ class RemoteFile:
     """A file that Keras publishes.
 
     Attributes:
-        url: Where it is.
-        checksum: Its MD5 or SHA-256, whichever Keras publishes; empty if it publishes none.
-        name: What it is called in Keras's own place; empty: as in the address.
+        url: Its address.
+        checksum: Its MD5 or SHA-256, whichever Keras publishes; empty if neither.
+        name: Its name in Keras's own folder; empty if it is the last part of the address.
     """
 
     url: str
@@ -49,7 +47,7 @@ class RemoteFile:
 
     @property
     def path(self) -> Path:
-        """Return Keras's own place for it."""
+        """Return its path in Keras's own folder."""
         home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
         return Path(home) / "models" / (self.name or self.url.rpartition("/")[2])
 
@@ -57,52 +55,69 @@ class RemoteFile:
 def load_first(
     model: keras.Model,
     sources: Sequence[WeightsSource],
-    arrays: Callable[[WeightsSource], Arrays],
+    read: Callable[[WeightsSource], Arrays],
 ) -> dict[str, str]:
     """Load the first available source into a model.
 
     Args:
         model: A flat model whose layer names are those in the files.
-        sources: What to try, in order.
-        arrays: Reads one source; raises `NotAvailableError` if it is not there.
+        sources: The sources to try, in order.
+        read: Reads one source; raises `NotAvailableError` if it is not available.
 
     Returns:
-        `source`, `file` (its name) and `sha256` of what was used, and why earlier ones were not
-        (`passed_over`).
+        `source`, `file` (its name) and `sha256` of what was loaded, and `passed_over`: why earlier
+        sources were not.
 
     Raises:
         WeightsError: If no source is available, or one is broken or does not fit.
     """
-    missing: list[str] = []
+    passed_over: list[str] = []
     for source in sources:
-        if source == "none":
-            return _record("none", passed_over=missing)
-        try:
-            found = arrays(source)
-        except NotAvailableError as error:
-            missing.append(f"{source}: {error}")
-            continue
-        assign(model, found)
-        return _record(str(source) if isinstance(source, str) else "path", found, missing)
-    raise WeightsError("backbone.weights: none is available\n" + "\n".join(missing))
+        record = {"source": str(source) if isinstance(source, str) else "path"}
+        if source != "none":
+            try:
+                arrays = read(source)
+            except NotAvailableError as error:
+                passed_over.append(f"{source}: {error}")
+                continue
+            assign(model, arrays)
+            record |= {"file": arrays.path.name, "sha256": arrays.sha256}
+        if passed_over:
+            record["passed_over"] = "; ".join(passed_over)
+        return record
+    raise WeightsError("backbone.weights: none is available\n" + "\n".join(passed_over))
 
 
-def _record(
-    source: str, found: Arrays | None = None, passed_over: Sequence[str] = ()
-) -> dict[str, str]:
-    record = {"source": source}
-    if found is not None:
-        record |= {"file": found.path.name, "sha256": found.sha256}
-    if passed_over:
-        record["passed_over"] = "; ".join(passed_over)
-    return record
+def read_source(
+    source: WeightsSource, imagenet: RemoteFile | None = None, skip: Sequence[str] = ()
+) -> Arrays:
+    """Read a source of a backbone for which there is no `bsds500`.
+
+    Args:
+        source: `imagenet` or the path of a file.
+        imagenet: The published file; None if there is none.
+        skip: The beginnings of the names of layers to leave out.
+
+    Raises:
+        NotAvailableError: If the published file cannot be downloaded.
+        WeightsError: If there is no such source, or the file is broken.
+    """
+    if source == "bsds500":
+        raise WeightsError(
+            "backbone.weights: bsds500 has the layers of vgg16 and of no other backbone"
+        )
+    if source != "imagenet":
+        return read_arrays(Path(source), skip)
+    if imagenet is None:
+        raise WeightsError("backbone.weights: there is no imagenet for this backbone, give a path")
+    return read_arrays(download(imagenet), skip)
 
 
 def assign(model: keras.Model, arrays: Arrays) -> None:
-    """Put arrays into the variables of the same name, and nothing else anywhere.
+    """Assign every array to the variable of its name.
 
     Raises:
-        WeightsError: If names or shapes differ, with what differs in both directions.
+        WeightsError: If names or shapes differ, listing the differences in both directions.
     """
     variables = {
         f"{layer.name}/{name}": variable
@@ -110,29 +125,29 @@ def assign(model: keras.Model, arrays: Arrays) -> None:
         for name, variable in named_weights(layer)
     }
     named = _by_variable_name(model, arrays.named)
-    lacking = sorted(variables.keys() - named.keys())
+    missing = sorted(variables.keys() - named.keys())
     surplus = sorted(named.keys() - variables.keys())
-    if lacking or surplus:
+    if missing or surplus:
         raise WeightsError(
             f"{arrays.path}: does not fit {model.name}; "
-            f"missing in the file: {_some(lacking)}; only in the file: {_some(surplus)}"
+            f"missing in the file: {_some(missing)}; only in the file: {_some(surplus)}"
         )
-    unlike = [
+    misshapen = [
         f"{name} has shape {tuple(named[name].shape)}, expected {tuple(variable.shape)}"
         for name, variable in variables.items()
         if tuple(named[name].shape) != tuple(variable.shape)
     ]
-    if unlike:
-        raise WeightsError(f"{arrays.path}: {_some(unlike, '; ')}")
+    if misshapen:
+        raise WeightsError(f"{arrays.path}: {_some(misshapen, '; ')}")
     for name in variables:
-        if not _finite(named[name]):
+        if not _is_finite(named[name]):
             raise WeightsError(f"{arrays.path}: {name} has values that are not finite")
     for name, variable in variables.items():
         variable.assign(named[name])
 
 
 def _by_variable_name(model: keras.Model, named: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the arrays of a Keras 3 file, numbered within a layer, their variables' names."""
+    """Replace the numbers that files of Keras 3 have within a layer by the variables' names."""
     names = {
         f"{layer.name}/{index}": f"{layer.name}/{name}"
         for layer in model.layers
@@ -141,19 +156,19 @@ def _by_variable_name(model: keras.Model, named: Mapping[str, Any]) -> Mapping[s
     return {names.get(key, key): array for key, array in named.items()}
 
 
-def _some(names: Sequence[str], joint: str = ", ") -> str:
+def _some(names: Sequence[str], separator: str = ", ") -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return joint.join(names[:4]) + more if names else "nothing"
+    return separator.join(names[:4]) + more if names else "nothing"
 
 
-def _finite(array: np.ndarray[Any, Any]) -> bool:
+def _is_finite(array: Any) -> bool:
     import numpy as np
 
     return bool(np.isfinite(array).all())
 
 
 def installed_file(distribution: str, name: str) -> Path:
-    """Return a data file of an installed distribution without importing it.
+    """Return the path of a data file of an installed distribution, without importing it.
 
     Raises:
         NotAvailableError: If the distribution or the file is not installed.
@@ -170,36 +185,35 @@ def installed_file(distribution: str, name: str) -> Path:
     raise NotAvailableError(f"the package {distribution} has no file {name}")
 
 
-def fetch(
+def download(
     remote: RemoteFile, connect_s: float = CONNECT_SECONDS, read_s: float = READ_SECONDS
 ) -> Path:
-    """Return the path of a published file, downloading it into Keras's own place if need be.
+    """Return the path of a published file, downloading it into Keras's own folder if necessary.
 
     Args:
         remote: The file.
-        connect_s: How long a connection may take, in seconds.
-        read_s: How long the server may be silent, in seconds.
+        connect_s: The longest time to wait for a connection, in seconds.
+        read_s: The longest time that the server may be silent, in seconds.
 
     Raises:
-        NotAvailableError: If it cannot be had: no connection, no answer, not found.
-        WeightsError: If its hash is wrong.
+        NotAvailableError: If there is no connection, no answer, or no such file.
+        WeightsError: If its checksum is wrong.
     """
     if remote.path.is_file():
         return _checked(remote, remote.path)
     import requests
     import urllib3
 
-    whole = {"Accept-Encoding": "identity"}  # the hash is that of the file itself
+    headers = {"Accept-Encoding": "identity"}  # the checksum is that of the file itself
     try:
         with requests.get(
-            remote.url, headers=whole, stream=True, timeout=(connect_s, read_s)
-        ) as answer:
-            if answer.status_code == 404:
+            remote.url, headers=headers, stream=True, timeout=(connect_s, read_s)
+        ) as response:
+            if response.status_code == 404:
                 raise NotAvailableError(f"{remote.url}: not found")
-            answer.raise_for_status()
-            # One read of the connection at a time: `iter_content` waits for a whole chunk, however
-            # slowly its bytes drip in.
-            return _store(remote, iter(lambda: answer.raw.read1(1 << 16), b""))
+            response.raise_for_status()
+            # `iter_content` would wait for a whole chunk, however slowly its bytes arrive.
+            return _store(remote, iter(lambda: response.raw.read1(1 << 16), b""))
     except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
         raise NotAvailableError(
             f"{remote.url}: cannot be reached ({type(error).__name__}); "
@@ -212,26 +226,26 @@ def fetch(
 
 
 def short(path: Path) -> str:
-    """Return a path with the home folder written as `~`: messages are kept in run folders."""
+    """Return a path with the home folder as `~`, for messages that stay in run folders."""
     home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _store(remote: RemoteFile, chunks: Iterable[bytes]) -> Path:
-    end = time.monotonic() + TOTAL_SECONDS
+    deadline = time.monotonic() + TOTAL_SECONDS
     remote.path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(remote.path) as partial:
         with partial.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
-                if time.monotonic() > end:
+                if time.monotonic() > deadline:
                     raise NotAvailableError(f"{remote.url}: took more than {TOTAL_SECONDS} s")
         _checked(remote, partial)
     return remote.path
 
 
 def _checked(remote: RemoteFile, path: Path) -> Path:
-    """Return the path of a file that is what it should be, in its place or just fetched."""
+    """Return the path of a file, in Keras's folder or just downloaded, if its checksum is right."""
     kind = "sha256" if len(remote.checksum) == 64 else "md5"
     in_place = path == remote.path
     where, way_out = (str(path), "; delete it or replace it") if in_place else (remote.url, "")
@@ -239,11 +253,11 @@ def _checked(remote: RemoteFile, path: Path) -> Path:
         content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{short(path)}: cannot be read: {error.strerror}") from None
-    found = hashlib.new(kind, content, usedforsecurity=False).hexdigest()
-    if remote.checksum and found != remote.checksum:
+    checksum = hashlib.new(kind, content, usedforsecurity=False).hexdigest()
+    if remote.checksum and checksum != remote.checksum:
         raise WeightsError(
-            f"{where}: has {kind.upper()} {found}, expected {remote.checksum}{way_out}"
+            f"{where}: has {kind.upper()} {checksum}, expected {remote.checksum}{way_out}"
         )
-    if not remote.checksum and not content.startswith(HDF5):  # a network's login page, say
-        raise WeightsError(f"{where}: is no HDF5 file, it begins with {content[:15]!r}{way_out}")
+    if not remote.checksum and not content.startswith(HDF5):  # such as a network's login page
+        raise WeightsError(f"{where}: is not HDF5, it begins with {content[:15]!r}{way_out}")
     return path

@@ -1,11 +1,12 @@
-"""Variables to and from safetensors files, without a second copy of them in memory."""
+"""A model's variables: named the same in every process, saved and restored without a copy."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,20 @@ from tlkit.model.layers import LayerTable
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import write_with
 from tlkit.system.keras import keras, tf
-from tlkit.weights.files import safetensors_places
+from tlkit.weights.files import safetensors_slices
 
 Variables = Mapping[str, Any]  # keras.Variable by name
 Tensors = Mapping[str, tf.Tensor]
+CHUNK_BYTES = 8 << 20
+DTYPES = {  # NumPy's names by those of safetensors
+    f"{letter}{8 * size}": f"{kind}{8 * size}"
+    for letter, kind, sizes in (
+        ("F", "float", (2, 4, 8)),
+        ("I", "int", (1, 2, 4, 8)),
+        ("U", "uint", (1, 2, 4, 8)),
+    )
+    for size in sizes
+} | {"BOOL": "bool"}
 
 
 def numbered_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
@@ -35,34 +46,34 @@ def numbered_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
 
 
 def snapshot(variables: Variables) -> Tensors:
-    """Return the values of now. None is copied: what changes later is written elsewhere."""
+    """Return the current values; nothing is copied, since updates are written elsewhere."""
     return {name: tf.identity(variable.value) for name, variable in variables.items()}
 
 
 def view(tensor: tf.Tensor) -> npt.NDArray[Any]:
-    """Return a tensor's values as an array, which is copied only from another device."""
+    """Return a tensor as an array, which is a copy only if it comes from another device."""
     with tf.device("CPU:0"):
         return np.asarray(memoryview(tf.identity(tensor)))
 
 
 def sha256(tensors: Tensors) -> str:
-    """Return the SHA-256 of the values of some tensors, in order."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of the values of tensors, in order."""
+    digest = hashlib.sha256()
     for tensor in tensors.values():
-        found.update(view(tensor).reshape(-1).data)
-    return found.hexdigest()
+        digest.update(view(tensor).reshape(-1).data)
+    return digest.hexdigest()
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Write a file of tensors, whole."""
+    """Write tensors to a safetensors file, atomically."""
     write_arrays(path, {name: view(tensor) for name, tensor in tensors.items()})
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write a safetensors file, whole.
+    """Write arrays to a safetensors file, atomically.
 
     Raises:
-        OSError: If it cannot be written; safetensors has an error of its own for that.
+        OSError: If it cannot be written; safetensors itself raises an error of its own.
     """
 
     def write(partial: Path) -> None:
@@ -77,28 +88,49 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def read_tensors(path: Path, variables: Variables) -> None:
-    """Put a file's arrays into variables.
+    """Assign a file's arrays to variables.
 
     Raises:
-        WeightsError: If the file is missing, broken or hostile, or names, shapes or dtypes differ;
-            then no variable is changed.
+        WeightsError: If the file is missing, broken or hostile, or if names, shapes or dtypes
+            differ; no variable is changed then.
     """
     try:
-        places = safetensors_places(path)
+        with safetensors_slices(path) as slices:
+            _check(path, slices, variables)
+            for name, variable in variables.items():
+                for index, values in _chunks(slices[name], variable.dtype):
+                    # As a whole, the array would be in memory three times.
+                    variable.value[index].assign(values)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
-    different = sorted(places.keys() ^ variables.keys())
+
+
+def _check(path: Path, slices: Mapping[str, Any], variables: Variables) -> None:
+    """Raise unless names, shapes and dtypes are those of the variables."""
+    different = sorted(slices.keys() ^ variables.keys())
     if different:
         raise WeightsError(f"{path}: does not fit the model: {', '.join(different[:4])}")
     for name, variable in variables.items():
-        place = places[name]
-        if place.shape != tuple(variable.shape) or place.dtype != variable.dtype:
+        shape, dtype = tuple(slices[name].get_shape()), slices[name].get_dtype()
+        dtype = DTYPES.get(dtype, dtype)
+        if shape != tuple(variable.shape) or dtype != variable.dtype:
             raise WeightsError(
-                f"{path}: {name} is {place.dtype} {place.shape}, "
+                f"{path}: {name} is {dtype} {shape}, "
                 f"expected {variable.dtype} {tuple(variable.shape)}"
             )
-    for name, variable in variables.items():
-        for where, values in places[name].portions(path):
-            variable.value[where].assign(values)  # as a whole it would be in memory three times
+
+
+def _chunks(array: Any, dtype: str) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+    """Yield an array piece by piece: an index along its first axis, and the values there."""
+    rows, *row = array.get_shape() or [1]
+    row_bytes = math.prod(row) * np.dtype(dtype).itemsize
+    count = max(1, CHUNK_BYTES // max(1, row_bytes))
+    if rows * row_bytes == 0:
+        return
+    if count >= rows:
+        yield ..., array[...]
+        return
+    for start in range(0, rows, count):
+        yield slice(start, start + count), array[start : min(start + count, rows)]

@@ -7,21 +7,19 @@ preprocessing inside, it is built without; `native` does the same arithmetic bef
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import field, frozen
 
-from tlkit.model.graph import flat, layer_table, name_anew, name_blocks, named_weights
+from tlkit.model.graph import flattened, layer_table, named_weights, renumber_names, set_blocks
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.layer_tables import kept_table
 from tlkit.parts.backbones.pixels import MODES
 from tlkit.parts.kinds import Backbone, registries
 from tlkit.parts.validators import at_least
-from tlkit.system.errors import WeightsError
 from tlkit.system.keras import start_keras
 from tlkit.weights import sources as weights
-from tlkit.weights.files import Arrays, read_arrays
+from tlkit.weights.files import Arrays
 from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
@@ -225,12 +223,12 @@ class KerasApplication(Backbone):
         """Return the flat model, its layers named by their order in it."""
         start_keras()
         model = self._as_published()
-        name_anew(model)
+        renumber_names(model)
         order = tuple(_file_order(model))
         if any(map(_inside, model.layers)):
-            model = flat(model, drop=_is_preprocessing)
-            name_anew(model)
-        name_blocks(model, self.family.block, self.family.prefix, self.family.closes)
+            model = flattened(model, drop=_is_preprocessing)
+            renumber_names(model)
+        set_blocks(model, self.family.block, self.family.prefix, self.family.closes)
         model.file_order = order  # how files of Keras 2's time list the weights
         return model
 
@@ -242,7 +240,8 @@ class KerasApplication(Backbone):
         """Load the first available source into `model`."""
 
         def arrays(source: WeightsSource) -> Arrays:
-            return self._arrays(source).in_order_of(model.file_order)
+            arrays = weights.read_source(source, self.imagenet, PREPROCESSING)
+            return arrays.in_order_of(model.file_order)
 
         return weights.load_first(model, self.sources, arrays)
 
@@ -253,13 +252,6 @@ class KerasApplication(Backbone):
         shape = (self.image_size, self.image_size, 3)
         function = getattr(keras.applications, self.published.function)
         return function(include_top=False, weights=None, input_shape=shape, **settings)
-
-    def _arrays(self, source: WeightsSource) -> Arrays:
-        if source == "imagenet":
-            return read_arrays(weights.fetch(self.imagenet), skip=PREPROCESSING)
-        if source == "bsds500":
-            raise WeightsError(weights.BSDS500_IS_VGG16)
-        return read_arrays(Path(source), skip=PREPROCESSING)
 
 
 def _inside(layer: keras.Layer) -> bool:

