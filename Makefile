@@ -3,13 +3,17 @@
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
   $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-all lint type docs bench clean
+# `make` targets set up what they use by themselves.
+.PHONY: run quick test test-all lint type docs bench clean
 
 run: $(VENV)/run.stamp  ## train and evaluate experiment 3
 	$(BIN)/tlkit run examples/covidx/exp3.toml
+
+quick: $(VENV)/test.stamp  ## tests that need no Keras, in seconds
+	$(BIN)/python -m pytest -n 2 -m "not slow" -p tests.quick
 
 test: lint type docs  ## everything CI asks for, under 10 minutes
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -21,7 +21,7 @@ CASES = (
         what="`--help` of every command",
         expected="0, without TensorFlow",
         tests=(
-            "test_imports.py::test_light_commands_start_without_heavy_packages",
+            "house/test_imports.py::test_light_commands_start_without_heavy_packages",
             "test_cli.py::test_every_command_has_help",
         ),
     ),

@@ -1,0 +1,50 @@
+"""What `make quick` runs: every test that needs neither Keras nor a process of its own.
+
+A pytest plug-in. A test or module is skipped at the moment it imports TensorFlow or Keras or starts
+a process, so nobody keeps a list. Laws are tried with ten examples each.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import settings
+
+EXAMPLES = 10
+
+
+class SkipKeras(MetaPathFinder, Loader):
+    """Finds TensorFlow and Keras like Python does, and skips the test that imports them."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return a spec for the two packages, which `importlib.util.find_spec` may look at."""
+        return ModuleSpec(name, self) if name in {"tensorflow", "keras"} else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Skip the test, or the whole module if it imports them at its top."""
+        pytest.skip(f"needs {spec.name}", allow_module_level=True)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Never called."""
+
+
+def skip_process(*arguments: Any, **settings: Any) -> NoReturn:
+    """Skip the test that starts a process."""
+    pytest.skip("starts a process", allow_module_level=True)
+
+
+def pytest_collection() -> None:
+    """Block Keras and processes once pytest's own workers run, and try fewer examples."""
+    sys.meta_path.insert(0, SkipKeras())
+    subprocess.Popen.__init__ = skip_process  # type: ignore[method-assign]
+    settings.register_profile("quick", settings.get_profile("tlkit"), max_examples=EXAMPLES)
+    settings.load_profile("quick")
