@@ -13,6 +13,6 @@ model = keras.Model(base.input, keras.layers.Dense(3, "softmax", name="scores")(
 
 frozen = tlkit.freeze(model, train={"block_16_*": 0.1, "scores": 1})  # learning-rate multipliers
 weights = tlkit.class_weights(y)  # balanced: {0: 0.67, 1: 0.89, 2: 2.67}
-model.compile(frozen.scale(keras.optimizers.Adam(1e-3)), "sparse_categorical_crossentropy")
+model.compile(frozen.optimizer(keras.optimizers.Adam(1e-3)), "sparse_categorical_crossentropy")
 model.fit(x, y, sample_weight=tlkit.sample_weights(y, weights), verbose=2)
 print(frozen)

@@ -46,7 +46,7 @@ def state(number: int, best: int, **changed: Any) -> State:
 def value_in(checkpoint: Checkpoint | None, name: str) -> float:
     assert checkpoint is not None
     variables = {"001.scores/kernel": keras.Variable(np.zeros((2, 3), np.float32))}
-    checkpoint.put(name, variables)
+    checkpoint.load(name, variables)
     return float(variables["001.scores/kernel"].numpy()[0, 0])
 
 
@@ -162,7 +162,7 @@ def test_a_damaged_one_is_passed_over_and_named(file: str, damage: Any, tmp_path
     assert found.path.name == "epoch-0001"
     assert len(heard) == 1
     assert "epoch-0002: " in heard[0]
-    assert heard[0].endswith("; going on from epoch-0001")
+    assert heard[0].endswith("; continuing from epoch-0001")
     again.commit(state(3, best=1))
     assert {"epoch-0001", "epoch-0003"} == {n for n in names(tmp_path) if n[:5] == "epoch"}
 
@@ -174,7 +174,8 @@ def test_if_all_are_damaged_it_is_an_error_and_nothing_is_removed(tmp_path: Path
         cut(tmp_path / f"epoch-000{number}" / "state.json")
     with pytest.raises(
         tlkit.WeightsError,
-        match=r"epoch-0002: state\.json is not as it was written\n.*epoch-0001: .*\nno checkpoint",
+        match=r"epoch-0002: state\.json has changed since it was written\n"
+        r".*epoch-0001: .*\nno checkpoint",
     ) as caught:
         Checkpoints(tmp_path).newest(unheard)
     assert caught.value.exit_code == 5
@@ -197,7 +198,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     files = json.loads(path.read_text(encoding="utf-8"))["files"]
     files["../../secret"] = files["state.json"]
     path.write_text(json.dumps({"files": files}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"^\.\./\.\./secret is not as it was written$"):
+    with pytest.raises(ValueError, match=r"^\.\./\.\./secret has changed since it was written$"):
         Checkpoint.read(tmp_path / "epoch-0001")
 
 

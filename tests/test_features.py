@@ -17,7 +17,7 @@ import tlkit
 from tlkit.data.images import Reader
 from tlkit.parts.augmentations import NoAugmentation
 from tlkit.system.cache import FeatureCache
-from tlkit.train.feature_key import Shelf
+from tlkit.train.feature_key import FeatureKey
 from tlkit.train.features import Extractor, Source
 
 SIDE, BATCH = 8, 4
@@ -115,12 +115,12 @@ MAPS = Path("/proc/self/maps")
 def test_one_view_is_mapped_at_a_time(tmp_path: Path) -> None:
     """What is mapped counts as memory: a run with twelve views must not hold them all."""
     files, paths = reader()
-    shelf = Shelf(FeatureCache(tmp_path), {"layers": "x"}, {})
-    source = Source(extractor(means()), files, paths, images=paths, shelf=shelf)
+    cache, key = FeatureCache(tmp_path), FeatureKey({"layers": "x"}, {})
+    source = Source(extractor(means()), files, paths, images=paths, feature_key=key, cache=cache)
     for view in range(3):
         keys = np.full((len(paths), 2), view, np.int32)
         assert sum(len(batch) for batch in source.batches(3, keys=keys)) == len(PIXELS)
-    assert len(shelf.cache.entries()) == 3
+    assert len(cache.entries()) == 3
     mapped = [line for line in MAPS.read_text().splitlines() if str(tmp_path) in line]
     assert len(mapped) == 1
 
@@ -128,11 +128,18 @@ def test_one_view_is_mapped_at_a_time(tmp_path: Path) -> None:
 def test_features_on_disk_are_found_by_another_source(tmp_path: Path) -> None:
     files, paths = reader()
     read: list[str] = []
-    shelf = Shelf(FeatureCache(tmp_path), {"layers": "x"}, {})
+    cache, key = FeatureCache(tmp_path), FeatureKey({"layers": "x"}, {})
     found = [
         np.concatenate(list(source.batches(3)))
         for source in (
-            Source(extractor(means()), counting(files, read), paths, images=paths, shelf=shelf)
+            Source(
+                extractor(means()),
+                counting(files, read),
+                paths,
+                images=paths,
+                feature_key=key,
+                cache=cache,
+            )
             for _ in range(2)
         )
     ]
@@ -143,34 +150,40 @@ def test_features_on_disk_are_found_by_another_source(tmp_path: Path) -> None:
 def test_images_that_other_lists_have_are_not_computed_again(tmp_path: Path) -> None:
     """Folds and subsets share images; what each of them gets is the same to the last bit."""
     files, paths = reader()
-    shelf = Shelf(FeatureCache(tmp_path), {"layers": "x"}, {})
+    cache = FeatureCache(tmp_path)
 
-    def features(chosen: tuple[str, ...], kept: Shelf | None, read: list[str]) -> Any:
+    def features(
+        chosen: tuple[str, ...], read: list[str], layers: str = "x", keep: bool = True
+    ) -> Any:
         noted = counting(files, read)
-        source = Source(extractor(means()), noted, chosen, images=chosen, shelf=kept)
+        key = FeatureKey({"layers": layers}, {})
+        source = Source(
+            extractor(means()), noted, chosen,
+            images=chosen, feature_key=key, cache=cache if keep else None,
+        )  # fmt: skip
         return np.concatenate(list(source.batches(3)))
 
     lists = [(paths[:3], paths[:3]), (paths[5:3:-1], paths[5:3:-1]), (paths[::-1], (paths[6],
              paths[3])), (paths[1:6:2], ())]  # fmt: skip
     for chosen, missing in lists:
         read: list[str] = []
-        found = features(chosen, shelf, read)
+        found = features(chosen, read)
         assert sorted(read) == sorted(missing)
-        np.testing.assert_array_equal(found, features(chosen, None, []))
-    assert len(shelf.cache.entries()) == len(lists)
+        np.testing.assert_array_equal(found, features(chosen, [], keep=False))
+    assert len(cache.entries()) == len(lists)
     read = []
-    features(paths[:2], Shelf(shelf.cache, {"layers": "y"}, {}), read)
+    features(paths[:2], read, layers="y")
     assert len(read) == 2
 
 
 def test_augmented_features_are_not_taken_for_others(tmp_path: Path) -> None:
     files, paths = reader()
-    shelf = Shelf(FeatureCache(tmp_path), {"layers": "x"}, {})
-    source = Source(extractor(means()), files, paths, images=paths, shelf=shelf)
+    cache, key = FeatureCache(tmp_path), FeatureKey({"layers": "x"}, {})
+    source = Source(extractor(means()), files, paths, images=paths, feature_key=key, cache=cache)
     list(source.batches(3, keys=np.zeros((len(paths), 2), np.int32)))
-    assert shelf.rows(paths) == {}
+    assert key.cached_rows(cache, paths) == {}
     list(source.batches(3))
-    assert shelf.rows(paths).keys() == set(paths)
+    assert key.cached_rows(cache, paths).keys() == set(paths)
 
 
 class TestFloat16:
@@ -198,9 +211,9 @@ class TestFloat16:
     ) -> None:
         files, paths = reader()
         rounding = extractor(means(), "float16")
-        shelf = Shelf(FeatureCache(tmp_path), {}, {})
+        cache, key = FeatureCache(tmp_path), FeatureKey({}, {})
         sources = (
-            Source(rounding, files, paths, images=paths, shelf=shelf),
+            Source(rounding, files, paths, images=paths, feature_key=key, cache=cache),
             Source(rounding, files, paths),
             Source(rounding, files, paths, memory_bytes=0),
         )
@@ -214,7 +227,12 @@ class TestFloat16:
         for dtype in DTYPES:
             cache = FeatureCache(tmp_path / dtype)
             source = Source(
-                extractor(None, dtype), files, paths, images=paths, shelf=Shelf(cache, {}, {})
+                extractor(None, dtype),
+                files,
+                paths,
+                images=paths,
+                feature_key=FeatureKey({}, {}),
+                cache=cache,
             )
             list(source.batches(3))
             kept = cache.get(cache.entries()[0].key)
@@ -238,10 +256,14 @@ def test_features_that_cannot_be_written_are_computed_again(
             notes.append(text)
 
     files, paths = reader()
-    shelf = Shelf(FeatureCache(tmp_path), {}, {})
-    source = Source(extractor(means()), files, paths, "val", paths, shelf, callback=Listening())
+    cache, key = FeatureCache(tmp_path), FeatureKey({}, {})
+    source = Source(
+        extractor(means()), files, paths, "val", paths, key, cache, callback=Listening()
+    )
     assert sum(len(batch) for batch in source.batches(3)) == len(PIXELS)
-    assert notes == ["features cannot be kept: No space left on device; go on without"]
+    assert notes == [
+        "features cannot be cached: No space left on device; continuing without the cache"
+    ]
 
 
 def test_a_file_that_has_gone_since_is_named() -> None:

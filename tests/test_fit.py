@@ -28,7 +28,7 @@ from tlkit.parts.optimizers import SGD, Adam
 from tlkit.train.assemble import assemble
 from tlkit.train.checkpoint import Checkpoints
 from tlkit.train.checkpointer import Checkpointer
-from tlkit.train.fit import Fitted, Outcome, fit
+from tlkit.train.fit import Fitted, Outcome, Training, fit
 from tlkit.train.plan import make_plan
 
 
@@ -137,18 +137,19 @@ class Trained:
         )
         splits = experiment.data.load()
         self.plan = make_plan(experiment, splits)
-        self.model, _ = assemble(experiment.backbone, experiment.head, 3, experiment.seed)
+        self.model, weights = assemble(experiment.backbone, experiment.head, 3, experiment.seed)
         self.first_weights = self.weights
         hashes = check_images(splits, experiment.data, lambda *_: None).hashes
-        self.told: list[int] = []
+        self.recorded: list[int] = []
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = Checkpoints(Path(folder) / "checkpoints")
-            keeper = Checkpointer(self.model, self.plan, experiment.fit, checkpoints)
-            self.fitted: Fitted = fit(
-                self.model, self.plan, experiment, splits, hashes, None,
-                callback or tlkit.Callback(),
-                keeper, lambda history: self.told.append(len(history)),
+            training = Training(
+                experiment=experiment, plan=self.plan, splits=splits, hashes=hashes,
+                model=self.model, weights=weights, cache=None,
+                checkpointer=Checkpointer(self.model, self.plan, experiment.fit, checkpoints),
+                record=lambda history: self.recorded.append(len(history)),
             )  # fmt: skip
+            self.fitted: Fitted = fit(training, callback or tlkit.Callback())
 
     @property
     def weights(self) -> dict[str, bytes]:
@@ -208,12 +209,14 @@ def test_the_best_epoch_is_what_a_run_of_so_many_epochs_ends_with(
     assert said(last.fitted.kept) == said(last.fitted.last) == said(best.fitted.last)
     assert last.weights != best.weights
     assert best.fitted.history == last.fitted.history
-    assert best.told == [1, 2, 3, 4]
+    assert best.recorded == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, math.nan, math.inf])
 def test_what_is_no_learning_rate_ends_the_run(rate: float) -> None:
-    message = r"^schedule: its `rate` must give a finite number above 0, got \S+ for epoch 1$"
+    message = (
+        r"^schedule: its `learning_rate` must return a finite number above 0, got \S+ for epoch 1$"
+    )
     with pytest.raises(tlkit.PartError, match=message):
         Trained(Stage(1, SCORES), schedule=Rates(rates=(rate,)))
 
@@ -249,7 +252,7 @@ def test_early_stopping_ends_its_stage_and_the_next_begins_with_its_own_number_a
         "stage 2", "epoch 6 of 9", "epoch 7 of 9", "epoch 8 of 9",
     ]  # fmt: skip
     assert listener.notes == [
-        f"stage {number} ends early: val_loss has not got better for 2 epochs" for number in (1, 2)
+        f"stage {number} ends early: val_loss has not improved for 2 epochs" for number in (1, 2)
     ]
 
 

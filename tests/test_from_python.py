@@ -20,7 +20,7 @@ from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import TrainAll
 from tlkit.parts.heads import Pooled
 from tlkit.testing import check_backbone
-from tlkit.train.feature_key import make_shelf
+from tlkit.train.feature_key import FeatureKey
 
 DATA = Phantom(train=6, val=3, test=0, image_px=16)
 
@@ -114,15 +114,12 @@ def test_pixels_are_prepared_as_said(preprocess: Any, expected: float) -> None:
     )
 
 
-def test_features_are_shared_unless_a_function_made_them(tmp_path: Path) -> None:
-    from tlkit.system.cache import FeatureCache
-
+def test_features_are_shared_unless_a_function_made_them() -> None:
     def key(preprocess: Any) -> str:
         model = network()
         backbone = tlkit.FromModel(model=model, preprocess=preprocess)
-        return make_shelf(FeatureCache(tmp_path), model, experiment(backbone), 4, False).key(
-            ["a"], None
-        )
+        key = FeatureKey.of(model, experiment(backbone), 4, False)
+        return key.entry_name(["a"], None)
 
     def halved(pixels: Any) -> Any:
         return pixels / 2

@@ -186,7 +186,7 @@ class TestCosine:
             model = attached(Cosine())
             model.get_layer("scores").set_weights([np.eye(5, 4), np.array(10.0)])
             frozen = tlkit.freeze(model, train={"scores": rate})
-            stepper = TrainStep(model, frozen.scale(keras.optimizers.SGD(0.1)), xla=False)
+            stepper = TrainStep(model, frozen.optimizer(keras.optimizers.SGD(0.1)), xla=False)
             stepper.train(X, np.arange(6, dtype=np.int32) % 4, np.ones(6, np.float32))
             kernel, scale = model.get_weights()
             return np.append(kernel - np.eye(5, 4), scale - 10)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 import tlkit
 from tlkit.parts.keras_cv_augmentations import AugMix, GridMask, KerasCV, RandAugment
-from tlkit.train.stage import augmentation_keys
+from tlkit.train.feature_key import augmentation_keys
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("augmix", "gridmask", "randaugment")

@@ -85,9 +85,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> list[float
     """Make the training steps give these losses; return the rates they were taken at."""
     rates: list[float] = []
 
-    def train(stepper: TrainStep, x: Any, labels: Any, weights: Any) -> StepTotals:
+    def train(step: TrainStep, x: Any, labels: Any, weights: Any) -> StepTotals:
         loss = losses[len(rates)]
-        rates.append(float(stepper.optimizer.learning_rate))
+        rates.append(float(step.optimizer.learning_rate))
         return StepTotals(loss * len(labels), 0.0, 0.0, len(labels))
 
     monkeypatch.setattr(TrainStep, "train", train)

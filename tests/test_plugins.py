@@ -19,7 +19,7 @@ from tlkit.config.structure import unstructure
 from tlkit.config.toml import load_experiment
 from tlkit.parts.datasets import Phantom
 from tlkit.parts.kinds import registries
-from tlkit.train.feature_key import make_shelf
+from tlkit.train.feature_key import FeatureKey
 
 MINE = """
 from __future__ import annotations
@@ -445,12 +445,10 @@ class TestFeatures:
     def key(self, study: Path) -> str:
         import keras
 
-        from tlkit.system.cache import FeatureCache
-
         inputs = keras.layers.Input((8, 8, 3))
         prefix = keras.Model(inputs, keras.layers.MaxPooling2D(name="pool")(inputs))
-        shelf = make_shelf(FeatureCache(Path("unused")), prefix, load_experiment(study), 4, False)
-        return shelf.key(["an image"], np_keys())
+        key = FeatureKey.of(prefix, load_experiment(study), 4, False)
+        return key.entry_name(["an image"], np_keys())
 
     def test_a_changed_augmentation_finds_no_old_features(self, study: Path) -> None:
         (study.parent / "mine.py").write_text(MINE + DARKEN)
@@ -462,6 +460,6 @@ class TestFeatures:
 
 
 def np_keys() -> Any:
-    from tlkit.train.stage import augmentation_keys
+    from tlkit.train.feature_key import augmentation_keys
 
     return augmentation_keys(0, 0, 1)

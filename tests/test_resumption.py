@@ -444,7 +444,9 @@ def test_other_weights_in_frozen_layers_are_refused(
         return {"source": "none"}
 
     monkeypatch.setattr(TwoConvolutions, "load_weights", load_weights)
-    with pytest.raises(tlkit.WeightsError, match=r"epoch-0004: the layers that are never trained"):
+    with pytest.raises(
+        tlkit.WeightsError, match=r"epoch-0004: the weights of the frozen layers have changed"
+    ):
         tlkit.resume(unfinished)
 
 
@@ -495,7 +497,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_it_is_said(
     tlkit.resume(folder, callback=callback)
     assert len(callback.notes) == 1
     assert callback.notes[0].endswith(
-        "epoch-0004: optimizer.safetensors is not as it was written; going on from epoch-0003"
+        "epoch-0004: optimizer.safetensors has changed since it was written; "
+        "continuing from epoch-0003"
     )
     assert contents(folder) == straight
 
@@ -548,7 +551,7 @@ def test_a_loss_that_is_not_finite_keeps_the_epochs_before_it(
 
     def explode(stage: Any, done: Any) -> Any:
         if len(done) == 2:
-            for variable in stage.stepper.variables:
+            for variable in stage.step.variables:
                 variable.assign(variable * np.inf)
         return epoch(stage, done)
 

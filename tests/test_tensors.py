@@ -69,7 +69,7 @@ def test_training_does_not_reach_into_what_was_taken(
     """Nothing is copied when it is taken, so this would show an update in place."""
     model = small_model()
     frozen = tlkit.freeze(model, train={"norm": 0.5, "scores": 1.0}, batch_norm="train")
-    stepper = TrainStep(model, frozen.scale(optimizer()), xla)
+    stepper = TrainStep(model, frozen.optimizer(optimizer()), xla)
     slots = {str(place): one for place, one in enumerate(stepper.optimizer.variables)}
     variables = numbered_weights(model, tlkit.layer_table(model)) | slots
 
@@ -125,10 +125,10 @@ def test_a_stepper_that_is_gone_leaves_nothing_behind() -> None:
     """Keras's own way keeps every traced step for ever, and what it has captured."""
     model = small_model()
     frozen = tlkit.freeze(model, train=["scores"], batch_norm="inference")
-    stepper = TrainStep(model, frozen.scale(keras.optimizers.Adam()), False)
+    stepper = TrainStep(model, frozen.optimizer(keras.optimizers.Adam()), False)
     stepper.train(X, LABELS, WEIGHTS)
     before = len(gradient_registry._registry)
     for _ in range(2):
-        stepper = TrainStep(model, frozen.scale(keras.optimizers.Adam()), False)
+        stepper = TrainStep(model, frozen.optimizer(keras.optimizers.Adam()), False)
         stepper.train(X, LABELS, WEIGHTS)
     assert len(gradient_registry._registry) == before

@@ -123,16 +123,8 @@ def lr_find(
     # One view of the images is enough to see how the loss reacts.
     once = evolve(ready.experiment, augmentation=evolve(ready.experiment.augmentation, views=1))
     first = evolve(ready.plan.stages[0], views=(0,))
-    stage = StageTrainer(
-        ready.model,
-        evolve(ready.plan, stages=(first,)),
-        1,
-        once,
-        ready.splits,
-        ready.hashes,
-        ready.cache,
-        callback,
-    )
+    brief = evolve(ready, experiment=once, plan=evolve(ready.plan, stages=(first,)))
+    stage = StageTrainer(brief, 1, callback)
     factor = (highest / lowest) ** (1 / (steps - 1))
     rates = [lowest * factor**step for step in range(steps)]
     losses = list(_losses(stage, rates))
@@ -155,8 +147,8 @@ def _losses(stage: StageTrainer, rates: Sequence[float]) -> Iterator[float]:
     recent: deque[float] = deque(maxlen=max(5, round(WINDOW * len(rates))))
     least = float("inf")
     for rate, (x, _, labels, weights) in zip(rates, batches, strict=False):
-        stage.stepper.optimizer.learning_rate.assign(rate)
-        loss = stage.stepper.train(x, labels, weights).mean("loss")
+        stage.step.optimizer.learning_rate.assign(rate)
+        loss = stage.step.train(x, labels, weights).mean("loss")
         if not loss < float("inf"):
             return
         yield loss

@@ -76,7 +76,7 @@ MUTANTS = (
         "train/feature_key.py",
         '        "winograd": winograd,\n',
         "",
-        "tests/test_shelf.py::test_what_features_depend_on_changes_their_name",
+        "tests/test_feature_key.py::test_what_features_depend_on_changes_their_name",
     ),
     Mutant(
         "of large weights only the first portion is read",
@@ -149,8 +149,8 @@ MUTANTS = (
     Mutant(
         "the end of a stage is not committed",
         "train/checkpointer.py",
-        "        if stage_over or self._due():",
-        "        if self._due():",
+        "        if stage_over or self._is_due():",
+        "        if self._is_due():",
         f"{FOLDER}::test_without_an_interruption_the_checkpoints_are_those_of_the_interval",
     ),
     Mutant(
@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "the optimizer begins anew",
         "train/fit.py",
-        "    if done:\n        keeper.resume_optimizer",
-        "    if False:\n        keeper.resume_optimizer",
+        "    if done:\n        checkpointer.resume_optimizer",
+        "    if False:\n        checkpointer.resume_optimizer",
         CRASH,
     ),
     Mutant(
@@ -192,7 +192,7 @@ MUTANTS = (
     Mutant(
         "the epoch held in memory is not committed",
         "train/fit.py",
-        "        keeper.commit()\n        raise",
+        "        checkpointer.commit()\n        raise",
         "        raise",
         STOP,
     ),
@@ -200,23 +200,23 @@ MUTANTS = (
         "the unfinished epoch is committed",
         "train/checkpointer.py",
         "            self.checkpoints.commit(self._held)",
-        '            object.__setattr__(self._held, "weights", taken(self.variables))\n'
+        '            object.__setattr__(self._held, "weights", snapshot(self.variables))\n'
         "            self.checkpoints.commit(self._held)",
         STOP,
     ),
     Mutant(
         "dropout goes on with the seeds it has",
         "train/stage.py",
-        "        reseed(self.model, self.plan.layers, self.experiment.seed, number)\n",
+        "        reseed(self.run.model, self.run.plan.layers, experiment.seed, number)\n",
         "",
         f"{RESUME}::test_a_run_that_goes_on_ends_with_the_same_bytes",
     ),
     Mutant(
         "BatchNorm's statistics are not kept",
         "train/checkpointer.py",
-        "        frozen = taken(",
+        "        frozen = snapshot(",
         '        self.variables = {n: v for n, v in self.variables.items() if "moving" not in n}\n'
-        "        frozen = taken(",
+        "        frozen = snapshot(",
         f"{RESUME}::test_a_run_that_goes_on_ends_with_the_same_bytes",
     ),
     Mutant(
@@ -263,18 +263,18 @@ MUTANTS = (
     ),
     Mutant(
         "early stopping waits one epoch more",
-        "train/best.py",
+        "train/callback.py",
         ">= patience",
         "> patience",
-        "tests/test_best.py::"
+        "tests/test_callback.py::"
         "test_training_stalls_when_none_of_the_last_epochs_is_better_than_all_before",
     ),
     Mutant(
         "all images of an epoch are augmented alike",
-        "train/stage.py",
+        "train/feature_key.py",
         "    keys[:, 1] = np.arange(count)",
         "    keys[:, 1] = 0",
-        "tests/test_shelf.py::test_each_image_and_view_has_a_key_of_its_own",
+        "tests/test_feature_key.py::test_each_image_and_view_has_a_key_of_its_own",
     ),
     Mutant(
         "a short batch goes through the frozen layers as it is",

@@ -19,9 +19,8 @@ from tlkit.data.images import Reader
 from tlkit.parts.augmentations import CovidxPublished
 from tlkit.system.cache import FeatureCache
 from tlkit.train.assemble import seeded
-from tlkit.train.feature_key import Shelf
+from tlkit.train.feature_key import FeatureKey, augmentation_keys
 from tlkit.train.features import Extractor, Features, Source, rebatched
-from tlkit.train.stage import augmentation_keys
 
 SIDE, IMAGES, BATCH = 8, 7, 4
 PIXELS = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
@@ -64,9 +63,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
         Image.fromarray(pixels).save(buffer, "PNG")
         files[f"{number}.png"] = buffer.getvalue()
     reader, paths = Reader(files.__getitem__, SIDE), tuple(files)
-    shelf = Shelf(FeatureCache(tmp_path_factory.mktemp("features")), {}, {})
+    cache, key = FeatureCache(tmp_path_factory.mktemp("features")), FeatureKey({}, {})
     return {
-        "on disk": Source(extractor, reader, paths, images=paths, shelf=shelf),
+        "on disk": Source(extractor, reader, paths, images=paths, feature_key=key, cache=cache),
         "in memory": Source(extractor, reader, paths),
         "streamed": Source(extractor, reader, paths, memory_bytes=0),
     }

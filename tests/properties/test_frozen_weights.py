@@ -67,13 +67,13 @@ def small_model() -> Any:
 
 def by_fit(model: Any, frozen: Frozen, optimizer: Any) -> None:
     """Train as a user of plain Keras does."""
-    model.compile(frozen.scale(optimizer), "sparse_categorical_crossentropy")
+    model.compile(frozen.optimizer(optimizer), "sparse_categorical_crossentropy")
     model.fit(X, LABELS, batch_size=2, epochs=1, verbose=0)
 
 
 def by_stepper(model: Any, frozen: Frozen, optimizer: Any) -> None:
     """Train as `tlkit.run` does."""
-    stepper = TrainStep(model, frozen.scale(optimizer), xla=True)
+    stepper = TrainStep(model, frozen.optimizer(optimizer), xla=True)
     for _ in range(2):
         stepper.train(X, LABELS, np.array([1, 2, 0.5, 1], np.float32))
 
@@ -173,7 +173,7 @@ def test_the_given_optimizer_is_left_alone() -> None:
 def test_optimizer_slots_exist_for_trainable_variables_only() -> None:
     model = small_model()
     frozen = tlkit.freeze(model, train={"second": 0.1, "scores": 1.0})
-    optimizer = frozen.scale(keras.optimizers.Adam())
+    optimizer = frozen.optimizer(keras.optimizers.Adam())
     TrainStep(model, optimizer, xla=False)
     slots = [slot for slot in optimizer.variables if len(slot.shape) > 0]
     trained = [v for name in ("second", "scores") for v in model.get_layer(name).weights]

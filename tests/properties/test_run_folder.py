@@ -97,19 +97,12 @@ class NumpyStage:
     fresh = False  # does not take over the optimizer's state: for a test of the tests
 
     def __init__(
-        self,
-        model: Any,
-        plan: tlkit.Plan,
-        number: int,
-        experiment: tlkit.Experiment,
-        splits: tlkit.Splits,
-        hashes: Any,
-        cache: Any,
-        callback: tlkit.Callback,
-        only: str | None = None,
+        self, run: Any, number: int, callback: tlkit.Callback, only: str | None = None
     ) -> None:
-        self.planned, self.number, self.experiment = plan.stages[number - 1], number, experiment
-        self.counts = {split: len(examples) for split, examples in splits.items()}
+        self.run, self.number, self.callback = run, number, callback
+        self.experiment, model, plan = run.experiment, run.model, run.plan
+        self.planned = plan.stages[number - 1]
+        self.counts = {split: len(examples) for split, examples in run.splits.items()}
         self.all = list(numbered_weights(model, plan.layers).values())
         rates = self.planned.stage.lr_multipliers
         self.trained = [
@@ -118,7 +111,7 @@ class NumpyStage:
             if rates[int(name[:3]) - 1]
         ]
         self.slots = [keras.Variable(np.zeros(v.shape, np.float32)) for _, v in self.trained]
-        self.stepper = SimpleNamespace(optimizer=SimpleNamespace(variables=self.slots))
+        self.step = SimpleNamespace(optimizer=SimpleNamespace(variables=self.slots))
 
     def epoch(self, done: Sequence[tlkit.Epoch]) -> tlkit.Epoch:
         number = self.planned.first_epoch + len(done)

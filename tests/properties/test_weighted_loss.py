@@ -28,7 +28,7 @@ from tlkit.parts.optimizers import SGD
 from tlkit.train.assemble import assemble
 from tlkit.train.checkpoint import Checkpoints
 from tlkit.train.checkpointer import Checkpointer
-from tlkit.train.fit import fit
+from tlkit.train.fit import Training, fit
 from tlkit.train.plan import make_plan
 from tlkit.train.step import StepTotals, TrainStep
 
@@ -310,13 +310,15 @@ def first_epoch(
     )
     splits = experiment.data.load()
     plan = make_plan(experiment, splits)
-    model, _ = assemble(experiment.backbone, experiment.head, len(plan.classes), seed=0)
+    model, loaded = assemble(experiment.backbone, experiment.head, len(plan.classes), seed=0)
     hashes = check_images(splits, experiment.data, lambda *_: None).hashes
-    callback = tlkit.Callback()
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Checkpointer(model, plan, experiment.fit, Checkpoints(Path(folder)))
-        fit(model, plan, experiment, splits, hashes, None, callback, keeper, lambda history: None)
-    return keeper.history[0]
+        training = Training(
+            experiment=experiment, plan=plan, splits=splits, hashes=hashes, model=model,
+            weights=loaded, cache=None, record=lambda history: None,
+            checkpointer=Checkpointer(model, plan, experiment.fit, Checkpoints(Path(folder))),
+        )  # fmt: skip
+        return fit(training, tlkit.Callback()).history[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])

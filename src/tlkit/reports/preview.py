@@ -14,7 +14,7 @@ from tlkit.parts.kinds import Augmentation
 from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
 from tlkit.system.files import atomic_write
 from tlkit.system.keras import start_keras
-from tlkit.train.stage import augmentation_keys
+from tlkit.train.feature_key import augmentation_keys
 
 GAP_PX = 4
 SEED = 0  # the draws shown are those of a run with this seed, in its first epochs

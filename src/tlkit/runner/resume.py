@@ -11,13 +11,14 @@ from attrs import evolve
 
 from tlkit.config.experiment import Experiment
 from tlkit.parts.kinds import Backbone, Dataset
-from tlkit.runner.run import PreparedRun, Run, execute, prepare_run
+from tlkit.runner.run import Run, execute, prepare_run
 from tlkit.system.errors import DataError, RunFolderError, TlkitError
 from tlkit.system.lock import locked
 from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
     from tlkit.runfolder.folder import RunFolder
+    from tlkit.train.stage import PreparedRun
 
 SHOWN = 10  # how many images that differ a message lists
 ELSEWHERE = (

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.toml import as_experiment
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tlkit.metrics.scores import Scores
     from tlkit.runfolder.folder import RunFolder
     from tlkit.train.fit import Outcome
+    from tlkit.train.stage import PreparedRun
 
 
 @contextmanager
@@ -65,29 +66,6 @@ def _then(folder: Path) -> str:
     return f"when that is mended: tlkit resume {shell_quoted(folder)}"
 
 
-@frozen(kw_only=True)
-class PreparedRun:
-    """Everything that training needs, checked.
-
-    Attributes:
-        experiment: What was asked for.
-        splits: Its images.
-        hashes: The hash of each image file, by its path.
-        plan: What will be done.
-        model: The model, with its first weights.
-        weights: What these are.
-        cache: Where features are kept, if they are.
-    """
-
-    experiment: Experiment
-    splits: Splits
-    hashes: Mapping[str, str]
-    plan: Plan
-    model: keras.Model
-    weights: Mapping[str, str]
-    cache: FeatureCache | None
-
-
 def prepare_run(
     experiment: Experiment | str | Path | Mapping[str, Any],
     out: Path | None,
@@ -114,6 +92,7 @@ def prepare_run(
     from tlkit.data.image_index import DecodedImageIndex
     from tlkit.runfolder.folder import exists
     from tlkit.train.assemble import assemble
+    from tlkit.train.stage import PreparedRun
 
     if out is not None and out.exists():
         raise RunFolderError(exists(out))
@@ -122,7 +101,8 @@ def prepare_run(
     checked = check_images(
         splits, experiment.data, callback.on_image_checked, DecodedImageIndex(default_folder())
     )
-    splits, plan = checked.splits, make_plan(experiment, checked.splits)
+    splits = checked.splits
+    plan = make_plan(experiment, splits) if splits.skipped else evolve(plan, data=splits.facts())
     callback.on_images_checked(plan, splits)
     model, weights = assemble(
         experiment.backbone,
@@ -283,7 +263,7 @@ def execute(ready: PreparedRun, folder: RunFolder, callback: Callback) -> Run:
     from tlkit.runner.pages import write_pages
     from tlkit.train.checkpoint import Checkpoints
     from tlkit.train.checkpointer import Checkpointer
-    from tlkit.train.fit import fit
+    from tlkit.train.fit import Training, fit
 
     experiment, plan, splits, model = ready.experiment, ready.plan, ready.splits, ready.model
     keeper = Checkpointer(model, plan, experiment.fit, Checkpoints(folder.checkpoints))
@@ -297,9 +277,8 @@ def execute(ready: PreparedRun, folder: RunFolder, callback: Callback) -> Run:
             callback.on_resume(keeper.history)
         record = _Record(folder, keeper.history, trackers)
         try:
-            fitted = fit(
-                model, plan, experiment, splits, ready.hashes, ready.cache, callback, keeper, record
-            )
+            prepared = asdict(ready, recurse=False)
+            fitted = fit(Training(**prepared, checkpointer=keeper, record=record), callback)
             stop_if_asked()
             done = Run(
                 folder=folder.path,

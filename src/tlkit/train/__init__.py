@@ -1,1 +1,1 @@
-"""Training: the plan, the features, the stages, the steps and the checkpoints."""
+"""Training: the plan, the model, its features, and the stages that fit it."""

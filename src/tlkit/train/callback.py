@@ -1,4 +1,4 @@
-"""Being told how a run goes; the engine talks to a `Callback` and prints nothing itself."""
+"""`Callback`: how a run reports its progress. The engine itself prints nothing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Epoch:
-    """What one epoch gave.
+    """The figures of one epoch.
 
     Attributes:
         epoch: Its number in the run, from 1.
-        stage: Its stage's number, from 1.
-        learning_rate: The rate of a layer whose multiplier is 1.
-        loss: The mean weighted training loss, while the weights were changing.
+        stage: The number of its stage, from 1.
+        learning_rate: The learning rate of a layer whose multiplier is 1.
+        loss: Mean weighted training loss, measured while the weights were changing.
         loss_unweighted: The same without class weights.
-        accuracy: The share of training images classified rightly, while the weights were changing.
-        val_loss: The mean unweighted loss on the validation split, after the epoch.
-        val_accuracy: The accuracy there.
+        accuracy: Training accuracy, measured while the weights were changing.
+        val_loss: Mean unweighted validation loss after the epoch.
+        val_accuracy: Validation accuracy after the epoch.
     """
 
     epoch: int
@@ -37,55 +37,67 @@ class Epoch:
     val_accuracy: float
 
 
+def best_of(epochs: Sequence[Epoch], monitor: str) -> Epoch:
+    """Return the epoch with the lowest loss or the highest accuracy; of equal ones, the first.
+
+    Args:
+        epochs: At least one epoch.
+        monitor: `val_loss` or `val_accuracy`.
+    """
+    sign = -1 if monitor.endswith("accuracy") else 1
+    return min(epochs, key=lambda epoch: sign * float(getattr(epoch, monitor)))
+
+
+def should_stop(epochs: Sequence[Epoch], monitor: str, patience: int | None) -> bool:
+    """Tell whether the last `patience` epochs brought no improvement; never if it is None."""
+    if patience is None or not epochs:
+        return False
+    return len(epochs) - 1 - epochs.index(best_of(epochs, monitor)) >= patience
+
+
 class Callback:
-    """Somebody who is told how a run goes and does nothing about it; override what matters."""
+    """Callback base class; every method does nothing."""
 
     def on_plan(self, plan: Plan, splits: Splits) -> None:
-        """Data are found and everything is decided."""
+        """The data are read and the run is planned."""
 
     def on_image_checked(self, done: int, count: int) -> None:
-        """So many of the images have been decoded once."""
+        """Another image has been decoded: `done` of `count`."""
 
     def on_images_checked(self, plan: Plan, splits: Splits) -> None:
-        """Every image has been looked at: what is left of them, and the plan for these."""
+        """All images are checked; plan and splits are without those that were skipped."""
 
     def on_weights_loaded(self, weights: Mapping[str, str]) -> None:
-        """The backbone's weights are loaded; what they are."""
+        """The backbone's weights are loaded: their source, file and hash."""
 
     def on_resume(self, history: Sequence[Epoch]) -> None:
-        """The run goes on after these epochs, which an earlier process has left."""
+        """The run continues after these epochs of an earlier process."""
 
     def on_note(self, text: str) -> None:
-        """Something the user should know."""
+        """There is something the user should know."""
 
     def on_features_progress(self, split: str, done: int, count: int) -> None:
-        """So many of a split's images have gone through the frozen layers, to be kept.
-
-        Args:
-            split: The split.
-            done: How many of its images have.
-            count: How many it has.
-        """
+        """The frozen layers have processed `done` of the split's `count` images."""
 
     def on_stage_begin(self, number: int, planned: PlannedStage) -> None:
-        """A stage is about to begin."""
+        """A stage is about to begin; stages are numbered from 1."""
 
     def on_epoch_begin(self, epoch: int, epochs: int, images: int) -> None:
         """An epoch is about to begin.
 
         Args:
             epoch: Its number in the run, from 1.
-            epochs: How many epochs the run has.
-            images: How many images it will see.
+            epochs: The number of epochs in the run.
+            images: The number of images in this epoch.
         """
 
     def on_batch_end(self, images: int, loss: float, accuracy: float, rate: float) -> None:
-        """So many images of the epoch are done, with its figures so far.
+        """A training step is done.
 
         Args:
-            images: How many.
+            images: The number of images so far in this epoch.
             loss: Their mean weighted loss.
-            accuracy: The share of them that was classified rightly.
+            accuracy: Their accuracy.
             rate: The learning rate of a layer whose multiplier is 1.
         """
 

@@ -1,7 +1,7 @@
-"""Checkpoints: where training stands after an epoch, as a folder that is there whole or not at all.
+"""Checkpoints: the state of training after an epoch, in a folder that is complete or absent.
 
 `checkpoints/epoch-0007/` holds arrays as safetensors, the rest as JSON, and a manifest with the
-size and SHA-256 of each file. It needs no other checkpoint, and the last two are kept.
+size and SHA-256 of each file. A checkpoint needs no other one; the last two are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tlkit.weights.tensors import Tensors, Variables, read_tensors, write_arrays
 
 KEPT = 2
 NAME = re.compile(r"epoch-\d{4,}")
-# The frozen layers' weights are none of its files: they are named by their hash.
+# The frozen layers' weights are not saved; their hash is in the state.
 WEIGHTS, OPTIMIZER, BEST, ON_VAL, STATE, MANIFEST = (
     "weights.safetensors",
     "optimizer.safetensors",
@@ -41,20 +41,20 @@ WEIGHTS, OPTIMIZER, BEST, ON_VAL, STATE, MANIFEST = (
 
 @frozen(kw_only=True)
 class State:
-    """Where training stands after an epoch: all that the epochs after it depend on.
+    """The state of training after an epoch: everything that later epochs depend on.
 
-    The learning rate and early stopping follow from the history, the order of the images, their
-    augmentation and the dropouts' seeds from the epoch's number, so none of them is here.
+    Learning rate and early stopping follow from the history; the order of the images, their
+    augmentation and the dropout seeds follow from the epoch's number. None of them is saved.
 
     Attributes:
         history: The epochs so far.
         weights: The values of all variables that the plan may change.
-        optimizer: Those of the optimizer's; none when the stage is over, whose optimizer ends too.
-        on_val: The probabilities on the validation split, `(images, classes)`.
+        optimizer: The values of the optimizer's variables; empty at the end of a stage.
+        on_val: The validation probabilities, `(images, classes)`.
         best: The number of the best epoch.
-        best_weights: The weights after it; None if they are `weights` or the checkpoint before
-            has them.
-        best_on_val: The probabilities after it.
+        best_weights: The weights after the best epoch; None if they are `weights` or in the
+            previous checkpoint.
+        best_on_val: The validation probabilities after the best epoch.
         frozen_sha256: The hash of all weights that the plan never changes.
     """
 
@@ -74,21 +74,21 @@ class State:
 
     @property
     def size_bytes(self) -> int:
-        """Return what its arrays take on the disk."""
+        """Return the size of its arrays on disk."""
         groups = (self.weights, self.optimizer, self.best_weights or {})
         return sum(math.prod(t.shape) * t.dtype.size for group in groups for t in group.values())
 
 
 @frozen
 class Checkpoint:
-    """A checkpoint on the disk whose every byte is as it was written.
+    """A verified checkpoint on disk.
 
     Attributes:
         path: Its folder.
-        history: The epochs up to it.
-        best: The number of the best of them.
-        frozen_sha256: The hash of the weights that it does not hold.
-        files: Size and hash of its files by name.
+        history: The epochs so far.
+        best: The number of the best epoch.
+        frozen_sha256: The hash of the weights that are not in it.
+        files: Size and hash of each file, by name.
     """
 
     path: Path
@@ -99,7 +99,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Read and check one.
+        """Read and verify a checkpoint.
 
         Raises:
             ValueError: If a file is missing or damaged.
@@ -110,7 +110,7 @@ class Checkpoint:
                 raise ValueError(f"{MANIFEST} does not list {missing[0]}")
             for name, wanted in files.items():
                 if Path(name).name != name or _described(path / name) != wanted:
-                    raise ValueError(f"{name} is not as it was written")
+                    raise ValueError(f"{name} has changed since it was written")
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             history = tuple(Epoch(**epoch) for epoch in state["history"])
             return cls(path, history, state["best"], state["frozen_sha256"], files)
@@ -125,12 +125,12 @@ class Checkpoint:
         return BEST if BEST in self.files else WEIGHTS
 
     def on_val(self) -> tuple[Probabilities, Probabilities]:
-        """Return the probabilities on the validation split, of its epoch and of the best one."""
-        found = load_file(self.path / ON_VAL)
-        return found["last"], found["best"]
+        """Return the validation probabilities after its epoch and after the best epoch."""
+        probabilities = load_file(self.path / ON_VAL)
+        return probabilities["last"], probabilities["best"]
 
-    def put(self, name: str, variables: Variables) -> None:
-        """Put the arrays of one of its files into variables.
+    def load(self, name: str, variables: Variables) -> None:
+        """Load the arrays of one of its files into variables.
 
         Raises:
             WeightsError: If they do not fit.
@@ -140,11 +140,11 @@ class Checkpoint:
 
 @define
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of a run.
 
     Attributes:
-        folder: Where they are; made with the first.
-        last: The newest good one, once one was written or read.
+        folder: Their folder; created with the first checkpoint.
+        last: The newest valid one, once one has been written or read.
     """
 
     folder: Path
@@ -152,13 +152,13 @@ class Checkpoints:
     _damaged: list[Path] = field(factory=list, init=False, repr=False)
 
     def commit(self, state: State) -> None:
-        """Write one and remove all but the last two.
+        """Write a checkpoint and remove all but the last two.
 
         Raises:
-            ResourceError: If it cannot be written; the one before is still good.
+            ResourceError: If it cannot be written; the previous one is still valid.
         """
         try:
-            self.last = self._written(state)
+            self.last = self._write(state)
         except OSError as error:
             raise ResourceError(
                 f"{self.folder}: a checkpoint of {state.size_bytes / 1e6:.1f} MB cannot be written"
@@ -172,13 +172,13 @@ class Checkpoints:
             remove_folder(path)
 
     def newest(self, on_damage: Callable[[str], None]) -> Checkpoint | None:
-        """Return the newest one that is good, None if there is none at all.
+        """Return the newest valid checkpoint; None if there are none at all.
 
         Args:
-            on_damage: Told of each that is passed over.
+            on_damage: Called with a message for each damaged one.
 
         Raises:
-            WeightsError: If there are some and all are damaged.
+            WeightsError: If all of them are damaged.
         """
         problems = []
         for path in self._paths():
@@ -189,32 +189,32 @@ class Checkpoints:
                 self._damaged.append(path)
                 continue
             for problem in problems:
-                on_damage(f"{problem}; going on from {path.name}")
+                on_damage(f"{problem}; continuing from {path.name}")
             return self.last
         if problems:
-            every = "\n".join(problems)
-            raise WeightsError(f"{every}\nno checkpoint is good; start the run again")
+            lines = "\n".join(problems)
+            raise WeightsError(f"{lines}\nno checkpoint is valid; start the run again")
         return None
 
     def _paths(self) -> list[Path]:
-        """Return the checkpoints' folders, the newest first."""
-        found = self.folder.iterdir() if self.folder.is_dir() else ()
-        named = [path for path in found if NAME.fullmatch(path.name) and not path.is_symlink()]
+        """Return the checkpoints' folders, newest first."""
+        entries = self.folder.iterdir() if self.folder.is_dir() else ()
+        named = [path for path in entries if NAME.fullmatch(path.name) and not path.is_symlink()]
         return sorted(named, key=lambda path: path.name, reverse=True)
 
-    def _written(self, state: State) -> Checkpoint:
+    def _write(self, state: State) -> Checkpoint:
         path = self.folder / f"epoch-{state.epoch:04d}"
         self.folder.mkdir(exist_ok=True)
         with partial_folder(path) as partial:
             files = self._fill(partial, state)
             write_text(partial / MANIFEST, json.dumps({"files": files}, indent=2))
-            if path.exists():  # a damaged one that was passed over
+            if path.exists():  # a damaged one
                 remove_folder(path)
             rename_folder(partial, path)
         return Checkpoint(path, state.history, state.best, state.frozen_sha256, files)
 
     def _fill(self, folder: Path, state: State) -> dict[str, Any]:
-        """Write all files but the manifest, and return what it must say."""
+        """Write all files but the manifest; return the manifest's entries."""
         write_tensors(folder / WEIGHTS, state.weights)
         if state.optimizer:
             write_tensors(folder / OPTIMIZER, state.optimizer)
@@ -240,10 +240,10 @@ class Checkpoints:
 def _described(path: Path) -> dict[str, Any]:
     """Return a file's size and hash."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": found}
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": sha256}
 
 
 def _free(folder: Path) -> str:
-    top = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return f"{shutil.disk_usage(top).free / 1e6:.1f} MB are free there"
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return f"{shutil.disk_usage(existing).free / 1e6:.1f} MB are free there"

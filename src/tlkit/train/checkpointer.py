@@ -1,9 +1,8 @@
-"""Keeping what a run needs to go on after its last finished epoch, and what its best one left.
+"""`Checkpointer`: the progress of a run, in memory and on disk.
 
-It is on the disk after the epochs that end a checkpoint's interval or a stage, and in memory
-otherwise, where it costs nothing until the next epoch changes it. An epoch is not left to memory
-unless the next one is expected to end within the interval too, nor if it is large: so large models
-are written after every epoch, and never held twice.
+It writes at the end of each stage and when the next epoch would overrun the checkpoint interval;
+otherwise it holds the last epoch in memory, unless that is large. Large models are therefore
+written after every epoch and never held twice.
 """
 
 from __future__ import annotations
@@ -16,25 +15,26 @@ import numpy as np
 from tlkit.config.experiment import Fit
 from tlkit.system.errors import WeightsError
 from tlkit.system.keras import keras
-from tlkit.train.best import best_of
-from tlkit.train.callback import Epoch
+from tlkit.train.callback import Epoch, best_of
 from tlkit.train.checkpoint import OPTIMIZER, WEIGHTS, Checkpoint, Checkpoints, State
 from tlkit.train.plan import Plan
 from tlkit.train.step import Probabilities
 from tlkit.weights.tensors import Tensors, Variables, numbered_weights, sha256, snapshot
 
-HELD_BYTES = 2**28  # what may be held twice; experiment 3's head with Adam's state is 321 MB
+HELD_BYTES = 2**28  # at most this is held; VGG-16's two dense layers with Adam's state: 321 MB
 
 
 class Checkpointer:
-    """What a run has reached.
+    """The progress of a run: its epochs, weights and optimizer, and those of the best epoch.
+
+    Layers that the plan never trains are not saved, only hashed.
 
     Args:
-        model: The model, with its first weights.
-        plan: Layers that it never trains are not kept: they are the same at any time.
-        fit: Which epoch is the best, and how often a checkpoint is written.
-        checkpoints: Where they are.
-        clock: Gives the time in seconds.
+        model: The model with its initial weights.
+        plan: The run's plan.
+        fit: Names the figure that decides the best epoch, and the checkpoint interval.
+        checkpoints: The run's checkpoints on disk.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Checkpointer:
         self.history: tuple[Epoch, ...] = ()
         self.on_val: Probabilities = np.empty((0, 0), np.float32)
         self.best_on_val = self.on_val
-        self._best_weights: Tensors | None = None  # until they are on the disk
+        self._best_weights: Tensors | None = None  # until they are on disk
         self._held: State | None = None
         self._committed_s = self._epoch_s = clock()
 
@@ -68,45 +68,45 @@ class Checkpointer:
         return best_of(self.history, self.fit.monitor)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take over what a checkpoint says, and put its weights into the model.
+        """Continue from a checkpoint: take its history and load its weights into the model.
 
         Raises:
             WeightsError: If they do not fit, or the frozen layers have other weights.
         """
         if checkpoint.frozen_sha256 != self.frozen_sha256:
             raise WeightsError(
-                f"{checkpoint.path}: the layers that are never trained have other weights now; "
-                "bring back the weights that the run began with"
+                f"{checkpoint.path}: the weights of the frozen layers have changed; "
+                "restore the weights that the run started with"
             )
-        checkpoint.put(WEIGHTS, self.variables)
+        checkpoint.load(WEIGHTS, self.variables)
         self.history = checkpoint.history
         self.on_val, self.best_on_val = checkpoint.on_val()
 
     def resume_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Put the last checkpoint's values into the optimizer of the stage that goes on."""
+        """Load the last checkpoint's optimizer state, for a stage that continues."""
         assert self.checkpoints.last is not None
-        self.checkpoints.last.put(OPTIMIZER, optimizer_variables(optimizer))
+        self.checkpoints.last.load(OPTIMIZER, optimizer_variables(optimizer))
 
     def keep(
         self,
         epoch: Epoch,
         on_val: Probabilities,
         optimizer: keras.optimizers.Optimizer,
-        over: Callable[[tuple[Epoch, ...]], bool],
+        is_over: Callable[[tuple[Epoch, ...]], bool],
     ) -> None:
-        """Take over what an epoch left.
+        """Keep the state after an epoch, on disk if it is due.
 
         Args:
             epoch: The epoch.
-            on_val: The probabilities on the validation split after it.
+            on_val: The validation probabilities after it.
             optimizer: The stage's optimizer.
-            over: Tells whether the stage is over after so many of the run's epochs.
+            is_over: Tells whether the stage is over after these epochs of the run.
         """
         self.history, self.on_val = (*self.history, epoch), on_val
         weights = snapshot(self.variables)
         if self.best is epoch:
             self.best_on_val, self._best_weights = on_val, weights
-        stage_over = over(self.history)
+        stage_over = is_over(self.history)
         self._held = State(
             history=self.history,
             weights=weights,
@@ -117,11 +117,11 @@ class Checkpointer:
             best_on_val=self.best_on_val,
             frozen_sha256=self.frozen_sha256,
         )
-        if stage_over or self._due():
+        if stage_over or self._is_due():
             self.commit()
 
     def commit(self) -> None:
-        """Write what is only in memory, if anything is.
+        """Write the state that is only in memory, if any.
 
         Raises:
             ResourceError: If it cannot be written.
@@ -131,21 +131,18 @@ class Checkpointer:
             self._held = self._best_weights = None
             self._committed_s = self.clock()
 
-    def put_best(self) -> None:
-        """Put the best epoch's weights into the model, once the last stage is over."""
+    def load_best(self) -> None:
+        """Load the best epoch's weights into the model, once the last stage is over."""
         assert self.checkpoints.last is not None
-        self.checkpoints.last.put(self.checkpoints.last.best_file, self.variables)
+        self.checkpoints.last.load(self.checkpoints.last.best_file, self.variables)
 
-    def put_last(self) -> None:
-        """Put the last epoch's weights into the model, once the last stage is over."""
+    def load_last(self) -> None:
+        """Load the last epoch's weights into the model, once the last stage is over."""
         assert self.checkpoints.last is not None
-        self.checkpoints.last.put(WEIGHTS, self.variables)
+        self.checkpoints.last.load(WEIGHTS, self.variables)
 
-    def _due(self) -> bool:
-        """Tell whether the next epoch, as long as this one, would end after the interval.
-
-        Or whether what would be held until then is too large.
-        """
+    def _is_due(self) -> bool:
+        """Tell whether the next epoch would overrun the interval, or too much would be held."""
         now = self.clock()
         last, self._epoch_s = self._epoch_s, now
         late = now + (now - last) - self._committed_s >= self.fit.checkpoint_every_s
@@ -153,5 +150,5 @@ class Checkpointer:
 
 
 def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> Variables:
-    """Return an optimizer's variables by their place in it; Keras's names differ by process."""
+    """Return an optimizer's variables by position; Keras's names differ between processes."""
     return {f"{place:04d}": variable for place, variable in enumerate(optimizer.variables)}

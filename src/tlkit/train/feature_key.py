@@ -1,4 +1,4 @@
-"""What features depend on, and so under which name the cache keeps them."""
+"""`FeatureKey`: what features depend on, and so their name in the cache."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tlkit.parts.kinds import registries
 from tlkit.parts.registry import PLUGIN
 from tlkit.system.cache import FeatureCache, entry_key
 from tlkit.system.keras import keras, processor, threads
+from tlkit.train.plan import seed_for
 
 AugmentationKeys = npt.NDArray[np.int32]  # (images, 2)
 PROCESS = secrets.token_hex()
@@ -28,80 +29,87 @@ PACKAGES = ("tlkit", "keras", "keras-cv", "keras-hub", "tensorflow", "numpy", "p
 
 
 @frozen
-class Shelf:
-    """Where features are kept, and all that they depend on besides the images.
+class FeatureKey:
+    """What the features of a frozen prefix depend on besides the images.
 
     Attributes:
-        cache: The cache on disk.
-        depends_on: Plain values: frozen layers, preprocessing, versions and so on.
-        augmentation: What the augmentation is, as plain values.
+        depends_on: Frozen layers, preprocessing, versions and so on, as plain values.
+        augmentation: The augmentation, as plain values.
     """
 
-    cache: FeatureCache
     depends_on: Mapping[str, Any]
     augmentation: Mapping[str, Any]
 
-    def key(self, images: Sequence[str], keys: AugmentationKeys | None) -> str:
-        """Return the entry's name for images, given by their hashes, and their augmentation."""
+    @classmethod
+    def of(
+        cls, prefix: keras.Model, experiment: Experiment, batch: int, winograd: bool
+    ) -> FeatureKey:
+        """Return the key of a frozen prefix's features.
+
+        Args:
+            prefix: The frozen layers, with their weights.
+            experiment: The parts that bring images to the prefix.
+            batch: The number of images per pass through the prefix.
+            winograd: Whether it convolves by Winograd's algorithm.
+        """
+        depends_on = {
+            "backbone": _table(experiment.backbone, registries.backbones, without="weights"),
+            "layers": _layers_hash(prefix),
+            "resize": experiment.data.resize,
+            "occlude_centre": experiment.data.mask_center,  # its old name: renaming empties caches
+            "batch": batch,
+            "winograd": winograd,
+            "dtype": experiment.fit.feature_dtype,
+            "versions": {name: _version(name) for name in PACKAGES},
+            "machine": [processor(), threads()],  # rounding follows the instructions and threads
+        }
+        augmentation = _table(experiment.augmentation, registries.augmentations, without="views")
+        return cls(depends_on, augmentation)
+
+    def entry_name(self, images: Sequence[str], keys: AugmentationKeys | None) -> str:
+        """Return the name of a cache entry.
+
+        Args:
+            images: The images' hashes.
+            keys: Their augmentation keys; None if they are not augmented.
+        """
         drawn = None
         if keys is not None:
             drawn = [self.augmentation, hashlib.sha256(keys.tobytes()).hexdigest()]
         return entry_key(images=list(images), drawn=drawn, **self.depends_on)
 
     def about(self, images: Sequence[str]) -> dict[str, Any]:
-        """Return what the cache is to say of an entry whose images are as they are."""
+        """Return what the cache records of an entry without augmentation; see `cached_rows`."""
         return {"rows": list(images), "of": entry_key(**self.depends_on)}
 
-    def rows(self, images: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Return the features of those images that other entries hold, by the images' hashes.
+    def cached_rows(
+        self, cache: FeatureCache, images: Sequence[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the features of those images that any cache entry holds, by the images' hashes.
 
-        Folds and subsets of one study share most of their images.
+        Folds and subsets of a study share most of their images.
         """
         wanted, of = set(images), entry_key(**self.depends_on)
-        found: dict[str, npt.NDArray[Any]] = {}
-        for key, said in self.cache.about():
-            rows = said.get("rows")
-            if said.get("of") != of or not isinstance(rows, list) or wanted.isdisjoint(rows):
+        features: dict[str, npt.NDArray[Any]] = {}
+        for name, about in cache.about():
+            rows = about.get("rows")
+            if about.get("of") != of or not isinstance(rows, list) or wanted.isdisjoint(rows):
                 continue
-            array = self.cache.get(key)
+            array = cache.get(name)
             if array is None or len(array) != len(rows):
                 continue
-            found |= {row: array[n] for n, row in enumerate(rows) if row in wanted}
-            if len(found) == len(wanted):
+            features |= {row: array[n] for n, row in enumerate(rows) if row in wanted}
+            if len(features) == len(wanted):
                 break
-        return found
+        return features
 
 
-def make_shelf(
-    cache: FeatureCache,
-    prefix: keras.Model,
-    experiment: Experiment,
-    batch: int,
-    winograd: bool,
-) -> Shelf:
-    """Return the shelf for the features of a frozen prefix.
-
-    Args:
-        cache: The cache on disk.
-        prefix: The frozen layers, with their weights.
-        experiment: The parts that bring images to the prefix.
-        batch: How many images go through it at a time.
-        winograd: Whether it convolves by Winograd's algorithm.
-    """
-    backbone = _table(experiment.backbone, registries.backbones, but={"weights"})
-    augmentation = _table(experiment.augmentation, registries.augmentations, but={"views"})
-    depends_on = {
-        "backbone": backbone,
-        "layers": _layers_hash(prefix),
-        "resize": experiment.data.resize,
-        "mask_center": experiment.data.mask_center,
-        "batch": batch,
-        "winograd": winograd,
-        "dtype": experiment.fit.feature_dtype,
-        "versions": {name: _version(name) for name in PACKAGES},
-        "machine": [processor(), threads()],  # rounding follows the instructions and threads
-    }
-    return Shelf(cache, depends_on, augmentation)
+def augmentation_keys(seed: int, view: int, count: int) -> AugmentationKeys:
+    """Return the augmentation key of each image in one view, `(count, 2)`."""
+    keys = np.empty((count, 2), np.int32)
+    keys[:, 0] = seed_for(seed, "augmentation", view)
+    keys[:, 1] = np.arange(count)
+    return keys
 
 
 def _version(package: str) -> str | None:
@@ -111,22 +119,22 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _table(part: Any, registry: Any, but: set[str]) -> dict[str, Any]:
-    """Return a part's keys, its package's version with them, without those named."""
+def _table(part: Any, registry: Any, without: str) -> dict[str, Any]:
+    """Return a part's keys without one of them, and where its code comes from."""
     table = unstructure(part, registry=registry)
     source = [registry.source_of(type(part)), _code(type(part))]
-    if callable(function := getattr(part, "preprocess", None)):  # nobody can see whether it changed
+    if callable(function := getattr(part, "preprocess", None)):  # its code cannot be compared
         source.append(f"{PROCESS} {id(function)}")
-    return {"source": source, **{key: table[key] for key in table.keys() - but}}
+    return {"source": source, **{key: table[key] for key in table.keys() - {without}}}
 
 
 def _code(cls: type) -> str:
-    """Return the hash of the file that defines a class of somebody else's.
+    """Return the hash of the file that defines a foreign class.
 
-    Its package's version may stand still while the package is worked on. A class without a file
-    was typed at a prompt; its features are its process's own.
+    A package under development changes without a new version. A class typed at a prompt has no
+    file; its features are shared within its process only.
     """
-    if cls.__module__.startswith(("tlkit.", PLUGIN)):  # told by their source already
+    if cls.__module__.startswith(("tlkit.", PLUGIN)):  # their source says it already
         return ""
     try:
         return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
@@ -135,13 +143,13 @@ def _code(cls: type) -> str:
 
 
 def _layers_hash(prefix: keras.Model) -> str:
-    """Return the hash of what the layers are and of every weight in them."""
-    found = hashlib.sha256()
+    """Return the hash of the layers' configurations and of all their weights."""
+    digest = hashlib.sha256()
     for layer in prefix.layers:
         if isinstance(layer, keras.layers.InputLayer):  # its name differs from model to model
             continue
         config = json.dumps(layer.get_config(), sort_keys=True, default=str)
-        found.update(f"{type(layer).__name__} {config}".encode())
+        digest.update(f"{type(layer).__name__} {config}".encode())
         for weight in layer.weights:
-            found.update(np.ascontiguousarray(weight.numpy()).tobytes())
-    return found.hexdigest()
+            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()

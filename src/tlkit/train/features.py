@@ -1,7 +1,7 @@
-"""Features: what comes out of the frozen prefix, computed in batches of one fixed size.
+"""Features: the output of the frozen prefix, computed in batches of one fixed size.
 
-The size is fixed, and the last batch padded, because a convolution's rounding depends on it: with
-it fixed, the features of an image do not depend on its batch-mates, nor on being kept or not.
+A convolution's rounding depends on the batch size. With the size fixed and the last batch padded,
+the features of an image depend neither on the other images in its batch nor on caching.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from attrs import define, field
 
 from tlkit.data.images import Pixels, Reader
 from tlkit.parts.kinds import Augmentation, Backbone
+from tlkit.system.cache import FeatureCache
 from tlkit.system.keras import keras, tf
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
-from tlkit.train.feature_key import AugmentationKeys, Shelf
+from tlkit.train.feature_key import AugmentationKeys, FeatureKey
 from tlkit.train.winograd import with_winograd
 
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
 FLOAT16_MAX = 65504.0
-# Without a cache, features of images that do not change are kept in memory if this is enough.
+# Without a cache, features without augmentation are kept in memory up to this size.
 KEPT_BYTES = 2 << 30
 
 
 class Extractor:
-    """Turns images into the frozen prefix's features.
+    """Computes the features of images.
 
     Args:
-        prefix: The prefix; None if there is none, then the features are the prepared pixels.
-        backbone: Its `prepare` comes before the prefix.
-        augmentation: What changes training images before that.
-        batch: How many images go through at a time.
-        dtype: What the features are rounded to; beyond float16's range they become its largest.
-        winograd: Compute the prefix's 3 × 3 convolutions by Winograd's algorithm where it is
+        prefix: The frozen layers; None: the features are the preprocessed pixels.
+        backbone: Preprocesses images for the prefix.
+        augmentation: Changes training images before that.
+        batch: The number of images per pass.
+        dtype: The features' dtype; values beyond float16's range are clipped to it.
+        winograd: Compute the prefix's 3 × 3 convolutions by Winograd's algorithm where that is
             faster.
     """
 
@@ -78,36 +79,38 @@ class Extractor:
         count = len(pixels)
         padded = _padded(pixels, self.batch)
         if keys is None:
-            found = self._plain(padded)
+            features = self._plain(padded)
         else:
-            found = self._augmented(padded, _padded(keys, self.batch))
-        return found.numpy()[:count]  # type: ignore[no-any-return]  # TensorFlow has no types
+            features = self._augmented(padded, _padded(keys, self.batch))
+        return features.numpy()[:count]  # type: ignore[no-any-return]  # TensorFlow has no types
 
     def stream(
         self, reader: Reader, paths: Sequence[str], keys: AugmentationKeys | None = None
     ) -> Iterator[Features]:
-        """Yield the features of many images in order, `batch` at a time."""
+        """Yield the features of many images in order, `batch` images at a time."""
         start = 0
         for pixels in reader.batches(paths, self.batch):
-            chosen = None if keys is None else keys[start : start + len(pixels)]
-            yield self(pixels, chosen)
+            batch_keys = None if keys is None else keys[start : start + len(pixels)]
+            yield self(pixels, batch_keys)
             start += len(pixels)
             stop_if_asked()
 
 
 @define
 class Source:
-    """The features of one split's images, kept on disk or in memory or computed again each time.
+    """The features of one split, kept on disk or in memory, or computed each time.
 
     Attributes:
-        extractor: What computes them.
-        reader: What reads the images.
+        extractor: Computes them.
+        reader: Reads the images.
         paths: The images, in order.
         split: The split's name.
-        images: Their hashes, in the same order; needed for a shelf.
-        shelf: Where features are kept on disk, if they are.
-        memory_bytes: What may be kept in memory otherwise, of features that do not change.
-        callback: Told while features are computed to be kept.
+        images: The images' hashes, in the same order; needed with a cache.
+        feature_key: Names the features in the cache; needed with a cache.
+        cache: Keeps the features on disk; None: they are not kept there.
+        memory_bytes: Without a cache, features without augmentation are kept in memory up to this
+            size.
+        callback: Hears the progress of features that are kept.
     """
 
     extractor: Extractor
@@ -115,21 +118,27 @@ class Source:
     paths: tuple[str, ...]
     split: str = "train"
     images: tuple[str, ...] = ()
-    shelf: Shelf | None = None
+    feature_key: FeatureKey | None = None
+    cache: FeatureCache | None = None
     memory_bytes: int = KEPT_BYTES
     callback: Callback = field(factory=Callback)
-    # The features used last, and their key. One view at a time: what is mapped counts as memory.
+    # The features used last and their name. One view at a time: mapped files count as memory.
     _kept: tuple[str, Features] | None = field(default=None, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the shape of all features: `(images, ...)`."""
+        """Return the shape of all features, `(images, ...)`."""
         return (len(self.paths), *self.extractor.shape)
 
     @property
     def size_bytes(self) -> int:
-        """Return what the features take."""
+        """Return the size of all features."""
         return self.extractor.dtype.itemsize * math.prod(self.shape)
+
+    def entry_name(self, keys: AugmentationKeys | None) -> str:
+        """Return the name of the features in the cache."""
+        assert self.feature_key is not None
+        return self.feature_key.entry_name(self.images, keys)
 
     def batches(
         self,
@@ -137,12 +146,12 @@ class Source:
         order: npt.NDArray[np.int64] | None = None,
         keys: AugmentationKeys | None = None,
     ) -> Iterator[Features]:
-        """Yield features in batches of `size`.
+        """Yield features in batches.
 
         Args:
-            size: How many images a batch has; the last may have fewer.
-            order: The images' numbers in the order wanted; None: as they are.
-            keys: One augmentation key for each image, by its number; None: as they are.
+            size: Images per batch; the last one may have fewer.
+            order: The image numbers in the order wanted; None: every image in order.
+            keys: The augmentation key of each image, by its number; None: no augmentation.
         """
         if order is None:
             order = np.arange(len(self.paths))
@@ -152,41 +161,41 @@ class Source:
                 yield kept[order[start : start + size]]
             return
         paths = [self.paths[number] for number in order]
-        chosen = None if keys is None else keys[order]
-        yield from rebatched(self.extractor.stream(self.reader, paths, chosen), size)
+        ordered_keys = None if keys is None else keys[order]
+        yield from rebatched(self.extractor.stream(self.reader, paths, ordered_keys), size)
 
     def _features(self, keys: AugmentationKeys | None) -> Features | None:
-        """Return all features in the order of the images, if they are kept."""
-        if self.shelf is None:
+        """Return all features in the order of the images; None if they are not kept."""
+        if self.cache is None:
             if keys is not None or self.size_bytes > self.memory_bytes:
                 return None
             if self._kept is None:
                 self._kept = "", np.concatenate(list(self._computed(None)))
             return self._kept[1]
-        key = self.shelf.key(self.images, keys)
-        if self._kept is None or self._kept[0] != key:
+        name = self.entry_name(keys)
+        if self._kept is None or self._kept[0] != name:
             self._kept = None
-            found = self.shelf.cache.get(key)
-            if found is None:
+            features = self.cache.get(name)
+            if features is None:
                 try:
-                    found = self._put(key, keys)
+                    features = self._put(self.cache, name, keys)
                 except OSError as error:
                     self.callback.on_note(
-                        f"features cannot be kept: {error.strerror}; go on without"
+                        f"features cannot be cached: {error.strerror}; continuing without the cache"
                     )
-                    self.shelf = None
+                    self.cache = None
                     return self._features(keys)
-            self._kept = key, found
+            self._kept = name, features
         return self._kept[1]
 
-    def _put(self, key: str, keys: AugmentationKeys | None) -> Features:
-        assert self.shelf is not None
-        cache, dtype = self.shelf.cache, self.extractor.dtype
+    def _put(self, cache: FeatureCache, name: str, keys: AugmentationKeys | None) -> Features:
+        assert self.feature_key is not None
+        dtype = self.extractor.dtype
         if keys is not None:
-            return cache.put(key, self.shape, dtype, self._computed(keys))
-        known = self.shelf.rows(self.images)
+            return cache.put(name, self.shape, dtype, self._computed(keys))
+        known = self.feature_key.cached_rows(cache, self.images)
         chunks = self._completed(known) if known else self._computed(None)
-        return cache.put(key, self.shape, dtype, chunks, self.shelf.about(self.images))
+        return cache.put(name, self.shape, dtype, chunks, self.feature_key.about(self.images))
 
     def _computed(
         self, keys: AugmentationKeys | None, paths: Sequence[str] | None = None
@@ -198,7 +207,7 @@ class Source:
             self.callback.on_features_progress(self.split, done, len(paths))
 
     def _completed(self, known: Mapping[str, Features]) -> Iterator[Features]:
-        """Yield all features in order, computing only those that are not known."""
+        """Yield all features in order; compute those that are not known."""
         missing = [
             p for p, image in zip(self.paths, self.images, strict=True) if image not in known
         ]
@@ -208,24 +217,24 @@ class Source:
 
 
 def rebatched(chunks: Iterable[npt.NDArray[Any]], size: int) -> Iterator[npt.NDArray[Any]]:
-    """Yield the rows of `chunks` in order, `size` at a time; the last may have fewer."""
-    left: list[npt.NDArray[Any]] = []
+    """Yield the rows of `chunks` in order, `size` at a time; the last batch may have fewer."""
+    pending: list[npt.NDArray[Any]] = []
     count = 0
     for chunk in chunks:
-        left.append(chunk)
+        pending.append(chunk)
         count += len(chunk)
         if count < size:
             continue
-        rows = np.concatenate(left) if len(left) > 1 else left[0]
+        rows = np.concatenate(pending) if len(pending) > 1 else pending[0]
         whole = count - count % size
         yield from (rows[start : start + size] for start in range(0, whole, size))
-        left, count = [rows[whole:]], count - whole
+        pending, count = [rows[whole:]], count - whole
     if count:
-        yield np.concatenate(left)
+        yield np.concatenate(pending)
 
 
 def _padded(rows: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
-    """Return `rows` with zeros after them, `count` in all."""
+    """Return `rows` followed by zeros, `count` rows in all."""
     if len(rows) == count:
         return rows
     padded = np.zeros((count, *rows.shape[1:]), rows.dtype)

@@ -1,34 +1,40 @@
-"""Training: stage by stage, epoch by epoch; the last epoch's outcome and the best one's."""
+"""`fit`: train a model stage by stage, epoch by epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
-from tlkit.config.experiment import Experiment, Fit
-from tlkit.data.splits import Splits
-from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import DataError, NumericalError
-from tlkit.system.keras import keras
 from tlkit.system.signals import Interrupted
-from tlkit.train.best import should_stop
-from tlkit.train.callback import Callback, Epoch
+from tlkit.train.callback import Callback, Epoch, should_stop
 from tlkit.train.checkpointer import Checkpointer
-from tlkit.train.plan import Plan, PlannedStage
-from tlkit.train.stage import StageTrainer
+from tlkit.train.stage import PreparedRun, StageTrainer
 from tlkit.train.step import Probabilities
+
+
+@frozen(kw_only=True)
+class Training(PreparedRun):
+    """A prepared run with the progress it has made.
+
+    Attributes:
+        checkpointer: Holds the progress, and saves it.
+        record: Called with the history after each epoch, before the epoch is saved.
+    """
+
+    checkpointer: Checkpointer = field(repr=False)
+    record: Callable[[Sequence[Epoch]], object] = field(repr=False)
 
 
 @frozen
 class Outcome:
-    """What the model says after one epoch.
+    """The model's predictions after one epoch.
 
     Attributes:
         epoch: The epoch's number.
-        probabilities: By split, `(images, classes)` float32: `val`, and `test` if there is one.
+        probabilities: `(images, classes)` float32 by split: `val`, and `test` if there is one.
     """
 
     epoch: int
@@ -37,116 +43,86 @@ class Outcome:
 
 @frozen
 class Fitted:
-    """What training gave.
+    """The result of training.
 
     Attributes:
         history: The epochs.
-        last: The outcome after the last one.
-        best: The outcome after the best one, by `[fit] monitor`.
-        keep: Which of the two the model's weights are.
+        last: The outcome of the last epoch.
+        best: The outcome of the best epoch, by `[fit] monitor`; the same object as `last` if that
+            is the best.
+        kept: The outcome of the weights that the model has now.
     """
 
     history: tuple[Epoch, ...]
     last: Outcome
     best: Outcome
-    keep: Literal["last", "best"]
-
-    @property
-    def kept(self) -> Outcome:
-        """Return the outcome of the weights that are kept."""
-        return self.best if self.keep == "best" else self.last
+    kept: Outcome
 
 
-def fit(
-    model: keras.Model,
-    plan: Plan,
-    experiment: Experiment,
-    splits: Splits,
-    hashes: Mapping[str, str],
-    cache: FeatureCache | None,
-    callback: Callback,
-    keeper: Checkpointer,
-    on_epoch: Callable[[Sequence[Epoch]], None],
-) -> Fitted:
-    """Train a model as planned, from where its keeper stands.
+def fit(training: Training, callback: Callback) -> Fitted:
+    """Train a model as planned, continuing from its checkpointer's progress.
+
+    The model ends with the weights that `[fit] keep` asks for.
 
     Args:
-        model: The model of the plan, with its weights loaded; it ends with those to keep.
-        plan: What to do.
-        experiment: The parts that do it.
-        splits: The images.
-        hashes: The hash of each image file, by its path.
-        cache: Where features are kept; None: nowhere on disk.
-        callback: Told how it goes.
-        keeper: What the run has reached, and keeps what it reaches.
-        on_epoch: Called after every epoch with all so far.
+        training: The run and its progress.
+        callback: Hears the progress.
 
     Raises:
         NumericalError: If the loss is not finite.
-        DataError: If an image cannot be read any more.
+        DataError: If an image can no longer be read.
         ResourceError: If a checkpoint cannot be written.
-        Interrupted: If the process was asked to stop; the last finished epoch is on the disk.
+        Interrupted: If a stop was requested; the last finished epoch is saved.
     """
-
-    def stage_of(number: int, only: str | None = None) -> StageTrainer:
-        return StageTrainer(
-            model, plan, number, experiment, splits, hashes, cache, callback, only=only
-        )
-
+    checkpointer, stages = training.checkpointer, training.plan.stages
     stage = None
     try:
-        for number, planned in enumerate(plan.stages, start=1):
-            if _over(planned, number, experiment.fit, keeper.history):
-                continue  # a run that goes on has it behind it
+        for number, planned in enumerate(stages, start=1):
+            if _is_over(training, number, checkpointer.history):
+                continue  # done by an earlier process
             callback.on_stage_begin(number, planned)
-            stage = None  # what it had in memory makes room for the next
-            stage = stage_of(number)
-            _run_stage(stage, keeper, callback, on_epoch)
+            stage = None  # free its memory for the next one
+            stage = StageTrainer(training, number, callback)
+            _run_stage(training, stage)
     except (Interrupted, NumericalError, DataError):
-        keeper.commit()
+        checkpointer.commit()
         raise
-    stage = stage or stage_of(len(plan.stages), only="test")
-    last = _outcome(keeper.history[-1], keeper.on_val, stage, splits)
-    best_epoch = keeper.best
-    if best_epoch is keeper.history[-1]:
-        return Fitted(keeper.history, last, last, experiment.fit.keep)
-    keeper.put_best()
-    if splits.test and best_epoch.stage != stage.number:
-        stage = stage_of(best_epoch.stage, only="test")
-    best = _outcome(best_epoch, keeper.best_on_val, stage, splits)
-    if experiment.fit.keep == "last":
-        keeper.put_last()
-    return Fitted(keeper.history, last, best, experiment.fit.keep)
+    stage = stage or StageTrainer(training, len(stages), callback, only="test")
+    last = best = _outcome(checkpointer.history[-1], checkpointer.on_val, stage)
+    if checkpointer.best is not checkpointer.history[-1]:
+        checkpointer.load_best()
+        if training.splits.test and checkpointer.best.stage != stage.number:
+            stage = StageTrainer(training, checkpointer.best.stage, callback, only="test")
+        best = _outcome(checkpointer.best, checkpointer.best_on_val, stage)
+        if training.experiment.fit.keep == "last":
+            checkpointer.load_last()
+    kept = best if training.experiment.fit.keep == "best" else last
+    return Fitted(checkpointer.history, last, best, kept)
 
 
-def _run_stage(
-    stage: StageTrainer,
-    keeper: Checkpointer,
-    callback: Callback,
-    on_epoch: Callable[[Sequence[Epoch]], None],
-) -> None:
-    """Run the epochs that a stage still has before it, one at least."""
-    number, planned, settings = stage.number, stage.planned, stage.experiment.fit
-    done = _of_stage(number, keeper.history)
+def _run_stage(training: Training, stage: StageTrainer) -> None:
+    """Run the remaining epochs of a stage; there is at least one."""
+    checkpointer, settings = training.checkpointer, training.experiment.fit
+    is_over = partial(_is_over, training, stage.number)
+    done = _of_stage(stage.number, checkpointer.history)
     if done:
-        keeper.resume_optimizer(stage.stepper.optimizer)
-    over = partial(_over, planned, number, settings)
-    while not over(keeper.history):
+        checkpointer.resume_optimizer(stage.step.optimizer)
+    while not is_over(checkpointer.history):
         done.append(stage.epoch(done))
-        on_epoch([*keeper.history, done[-1]])
-        keeper.keep(done[-1], stage.on_val, stage.stepper.optimizer, over)
-        callback.on_epoch_end(done[-1])
-    if len(done) < planned.stage.epochs:
-        by, patience = settings.monitor, settings.early_stop_patience
-        callback.on_note(
-            f"stage {number} ends early: {by} has not got better for {patience} epochs"
+        training.record([*checkpointer.history, done[-1]])
+        checkpointer.keep(done[-1], stage.on_val, stage.step.optimizer, is_over)
+        stage.callback.on_epoch_end(done[-1])
+    if len(done) < stage.planned.stage.epochs:
+        stage.callback.on_note(
+            f"stage {stage.number} ends early: {settings.monitor} has not improved for "
+            f"{settings.early_stop_patience} epochs"
         )
 
 
-def _over(planned: PlannedStage, number: int, settings: Fit, history: Sequence[Epoch]) -> bool:
-    """Tell whether a stage has had all its epochs, or enough of them that brought nothing."""
-    done = _of_stage(number, history)
-    return len(done) >= planned.stage.epochs or should_stop(
+def _is_over(training: Training, number: int, history: Sequence[Epoch]) -> bool:
+    """Tell whether a stage has had all its epochs, or is stopped early."""
+    done, settings = _of_stage(number, history), training.experiment.fit
+    return len(done) >= training.plan.stages[number - 1].stage.epochs or should_stop(
         done, settings.monitor, settings.early_stop_patience
     )
 
@@ -155,9 +131,9 @@ def _of_stage(number: int, history: Sequence[Epoch]) -> list[Epoch]:
     return [epoch for epoch in history if epoch.stage == number]
 
 
-def _outcome(epoch: Epoch, on_val: Probabilities, stage: StageTrainer, splits: Splits) -> Outcome:
-    """Return the outcome of the model's weights of now."""
-    found = {"val": on_val}
-    if splits.test:
-        found["test"] = stage.on_test()
-    return Outcome(epoch.epoch, found)
+def _outcome(epoch: Epoch, on_val: Probabilities, stage: StageTrainer) -> Outcome:
+    """Return the outcome of the model's present weights."""
+    probabilities = {"val": on_val}
+    if stage.run.splits.test:
+        probabilities["test"] = stage.on_test()
+    return Outcome(epoch.epoch, probabilities)

@@ -1,4 +1,7 @@
-"""Dropout's randomness: every epoch begins with seeds that depend on its number alone."""
+"""The randomness of an epoch: image order and dropout, both functions of seed and epoch alone.
+
+Nothing is carried from epoch to epoch, so a resumed run draws what an uninterrupted one does.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,12 @@ Order = npt.NDArray[np.int64]
 
 
 def epoch_order(labels: npt.NDArray[np.int32], sampler: str, seed: int, epoch: int) -> Order:
-    """Return the numbers of the images that an epoch draws, as many as there are.
-
-    A pure function: nothing is carried from epoch to epoch, so a resumed run goes on as if never
-    stopped.
+    """Return the image numbers that an epoch trains on, in order, as many as there are images.
 
     Args:
-        labels: Each training image's class number.
+        labels: The class number of each training image.
         sampler: `shuffle` or `balanced`.
-        seed: The run's.
+        seed: The run's seed.
         epoch: The epoch's number, from 1.
     """
     random = np.random.default_rng(seed_for(seed, "order", epoch))
@@ -31,35 +31,34 @@ def epoch_order(labels: npt.NDArray[np.int32], sampler: str, seed: int, epoch: i
 
 
 def _balanced(labels: npt.NDArray[np.int32], seed: int, epoch: int) -> Order:
-    """Return the numbers of an epoch's images class by class.
+    """Return an epoch's image numbers, class by class and equally many per class.
 
-    Each class has its images in one random order for the whole run and goes through it round and
-    round, each epoch from where the last one ended. So any stretch of its draws, in an epoch or
-    across epochs, has each of its images equally often, up to one.
+    Each class cycles through its images in one random order for the whole run, and each epoch
+    continues where the last one ended. Over any stretch of draws, two images of a class are
+    therefore drawn equally often, give or take one.
     """
     classes = np.unique(labels)
     drawn = []
-    for place, label in enumerate(classes):
+    for rank, label in enumerate(classes):
         images = np.flatnonzero(labels == label)
         cycle = np.random.default_rng(seed_for(seed, "cycle", label)).permutation(images)
-        # What class k has drawn after e epochs of N images: ⌊(e·N + k) / K⌋. Over the K classes
-        # these add up to e·N (Hermite's identity), and no two differ by more than one.
-        first, end = ((done * len(labels) + place) // len(classes) for done in (epoch - 1, epoch))
+        # After e epochs of N images, class k has drawn ⌊(e·N + k) / K⌋. Over the K classes these
+        # add up to e·N (Hermite's identity), and no two differ by more than one.
+        first, end = ((done * len(labels) + rank) // len(classes) for done in (epoch - 1, epoch))
         drawn.append(cycle[np.arange(first, end) % len(cycle)])
     return np.concatenate(drawn)
 
 
 def reseed(model: keras.Model, layers: LayerTable, seed: int, epoch: int) -> None:
-    """Set the state of every seed generator in a model; Keras counts it up from step to step.
+    """Set every seed generator of a model to a state that depends on the epoch alone.
 
-    Keras saves these states nowhere. Being a pure function of the epoch, they need not be saved,
-    and a run that goes on draws what a run that never stopped does.
+    Keras advances these states at every step and saves them nowhere.
 
     Args:
         model: The model.
-        layers: Its layers, whose names are the same in every process.
-        seed: The run's.
-        epoch: The epoch's number.
+        layers: Its layers; their names are the same in every process.
+        seed: The run's seed.
+        epoch: The epoch's number, from 1.
     """
     for _, row in layers:
         inner = model.get_layer(row.name)._flatten_layers()

@@ -1,4 +1,4 @@
-"""One step: the loss, its gradient and the optimizer, compiled once a stage and batch size."""
+"""A training step: loss, gradient and optimizer, compiled once per stage and batch size."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ Probabilities = npt.NDArray[np.float32]
 
 @frozen
 class StepTotals:
-    """What a step adds up over its images."""
+    """Sums over the images of one or more steps."""
 
     loss: float = 0.0
     loss_unweighted: float = 0.0
-    right: float = 0.0
+    correct: float = 0.0
     images: int = 0
 
     def __add__(self, other: StepTotals) -> StepTotals:
         return StepTotals(
             self.loss + other.loss,
             self.loss_unweighted + other.loss_unweighted,
-            self.right + other.right,
+            self.correct + other.correct,
             self.images + other.images,
         )
 
     def mean(self, value: str) -> float:
-        """Return the mean over the images of one of the sums."""
+        """Return one of the sums divided by the number of images."""
         return float(getattr(self, value)) / self.images
 
 
 class TrainStep:
-    """The training and the evaluation step of one stage, each traced once a batch size.
+    """The training and evaluation step of a stage, each traced once per batch size.
 
-    Evaluation is by plain cross-entropy whatever training makes small: so runs with different
-    losses can be compared, and the best epoch means the same in all of them.
+    Evaluation uses plain cross-entropy whatever the training loss: runs with different losses can
+    be compared, and the best epoch means the same in all of them.
 
     Args:
-        tail: The layers behind the cut.
-        optimizer: A fresh optimizer.
+        tail: The layers after the frozen prefix.
+        optimizer: A new optimizer.
         xla: Compile the training step with XLA.
-        loss: What training makes small.
+        loss: The training loss.
     """
 
     def __init__(
@@ -61,21 +61,23 @@ class TrainStep:
         self.optimizer = optimizer
         self.variables = tail.trainable_variables
         optimizer.build(self.variables)
-        # Keras adds up the gradients of all replicas, of which there is one, in a way that makes
-        # TensorFlow keep every traced step for ever, with its weights and the optimizer's state.
-        optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
         def train(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.GradientTape() as tape:
                 probabilities = tail(tf.cast(x, tf.float32), training=True)
                 losses = loss(labels, probabilities)
                 weighted = tf.reduce_sum(weights * losses)
-                # The batch's loss is divided by how many images it has, not by their weights.
+                # Divided by the number of images, not by their weights.
                 total = weighted / tf.cast(tf.shape(labels)[0], tf.float32)
                 if tail.losses:  # regularizers of the layers
                     total += tf.add_n(tail.losses)
-            optimizer.apply(tape.gradient(total, self.variables), self.variables)
-            return weighted, tf.reduce_sum(losses), _right(labels, probabilities)
+            gradients = tape.gradient(total, self.variables)
+            # Inside `merge_call` Keras skips its sum over replicas, of which there is only one.
+            # The sum would make TensorFlow keep every traced step and its variables forever.
+            tf.distribute.get_replica_context().merge_call(
+                lambda _: optimizer.apply(gradients, self.variables)
+            )
+            return weighted, tf.reduce_sum(losses), _correct(labels, probabilities)
 
         def evaluate(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
             probabilities = tail(tf.cast(x, tf.float32), training=False)
@@ -87,35 +89,34 @@ class TrainStep:
     def train(
         self, x: Features, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]
     ) -> StepTotals:
-        """Take one step and return its sums."""
-        loss, unweighted, right = self._train(x, labels, weights)
-        return StepTotals(float(loss), float(unweighted), float(right), len(labels))
+        """Take one training step and return its sums."""
+        loss, unweighted, correct = self._train(x, labels, weights)
+        return StepTotals(float(loss), float(unweighted), float(correct), len(labels))
 
     def evaluate(
         self, source: Source, labels: npt.NDArray[np.int32], batch: int
     ) -> tuple[StepTotals, Probabilities]:
-        """Return the sums and the probabilities of a whole split, so many images at a time."""
-        total, found, start = StepTotals(), [], 0
+        """Return the sums and the probabilities of a whole split, `batch` images at a time."""
+        totals, chunks, start = StepTotals(), [], 0
         for x in source.batches(batch):
-            chosen = labels[start : start + len(x)]
-            losses, probabilities = (value.numpy() for value in self._evaluate(x, chosen))
+            batch_labels = labels[start : start + len(x)]
+            losses, probabilities = (value.numpy() for value in self._evaluate(x, batch_labels))
             loss = float(losses.sum(dtype=np.float64))
-            total += StepTotals(
-                loss, loss, float((probabilities.argmax(1) == chosen).sum()), len(x)
-            )
-            found.append(probabilities)
+            correct = float((probabilities.argmax(1) == batch_labels).sum())
+            totals += StepTotals(loss, loss, correct, len(x))
+            chunks.append(probabilities)
             start += len(x)
-        return total, np.concatenate(found)
+        return totals, np.concatenate(chunks)
 
 
 def check_shape(loss: LossFunction, classes: int) -> None:
-    """Raise `PartError` unless a loss is each image's own: another shape would be spread out."""
+    """Raise `PartError` unless a loss has one value per image; others would be broadcast."""
     images = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, classes), tf.float32)
     shape = tf.function(loss).get_concrete_function(*images).output_shapes
-    if getattr(shape, "rank", 0) not in {1, None}:  # None: nobody knows before it runs
-        raise PartError(f"loss: its `build` must give one loss an image, (batch,), got {shape}")
+    if getattr(shape, "rank", 0) not in {1, None}:  # None: unknown before it runs
+        raise PartError(f"loss: its `build` must return one loss per image, (batch,), got {shape}")
 
 
-def _right(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+def _correct(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
     predicted = tf.argmax(probabilities, axis=1, output_type=tf.int32)
     return tf.reduce_sum(tf.cast(predicted == labels, tf.float32))

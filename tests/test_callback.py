@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tlkit
-from tlkit.train.best import best_of, should_stop
+from tlkit.train.callback import best_of, should_stop
 
 MEASURES = ("val_loss", "val_accuracy")
 measures = st.sampled_from(MEASURES)

@@ -422,9 +422,9 @@ def test_what_is_no_model_or_no_choice_is_an_error(
 
 def test_an_optimizer_may_be_named() -> None:
     frozen = tlkit.freeze(flat(), train={"scores": 0.1})
-    assert type(frozen.scale("sgd")) is type(frozen.scale(keras.optimizers.SGD()))
+    assert type(frozen.optimizer("sgd")) is type(frozen.optimizer(keras.optimizers.SGD()))
     with pytest.raises(ValueError, match=r"^Could not interpret optimizer identifier: nothing$"):
-        frozen.scale("nothing")
+        frozen.optimizer("nothing")
 
 
 def test_an_error_leaves_the_model_as_it_was() -> None:

@@ -12,11 +12,8 @@ import pytest
 import tlkit
 from tlkit.config.structure import structure
 from tlkit.parts.kinds import registries
-from tlkit.system.cache import FeatureCache
-from tlkit.train import feature_key as shelf
 from tlkit.train.assemble import seeded
-from tlkit.train.feature_key import make_shelf
-from tlkit.train.stage import augmentation_keys
+from tlkit.train.feature_key import FeatureKey, augmentation_keys
 
 IMAGES = ("hash of one", "hash of two")
 KEYS = augmentation_keys(0, 0, len(IMAGES))
@@ -39,8 +36,8 @@ def key(
 ) -> str:
     defaults = {"data": {"name": "phantom"}, "augmentation": {"name": "covidx"}}
     experiment = structure(tlkit.Experiment, defaults | tables)
-    found = make_shelf(FeatureCache(Path("unused")), model or prefix(), experiment, batch, winograd)
-    return found.key(images, keys)
+    found = FeatureKey.of(model or prefix(), experiment, batch, winograd)
+    return found.entry_name(images, keys)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +81,7 @@ def test_the_machine_and_the_packages_change_the_name(
 ) -> None:
     before = key()
     if name == "processor":
-        monkeypatch.setattr(shelf, "processor", lambda: "another processor")
+        monkeypatch.setattr("tlkit.train.feature_key.processor", lambda: "another processor")
     elif name == "processors":
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(999))
     elif name == "threads":
