@@ -29,7 +29,7 @@ def public() -> Iterator[tuple[str, Any]]:
         (tlkit.testing, tlkit.testing.__all__),
         (
             tlkit.parts.validators,
-            ["above", "at_least", "between", "each", "inside", "share", "unless_none"],
+            ["above", "at_least", "between", "each", "fraction", "open_interval", "unless_none"],
         ),
     ):
         for name in names:

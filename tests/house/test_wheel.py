@@ -58,7 +58,7 @@ def test_it_holds_every_module_its_types_mark_and_its_licence(wheel: Path) -> No
         names = set(archive.namelist())
     code = {f"tlkit/{path.relative_to(SOURCE).as_posix()}" for path in SOURCE.rglob("*.py")}
     inside = {name for name in names if ".dist-info/" not in name}
-    assert code | {"tlkit/py.typed"} <= inside
+    assert code | {"tlkit/py.typed", "tlkit/__init__.pyi"} <= inside
     assert all(name.startswith("tlkit/") for name in inside)
     assert [name for name in names if name.endswith("licenses/LICENSE")]
 

@@ -381,7 +381,19 @@ class Schedule(ABC):
 
 @frozen
 class Registries:
-    """The registry of every kind; the attribute names are the TOML tables' kinds."""
+    """The registry of each kind of part.
+
+    Attributes:
+        datasets: Datasets.
+        backbones: Backbones.
+        heads: Heads.
+        freezes: Freeze policies.
+        class_weights: Class weightings.
+        augmentations: Augmentations.
+        losses: Losses.
+        optimizers: Optimizers.
+        schedules: Learning-rate schedules.
+    """
 
     datasets: Registry[Dataset]
     backbones: Registry[Backbone]

@@ -20,7 +20,7 @@ def warn_renamed(old: str, new: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "tlkit":
         level, frame = level + 1, frame.f_back
-    warnings.warn(f"{old}: is now called {new}", RenamedWarning, stacklevel=level - 1)
+    warnings.warn(f"{old}: is now called {new}", RenamedWarning, stacklevel=level)
 
 
 def renamed_keywords(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
