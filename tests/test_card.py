@@ -10,7 +10,8 @@ from attrs import fields
 from tests.finished_runs import HOSTILE, made_up
 
 from tlkit.config.experiment import ModelCard
-from tlkit.reports.card import markdown, model_card
+from tlkit.reports.card import model_card
+from tlkit.reports.page import markdown
 from tlkit.runfolder.run_record import RunRecord
 
 
@@ -22,7 +23,7 @@ def run() -> RunRecord:
 def test_what_nobody_said_is_not_provided(run: RunRecord) -> None:
     text = model_card(run)
     assert text.count("not provided") == len(fields(ModelCard))
-    assert "Few images to judge by: covid-19 \\(31\\)" in text
+    assert "Few test images: covid-19 \\(31\\)" in text
 
 
 @pytest.mark.parametrize("key", [field.name for field in fields(ModelCard)])

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit import cli
+from tlkit.cli.run import kept_text
 from tlkit.metrics.scoring import score_confusion
 from tlkit.parts.datasets import Phantom
-from tlkit.reports.console import epochs_text
 from tlkit.runner.run import Scored
 
 QUICK = f"""
@@ -119,22 +119,22 @@ def test_a_run_that_keeps_the_best_epoch_prints_its_scores(tlkit_command: Comman
 @pytest.mark.parametrize(
     ("keep", "last", "text"),
     [
-        ("last", 3, "weights of the last epoch, 3, which is the best by val_accuracy too"),
-        ("best", 3, "weights of the last epoch, 3, which is the best by val_accuracy too"),
+        ("last", 3, "weights from epoch 3, the last and the best by val_accuracy"),
+        ("best", 3, "weights from epoch 3, the last and the best by val_accuracy"),
         (
             "last",
             5,
             (
-                "weights of the last epoch, 5; those of the best epoch by val_accuracy, 3, "
-                "have accuracy 75.0 % on test"
+                "weights from epoch 5, the last; epoch 3, the best by val_accuracy, "
+                "has accuracy 75.0 % on test"
             ),
         ),
         (
             "best",
             5,
             (
-                "weights of the best epoch by val_accuracy, 3; those of the last epoch, 5, "
-                "have accuracy 50.0 % on test"
+                "weights from epoch 3, the best by val_accuracy; epoch 5, the last, "
+                "has accuracy 50.0 % on test"
             ),
         ),
     ],
@@ -152,7 +152,7 @@ def test_which_epoch_was_kept_is_said_with_the_other_s_accuracy(
         best=scored(3, [[2, 0], [1, 1]]),
         model=None,
     )
-    assert epochs_text(run) == text
+    assert kept_text(run) == text
 
 
 def scored(epoch: int, confusion: list[list[int]]) -> Scored:
@@ -174,7 +174,7 @@ def test_lr_find_prints_its_curve_as_json(tlkit_command: CommandLine) -> None:
     assert found["suggestion"] in [None, *found["rates"]]
     assert sorted(path.name for path in Path(found["folder"]).iterdir()) == [
         "lr-find.csv",
-        "lr-find.png",
+        "lr-find.svg",
     ]
 
 
@@ -185,13 +185,13 @@ def test_lr_find_prints_its_curve_as_json(tlkit_command: CommandLine) -> None:
             [3.0, 3.0, 3.0, 3.0, 1.0, 1.0, 1.0, 1.0, 9.0],
             [
                 "suggestion: learning_rate = 0.003",
-                "curve: there/lr-find.png",
+                "curve: there/lr-find.svg",
                 "next: tlkit run quick.toml --set optimizer.learning_rate=0.003",
             ],
         ),
         (
             [1.0] * 9,
-            ["no suggestion: the loss falls at none of these rates", "curve: there/lr-find.png"],
+            ["no suggestion: the loss falls at none of these rates", "curve: there/lr-find.svg"],
         ),
     ],
     ids=["suggestion", "none"],

@@ -60,11 +60,11 @@ def test_tables_go_to_stdout_and_a_line_a_run_to_stderr() -> None:
     done = command("quick.toml", "--seeds", "3-5")
     assert done.exit_code == 0
     assert done.stdout.splitlines()[1].split() == [
-        "1", "quick", "3", "90.0", "%", "10.0", "%", "65.2", "to", "100.0", "%", "90.0", "%",
+        "1", "quick", "3", "90.0", "%", "10.0", "%", "65.2–100.0", "90.0", "%",
     ]  # fmt: skip
     assert done.stdout.endswith("sweep folder: sweeps/quick-1\n")
     lines = done.stderr.splitlines()
-    assert lines[0] == "3 runs of 1 variant, all checked; into sweeps/quick-1"
+    assert lines[0] == "3 runs of 1 variant, all checked; results in sweeps/quick-1"
     assert lines[1].startswith("[1/3] quick, seed 3: val accuracy 80.0 %")
 
 

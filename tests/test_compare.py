@@ -25,15 +25,16 @@ from tlkit.reports.compare import (
     Answer,
     ComparedRun,
     Difference,
+    comparison,
     differences,
-    figures_beside,
+    flatten,
     mcnemar,
+    metric_table,
     notes,
     paired,
     read_run,
+    write_comparison,
 )
-from tlkit.reports.comparison_page import comparison, write_comparison
-from tlkit.reports.tables import flattened
 
 
 def recorded(
@@ -137,9 +138,7 @@ def test_runs_that_say_the_same_differ_by_nothing() -> None:
 def test_settings_that_differ_are_named_in_order() -> None:
     one = {"seed": 0, "head": {"name": "pooled", "units": [4]}, "fit": {"epochs": 1}}
     two = {"seed": 0, "head": {"name": "linear"}, "fit": {"epochs": 2}}
-    runs = [
-        recorded(name, {}, settings=flattened(table)) for name, table in (("1", one), ("2", two))
-    ]
+    runs = [recorded(name, {}, settings=flatten(table)) for name, table in (("1", one), ("2", two))]
     assert differences(runs) == (
         Difference("head.name", ('"pooled"', '"linear"')),
         Difference("head.units", ("[4]", "-")),
@@ -153,13 +152,13 @@ def test_what_makes_a_comparison_unfair_is_said() -> None:
     two = recorded("two", answers("1111"), frozenset({"0", "1"}), scores=others)
     three = recorded("three", {"8": Answer("a", "a")}, split="val", stand_in="phantom")
     assert notes([one, two, three]) == (
-        "[2] knows other classes than [1]",
-        "[2] and [1] are judged by 3 common images of 4 and 3",
-        "[2] has learnt from 2 of the images that [1] is judged by",
-        "[3] was trained on drawn phantoms, not real images",
-        "[3] is judged by val, [1] by test",
-        "[3] and [1] are judged by 0 common images of 1 and 3",
-        "p is not corrected for 2 comparisons",
+        "[2] has other classes than [1]",
+        "[2] and [1] share 3 test images, of 4 and 3",
+        "[2] was trained on 2 of the images that [1] was evaluated on",
+        "[3] was trained on synthetic images (phantom)",
+        "[3] was evaluated on val, [1] on test",
+        "[3] and [1] share 0 test images, of 1 and 3",
+        "p-values are not corrected for 2 comparisons",
     )
     assert notes([one, one]) == ()
 
@@ -167,7 +166,7 @@ def test_what_makes_a_comparison_unfair_is_said() -> None:
 def test_figures_stand_beside_each_other() -> None:
     one = recorded("one", {}, scores=score_predictions([0, 0, 1, 1], [0, 1, 1, 1], ("a", "b")))
     two = recorded("two", {}, scores=score_predictions([0, 0, 1, 1], [1, 1, 1, 1], ("a", "c")))
-    found = dict(figures_beside([one, two]))
+    found = dict(metric_table([one, two]))
     assert [text.split()[0] for text in found["accuracy"]] == ["75.0", "50.0"]
     assert found["a precision"] == ("100.0 % (20.7–100.0)", "undefined")
     assert found["b recall"][1] == found["c recall"][0] == "-"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from tests.finished_runs import HOSTILE, made_up
 
-from tlkit.metrics.intervals import Interval
+from tlkit.metrics.intervals import Interval, format_share
 from tlkit.metrics.scoring import score_confusion
-from tlkit.reports.console import bracketed, cautions_text, scores_text
+from tlkit.reports.console import caveats_text, scores_text
 
 PAPER = [[61, 36, 3], [3, 91, 6], [0, 3, 28]]  # experiment 3, figure 8
 PRINTED = """\
-test: accuracy 77.9 % (72.1–82.8), 231 images; in brackets 95 % intervals
+test: accuracy 77.9 % (72.1–82.8), 231 images (95 % intervals)
 balanced accuracy 80.8 % (75.6–85.9), macro F1 0.79 (0.73–0.84), kappa 0.64 (0.55–0.73)
 
 class      images   precision %      recall %  specificity %  AUROC
@@ -62,11 +62,11 @@ def test_a_matrix_that_is_too_wide_has_numbers_for_names_or_is_a_list_of_its_pea
 
 
 def test_warnings_are_a_line_each() -> None:
-    assert cautions_text(["one\x1b[2J", "two"]) == "! one\\x1b[2J\n! two"
+    assert caveats_text(["one\x1b[2J", "two"]) == "! one\\x1b[2J\n! two"
 
 
-def test_an_interval_in_brackets_is_as_exact_as_its_figure() -> None:
+def test_an_interval_in_parentheses_is_as_exact_as_its_figure() -> None:
     interval = Interval(0.123456, 0.987654, "wilson", 9)
-    assert bracketed(interval, 100, 0) == " (12–99)"
-    assert bracketed(interval, 1, 2) == " (0.12–0.99)"
-    assert bracketed(None, 1, 2) == ""
+    assert format_share(0.5, interval, digits=0) == "50 % (12–99)"
+    assert format_share(0.5, interval, percent=False, digits=2) == "0.50 (0.12–0.99)"
+    assert format_share(0.5, None) == "50.0 %"

@@ -24,7 +24,7 @@ from tlkit.config.experiment import Experiment, Fit, PublishedResult
 from tlkit.config.structure import is_key, keys, structure
 from tlkit.data.checks import check_images
 from tlkit.data.images import to_pixels
-from tlkit.metrics.published import figures, reference_figures
+from tlkit.metrics.published import cited_figures, figures
 from tlkit.metrics.scoring import score_confusion
 from tlkit.model.layers import Layer, LayerTable
 from tlkit.parts.backbones.applications import FAMILIES
@@ -461,7 +461,7 @@ def test_every_key_of_a_reference_changes_what_is_printed(key: str, value: Any) 
         table = {"source": "paper", "confusion": [[3, 1], [0, 2]]} | changed
         reference = structure(PublishedResult, table)
         ours = figures(score_confusion([[1, 1], [1, 1]], "ab"))
-        return references_text(ours, [(reference, reference_figures(reference, "ab"))])
+        return references_text(ours, cited_figures([reference], "ab"))
 
     assert printed() != printed(**{key: value})
     assert len([field for field in fields(PublishedResult) if is_key(field)]) == 6

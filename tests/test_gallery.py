@@ -24,7 +24,7 @@ from tlkit.reports.gallery import (
     WORST,
     Source,
     confused_pairs,
-    data_address,
+    data_url,
     make_gallery,
     surest_right,
     unchanged,
@@ -116,7 +116,7 @@ def test_pictures_are_the_images_as_the_model_sees_them() -> None:
 
 def test_an_image_that_has_changed_is_not_shown() -> None:
     gallery = make_gallery(JUDGED, source(lambda path: png(51)))
-    assert "is another one than when the run began" in gallery.missing
+    assert "has changed since the run started" in gallery.missing
     assert (gallery.worst, gallery.right) == ((), ())
     assert [(pair.label, pair.predicted, pair.count) for pair in gallery.pairs] == [("b", "c", 1)]
 
@@ -157,7 +157,7 @@ def test_a_model_that_cannot_be_explained_costs_no_run(caplog: pytest.LogCapture
 def test_only_what_is_unchanged_is_read() -> None:
     read = unchanged(FILES.__getitem__, HASHES | {"wrong.png": "0" * 64})
     assert read("right.png") == FILES["right.png"]
-    with pytest.raises(ImageError, match="another one"):
+    with pytest.raises(ImageError, match="has changed"):
         read("wrong.png")
     with pytest.raises(DataError, match=r"^wrong\.png: "):
         Reader(read, 8)("wrong.png")
@@ -166,5 +166,5 @@ def test_only_what_is_unchanged_is_read() -> None:
 def test_a_picture_in_colour_stays_so_and_a_large_one_becomes_small() -> None:
     pixels = np.zeros((300, 300, 3), np.uint8)
     pixels[..., 0] = 255
-    image = opened(data_address(pixels))
+    image = opened(data_url(pixels))
     assert (image.size, image.mode) == ((224, 224), "RGB")

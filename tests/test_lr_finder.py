@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 from attrs import evolve
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
 from tests.small import OneConvolution
 
 import tlkit
@@ -203,15 +203,15 @@ def curve(
 
 
 def test_the_curve_and_its_picture_are_written(curve: tlkit.RateCurve) -> None:
-    assert {path.name for path in curve.folder.iterdir()} == {"lr-find.csv", "lr-find.png"}
+    assert {path.name for path in curve.folder.iterdir()} == {"lr-find.csv", "lr-find.svg"}
     with (curve.folder / "lr-find.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["learning_rate"]) for row in rows] == list(curve.rates)
     assert [float(row["loss"]) for row in rows] == list(curve.losses)
     assert [float(row["smoothed"]) for row in rows] == curve.smoothed.tolist()
-    with Image.open(curve.folder / "lr-find.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 400
+    picture = ET.parse(curve.folder / "lr-find.svg").getroot()
+    dots = [node for node in picture if node.tag == "{http://www.w3.org/2000/svg}circle"]
+    assert len(dots) == len(curve.losses)
 
 
 def test_a_folder_that_exists_is_refused_before_any_work(curve: tlkit.RateCurve) -> None:

@@ -15,8 +15,8 @@ from tests.finished_runs import HOSTILE, made_up
 
 from tlkit.config.experiment import ModelCard
 from tlkit.metrics.scores import OVERALL, PER_CLASS
-from tlkit.reports.gallery import Gallery, Pair, Picture, data_address
-from tlkit.reports.page import report
+from tlkit.reports.gallery import Gallery, Pair, Picture, data_url
+from tlkit.reports.report import report
 from tlkit.runfolder.run_record import RunRecord
 
 PAPER = {"source": "paper", "confusion": [[61, 36, 3], [3, 91, 6], [0, 3, 28]]}
@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 def some_pictures(run: RunRecord) -> Gallery:
     """Return a gallery with one grey picture for everything."""
-    address = data_address(np.full((8, 8, 3), 100, np.uint8))
+    address = data_url(np.full((8, 8, 3), 100, np.uint8))
     wrong = next(one for one in run.judged if not one.right)
     right = next(one for one in run.judged if one.right)
     pair = Pair(wrong.label, wrong.predicted, 1, 9, (Picture(wrong, address),))
@@ -121,13 +121,13 @@ def test_ids_are_unique_and_every_link_leads_somewhere(text: str) -> None:
 
 
 def test_published_results_stand_beside_ours_and_what_cannot_be_is_said(text: str) -> None:
-    assert "Beside published results" in text
+    assert ">Published results</h2>" in text
     assert "86.9 % is no share of 231 images" in text
     assert "within chance" in text
 
 
 def test_without_references_there_is_no_such_section() -> None:
-    assert "Beside published" not in report(made_up(), Gallery(missing="they are gone"))
+    assert "Published results" not in report(made_up(), Gallery(missing="they are gone"))
 
 
 def test_what_the_study_says_stands_above_everything() -> None:
@@ -136,7 +136,7 @@ def test_what_the_study_says_stands_above_everything() -> None:
     assert page.index("Not for diagnosis.") < page.index("<h1>")
     assert "One hospital only." in page
     assert "Not provided: intended use, data, labels, licence, contact." in page
-    assert "There are no pictures here: they are gone" in page
+    assert "No images are shown: they are gone" in page
 
 
 def test_names_from_strangers_appear_harmless() -> None:
@@ -182,14 +182,14 @@ def test_a_class_with_a_threshold_is_shown_with_its_own_probability() -> None:
     run = evolve(run, predictions={"test": tuple(called)})
     wrong = Gallery(worst=(Picture(next(one for one in called if not one.right), "data:,"),))
     text = " ".join(report(run, wrong).split())
-    assert "called covid-19 with 20.0" in text
-    assert "covid-19</bdi> 20.0&nbsp;%, <bdi>normal</bdi> 70.0&nbsp;%" in text
+    assert "classified as covid-19 with 20.0" in text
+    assert "covid-19</bdi> 20.0 %, <bdi>normal</bdi> 70.0 %" in text
 
 
 def test_very_many_classes_still_make_a_page() -> None:
     classes = [f"class {number}" for number in range(40)]
     text = report(made_up(classes, [3] * 40, skill=4), Gallery(missing="they are gone"))
-    assert "too many classes to show their confusion matrix" in text
+    assert "too many classes to show the confusion matrix" in text
     assert len(text) < 2_000_000
 
 

@@ -13,10 +13,9 @@ import pytest
 from tests.finished_runs import HOSTILE, made_up
 
 from tlkit.config.experiment import ModelCard
-from tlkit.reports.compare import Answer, ComparedRun, paired
-from tlkit.reports.comparison_page import comparison
-from tlkit.reports.gallery import Gallery, Pair, Picture, data_address
-from tlkit.reports.page import report
+from tlkit.reports.compare import Answer, ComparedRun, comparison, paired
+from tlkit.reports.gallery import Gallery, Pair, Picture, data_url
+from tlkit.reports.report import report
 from tlkit.runfolder.run_record import RunRecord
 
 SCRIPT = Path(__file__).parent / "page_check.mjs"
@@ -42,7 +41,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pictures(run: RunRecord) -> Gallery:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    shown = [Picture(one, data_address(pixels), data_address(pixels)) for one in run.judged[:6]]
+    shown = [Picture(one, data_url(pixels), data_url(pixels)) for one in run.judged[:6]]
     wrong = Pair(run.classes[0], run.classes[1], 3, 9, tuple(shown[:3]))
     return Gallery(worst=tuple(shown[:4]), right=tuple(shown[4:]), pairs=(wrong,))
 

@@ -75,8 +75,8 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def test_a_run_leaves_a_report_with_pictures_and_a_card(finished: Path) -> None:
     text = (finished / "report.html").read_text(encoding="utf-8")
     assert text.count("<img ") >= 8  # right or wrong, each of the test images is shown
-    assert "What it looks at" in text
-    assert "There are no pictures" not in text
+    assert ">Explanations</h2>" in text
+    assert "No images are shown" not in text
     assert "Not for diagnosis." in (finished / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
@@ -152,9 +152,9 @@ def test_without_the_images_the_report_says_so_and_is_whole_otherwise(copied: Pa
     _, missing = tlkit.report(copied)
     assert "say where the images are with --data" in missing
     text = (copied / "report.html").read_text(encoding="utf-8")
-    assert "There are no pictures here" in text
+    assert "No images are shown" in text
     assert "<img" not in text
-    assert "How good it is" in text
+    assert ">Results</h2>" in text
     page, missing = tlkit.report(copied, data=images.with_name("elsewhere"))
     assert missing == ""
     assert "<img" in page.read_text(encoding="utf-8")
@@ -164,7 +164,7 @@ def test_images_that_have_changed_are_not_shown(copied: Path) -> None:
     for path in (copied.parent.parent / "images" / "test").rglob("*.png"):
         Image.new("L", (32, 32), 7).save(path)
     _, missing = tlkit.report(copied)
-    assert "is another one than when the run began" in missing
+    assert "has changed since the run started" in missing
 
 
 def test_without_the_weights_there_is_a_report(copied: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_folder_that_names_code_is_shown_and_the_code_is_not_run(copied: Path)
     (copied / "evil.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
     page, missing = tlkit.report(copied)
     assert "evil.py" in missing
-    assert "How good it is" in page.read_text(encoding="utf-8")
+    assert ">Results</h2>" in page.read_text(encoding="utf-8")
 
 
 def test_the_command_says_where_the_pages_are(copied: Path) -> None:
@@ -220,4 +220,4 @@ def test_the_command_says_where_the_pages_are(copied: Path) -> None:
     ]
     (copied / "weights.safetensors").unlink()
     done = CliRunner().invoke(app, ["report", str(copied)])
-    assert done.stderr.startswith("note: no pictures: ")
+    assert done.stderr.startswith("note: no images in the report: ")

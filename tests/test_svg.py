@@ -70,7 +70,7 @@ def test_an_axis_of_a_single_value_has_it_in_the_middle() -> None:
 
 
 def test_a_line_goes_through_its_points_and_a_stepped_one_goes_flat_first() -> None:
-    frame = Frame(x=Scale(0, 10, 0, 100), y=Scale(0, 1, 100, 0), height=120)
+    frame = Frame(x=Scale(0, 10, 0, 100), y=Scale(0, 1, 100, 0))
     points = [(0.0, 0.0), (5.0, 1.0)]
     assert 'd="M0 100L50 0"' in frame.line(points, 0)
     assert 'd="M0 100H50V0"' in frame.line(points, 9, step=True)

@@ -15,9 +15,8 @@ from tests.small import small
 
 import tlkit
 from tlkit.sweeps import worker
-from tlkit.sweeps.page import sweep_text
-from tlkit.sweeps.summary import read_outcome
-from tlkit.sweeps.sweep import Sweep
+from tlkit.sweeps.summary import Sweep, read_outcome
+from tlkit.sweeps.text import sweep_text
 from tlkit.system.lock import locked
 
 QUICK = f"""
@@ -40,7 +39,7 @@ class Listener(tlkit.SweepCallback):
     def on_plan(self, trials: tlkit.Trials, folder: Path) -> None:
         self.heard.append(f"{len(trials.trials)} runs")
 
-    def run_done(self, number: int, count: int, outcome: Any, seconds: float) -> None:
+    def on_run_end(self, number: int, count: int, outcome: Any, seconds: float) -> None:
         kept = "" if seconds else " before"
         self.heard.append(f"{number} of {count} {outcome.status}{kept}")
 
@@ -123,7 +122,7 @@ def test_the_text_has_published_figures_and_what_failed(done: Sweep) -> None:
     assert "<b>, optimizer adam, clear recall" in text
     assert "failed: 3 of 6" in text
     assert text.endswith(f"next: tlkit sweep --resume {done.folder}")
-    assert "3 folds are pooled" in text
+    assert "the 3 folds of each seed are pooled" in text
 
 
 class Page(HTMLParser):
@@ -287,7 +286,7 @@ def test_an_experiment_that_changes_meanwhile_ends_its_run(done: Sweep, tmp_path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "this is not a sweep, it has no sweep.json"),
+        (None, "is not a sweep, it has no sweep.json"),
         ("{", "cannot be read"),
         ("[]", "is not as tlkit writes it"),
         ('{"runs": []}', "is not as tlkit writes it"),
@@ -304,7 +303,7 @@ def test_another_folder_cannot_go_on(content: str | None, message: str, tmp_path
 
 def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
     (tmp_path / "quick.toml").write_text(QUICK)
-    with pytest.raises(tlkit.RunFolderError, match="or go on with --resume"):
+    with pytest.raises(tlkit.RunFolderError, match="or use --resume"):
         tlkit.sweep(tmp_path / "quick.toml", tmp_path)
 
 

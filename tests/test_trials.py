@@ -104,14 +104,14 @@ def test_one_run_of_a_sweep_s_file_is_the_rest_of_it(
         ("[sweep]\nseeds = '4-1'", r"sweep\.seeds: seeds rise"),
         ("[sweep.set]\nfit.epochs = []", r"sweep\.set\.fit\.epochs: has no value"),
         ("[sweep.set]\nfit.epoch = [1, 2]", r"fit\.epoch: unknown key; did you mean 'epochs'"),
-        ("[sweep]\nfiles = ['none.toml']", r"data: is of no use beside sweep\.files"),
+        ("[sweep]\nfiles = ['none.toml']", r"data: has no effect with sweep\.files"),
         (
             "[sweep.set]\nfreeze = {name = 'layer_range', train = '30-'}",
             r"freeze\.train: layers 30-",
         ),
         (
             "[sweep.set]\nseed = [1, 2]\n[sweep]\nseeds = [1]",
-            r"seed: is set twice; the sweep has seeds too",
+            r"seed: is set twice, here and by the sweep's seeds",
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_all_mistakes_are_shown_each_once(file: Path) -> None:
 
 
 def test_a_sweep_without_end_is_refused(file: Path) -> None:
-    with pytest.raises(tlkit.ConfigError, match=r"sweep: has 20000 runs, 10000 at most"):
+    with pytest.raises(tlkit.ConfigError, match=r"sweep: has 20000 runs; the maximum is 10000"):
         plan_trials(file, ["fit.epochs=[1,2]"], "0-9999")
 
 

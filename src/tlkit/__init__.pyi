@@ -74,8 +74,8 @@ from .runner.run import check as check
 from .runner.run import run as run
 from .sweeps.summary import Figure as Figure
 from .sweeps.summary import Outcome as Outcome
+from .sweeps.summary import Sweep as Sweep
 from .sweeps.summary import VariantSummary as VariantSummary
-from .sweeps.sweep import Sweep as Sweep
 from .sweeps.sweep import SweepCallback as SweepCallback
 from .sweeps.sweep import resume_sweep as resume_sweep
 from .sweeps.sweep import sweep as sweep

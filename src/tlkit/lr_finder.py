@@ -18,6 +18,7 @@ from attrs import evolve, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.runner.run import prepare_run
 from tlkit.system.errors import ConfigError, NumericalError, Problem
+from tlkit.system.files import write_text
 from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def lr_find(
 
     Args:
         experiment: As for `run`.
-        out: The folder for `lr-find.csv` and `lr-find.png`, which must not exist; unset:
+        out: The folder for `lr-find.csv` and `lr-find.svg`, which must not exist; unset:
             `runs/NAME-lr-find-N`.
         overrides: As for `run`.
         steps: How many batches are trained on at most; it ends earlier when the loss has grown
@@ -113,7 +114,8 @@ def lr_find(
         what = f"needs 0 < lowest < highest and at least 10 steps, got {lowest}, {highest}, {steps}"
         raise ConfigError([Problem("lr-find", what)])
 
-    from tlkit.reports.lr_curve import rate_curve
+    from tlkit.reports.charts import learning_rate_chart
+    from tlkit.reports.svg import standalone
     from tlkit.runfolder.folder import RunFolder
     from tlkit.train.stage import StageTrainer
 
@@ -133,10 +135,11 @@ def lr_find(
     curve = RateCurve(tuple(rates[: len(losses)]), tuple(losses), Path())
 
     def fill(folder: RunFolder) -> None:
-        figure = rate_curve(curve.rates, curve.losses, curve.smoothed, curve.suggestion)
-        rows = zip(curve.rates, curve.losses, curve.smoothed.tolist(), strict=True)
+        smoothed = curve.smoothed.tolist()
+        rows = zip(curve.rates, curve.losses, smoothed, strict=True)
         folder.write_csv("lr-find.csv", ["learning_rate", "loss", "smoothed"], rows)
-        folder.write_png("lr-find.png", figure)
+        chart = learning_rate_chart(curve.rates, curve.losses, smoothed, curve.suggestion)
+        write_text(folder.path / "lr-find.svg", standalone(chart.picture))
 
     return evolve(curve, folder=RunFolder.create(out, f"{once.name}-lr-find", fill).path)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,8 +64,9 @@ def data_inspect(
     label, a network can do the same: its score then says little about what is in the images.
     """
     from tlkit.inspect.inspect import inspect_data
+    from tlkit.reports.progress import counting_bar
 
-    with _bar("looking at images") as on_image:
+    with counting_bar("looking at images") as on_image:
         found = inspect_data(
             path,
             patient=patient,
@@ -105,8 +105,9 @@ def data_split(
     """
     from tlkit.inspect.split import split_data
     from tlkit.reports.console import table
+    from tlkit.reports.progress import counting_bar
 
-    with _bar("looking at images") as on_image:
+    with counting_bar("looking at images") as on_image:
         done = split_data(
             path,
             out,
@@ -150,8 +151,9 @@ def data_verify(
     near-duplicate is in two splits; no picture has two labels.
     """
     from tlkit.inspect.verify import verify_manifest
+    from tlkit.reports.progress import counting_bar
 
-    with _bar("looking at images") as on_image:
+    with counting_bar("looking at images") as on_image:
         found = verify_manifest(manifest, patient=patient, near_bits=near_bits, on_image=on_image)
     if as_json:
         typer.echo(json_text(found.as_json()))
@@ -234,17 +236,3 @@ def _summary(found: Inspection) -> str:
 def _listed(head: str, lines: Sequence[str]) -> str:
     more = [f"  … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n".join([head, *(f"  {printable(line)}" for line in lines[:SHOWN]), *more])
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal, and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-    console = Console(stderr=True)
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, count: bar.update(task, completed=done, total=count)

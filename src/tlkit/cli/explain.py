@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tlkit.cli.app import PluginFiles, RunFolder, app
-from tlkit.cli.predict import Images, loaded, named, report, with_bar
+from tlkit.cli.predict import Images, loaded, named, report
 from tlkit.data.sources import Rejected
 from tlkit.reports.console import table
 from tlkit.system.files import atomic_write
@@ -57,6 +57,7 @@ def explain(
     A heatmap shows what the model looks at, not whether it is right to. Each is scaled by its own
     highest value, so two of them say nothing about which image is surer.
     """
+    from tlkit.reports.progress import with_bar
     from tlkit.runfolder.folder import RunFolder as Folder
 
     classifier = loaded(run, plugins)
@@ -107,7 +108,7 @@ def _explained(
     """
     import numpy as np
 
-    from tlkit.reports.gallery import explanation
+    from tlkit.reports.heatmap import explanation
 
     classes, pixels = classifier.classes, np.stack([found for _, found in images])
     probabilities = classifier.probabilities(pixels)

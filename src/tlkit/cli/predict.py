@@ -6,7 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -17,7 +17,8 @@ from attrs import frozen
 import tlkit
 from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
 from tlkit.data.sources import STDIN, Rejected, image_files
-from tlkit.reports.console import bracketed, share, table
+from tlkit.metrics.intervals import format_interval, format_value
+from tlkit.reports.console import table
 from tlkit.system.errors import DataError
 from tlkit.system.files import atomic_write
 from tlkit.system.stdio import stdout_is_broken
@@ -55,17 +56,6 @@ def named(images: Sequence[str]) -> Iterable[str | Rejected]:
     """Return the images that the arguments name; a list unless they come from standard input."""
     found = image_files(images, sys.stdin)
     return found if STDIN in images else list(found)
-
-
-def with_bar(items: Iterable[A], total: int | None) -> Iterator[A]:
-    """Return the same items, with a bar on standard error, if that is a terminal, as they come."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(
-        items, "images", total, console=console, transient=True, disable=not console.is_terminal
-    )
 
 
 def noting(items: Iterable[A | Rejected], rejected: list[Rejected]) -> Iterator[A | Rejected]:
@@ -244,11 +234,11 @@ def predict(
     with ExitStack() as stack:
         answers = classifier.answers(files, features is not None, layer)
         if form is Format.table or out is not None or not sys.stdout.isatty():
+            from tlkit.reports.progress import with_bar
+
             answers = with_bar(answers, len(files) if isinstance(files, list) else None)
         if features is not None:
-            from tlkit.reports.npy_writer import npy_rows
-
-            answers = _keeping(answers, stack.enter_context(npy_rows(features)))
+            answers = _keeping(answers, stack.enter_context(_npy_rows(features)))
         lines = Listing(form, classifier.classes, top).lines(noting(answers, rejected))
         if out is None:
             shown = printable_lines if sys.stdout.isatty() else str
@@ -271,6 +261,39 @@ def _keeping(
         if not isinstance(answer, Rejected) and answer.features is not None:
             keep(answer.features)
         yield answer
+
+
+@contextmanager
+def _npy_rows(path: Path) -> Iterator[Callable[[npt.NDArray[np.float32]], None]]:
+    """Give a function that adds a row to a `.npy` file, which appears when the body succeeds.
+
+    Args:
+        path: The file, in the end `(rows, ...)` float32; without rows `(0, 0)`.
+    """
+    import numpy as np
+
+    count, shape = 0, (0,)
+    with atomic_write(path) as partial, partial.open("w+b") as file:
+
+        def write_header(count: int) -> int:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            return file.tell()
+
+        end = write_header(0)
+
+        def add(row: npt.NDArray[np.float32]) -> None:
+            nonlocal count, shape, end
+            if not count:
+                shape = row.shape
+                file.seek(0)
+                end = write_header(0)
+            file.write(np.ascontiguousarray(row, np.float32).tobytes())
+            count += 1
+
+        yield add
+        file.seek(0)
+        assert write_header(count) == end  # NumPy leaves room for the first axis to grow
 
 
 @app.command()
@@ -312,6 +335,6 @@ def _sources_text(sources: Mapping[str, Scores]) -> str:
     """Return the accuracy on each source's images as text."""
     rows = []
     for name, scores in sources.items():
-        ends = bracketed(scores.intervals["accuracy"], 100, 1).strip(" ()")
-        rows.append([name or "not given", str(scores.images), share(scores.accuracy), ends])
+        accuracy = format_value(scores.accuracy), format_interval(scores.intervals["accuracy"])
+        rows.append([name or "not given", str(scores.images), *accuracy])
     return table(["source", "images", "accuracy", "95 % interval"], rows)

@@ -1,9 +1,8 @@
-"""`tlkit export`: a finished run's model for programs without tlkit."""
+"""Commands on finished runs: `compare`, `report`, `export`."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -16,119 +15,86 @@ import tlkit
 from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
 from tlkit.cli.predict import must_be_new
 from tlkit.reports.console import table
-from tlkit.system.text import json_text, printable
+from tlkit.system.text import json_text, printable, shell_quoted
 
 if TYPE_CHECKING:
     from tlkit.reports.compare import ComparedRun, Paired
 
+MAX_VALUE = 40  # characters of a setting's value on a terminal
+
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(help="The folders of finished runs.", metavar="RUN...")
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", metavar="RUN...")],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="A new file for it all as a page, with curves."),
+        typer.Option(metavar="FILE.html", help="Also write a page with curves to this new file."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set runs side by side: settings that differ, how good each is, whether that is chance.
+    """Compare runs: settings that differ, results, and whether the difference is chance.
 
-    Each run is compared with the first on the images that both are judged by: McNemar's exact
-    test, and the difference in accuracy with its 95 % interval.
+    Each run is compared with the first on the images that both were evaluated on, with McNemar's
+    exact test and a 95 % interval of the difference in accuracy.
     """
     must_be_new(out, "--out")
     if len(runs) < 2:
         raise typer.BadParameter("needs two runs or more", param_hint="RUN...")
 
-    from tlkit.reports.compare import notes, paired, read_run
+    from tlkit.reports.compare import notes, paired, read_run, write_comparison
 
-    read = [read_run(path) for path in runs]
-    pairs = [paired(read[0], run) for run in read[1:]]
+    compared = [read_run(path) for path in runs]
+    pairs = [paired(compared[0], run) for run in compared[1:]]
     if out is not None:
-        from tlkit.reports.comparison_page import write_comparison
-
-        write_comparison(out, read, pairs)
+        write_comparison(out, compared, pairs)
     if as_json:
-        typer.echo(json_text(_json(read, pairs)))
+        typer.echo(json_text(_comparison_json(compared, pairs)))
         return
-    for note in notes(read):
+    for note in notes(compared):
         typer.echo(f"note: {printable(note)}", err=True)
-    typer.echo("\n\n".join([_names(read), _settings(read), _pairs(pairs), _scores(read)]))
+    typer.echo(_comparison_text(compared, pairs))
     if out is not None:
         typer.echo(f"\npage: {out}")
 
 
-def _json(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]) -> dict[str, Any]:
+def _comparison_json(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]) -> dict[str, Any]:
     from tlkit.reports.compare import differences, notes
 
     return {
-        "runs": [{"run": one.name, one.split: one.scores.as_json()} for one in runs],
+        "runs": [{"run": run.name, run.split: run.scores.as_json()} for run in runs],
         "notes": notes(runs),
-        "differences": [attrs.asdict(one) for one in differences(runs)],
-        "against_first": [one and attrs.asdict(one) for one in pairs],
+        "differences": [attrs.asdict(difference) for difference in differences(runs)],
+        "against_first": [pair and attrs.asdict(pair) for pair in pairs],
     }
 
 
-def _marks(runs: Sequence[ComparedRun]) -> list[str]:
-    return [f"[{number}]" for number in range(1, len(runs) + 1)]
+def _comparison_text(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]) -> str:
+    from tlkit.reports.compare import PAIR_HEAD, differences, marks, metric_table, pair_rows
 
-
-def _names(runs: Sequence[ComparedRun]) -> str:
-    return "\n".join(
-        f"{mark} {printable(run.name)}" for mark, run in zip(_marks(runs), runs, strict=True)
+    columns = marks(runs)
+    names = "\n".join(
+        f"{mark} {printable(run.name)}" for mark, run in zip(columns, runs, strict=True)
     )
-
-
-def _settings(runs: Sequence[ComparedRun]) -> str:
-    from tlkit.reports.compare import differences
-
-    found = differences(runs)
-    if not found:
-        return "all settings are the same"
-    rows = [[printable(one.key), *map(_short, one.values)] for one in found]
-    return table(["settings that differ", *_marks(runs)], rows)
+    settings = "all settings are the same"
+    if different := differences(runs):
+        rows = [[key.key, *map(_short, key.values)] for key in different]
+        settings = table(["settings that differ", *columns], rows)
+    splits = " and ".join(dict.fromkeys(run.split for run in runs))
+    metrics = [["images", *(str(run.scores.images) for run in runs)]]
+    metrics += [[title, *values] for title, values in metric_table(runs)]
+    return "\n\n".join(
+        [
+            names,
+            settings,
+            table(PAIR_HEAD, pair_rows(pairs)),
+            table([f"on {splits}, with 95 % intervals", *columns], metrics),
+        ]
+    )
 
 
 def _short(text: str) -> str:
     text = printable(text)
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
-
-
-def _scores(runs: Sequence[ComparedRun]) -> str:
-    from tlkit.reports.compare import figures_beside
-
-    splits = " and ".join(dict.fromkeys(run.split for run in runs))
-    rows = [["images", *(str(run.scores.images) for run in runs)]]
-    rows += [[printable(title), *values] for title, values in figures_beside(runs)]
-    return table([f"on {splits}, with 95 % intervals", *_marks(runs)], rows)
-
-
-def _pairs(pairs: Sequence[Paired | None]) -> str:
-    from tlkit.reports.compare import points
-
-    head = ["on the same images", "images", "accuracy, points", "95 % interval", "only it right",
-            "only [1] right", "p", "difference"]  # fmt: skip
-    rows = []
-    for number, found in enumerate(pairs, start=2):
-        name = f"[{number}] against [1]"
-        if found is None:
-            rows.append([name, "0", *["-"] * 6])
-        else:
-            sides = [str(found.only_second), str(found.only_first)]
-            rows.append(
-                [name, str(found.images), *points(found), *sides, f"{found.p:.2g}", found.verdict]
-            )
-    return table(head, rows)
-
-
-class To(StrEnum):
-    """What a model is exported to."""
-
-    savedmodel = "savedmodel"
-    keras = "keras"
-    onnx = "onnx"
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
 
 
 @app.command()
@@ -142,16 +108,21 @@ def report(
 ) -> None:
     """Write report.html and MODEL_CARD.md of a finished run again.
 
-    Everything comes from the run folder's files; nothing in it is run. With the images and the
-    weights the report has pictures of mistakes and of what the model looks at.
+    Everything comes from the run folder's files; none of them is run. If the images and weights
+    are there, the report shows mistakes and heatmaps.
     """
     page, missing = tlkit.report(run, data=data, plugins=plugins or [])
     if missing:
-        typer.echo(f"note: no pictures: {missing}", err=True)
+        typer.echo(f"note: no images in the report: {missing}", err=True)
     typer.echo(f"report: {page}\nmodel card: {page.parent / 'MODEL_CARD.md'}")
 
 
-WIDEST = 40  # a setting's value on a terminal
+class To(StrEnum):
+    """Formats that a model can be exported to."""
+
+    savedmodel = "savedmodel"
+    keras = "keras"
+    onnx = "onnx"
 
 
 @app.command()
@@ -160,8 +131,8 @@ def export(
     to: Annotated[
         To,
         typer.Option(
-            help="savedmodel for TensorFlow, keras for one file of Keras's own layers, or onnx "
-            "for ONNX Runtime (extra: pip install 'tlkit\\[onnx]')."
+            help="savedmodel for TensorFlow, keras for a single file of standard Keras layers, or "
+            "onnx for ONNX Runtime (extra: pip install 'tlkit\\[onnx]')."
         ),
     ] = To.savedmodel,
     out: Annotated[
@@ -173,20 +144,20 @@ def export(
 ) -> None:
     """Write a run's model for programs without tlkit: pixels in, probabilities out.
 
-    The preprocessing is part of the model: its input is RGB pixels from 0 to 255.
+    The model includes the preprocessing: its input is RGB pixels from 0 to 255.
 
-    Beside it lie model.json, with the class names, and predict.py, which shows how to use it.
+    Next to it are model.json, with the class names, and predict.py, which shows how to use it.
     """
     done = tlkit.export(run, out, to=to.value, plugins=plugins or [])
     if as_json:
-        found = attrs.asdict(done) | {"folder": str(done.folder), "file": str(done.file)}
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        values = attrs.asdict(done) | {"folder": str(done.folder), "file": str(done.file)}
+        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
         return
     size = done.image_size
     typer.echo(f"{done.file}: (batch, {size}, {size}, 3) float32, RGB from 0 to 255, to")
     typer.echo(f"probabilities of {', '.join(done.classes)}")
     if done.difference is None:
-        typer.echo("note: not tried out, onnxruntime is not installed", err=True)
+        typer.echo("note: not tested, because onnxruntime is not installed", err=True)
     else:
-        typer.echo(f"tried out: {done.difference:.1g} from the run's probabilities at most")
-    typer.echo(f"next: python {shlex.quote(str(done.folder / 'predict.py'))} IMAGE...")
+        typer.echo(f"tested: differs from the run's probabilities by at most {done.difference:.1g}")
+    typer.echo(f"next: python {shell_quoted(done.folder / 'predict.py')} IMAGE...")

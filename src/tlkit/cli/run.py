@@ -93,19 +93,16 @@ def _show(done: tlkit.Run, as_json: bool) -> None:
         typer.echo(json_text(found))
         return
     from tlkit.metrics.calibration import calibration_text
-    from tlkit.metrics.published import figures, reference_figures, remarks
+    from tlkit.metrics.published import cited_figures, figures, remarks
     from tlkit.reports.caveats import caveats
     from tlkit.runfolder.folder import RunFolder
     from tlkit.runfolder.run_record import read_finished
 
     typer.echo(console.scores_text(done.plan.evaluated_on, done.result))
-    typer.echo("\n" + console.epochs_text(done))
+    typer.echo(f"\n{kept_text(done)}")
     if done.experiment.reference:
-        published = [
-            (reference, reference_figures(reference, done.plan.classes))
-            for reference in done.experiment.reference
-        ]
-        typer.echo("\n" + console.references_text(figures(done.result), published))
+        cited = cited_figures(done.experiment.reference, done.plan.classes)
+        typer.echo("\n" + console.references_text(figures(done.result), cited))
         for reference in () if done.plan.stand_in else done.experiment.reference:
             for text in remarks(done.result, reference):
                 typer.echo(f"! {printable(reference.source)}: {text}")
@@ -114,12 +111,22 @@ def _show(done: tlkit.Run, as_json: bool) -> None:
         error = done.result.calibration_error
         typer.echo("\n" + printable(calibration_text(finished.calibration, split, error)))
     if warnings := caveats(finished):
-        typer.echo("\n" + console.cautions_text(warnings))
+        typer.echo("\n" + console.caveats_text(warnings))
     if done.plan.stand_in:
         typer.echo("\n" + console.stand_in_banner(done.plan.stand_in))
     folder = printable(done.folder)
     typer.echo(f"\nreport: {printable(done.folder / 'report.html')}\nrun folder: {folder}")
     typer.echo(f"next: tlkit predict {shlex.quote(folder)} IMAGE...")
+
+
+def kept_text(done: tlkit.Run) -> str:
+    """Return which epoch's weights were kept, and the accuracy of the alternative."""
+    from tlkit.reports.console import kept_epoch_text
+
+    fit, split = done.experiment.fit, done.plan.evaluated_on
+    kept, other = (done.last, done.best) if fit.keep == "last" else (done.best, done.last)
+    accuracy = other.scores[split].accuracy
+    return kept_epoch_text(fit.keep, fit.monitor, kept.epoch, other.epoch, accuracy, split)
 
 
 @app.command()
@@ -171,7 +178,7 @@ def lr_find(
         typer.echo("no suggestion: the loss falls at none of these rates")
     else:
         typer.echo(f"suggestion: learning_rate = {curve.suggestion:.2g}")
-    typer.echo(f"curve: {curve.folder / 'lr-find.png'}")
+    typer.echo(f"curve: {curve.folder / 'lr-find.svg'}")
     if curve.suggestion is not None:
         rate = f"{curve.suggestion:.2g}"
         typer.echo(f"next: tlkit run {file} --set optimizer.learning_rate={rate}")

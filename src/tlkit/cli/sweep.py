@@ -1,39 +1,40 @@
-"""`tlkit sweep`: many runs, told as one."""
+"""`tlkit sweep`: many runs of one study, summarized together."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, app
+from tlkit.data.splits import SPLITS
+from tlkit.reports.console import table
+from tlkit.sweeps.summary import Outcome, Sweep
 from tlkit.sweeps.sweep import SweepCallback
+from tlkit.sweeps.text import outcome_text, sweep_text
+from tlkit.sweeps.trials import Trials
 from tlkit.system.text import json_text, shell_quoted
-
-if TYPE_CHECKING:
-    from tlkit.sweeps.sweep import Sweep
-    from tlkit.sweeps.trials import Trials
 
 
 @app.command("sweep")
 def sweep(
     file: Annotated[
         Path | None,
-        typer.Argument(help="An experiment, with a table \\[sweep] or without.", metavar="[FILE]"),
+        typer.Argument(help="An experiment, with or without a table \\[sweep].", metavar="[FILE]"),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(help="The seeds, each a run: 0-4, or 0,3,7.", metavar="SEEDS"),
+        typer.Option(help="One run per seed: 0-4, or 0,3,7.", metavar="SEEDS"),
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUES",
-            help="Values for one key, in TOML; a list is several, each a run: "
-            "--set optimizer.learning_rate=[1e-4,2e-5]. Repeatable: every combination is run.",
+            help="Values of a key, in TOML; a list means one run per value: "
+            "--set optimizer.learning_rate=[1e-4,2e-5]. Repeatable: all combinations are run.",
         ),
     ] = None,
     out: Annotated[
@@ -42,18 +43,18 @@ def sweep(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with this sweep: finished runs are kept.", metavar="DIR"),
+        typer.Option(help="Resume this sweep; finished runs are kept.", metavar="DIR"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all runs and list them; run nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run one study many times: every combination of values, with every seed and fold.
+    """Run a study many times: every combination of values, with every seed and fold.
 
-    All runs are checked before the first begins; one that fails does not end the others. With
-    data.folds = 5 all five folds are run and pooled. The tables show mean and standard deviation
-    over the seeds with a 95 % interval, and published results beside them.
+    All runs are checked before the first one starts; a run that fails does not end the others.
+    With data.folds = 5, all five folds are run and pooled. The tables show the mean and standard
+    deviation over the seeds with a 95 % interval, next to published results.
 
         tlkit sweep exp3.toml --seeds 0-4
 
@@ -61,16 +62,17 @@ def sweep(
 
         tlkit sweep exp3.toml --set data.folds=5
 
-    A key whose value is a list itself needs a list of lists: --set head.units=[[512],[1024,1024]].
+    A key whose value is itself a list needs a list of lists: --set head.units=[[512],[1024,1024]].
     """
     if (file is None) == (resume is None):
         raise typer.BadParameter("give either a file or --resume DIR", param_hint="FILE")
     if resume is not None and (seeds or overrides or out or dry_run):
         raise typer.BadParameter(
-            "goes on as the sweep was begun and takes no other option", param_hint="--resume"
+            "continues the sweep as it was started and takes no other option",
+            param_hint="--resume",
         )
     if file is not None and dry_run:
-        typer.echo(_listed(tlkit.plan_trials(file, overrides or [], seeds)))
+        typer.echo(_list(tlkit.plan_trials(file, overrides or [], seeds)))
         return
     callback = Lines()
     try:
@@ -80,52 +82,37 @@ def sweep(
             assert resume is not None
             done = tlkit.resume_sweep(resume, callback=callback)
     except KeyboardInterrupt as stop:
-        where = (
-            f"; next: tlkit sweep --resume {shell_quoted(callback.folder)}"
-            if callback.folder
-            else ""
-        )
-        typer.echo(f"interrupted{where}", err=True)
+        command = f"tlkit sweep --resume {shell_quoted(callback.folder)}"
+        typer.echo("interrupted" + (f"; next: {command}" if callback.folder else ""), err=True)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
-    _show(done, as_json)
+    typer.echo(json_text(_as_json(done)) if as_json else sweep_text(done))
     if done.failed:
         raise typer.Exit(done.failed[0].exit_code)
 
 
-def _show(done: Sweep, as_json: bool) -> None:
-    from tlkit.sweeps.page import sweep_text
-
-    typer.echo(json_text(_as_json(done)) if as_json else sweep_text(done))
-
-
 class Lines(SweepCallback):
-    """Prints a line a run on standard error."""
+    """Prints a line per run on standard error."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
 
-    def planned(self, trials: Trials, folder: Path) -> None:
-        """Print how many runs there are and what the user should know."""
+    def on_plan(self, trials: Trials, folder: Path) -> None:
+        """Print the number of runs and what the user should know."""
         self.folder = folder
         for note in trials.notes:
             typer.echo(f"note: {note}", err=True)
         count, variants = len(trials.trials), len(trials.variants)
-        said = f"{count} runs of {variants} variant{'s' * (variants > 1)}"
-        typer.echo(f"{said}, all checked; into {folder}", err=True)
+        what = f"{count} runs of {variants} variant{'s' * (variants > 1)}"
+        typer.echo(f"{what}, all checked; results in {folder}", err=True)
 
-    def run_done(self, number: int, count: int, outcome: Any, seconds: float) -> None:
-        """Print what came of a run."""
-        from tlkit.sweeps.page import outcome_text
-
+    def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
+        """Print the run's outcome."""
         took = f"{seconds:.0f} s" if seconds else "kept"
         width = len(str(count))
         typer.echo(f"[{number:{width}d}/{count}] {outcome_text(outcome)}  ({took})", err=True)
 
 
-def _listed(trials: Trials) -> str:
-    from tlkit.data.splits import SPLITS
-    from tlkit.reports.console import table
-
+def _list(trials: Trials) -> str:
     rows = [
         [f"{t.name}  {t.label}", *(str(sum(t.plan.counts.get(s, {}).values())) for s in SPLITS)]
         for t in trials.trials
@@ -135,8 +122,6 @@ def _listed(trials: Trials) -> str:
 
 
 def _as_json(done: Sweep) -> dict[str, Any]:
-    """Return plain values of what a sweep shows."""
-    summaries = [*done.summaries, *([done.nested] if done.nested else [])]
     return {
         "sweep": str(done.folder),
         "failed": {outcome.trial.name: outcome.error for outcome in done.failed},
@@ -154,6 +139,6 @@ def _as_json(done: Sweep) -> dict[str, Any]:
                     for name, f in s.figures.items()
                 },
             }
-            for s in summaries
+            for s in done.all_summaries
         ],
     }

@@ -58,7 +58,12 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
-def format_value(value: float | None, percent: bool = True, missing: str = "undefined") -> str:
+def format_value(
+    value: float | None,
+    percent: bool = True,
+    missing: str = "undefined",
+    digits: int | None = None,
+) -> str:
     """Return a figure as text: a percentage with one decimal, or a number with three.
 
     >>> format_value(0.7792), format_value(0.4, percent=False), format_value(None)
@@ -66,11 +71,15 @@ def format_value(value: float | None, percent: bool = True, missing: str = "unde
     """
     if value is None:
         return missing
-    return f"{100 * value:.1f} %" if percent else f"{value:.3f}"
+    digits = _digits(percent, digits)
+    return f"{100 * value:.{digits}f} %" if percent else f"{value:.{digits}f}"
 
 
 def format_interval(
-    interval: Interval | tuple[float, float] | None, percent: bool = True, dash: str = "–"
+    interval: Interval | tuple[float, float] | None,
+    percent: bool = True,
+    dash: str = "–",
+    digits: int | None = None,
 ) -> str:
     """Return the ends of an interval as text; empty if there is none.
 
@@ -80,7 +89,7 @@ def format_interval(
     if interval is None:
         return ""
     low, high = (interval.low, interval.high) if isinstance(interval, Interval) else interval
-    scale, digits = (100, 1) if percent else (1, 3)
+    scale, digits = 100 if percent else 1, _digits(percent, digits)
     return f"{scale * low:.{digits}f}{dash}{scale * high:.{digits}f}"
 
 
@@ -89,15 +98,18 @@ def format_share(
     interval: Interval | tuple[float, float] | None = None,
     percent: bool = True,
     missing: str = "undefined",
+    digits: int | None = None,
 ) -> str:
     """Return a figure followed by its interval, if it has one.
 
     >>> format_share(0.779, (0.721, 0.828)), format_share(0.779)
     ('77.9 % (72.1–82.8)', '77.9 %')
     """
-    text = format_value(value, percent, missing)
-    return (
-        text
-        if value is None or interval is None
-        else (f"{text} ({format_interval(interval, percent)})")
-    )
+    text = format_value(value, percent, missing, digits)
+    if value is None or interval is None:
+        return text
+    return f"{text} ({format_interval(interval, percent, digits=digits)})"
+
+
+def _digits(percent: bool, digits: int | None) -> int:
+    return (1 if percent else 3) if digits is None else digits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from attrs import evolve, frozen
@@ -79,6 +79,17 @@ def reference_figures(
     for kind, values in (("precision", reference.precision), ("recall", reference.recall)):
         found |= {f"{name} {kind}": value for name, value in values.items()}
     return {name: found.get(name) for name in figure_names(classes)}
+
+
+def cited_figures(
+    references: Iterable[PublishedResult], classes: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Return the figures of published results by source."""
+    return {
+        reference.source + ("" if reference.same_test else ", on other test images"):
+            reference_figures(reference, classes)
+        for reference in references
+    }  # fmt: skip
 
 
 def figure_names(classes: Sequence[str]) -> tuple[str, ...]:

@@ -1,81 +1,80 @@
-"""What a reader of results must know before believing them."""
+"""What a reader of a run's results must know before believing them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tlkit.data.splits import Example
-from tlkit.metrics.intervals import FEW
+from tlkit.metrics.intervals import FEW, format_value
 from tlkit.metrics.scores import Scores
+from tlkit.reports.console import stand_in_text
 from tlkit.runfolder.run_record import RunRecord
 
-# How many of the images a source's commonest class must get right, beyond the commonest class of
-# all, before the source is said to tell the class.
-TELLS, BEYOND = 0.9, 0.1
-LISTED = 6  # so many classes are named one by one
+# A source predicts the class if always guessing its most frequent class is right for this share of
+# images, and better by this margin than always guessing the most frequent class of all.
+SHARE, MARGIN = 0.9, 0.1
+MAX_LISTED = 6  # classes named one by one
+CONSEQUENCE = "the model may have learned to recognize the source instead of the class."
 
 
 def caveats(run: RunRecord) -> list[str]:
-    """Return what speaks against trusting a run's figures, the gravest first, a sentence each."""
-    found = []
+    """Return the reasons to distrust a run's results, one sentence each, most serious first."""
+    texts = []
     if run.stand_in:
-        found.append(
-            f"The images are drawn {run.stand_in}s in place of data that were not there. "
-            "The figures only show that things work."
-        )
+        texts.append(f"The data are {stand_in_text(run.stand_in)}.")
     facts = run.plan.get("data", {})
     if facts.get("leakage_accepted"):
-        found.append(
-            "Leakage was accepted: a picture or a patient is in more than one split, so the "
-            "figures flatter the model."
+        texts.append(
+            "Leakage was accepted: some images or patients are in more than one split, so the "
+            "results are too good."
         )
     if skipped := facts.get("skipped"):
-        listed = _listed(f"{count} of {split}" for split, count in skipped.items())
-        found.append(f"Images that could not be read were left out: {listed}.")
+        counts = ", ".join(f"{count} of {split}" for split, count in skipped.items())
+        texts.append(f"Images that could not be read were skipped: {counts}.")
     if run.split == "val":
-        found.append(
-            "There is no test split. The figures are those on the validation images, which were "
-            "watched while the model was made, so they flatter it."
+        texts.append(
+            "There is no test split. The results are on the validation images, which were used "
+            "during development, so they are too good."
         )
     train = run.manifest["train"]
-    found += source_cautions(train)
+    texts += source_caveats(train)
     if not run.stand_in and not any(example.patient for example in train):
-        found.append(
-            "No patients are given: images of one patient, or of one thing, may be in two splits, "
-            "and the intervals take each image for an independent one."
+        texts.append(
+            "No patients are given: images of the same patient or object may be in two splits, "
+            "and the intervals treat all images as independent."
         )
-    return found + score_cautions(run.scores)
+    return texts + score_caveats(run.scores)
 
 
-def score_cautions(scores: Scores) -> list[str]:
-    """Return what the figures themselves warn of."""
-    found = []
-    counts = {name: one.support for name, one in scores.per_class.items()}
-    commonest = max(counts, key=lambda name: counts[name])
-    share = counts[commonest] / scores.images
+def score_caveats(scores: Scores) -> list[str]:
+    """Return the warnings that follow from the scores themselves."""
+    texts = []
+    counts = {name: of_class.support for name, of_class in scores.per_class.items()}
+    most_frequent = max(counts, key=lambda name: counts[name])
+    baseline = counts[most_frequent] / scores.images
     interval = scores.intervals.get("accuracy")
     if len(scores.never_predicted) == len(scores.classes) - 1:
-        said = next(name for name in scores.classes if name not in scores.never_predicted)
-        found.append(f"Every image is called {said}: the model tells nothing apart.")
+        only = next(name for name in scores.classes if name not in scores.never_predicted)
+        texts.append(f"Every image is classified as {only}: the model distinguishes nothing.")
     elif scores.never_predicted:
-        found.append(f"No image is ever called {_listed(scores.never_predicted)}.")
-    if interval and interval.low <= share < 1:
-        than = "worse" if interval.high < share else "not clearly better"
-        found.append(
-            f"The accuracy is {than} than calling every image {commonest}, which is right for "
-            f"{100 * share:.1f} %."
+        texts.append(f"No image is classified as {', '.join(scores.never_predicted)}.")
+    if interval and interval.low <= baseline < 1:
+        relation = "worse" if interval.high < baseline else "not clearly better"
+        texts.append(
+            f"The accuracy is {relation} than classifying every image as {most_frequent}, which "
+            f"is correct for {format_value(baseline)}."
         )
     if scores.few:
-        listed = _listed(f"{name} ({count})" for name, count in scores.few.items())
-        if len(scores.few) > LISTED:
+        listed = ", ".join(f"{name} ({count})" for name, count in scores.few.items())
+        if len(scores.few) > MAX_LISTED:
             listed = f"{len(scores.few)} of {len(scores.classes)} classes have fewer than {FEW}"
-        found.append(f"Few images to judge by: {listed}. Read the intervals, not the figures.")
-    return found
+        texts.append(f"Few test images: {listed}. Look at the intervals, not only at the values.")
+    return texts
 
 
-def source_cautions(examples: Sequence[Example]) -> list[str]:
-    """Return a warning if the collection that an image comes from tells its class."""
+def source_caveats(examples: Sequence[Example]) -> list[str]:
+    """Return a warning if an image's source predicts its class."""
     known = [example for example in examples if example.source]
     if not known:
         return []
@@ -83,42 +82,38 @@ def source_cautions(examples: Sequence[Example]) -> list[str]:
     best: dict[str, int] = {}
     for (source, _), count in pairs.items():
         best[source] = max(best.get(source, 0), count)
-    told = sum(best.values()) / len(known)
-    commonest = max(Counter(example.label for example in known).values()) / len(known)
-    learnt = "the model may have learnt to tell sources apart and not findings."
-    if told >= max(TELLS, commonest + BEYOND):
-        share = f"{100 * told:.0f} % of the training images"
-        return [f"The source of an image tells its class for {share}: {learnt}"]
-    if away := _given_away(pairs):
-        text = f"The source of an image gives {_listed(away)} away"
-        return [f"{text}, as hardly any other image comes from there: {learnt}"]
+    by_source = sum(best.values()) / len(known)
+    most_frequent = max(Counter(example.label for example in known).values()) / len(known)
+    if by_source >= max(SHARE, most_frequent + MARGIN):
+        share = format_value(by_source, digits=0)
+        text = f"The source of an image predicts its class for {share} of the training images"
+        return [f"{text}: {CONSEQUENCE}"]
+    if revealed := _revealed(pairs):
+        text = f"The source of an image reveals {', '.join(revealed)}"
+        return [f"{text}, because hardly any other images come from that source: {CONSEQUENCE}"]
     return []
 
 
-def _given_away(pairs: Mapping[tuple[str, str], int]) -> list[str]:
-    """Return the classes whose images come from sources that are almost theirs alone.
+def _revealed(pairs: Mapping[tuple[str, str], int]) -> list[str]:
+    """Return the classes whose images come from sources that have hardly any other class.
 
     Args:
-        pairs: How many images there are of each source and class.
+        pairs: The number of images of each source and class.
     """
     of_source, of_class, own = Counter[str](), Counter[str](), Counter[str]()
     for (source, label), count in pairs.items():
         of_source[source] += count
         of_class[label] += count
     for (source, label), count in pairs.items():
-        own[label] += count if count >= TELLS * of_source[source] else 0
-    rare = {k: n for k, n in of_class.items() if n < (TELLS - BEYOND) * of_class.total()}
-    return [label for label, count in rare.items() if own[label] >= TELLS * count]
+        own[label] += count if count >= SHARE * of_source[source] else 0
+    rare = {k: n for k, n in of_class.items() if n < (SHARE - MARGIN) * of_class.total()}
+    return [label for label, count in rare.items() if own[label] >= SHARE * count]
 
 
 def source_table(run: RunRecord) -> list[tuple[str, dict[str, int]]]:
-    """Return, for each source, how many images of each class the run has; unknown sources last."""
+    """Return each source's number of images per class; unknown sources last."""
     pairs = Counter(
         (example.source, example.label) for images in run.manifest.values() for example in images
     )
     sources = sorted({source for source, _ in pairs}, key=lambda name: (not name, name))
     return [(name, {label: pairs[name, label] for label in run.classes}) for name in sources]
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -1,8 +1,8 @@
-"""The report's charts of how training went: losses, accuracies and learning rate by epoch."""
+"""The charts of runs and comparisons: training curves, ROC, precision-recall, reliability."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,23 +10,28 @@ from attrs import frozen
 from markupsafe import Markup
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from tlkit.metrics.intervals import format_value
 from tlkit.metrics.weighted import BINS, confidence_bins
 from tlkit.reports.svg import WIDTH, Frame, chart, number, tag
 from tlkit.train.callback import Epoch
 
-SHOWN = 8  # curves in one chart; beyond it nobody can tell them apart
-SQUARE = 326  # the height of a chart whose axes are of equal length
+MAX_LINES = 8  # more lines in one chart cannot be told apart
+MAX_DOTTED = 60  # points of all lines together, up to which each gets a dot
+SQUARE_HEIGHT = 326  # makes both axes equally long
+POINTS = 400  # of a ROC or precision-recall curve, enough for its size
 Line = tuple[str, Sequence[tuple[float, float]]]
+Labels = npt.NDArray[np.intp]
+Probabilities = npt.NDArray[np.float64]
 
 
 @frozen
 class Chart:
-    """A picture with what stands above it.
+    """A picture with its heading.
 
     Attributes:
         title: What it shows.
-        lines: What its lines are, in the order of their colours.
-        picture: The picture.
+        lines: The names of its lines, in the order of their colors.
+        picture: The SVG element.
     """
 
     title: str
@@ -36,11 +41,11 @@ class Chart:
 
 def roc_chart(
     classes: Sequence[str],
-    labels: npt.NDArray[np.intp],
-    probabilities: npt.NDArray[np.float64],
+    labels: Labels,
+    probabilities: Probabilities,
     areas: Mapping[str, float | None],
 ) -> Chart:
-    """Return the ROC curve of each class against the rest; the worst eight of more.
+    """Return the ROC curve of each class against the rest; of many classes, the worst eight.
 
     Args:
         classes: Class names in the order of the columns.
@@ -52,37 +57,38 @@ def roc_chart(
     for k in _worst(classes, areas):
         false, true, _ = roc_curve(labels == k, probabilities[:, k])
         lines.append((classes[k], list(zip(100 * false, 100 * true, strict=True))))
-    axes = ("others called so (1 − specificity), %", "recall, %")
-    return _curves("roc", "ROC curve", axes, lines, areas)
+    axes = ("false positive rate (1 − specificity), %", "recall, %")
+    return _class_curves("roc", "ROC curve", axes, lines, areas)
 
 
 def precision_recall_chart(
     classes: Sequence[str],
-    labels: npt.NDArray[np.intp],
-    probabilities: npt.NDArray[np.float64],
+    labels: Labels,
+    probabilities: Probabilities,
     areas: Mapping[str, float | None],
 ) -> Chart:
-    """Return the precision-recall curve of each class; the worst eight of more.
+    """Return the precision-recall curve of each class; of many classes, the worst eight.
 
-    Args are those of `roc_chart`; areas are average precisions.
+    The arguments are those of `roc_chart`; the areas are average precisions.
     """
     lines: list[Line] = []
     for k in _worst(classes, areas):
         precision, recall, _ = precision_recall_curve(labels == k, probabilities[:, k])
-        all_found = int((recall == 1).sum()) - 1  # beyond it precision only falls
-        shown = slice(all_found, -1)  # the last one stands for no image
+        full_recall = int((recall == 1).sum()) - 1  # before it, precision only falls
+        shown = slice(full_recall, -1)  # the last point stands for no image
         points = zip(100 * recall[shown], 100 * precision[shown], strict=True)
         lines.append((classes[k], list(points)))
-    return _curves("pr", "Precision-recall curve", ("recall, %", "precision, %"), lines, areas)
+    axes = ("recall, %", "precision, %")
+    return _class_curves("pr", "Precision-recall curve", axes, lines, areas)
 
 
 def _worst(classes: Sequence[str], areas: Mapping[str, float | None]) -> list[int]:
-    """Return the classes with the least area, at most as many as are shown, in their order."""
-    able = [k for k, name in enumerate(classes) if areas[name] is not None]
-    return sorted(sorted(able, key=lambda k: areas[classes[k]] or 0.0)[:SHOWN])
+    """Return the classes with the smallest areas, as many as can be shown, in their order."""
+    known = [k for k, name in enumerate(classes) if areas[name] is not None]
+    return sorted(sorted(known, key=lambda k: areas[classes[k]] or 0.0)[:MAX_LINES])
 
 
-def _curves(
+def _class_curves(
     name: str,
     title: str,
     axes: tuple[str, str],
@@ -90,20 +96,19 @@ def _curves(
     areas: Mapping[str, float | None],
 ) -> Chart:
     frame, parts = _square(*axes)
-    chance = name == "roc"
-    parts += [_diagonal(frame)] if chance else []
-    parts += [
-        frame.line(_thinned(points), series, step=not chance)
-        for series, (_, points) in enumerate(lines)
-    ]
-    named = tuple(f"{line} {_figure(areas[line])}" for line, _ in lines)
-    picture = chart(f"chart-{name}", title, ", ".join(named), SQUARE, *parts)
-    return Chart(title, named, picture)
+    is_roc = name == "roc"
+    parts += [_diagonal(frame)] if is_roc else []
+    for series, (_, points) in enumerate(lines):
+        every = -(-len(points) // POINTS)
+        parts.append(frame.line([*points[:-1:every], points[-1]], series, step=not is_roc))
+    names = tuple(f"{line} {format_value(areas[line], percent=False)}" for line, _ in lines)
+    picture = chart(f"chart-{name}", title, ", ".join(names), SQUARE_HEIGHT, *parts)
+    return Chart(title, names, picture)
 
 
 def _square(x_title: str, y_title: str) -> tuple[Frame, list[Markup]]:
-    """Return a frame of percentages on both axes, and its drawing."""
-    frame = Frame.of((0, 100), (0, 100), height=SQUARE, top=26)
+    """Return a frame with percentages on both axes, and its drawing."""
+    frame = Frame.of((0, 100), (0, 100), SQUARE_HEIGHT, top=26)
     ticks = [(at, f"{at:g}") for at in frame.y.ticks()]
     return frame, [frame.axes(x_title, ticks, ticks, y_title)]
 
@@ -114,65 +119,48 @@ def _diagonal(frame: Frame) -> Markup:
     return tag("path", class_="stage", d=d)
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return a curve with at most some 400 points, enough for its size."""
-    step = -(-len(points) // 400)
-    return [*points[:-1:step], points[-1]]
-
-
-def reliability_chart(
-    labels: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64], error: float | None
-) -> Chart:
-    """Return how often the model is right for how sure it is, with how many images that is of.
+def reliability_chart(labels: Labels, probabilities: Probabilities, error: float | None) -> Chart:
+    """Return the share of correct predictions by confidence, with the number of images.
 
     Args:
         labels: The true class numbers, `(images,)`.
         probabilities: `(images, classes)`.
         error: The calibration error.
     """
-    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = confidence_bins(sure)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    bins = confidence_bins(confidence)
     counts = np.bincount(bins, minlength=BINS)
-    frame, parts = _square("how sure it is: highest probability, %", "right answers, %")
-    bars, points, told = [], [], []
+    frame, parts = _square("confidence (highest probability), %", "correct, %")
+    columns, points, descriptions = [], [], []
     for k in np.flatnonzero(counts):
         inside = bins == k
-        at, share = 100 * float(sure[inside].mean()), 100 * float(right[inside].mean())
-        bars.append(_bar(frame, int(k), counts[k] / counts.sum()))
+        at, share = 100 * float(confidence[inside].mean()), 100 * float(correct[inside].mean())
+        columns.append(_column(frame, int(k), counts[k] / counts.sum()))
         points.append((at, share))
-        told.append(f"{counts[k]} images at {at:.0f} %: {share:.0f} % right")
-    parts += [*bars, _diagonal(frame), frame.line(points, 0), frame.dots(points, 0, 3.5)]
-    description = f"calibration error {_figure(error)}; " + "; ".join(told)
-    title = "Reliability"
-    named = (f"calibration error {_figure(error)}",)
-    return Chart(title, named, chart("chart-reliability", title, description, SQUARE, *parts))
+        descriptions.append(f"{counts[k]} images at {at:.0f} %: {share:.0f} % correct")
+    parts += [*columns, _diagonal(frame), frame.line(points, 0), frame.dots(points, 0, 3.5)]
+    name = f"calibration error {format_value(error, percent=False)}"
+    description = "; ".join([name, *descriptions])
+    picture = chart("chart-reliability", "Reliability", description, SQUARE_HEIGHT, *parts)
+    return Chart("Reliability", (name,), picture)
 
 
-def _bar(frame: Frame, k: int, share: float) -> Markup:
-    """Return a bar that tells how many images a bin has."""
+def _column(frame: Frame, k: int, share: float) -> Markup:
+    """Return a column as high as the share of images in a bin."""
     left, right = frame.x(100 * k / BINS), frame.x(100 * (k + 1) / BINS)
     height = share * (frame.y.start - frame.y.end)
-    return tag(
-        "rect",
-        class_="count",
-        x=left + 2,
-        y=frame.y.start - height,
-        width=right - left - 4,
-        height=height,
-    )
-
-
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+    top = frame.y.start - height
+    return tag("rect", class_="count", x=left + 2, y=top, width=right - left - 4, height=height)
 
 
 def learning_charts(history: Sequence[Epoch], best: int, kept: int) -> list[Chart]:
-    """Return losses, accuracies and learning rate over the epochs.
+    """Return the losses, the accuracies and the learning rate over the epochs.
 
     Args:
         history: The epochs, at least one.
-        best: The number of the best one.
-        kept: The number of the one whose weights were kept.
+        best: The number of the best epoch.
+        kept: The number of the epoch whose weights were kept.
     """
     losses: list[Line] = [
         ("train", [(e.epoch, e.loss_unweighted) for e in history]),
@@ -184,45 +172,79 @@ def learning_charts(history: Sequence[Epoch], best: int, kept: int) -> list[Char
         ("train", [(e.epoch, 100 * e.accuracy) for e in history]),
         ("val", [(e.epoch, 100 * e.val_accuracy) for e in history]),
     ]
-    rates: list[Line] = [("of a layer with rate 1", [(e.epoch, e.learning_rate) for e in history])]
+    rates: list[Line] = [
+        ("of a layer with multiplier 1", [(e.epoch, e.learning_rate) for e in history])
+    ]
+    starts = {epoch.stage: epoch.epoch for epoch in reversed(history)}
+    marks = {best: "best", kept: "kept"} if best != kept else {kept: "best and kept"}
     return [
-        _over_epochs("loss", "Loss", losses, history, best, kept),
-        _over_epochs("accuracy", "Accuracy, %", accuracies, history, best, kept),
-        _over_epochs("rate", "Learning rate", rates, history, best, kept, log=True),
+        epoch_chart("loss", "Loss", losses, starts, marks),
+        epoch_chart("accuracy", "Accuracy, %", accuracies, starts, marks),
+        epoch_chart("rate", "Learning rate", rates, starts, marks, log=True),
     ]
 
 
-def _over_epochs(
+def comparison_charts(histories: Mapping[str, Sequence[Epoch]]) -> list[Chart]:
+    """Return the losses and the accuracy of several runs over their epochs, by the runs' marks."""
+    values: dict[str, Callable[[Epoch], float]] = {
+        "Training loss, unweighted": lambda epoch: epoch.loss_unweighted,
+        "Validation loss": lambda epoch: epoch.val_loss,
+        "Validation accuracy, %": lambda epoch: 100 * epoch.val_accuracy,
+    }
+    return [
+        epoch_chart(
+            title.partition(",")[0].lower().replace(" ", "-"),
+            title,
+            [
+                (mark, [(epoch.epoch, value(epoch)) for epoch in history])
+                for mark, history in [*histories.items()][:MAX_LINES]
+            ],
+        )
+        for title, value in values.items()
+    ]
+
+
+def epoch_chart(
     name: str,
     title: str,
     lines: Sequence[Line],
-    history: Sequence[Epoch],
-    best: int,
-    kept: int,
+    stage_starts: Mapping[int, int] | None = None,
+    marks: Mapping[int, str] | None = None,
     log: bool = False,
 ) -> Chart:
+    """Return lines over epochs.
+
+    Args:
+        name: Unique on its page.
+        title: What it shows.
+        lines: Each with its name and its points, `(epoch, value)`.
+        stage_starts: The first epoch of each stage.
+        marks: Epochs to mark, with their labels.
+        log: Make the vertical axis logarithmic, with steps for lines.
+    """
     values = [y for _, points in lines for _, y in points]
-    low, high = _bounds(values, log)
-    first, last = history[0].epoch, history[-1].epoch
-    x = (first - 0.5, last + 0.5)
-    frame = Frame.of(x, (low, high), top=34, height=236, log_y=log)
+    epochs = [x for _, points in lines for x, _ in points]
+    height = 236 if marks else 214
+    x_range = (min(epochs) - 0.5, max(epochs) + 0.5)
+    frame = Frame.of(x_range, _bounds(values, log), height, top=34 if marks else 12, log_y=log)
     parts = [
         frame.axes(
             "epoch",
             [(at, f"{at:g}") for at in frame.x.ticks(7, whole=True)],
             [(at, f"{at:.4g}".replace("e-0", "e-")) for at in frame.y.ticks()],
         ),
-        _stages(frame, history),
-        _marks(frame, best, kept),
+        _stage_lines(frame, stage_starts or {}),
+        _epoch_marks(frame, marks or {}),
         *(frame.line(points, series, step=log) for series, (_, points) in enumerate(lines)),
     ]
-    if len(history) <= 30:
+    if len(values) <= MAX_DOTTED:
         parts += [frame.dots(points, series) for series, (_, points) in enumerate(lines)]
-    told = [
-        f"{line}: {points[0][1]:.4g} in epoch {first}, {points[-1][1]:.4g} in epoch {last}"
+    descriptions = [
+        f"{line}: {points[0][1]:.4g} in epoch {points[0][0]:g}, "
+        f"{points[-1][1]:.4g} in epoch {points[-1][0]:g}"
         for line, points in lines
     ]
-    picture = chart(f"chart-{name}", title, "; ".join(told), 236, *parts)
+    picture = chart(f"chart-{name}", title, "; ".join(descriptions), height, *parts)
     return Chart(title, tuple(line for line, _ in lines), picture)
 
 
@@ -235,26 +257,61 @@ def _bounds(values: Sequence[float], log: bool) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
-def _stages(frame: Frame, history: Sequence[Epoch]) -> Markup:
+def _stage_lines(frame: Frame, starts: Mapping[int, int]) -> Markup:
     """Return a line where each stage begins, if there are several."""
-    begun = {epoch.stage: epoch.epoch for epoch in reversed(history)}
-    found = []
-    for stage, epoch in sorted(begun.items()) if len(begun) > 1 else ():
+    parts = []
+    for stage, epoch in sorted(starts.items()) if len(starts) > 1 else ():
         at = frame.x(epoch - 0.5)
         up = f"M{number(at)} {number(frame.y.start)}V{number(frame.y.end - 6)}"
-        found.append(tag("path", class_="stage", d=up))
-        found.append(tag("text", f"stage {stage}", class_="tick", x=at + 4, y=frame.y.end + 4))
-    return Markup().join(found)
+        parts.append(tag("path", class_="stage", d=up))
+        parts.append(tag("text", f"stage {stage}", class_="tick", x=at + 4, y=frame.y.end + 4))
+    return Markup().join(parts)
 
 
-def _marks(frame: Frame, best: int, kept: int) -> Markup:
-    """Return which epoch was the best one and which was kept."""
-    named = {best: "best", kept: "kept"} if best != kept else {kept: "best and kept"}
-    found = []
-    for row, (epoch, label) in enumerate(named.items()):
+def _epoch_marks(frame: Frame, marks: Mapping[int, str]) -> Markup:
+    """Return a vertical line with a label for each marked epoch."""
+    parts = []
+    for row, (epoch, label) in enumerate(marks.items()):
         at, top = frame.x(epoch), frame.y.end - 6 - 12 * row
         down = f"M{number(at)} {number(top)}V{number(frame.y.start)}"
         anchor = "end" if at > WIDTH * 0.75 else "start" if at < WIDTH * 0.3 else "middle"
-        found.append(tag("path", class_=f"mark {label.split()[-1]}", d=down))
-        found.append(tag("text", label, class_="tick strong", x=at, y=top - 4, text_anchor=anchor))
-    return Markup().join(found)
+        parts.append(tag("path", class_=f"mark {label.split()[-1]}", d=down))
+        parts.append(tag("text", label, class_="tick strong", x=at, y=top - 4, text_anchor=anchor))
+    return Markup().join(parts)
+
+
+def learning_rate_chart(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float | None,
+) -> Chart:
+    """Return the losses over the learning rate, with the suggested rate marked."""
+    height, width = 320, 560
+    top = 1.05 * max(*losses, *smoothed)
+    x_range = (rates[0], rates[-1])
+    frame = Frame.of(x_range, (0, top), height, width=width, log_x=True)
+    parts = [
+        frame.axes(
+            "learning rate",
+            [(at, f"{at:g}") for at in frame.x.ticks(8)],
+            [(at, f"{at:g}") for at in frame.y.ticks()],
+            "weighted training loss: dots are batches, the line is smoothed",
+        ),
+        frame.dots([*zip(rates, losses, strict=True)], 7, 2),
+        frame.line([*zip(rates, smoothed, strict=True)], 0),
+    ]
+    description = "no suggestion"
+    if suggestion is not None:
+        description = f"suggestion {suggestion:.2g}"
+        at = frame.x(suggestion)
+        anchor = "end" if at > width * 0.75 else "start"
+        shift = -5 if anchor == "end" else 5
+        parts.append(frame.vertical(suggestion, "mark best"))
+        parts.append(
+            tag("text", description, class_="tick strong", x=at + shift, y=frame.y.end + 10,
+                text_anchor=anchor)
+        )  # fmt: skip
+    title = "Loss over the learning rate"
+    picture = chart("chart-learning-rate", title, description, height, *parts, width=width)
+    return Chart(title, ("one batch", "smoothed"), picture)

@@ -1,37 +1,42 @@
-"""Runs side by side: what differs in their settings, how good each is, whether that is chance."""
+"""Runs next to each other: settings that differ, results, and whether the difference is chance."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
 from scipy.stats import binomtest
 
 from tlkit.metrics.bootstrap import bootstrap_interval, draws, resampling_of, unit_numbers
-from tlkit.metrics.intervals import Interval
+from tlkit.metrics.intervals import Interval, format_share
 from tlkit.metrics.published import LEVEL, Verdict
 from tlkit.metrics.scores import OVERALL, PER_CLASS, ClassScores, Scores
-from tlkit.reports.tables import flattened
+from tlkit.reports.charts import MAX_LINES, comparison_charts
+from tlkit.reports.page import page
+from tlkit.reports.tables import PERCENT, p_text
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.run_record import read_finished
+from tlkit.system.files import write_text
 from tlkit.train.callback import Epoch
 
-PERCENT = ("accuracy", "balanced_accuracy")  # of all classes together; the others are no shares
-TOLD = ("reference", "card")  # what an experiment says beside its settings
-ABSENT = "-"  # what stands for a key that a run's parts do not have
+NOT_SETTINGS = ("reference", "card")  # tables that do not change a run
+ABSENT = "-"  # for a key or metric that a run does not have
+PAIR_HEAD = ("on the same images", "images", "accuracy, points", "95 % interval",
+             "only it correct", "only [1] correct", "p", "difference")  # fmt: skip
 
 
 @frozen
 class Answer:
-    """What a run says of one image.
+    """A run's prediction for one image.
 
     Attributes:
         label: The image's class.
-        predicted: The class it is called.
-        patient: Whose it is; empty if unknown.
+        predicted: The predicted class.
+        patient: The patient; empty if unknown.
     """
 
     label: str
@@ -39,8 +44,8 @@ class Answer:
     patient: str = ""
 
     @property
-    def right(self) -> bool:
-        """Tell whether it is called what it is."""
+    def correct(self) -> bool:
+        """Return whether the prediction is correct."""
         return self.label == self.predicted
 
 
@@ -50,13 +55,13 @@ class ComparedRun:
 
     Attributes:
         name: Its folder.
-        settings: Every key of its experiment by its path, such as `fit.epochs`, as JSON.
-        split: The split that it is judged by.
-        scores: How good it is there.
+        settings: Every key of its experiment by path, such as `fit.epochs`, as JSON.
+        split: The split it was evaluated on.
+        scores: Its scores on that split.
         history: Its epochs.
-        answers: What it says of each image of that split, by the image's SHA-256.
-        trained_on: The SHA-256 of each image that it has learnt from.
-        stand_in: What it was trained on in place of real data; empty for real data.
+        answers: Its prediction for each image of that split, by the image's SHA-256.
+        trained_on: The SHA-256 of each training image.
+        stand_in: The synthetic dataset it was trained on; empty for real data.
     """
 
     name: str
@@ -75,7 +80,7 @@ class Difference:
 
     Attributes:
         key: Its path, such as `optimizer.learning_rate`.
-        values: Its value in each run, as JSON; a hyphen where a run has no such key.
+        values: Its value in each run as JSON; a hyphen where a run has no such key.
     """
 
     key: str
@@ -84,17 +89,17 @@ class Difference:
 
 @frozen(kw_only=True)
 class Paired:
-    """Two runs on the images that both are judged by.
+    """Two runs on the images that both were evaluated on.
 
     Attributes:
-        images: How many images these are.
-        only_first: How many of them the first alone classifies rightly.
-        only_second: How many the second alone does.
-        difference: The second's accuracy on them less the first's.
-        interval: Its 95 % interval by a paired bootstrap; None where resampling tells nothing.
-        unit: What was drawn: an `image` or a `patient`.
-        p: The two-sided p of McNemar's exact test: how often a difference so large would come
-            about if both were equally good.
+        images: Number of these images.
+        only_first: How many of them only the first run classifies correctly.
+        only_second: How many only the second does.
+        difference: The second run's accuracy on them minus the first's.
+        interval: Its 95 % interval by a paired bootstrap; None where resampling says nothing.
+        unit: What was resampled: `image` or `patient`.
+        p: The two-sided p-value of McNemar's exact test: the probability of a difference at least
+            this large if both were equally good.
     """
 
     images: int
@@ -112,73 +117,86 @@ class Paired:
 
 
 def read_run(path: Path) -> ComparedRun:
-    """Read a finished run's folder; nothing of it is executed.
+    """Read a finished run's folder. Runs nothing in it.
 
     Raises:
         RunFolderError: If it is not the folder of a finished run.
     """
     run = read_finished(RunFolder(path))
-    of = {example.path: example for example in run.manifest[run.split]}
+    examples = {example.path: example for example in run.manifest[run.split]}
     return ComparedRun(
         name=str(path),
-        settings=flattened({k: v for k, v in run.experiment.items() if k not in TOLD}),
+        settings=flatten({k: v for k, v in run.experiment.items() if k not in NOT_SETTINGS}),
         split=run.split,
         scores=run.scores,
         history=run.history,
         answers={
-            of[one.path].sha256: Answer(one.label, one.predicted, of[one.path].patient)
-            for one in run.judged
+            examples[answer.path].sha256: Answer(
+                answer.label, answer.predicted, examples[answer.path].patient
+            )
+            for answer in run.judged
         },
         trained_on=frozenset(example.sha256 for example in run.manifest["train"]),
         stand_in=run.stand_in,
     )
 
 
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a nested table's values by key path, as JSON.
+
+    >>> flatten({"fit": {"epochs": 3}, "seed": 0})
+    {'fit.epochs': '3', 'seed': '0'}
+    """
+    flat: dict[str, str] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def marks(runs: Sequence[ComparedRun]) -> list[str]:
+    """Return how runs are called in tables and notes: `[1]`, `[2]`, …."""
+    return [f"[{number}]" for number in range(1, len(runs) + 1)]
+
+
 def differences(runs: Sequence[ComparedRun]) -> tuple[Difference, ...]:
-    """Return the keys whose values are not the same in all runs, in the experiments' order."""
+    """Return the keys whose values differ between the runs, in the experiments' order."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
-    found = (Difference(key, tuple(run.settings.get(key, ABSENT) for run in runs)) for key in keys)
-    return tuple(one for one in found if len(set(one.values)) > 1)
+    values = {key: tuple(run.settings.get(key, ABSENT) for run in runs) for key in keys}
+    return tuple(Difference(key, of_key) for key, of_key in values.items() if len({*of_key}) > 1)
 
 
-def figures_beside(runs: Sequence[ComparedRun]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return each figure's name, and its value with its interval in each run.
+def metric_table(runs: Sequence[ComparedRun]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each metric's name, and its value with its interval in each run.
 
-    Figures of a class that a run does not know are hyphens there.
+    Metrics of a class that a run does not have are hyphens there.
     """
     rows = [
-        (title, tuple(_figure(run.scores, name, name in PERCENT) for run in runs))
-        for name, title in OVERALL.items()
+        (title, tuple(_metric(run.scores, name) for run in runs)) for name, title in OVERALL.items()
     ]
     for label in dict.fromkeys(name for run in runs for name in run.scores.classes):
         rows += [
             (
                 f"{label} {PER_CLASS[name]}",
-                tuple(_figure(run.scores.per_class.get(label), name, True) for run in runs),
+                tuple(_metric(run.scores.per_class.get(label), name) for run in runs),
             )
             for name in ("precision", "recall")
         ]
     return rows
 
 
-def _figure(scores: Scores | ClassScores | None, name: str, percent: bool) -> str:
-    """Return a figure with its interval as text."""
+def _metric(scores: Scores | ClassScores | None, name: str) -> str:
     if scores is None:
         return ABSENT
-    value, interval = getattr(scores, name), scores.intervals.get(name)
-    if value is None:
-        return "undefined"
-    text = f"{100 * value:.1f} %" if percent else f"{value:.3f}"
-    if interval is None:
-        return text
-    ends = [f"{100 * x:.1f}" if percent else f"{x:.3f}" for x in (interval.low, interval.high)]
-    return f"{text} ({'–'.join(ends)})"
+    return format_share(getattr(scores, name), scores.intervals.get(name), name in PERCENT)
 
 
 def paired(first: ComparedRun, second: ComparedRun) -> Paired | None:
-    """Compare two runs on the images that both are judged by; None if there are none.
+    """Compare two runs on the images that both were evaluated on; None if there are none.
 
-    Images are the same if their files are, byte by byte, and have the same label in both.
+    Images are the same if their files are identical and have the same label in both runs.
     """
     both = [
         (answer, second.answers[key])
@@ -187,9 +205,9 @@ def paired(first: ComparedRun, second: ComparedRun) -> Paired | None:
     ]
     if not both:
         return None
-    gains = np.array([other.right - one.right for one, other in both], float)
+    gains = np.array([theirs.correct - ours.correct for ours, theirs in both], float)
     only_first, only_second = int((gains < 0).sum()), int((gains > 0).sum())
-    patients = [one.patient for one, _ in both]
+    patients = [answer.patient for answer, _ in both]
     units = unit_numbers(len(both), patients)
     resampling = resampling_of(units, any(patients), 1)
     means = np.concatenate(
@@ -206,51 +224,114 @@ def paired(first: ComparedRun, second: ComparedRun) -> Paired | None:
     )
 
 
-def points(paired: Paired) -> tuple[str, str]:
-    """Return the difference in accuracy in percentage points, and its interval, as text.
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test; 1 if both are always right together.
+
+    Args:
+        only_first: Number of images that only the first classifier gets right.
+        only_second: Number of images that only the second gets right.
+    """
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+def pair_rows(pairs: Sequence[Paired | None]) -> list[list[str]]:
+    """Return a row for each run after the first, under `PAIR_HEAD`.
+
+    Args:
+        pairs: Each run's comparison with the first, from the second on.
+    """
+    return [
+        [
+            f"[{number}] against [1]",
+            *(["0", *[ABSENT] * (len(PAIR_HEAD) - 2)] if pair is None else _pair_row(pair)),
+        ]
+        for number, pair in enumerate(pairs, start=2)
+    ]
+
+
+def _pair_row(pair: Paired) -> list[str]:
+    return [
+        str(pair.images),
+        *points(pair),
+        str(pair.only_second),
+        str(pair.only_first),
+        p_text(pair.p),
+        pair.verdict,
+    ]
+
+
+def points(pair: Paired) -> tuple[str, str]:
+    """Return the difference in accuracy in percentage points, and its interval.
 
     >>> interval = Interval(-0.02, 0.06, "bootstrap", 50)
     >>> points(Paired(images=50, only_first=1, only_second=2, difference=0.02, interval=interval,
     ...               unit="image", p=1.0))
     ('+2.0', '-2.0 to +6.0')
     """
-    interval = paired.interval
+    interval = pair.interval
     ends = f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}" if interval else ABSENT
-    return f"{100 * paired.difference:+.1f}", ends
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p of McNemar's exact test; 1 if no image tells the two apart.
-
-    Args:
-        only_first: How many images the first classifier alone gets right.
-        only_second: How many the second alone gets right.
-    """
-    apart = only_first + only_second
-    return float(binomtest(only_first, apart).pvalue) if apart else 1.0
+    return f"{100 * pair.difference:+.1f}", ends
 
 
 def notes(runs: Sequence[ComparedRun]) -> tuple[str, ...]:
-    """Return what must be known before the runs are compared; they are called [1], [2], …."""
-    found = []
+    """Return what must be known before the runs are compared."""
+    texts = []
     first = runs[0]
     for number, run in enumerate(runs, start=1):
         if run.stand_in:
-            found.append(f"[{number}] was trained on drawn {run.stand_in}s, not real images")
+            texts.append(f"[{number}] was trained on synthetic images ({run.stand_in})")
         if set(run.scores.classes) != set(first.scores.classes):
-            found.append(f"[{number}] knows other classes than [1]")
+            texts.append(f"[{number}] has other classes than [1]")
         if run.split != first.split:
-            found.append(f"[{number}] is judged by {run.split}, [1] by {first.split}")
+            texts.append(f"[{number}] was evaluated on {run.split}, [1] on {first.split}")
         shared = len(run.answers.keys() & first.answers.keys())
         if shared < max(len(run.answers), len(first.answers)):
-            counts = f"{len(run.answers)} and {len(first.answers)}"
-            found.append(f"[{number}] and [1] are judged by {shared} common images of {counts}")
-        for judge, other in enumerate(runs, start=1):
+            texts.append(
+                f"[{number}] and [1] share {shared} test images, of {len(run.answers)} and "
+                f"{len(first.answers)}"
+            )
+        for other_number, other in enumerate(runs, start=1):
             leaked = len(run.trained_on & other.answers.keys())
             if run is not other and leaked:
-                found.append(
-                    f"[{number}] has learnt from {leaked} of the images that [{judge}] is judged by"
+                texts.append(
+                    f"[{number}] was trained on {leaked} of the images that [{other_number}] was "
+                    "evaluated on"
                 )
     if len(runs) > 2:
-        found.append(f"p is not corrected for {len(runs) - 1} comparisons")
-    return tuple(found)
+        texts.append(f"p-values are not corrected for {len(runs) - 1} comparisons")
+    return tuple(texts)
+
+
+def write_comparison(
+    path: Path, runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]
+) -> None:
+    """Write the comparison's page; creates its folder if needed.
+
+    Args:
+        path: The file.
+        runs: Two or more.
+        pairs: Each run's comparison with the first, from the second on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, comparison(runs, pairs))
+
+
+def comparison(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]) -> str:
+    """Return the comparison as a page that needs no other file."""
+    histories = {mark: run.history for mark, run in zip(marks(runs), runs, strict=True)}
+    names = [f"{mark} {run.name}" for mark, run in zip(marks(runs), runs, strict=True)]
+    return page(
+        "compare.html.j2",
+        title=f"{len(runs)} runs compared",
+        runs=runs,
+        marks=marks(runs),
+        notes=notes(runs),
+        differences=differences(runs),
+        metrics=metric_table(runs),
+        splits=" and ".join(dict.fromkeys(run.split for run in runs)),
+        pair_head=PAIR_HEAD,
+        pairs=pair_rows(pairs),
+        run_names=names[:MAX_LINES],
+        learning=comparison_charts(histories),
+    )

@@ -31,7 +31,6 @@ from tlkit.system.files import (
     remove_folder,
     remove_partial,
     rename_folder,
-    write_bytes,
     write_text,
 )
 from tlkit.system.lock import holder, is_locked, unlock
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
     import numpy.typing as npt
-    from matplotlib.figure import Figure
 
 
 def claimed(out: Path | None, name: str) -> Path:
@@ -276,12 +274,6 @@ class RunFolder:
         """Write plain values."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.path / name, text + "\n")
-
-    def write_png(self, name: str, figure: Figure) -> None:
-        """Write a picture."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        write_bytes(self.path / name, buffer.getvalue())
 
     def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table; what a spreadsheet would take for a formula is marked, see `escapes`."""

@@ -17,7 +17,7 @@ from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Dataset
 from tlkit.reports.card import write_card
 from tlkit.reports.gallery import Gallery, Source, make_gallery, unchanged
-from tlkit.reports.page import write_report
+from tlkit.reports.report import write_report
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.run_record import RunRecord, read_finished
 from tlkit.system.errors import ConfigError, DataError, TlkitError
@@ -93,7 +93,7 @@ def report(
         RunFolderError: If it is not the folder of a finished run.
     """
     from tlkit.reports.gallery import without_pictures
-    from tlkit.reports.page import REPORT
+    from tlkit.reports.report import REPORT
     from tlkit.runfolder.folder import RunFolder
     from tlkit.runfolder.run_record import read_finished
 

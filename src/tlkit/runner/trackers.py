@@ -135,10 +135,10 @@ def _key(name: str) -> str:
 
 
 def _settings(experiment: Experiment) -> list[tuple[str, str]]:
-    from tlkit.reports.tables import flattened
+    from tlkit.reports.compare import flatten
     from tlkit.runfolder.folder import resolved
 
-    return list(flattened(resolved(experiment)).items())
+    return list(flatten(resolved(experiment)).items())
 
 
 class Trackers:

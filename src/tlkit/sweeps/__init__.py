@@ -1,4 +1,4 @@
-"""Sweeps: many runs of one study, each in its own folder, told as one.
+"""Sweeps: many runs of one study, summarized together.
 
-Nothing here imports TensorFlow: the runs happen in processes of their own.
+Nothing here imports TensorFlow except `worker`: runs happen in processes of their own.
 """

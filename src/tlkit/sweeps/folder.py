@@ -1,4 +1,4 @@
-"""The folder of a sweep: what was planned, the runs, and the tables made of them."""
+"""The folder of a sweep: its plan, its runs, and the tables made of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from tlkit.sweeps.summary import Outcome, VariantSummary, values_of
+from tlkit.sweeps.summary import Outcome, Sweep, published_results, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import ResourceError, RunFolderError
 from tlkit.system.files import write_text
@@ -24,12 +24,12 @@ SWEEP, RUNS = "sweep.json", "runs"
 
 @frozen
 class Command:
-    """How a sweep was asked for.
+    """How a sweep was called.
 
     Attributes:
         file: The TOML file.
         overrides: The ``--set`` expressions.
-        seeds: The seeds of the command line, if there were any.
+        seeds: The seeds on the command line, if any.
     """
 
     file: Path
@@ -49,7 +49,7 @@ class SweepFolder:
 
     @classmethod
     def claim(cls, out: Path | None, name: str) -> SweepFolder:
-        """Make a new folder: `out`, or the first free `sweeps/NAME-N` below the working directory.
+        """Make a new folder: `out`, or the first free `sweeps/NAME-N` in the working directory.
 
         Raises:
             RunFolderError: If `out` exists.
@@ -62,12 +62,12 @@ class SweepFolder:
             Path("sweeps").mkdir(exist_ok=True)
             for number in itertools.count(1):
                 try:
-                    (found := Path("sweeps", f"{name}-{number}")).mkdir()
+                    (path := Path("sweeps", f"{name}-{number}")).mkdir()
                 except FileExistsError:
                     continue
-                return cls(found)
+                return cls(path)
         except FileExistsError:
-            message = f"{out}: the folder exists; choose another with --out, or go on with --resume"
+            message = f"{out}: the folder exists; choose another with --out, or use --resume"
             raise RunFolderError(message) from None
         except OSError as error:
             where = out or "sweeps"
@@ -79,7 +79,7 @@ class SweepFolder:
         return self.path / RUNS / trial.name
 
     def write_plan(self, command: Command, trials: Trials) -> None:
-        """Write what was asked for and what that is, run by run."""
+        """Write `sweep.json`: the command and the runs it plans."""
         content = {
             "file": os.path.relpath(command.file, self.path),
             "overrides": list(command.overrides),
@@ -90,97 +90,110 @@ class SweepFolder:
                 for t in trials.trials
             ],
         }  # fmt: skip
-        self._write_json(SWEEP, content)
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(self.path / SWEEP, text + "\n")
 
     def read_command(self) -> Command:
-        """Return how the sweep was asked for.
+        """Return how the sweep was called.
 
         Raises:
-            RunFolderError: If this is no sweep's folder.
+            RunFolderError: If this is not a sweep's folder.
         """
-        found = self._read_plan()
+        plan = self._read_plan()
         try:
-            file = Path(os.path.normpath(self.path / found["file"]))
-            return Command(file, tuple(map(str, found["overrides"])), found["seeds"])
+            file = Path(os.path.normpath(self.path / plan["file"]))
+            return Command(file, tuple(map(str, plan["overrides"])), plan["seeds"])
         except (KeyError, TypeError):
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it") from None
 
     def check_unchanged(self, trials: Trials) -> None:
-        """Raise if the sweep would not be the one that was begun.
+        """Check that the sweep is still the one that was started.
 
         Raises:
-            RunFolderError: If a run is another, or there are more or fewer.
+            RunFolderError: If a run has changed, or there are more or fewer.
         """
-        was = {run.get("run"): run.get("sha256") for run in self._read_plan()["runs"]}
+        before = {run.get("run"): run.get("sha256") for run in self._read_plan()["runs"]}
         now = {trial.name: trial.sha256 for trial in trials.trials}
-        changed = [name for name in was | now if was.get(name) != now.get(name)]
+        changed = [name for name in before | now if before.get(name) != now.get(name)]
         if changed:
             raise RunFolderError(
-                f"{self.path}: cannot be resumed, since {len(changed)} of its experiments have "
-                f"changed, such as {min(changed)}; undo the change, or begin another sweep"
+                f"{self.path}: cannot be resumed, because {len(changed)} of its experiments have "
+                f"changed, such as {min(changed)}; undo the change, or start another sweep"
             )
 
     def _read_plan(self) -> Any:
         if not self.path.is_dir():
             raise RunFolderError(f"{self.path}: there is no such folder")
         try:
-            found = json.loads((self.path / SWEEP).read_text(encoding="utf-8"))
+            plan = json.loads((self.path / SWEEP).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunFolderError(f"{self.path}: this is not a sweep, it has no {SWEEP}") from None
+            raise RunFolderError(f"{self.path}: is not a sweep, it has no {SWEEP}") from None
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.path / SWEEP}: cannot be read: {error}") from None
-        if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
+        if not isinstance(plan, dict) or not isinstance(plan.get("runs"), list):
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it")
-        return found
+        return plan
 
     def write_traceback(self, trial: Trial, text: str) -> None:
-        """Write what a bug left, for whoever mends it."""
+        """Write the traceback of a bug, for whoever fixes it."""
         write_text(self.path / f"{trial.name}.traceback.txt", text)
 
     def write_runs(self, outcomes: Sequence[Outcome], swept: Sequence[str]) -> None:
-        """Write `sweep.csv`: a run a row."""
+        """Write `sweep.csv`: one row per run."""
         figures = [
             values_of(o.confusion, o.classes) if o.status == "done" else {} for o in outcomes
         ]
-        names = list(dict.fromkeys(name for found in figures for name in found))
+        names = list(dict.fromkeys(name for of_run in figures for name in of_run))
         head = ["run", "file", *swept, "fold", "seed", "status", "split", *names]
         rows = [
-            [o.trial.name, o.trial.variant.file.name, *_settings(o.trial, swept),
+            [o.trial.name, o.trial.variant.file.name,
+             *(brief(o.trial.variant.settings.get(key, "")) for key in swept),
              "" if o.trial.fold is None else o.trial.fold, o.trial.seed, o.status, o.split,
-             *(_number(found.get(name)) for name in names),
+             *(_number(of_run.get(name)) for name in names),
              _number(_val_accuracy(o)), o.error]
-            for o, found in zip(outcomes, figures, strict=True)
+            for o, of_run in zip(outcomes, figures, strict=True)
         ]  # fmt: skip
         self._write_csv("sweep.csv", [*head, "val accuracy", "error"], rows)
 
-    def write_summary(self, summaries: Iterable[VariantSummary]) -> None:
-        """Write `summary.csv`: a figure of a variant a row."""
+    def write_results(self, sweep: Sweep) -> None:
+        """Write the tables, the picture and the page; `published.csv` only if anything is cited."""
+        from tlkit.reports.svg import standalone
+        from tlkit.sweeps.charts import sweep_chart
+        from tlkit.sweeps.page import sweep_page
+
+        self._write_summary(sweep)
+        self._write_published(sweep)
+        picture = sweep_chart(sweep.summaries, sweep.trials.swept)
+        if picture is not None:
+            write_text(self.path / "accuracy.svg", standalone(picture) + "\n")
+        write_text(self.path / "sweep.html", sweep_page(sweep, picture))
+
+    def _write_summary(self, sweep: Sweep) -> None:
+        """Write one row per variant and metric."""
         rows = [
             [s.label, figure.name, len(s.seeds), s.folds, s.images, _number(figure.mean),
              _number(figure.sd), _number(figure.low), _number(figure.high), s.interval]
-            for s in summaries
+            for s in sweep.all_summaries
             for figure in s.figures.values()
         ]  # fmt: skip
         head = ["variant", "figure", "seeds", "folds", "images", "mean", "sd", "low", "high"]
         self._write_csv("summary.csv", [*head, "interval"], rows)
 
-    def write_published(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Write `published.csv`: a figure that somebody published a row, ours beside it."""
-        head = ["figure", "ours", "sd", "published", "source"]
-        shown = [[what, *map(_number, figures), source] for what, *figures, source in rows]
-        self._write_csv("published.csv", head, shown)
-
-    def write_page(self, page: str) -> None:
-        """Write `sweep.html`."""
-        write_text(self.path / "sweep.html", page)
-
-    def write_picture(self, svg: str) -> None:
-        """Write `accuracy.svg`, the page's picture for use elsewhere."""
-        write_text(self.path / "accuracy.svg", svg + "\n")
-
-    def _write_json(self, name: str, content: Any) -> None:
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        write_text(self.path / name, text + "\n")
+    def _write_published(self, sweep: Sweep) -> None:
+        """Write one row per published number, with ours."""
+        published = published_results(sweep)
+        labeled = [(f"{row.label}, accuracy", row) for row in published.accuracy]
+        labeled += [(row.label, row) for row in published.per_class]
+        rows = [
+            [label, _number(row.ours.mean if row.ours else None),
+             _number(row.ours.sd if row.ours else None), _number(value), source]
+            for label, row in labeled
+            for value, source in zip(row.theirs, published.sources, strict=True)
+            if value is not None
+        ]  # fmt: skip
+        if rows:
+            head = ["figure", "ours", "sd", "published", "source"]
+            self._write_csv("published.csv", head, rows)
 
     def _write_csv(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         buffer = io.StringIO()
@@ -189,10 +202,6 @@ class SweepFolder:
             for row in (head, *rows)
         )
         write_text(self.path / name, buffer.getvalue())
-
-
-def _settings(trial: Trial, swept: Sequence[str]) -> list[str]:
-    return [brief(trial.variant.settings.get(key, "")) for key in swept]
 
 
 def _val_accuracy(outcome: Outcome) -> float | None:

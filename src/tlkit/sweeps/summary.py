@@ -1,4 +1,4 @@
-"""What a sweep shows: the figures of each variant, over its seeds, folds pooled."""
+"""The results of a sweep: each run's outcome, and each variant's metrics over its seeds."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from tlkit.sweeps.trials import Trial, Variant
+from tlkit.metrics.intervals import wilson
+from tlkit.sweeps.trials import Trial, Trials, Variant
 from tlkit.system.errors import RunFolderError
 
-Confusion = tuple[tuple[int, ...], ...]  # counts; rows are the truth
+Confusion = tuple[tuple[int, ...], ...]  # counts; rows are true classes
 Status = Literal["done", "failed", "waiting"]
 METRICS, UNFINISHED = "metrics.json", "unfinished.json"
+LEVEL = 0.95
 
 
 @frozen(kw_only=True)
 class Outcome:
-    """What came of one run.
+    """The outcome of one run.
 
     Attributes:
-        trial: What it was to be.
+        trial: The run as planned.
         status: `done`, `failed` or `waiting`.
         error: Why it failed; empty otherwise.
-        exit_code: What `tlkit run` would have ended with.
-        split: The split that it is judged by.
+        exit_code: The exit code `tlkit run` would have ended with.
+        split: The split it was evaluated on.
         classes: Class names in the order of the confusion matrices.
         confusions: The confusion matrix of each split.
     """
@@ -43,62 +45,49 @@ class Outcome:
 
     @property
     def confusion(self) -> Confusion:
-        """Return the confusion matrix that the run is judged by."""
+        """Return the confusion matrix of the split it was evaluated on."""
         return self.confusions[self.split]
 
 
 def read_outcome(trial: Trial, run: Path) -> Outcome:
-    """Return what the folder of a run says, `waiting` if the run is not finished.
+    """Return the outcome that a run's folder records; `waiting` if the run is not finished.
 
     Raises:
-        RunFolderError: If it is no folder that tlkit wrote.
+        RunFolderError: If tlkit did not write the folder.
     """
-    if (run / UNFINISHED).is_file():  # it may have its metrics, but not all of its pages
+    if (run / UNFINISHED).is_file():  # it may have its metrics, but not yet all of its pages
         return Outcome(trial=trial, status="waiting")
     try:
-        found: Any = json.loads((run / METRICS).read_text(encoding="utf-8"))
+        table: Any = json.loads((run / METRICS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Outcome(trial=trial, status="waiting")
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{run / METRICS}: cannot be read: {error}") from None
     try:
         confusions = {
-            split: tuple(tuple(map(int, row)) for row in found[split]["confusion"])
+            split: tuple(tuple(map(int, row)) for row in table[split]["confusion"])
             for split in ("val", "test")
-            if split in found
+            if split in table
         }
         return Outcome(
             trial=trial,
             status="done",
-            split=found["evaluated_on"],
-            classes=tuple(found["classes"]),
+            split=table["evaluated_on"],
+            classes=tuple(table["classes"]),
             confusions=confusions,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{run / METRICS}: is not as tlkit writes it: {error!r}") from None
 
 
-def added(matrices: list[Confusion]) -> Confusion:
-    """Return the sum of confusion matrices.
-
-    >>> added([((1, 0), (2, 3)), ((1, 1), (0, 0))])
-    ((2, 1), (2, 3))
-    """
-    return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*matrices, strict=True))
-
-
-LEVEL = 0.95
-Counts = tuple[int, int]  # how many of how many
-
-
 @frozen(kw_only=True)
 class Figure:
-    """One figure of a variant.
+    """One metric of a variant.
 
     Attributes:
-        name: Such as `accuracy` or `covid-19 recall`.
-        values: Its value for each seed; None where it is not defined.
-        low: The lower end of its 95 % interval; None where there is none.
+        name: Such as `accuracy` or `cat recall`.
+        values: Its value for each seed; None where it is undefined.
+        low: The lower end of its 95 % interval; None if there is none.
         high: The upper end.
     """
 
@@ -114,8 +103,13 @@ class Figure:
 
     @property
     def sd(self) -> float | None:
-        """Return the sample standard deviation over these; None of fewer than two."""
+        """Return the sample standard deviation over these seeds; None for fewer than two."""
         return statistics.stdev(self._defined) if len(self._defined) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
     def _defined(self) -> list[float]:
@@ -124,19 +118,19 @@ class Figure:
 
 @frozen(kw_only=True)
 class VariantSummary:
-    """What came of one variant.
+    """The results of one variant.
 
     Attributes:
-        variant: Which.
-        label: It, in one line.
+        variant: The variant; None for a choice among all of them.
+        label: Its name in one line.
         seeds: The seeds whose runs are all finished.
-        folds: How many folds each of them has; 0 if none.
-        runs: How many runs are finished.
-        planned: How many there are to be.
-        split: The split that it is judged by.
-        images: How many images each seed is judged by.
-        interval: What the intervals are.
-        figures: The figures, by name.
+        folds: The number of folds per seed; 0 without folds.
+        runs: The number of finished runs.
+        planned: The number of planned runs.
+        split: The split it was evaluated on.
+        images: The number of images per seed on that split.
+        interval: The kind of the intervals.
+        figures: The metrics by name.
         fold_accuracy: The accuracy of every run, if there are folds.
     """
 
@@ -153,41 +147,87 @@ class VariantSummary:
     fold_accuracy: tuple[float, ...] = ()
 
 
-def shares(confusion: Confusion, classes: Sequence[str]) -> dict[str, Counts]:
-    """Return the figures of a confusion matrix that are shares, as counts.
+@frozen(kw_only=True)
+class Sweep:
+    """A sweep that has gone through all its runs.
+
+    Attributes:
+        folder: Its folder.
+        trials: The runs as planned.
+        outcomes: The outcome of each run.
+        summaries: The metrics of each variant over its seeds, with folds pooled.
+        nested: The metrics when the variant is chosen on `val` in each fold; None without folds
+            or with one variant.
+    """
+
+    folder: Path
+    trials: Trials
+    outcomes: tuple[Outcome, ...]
+    summaries: tuple[VariantSummary, ...]
+    nested: VariantSummary | None
+
+    @classmethod
+    def of(cls, folder: Path, trials: Trials, outcomes: Sequence[Outcome]) -> Sweep:
+        """Return the sweep with these outcomes, summarized."""
+        return cls(
+            folder=folder,
+            trials=trials,
+            outcomes=tuple(outcomes),
+            summaries=tuple(summarize(outcomes)),
+            nested=nested(outcomes),
+        )
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        """Return the runs that failed."""
+        return tuple(outcome for outcome in self.outcomes if outcome.status == "failed")
+
+    @property
+    def all_summaries(self) -> tuple[VariantSummary, ...]:
+        """Return the variants' summaries, and that of the nested choice if there is one."""
+        return (*self.summaries, *([self.nested] if self.nested else []))
+
+    @property
+    def stand_in(self) -> str:
+        """Return the synthetic dataset that took the place of missing data; empty if none did."""
+        return next((t.plan.stand_in for t in self.trials.trials if t.plan.stand_in), "")
+
+
+def shares(confusion: Confusion, classes: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the metrics that are proportions, each as hits and total.
 
     >>> shares(((3, 1), (0, 2)), ("a", "b"))["a recall"]
     (3, 4)
     """
     numbers = range(len(classes))
-    found = {"accuracy": (sum(confusion[k][k] for k in numbers), sum(map(sum, confusion)))}
+    pairs = {"accuracy": (sum(confusion[k][k] for k in numbers), sum(map(sum, confusion)))}
     for k, name in enumerate(classes):
-        found[f"{name} precision"] = confusion[k][k], sum(row[k] for row in confusion)
-        found[f"{name} recall"] = confusion[k][k], sum(confusion[k])
-    return found
+        pairs[f"{name} precision"] = confusion[k][k], sum(row[k] for row in confusion)
+        pairs[f"{name} recall"] = confusion[k][k], sum(confusion[k])
+    return pairs
 
 
 def values_of(confusion: Confusion, classes: Sequence[str]) -> dict[str, float | None]:
-    """Return the figures of a confusion matrix; None where one is not defined."""
-    found = {n: hits / of if of else None for n, (hits, of) in shares(confusion, classes).items()}
-    recalls = [share for name in classes if (share := found[f"{name} recall"]) is not None]
+    """Return the metrics of a confusion matrix; None where one is undefined."""
+    values = {n: hits / of if of else None for n, (hits, of) in shares(confusion, classes).items()}
+    recalls = [share for name in classes if (share := values[f"{name} recall"]) is not None]
     return {
-        "accuracy": found.pop("accuracy"),
+        "accuracy": values.pop("accuracy"),
         "balanced accuracy": statistics.fmean(recalls) if recalls else None,
-        **found,
+        **values,
     }
 
 
-def summarise(outcomes: Iterable[Outcome]) -> list[VariantSummary]:
+def summarize(outcomes: Iterable[Outcome]) -> list[VariantSummary]:
     """Return a summary of each variant, in order."""
-    of_variant: list[tuple[Variant, list[Outcome]]] = []
+    groups: list[tuple[Variant, list[Outcome]]] = []  # a variant cannot be hashed
     for outcome in outcomes:
-        known = next((some for v, some in of_variant if v == outcome.trial.variant), None)
-        if known is None:
-            of_variant.append((outcome.trial.variant, [outcome]))
+        group = next((some for v, some in groups if v == outcome.trial.variant), None)
+        if group is None:
+            groups.append((outcome.trial.variant, [outcome]))
         else:
-            known.append(outcome)
-    return [_summary(variant, variant.label, some) for variant, some in of_variant]
+            group.append(outcome)
+    return [_summary(variant, variant.label, group) for variant, group in groups]
 
 
 def _summary(variant: Variant | None, label: str, outcomes: Sequence[Outcome]) -> VariantSummary:
@@ -195,14 +235,13 @@ def _summary(variant: Variant | None, label: str, outcomes: Sequence[Outcome]) -
     for seed in dict.fromkeys(outcome.trial.seed for outcome in outcomes):
         of_seed = [outcome for outcome in outcomes if outcome.trial.seed == seed]
         if all(outcome.status == "done" for outcome in of_seed):
-            pooled[seed] = added([outcome.confusion for outcome in of_seed])
+            pooled[seed] = sum_matrices([outcome.confusion for outcome in of_seed])
     done = [outcome for outcome in outcomes if outcome.status == "done"]
     classes = done[0].classes if done else ()
     folds = len({o.trial.fold for o in outcomes if o.trial.fold is not None})
     matrices = list(pooled.values())
     images = sum(map(sum, matrices[0])) if matrices else 0
     interval = f"t over {len(pooled)} seeds" if len(pooled) > 1 else f"Wilson over {images} images"
-    accuracies = [_accuracy(outcome.confusion) for outcome in done] if folds else []
     return VariantSummary(
         variant=variant,
         label=label,
@@ -214,35 +253,47 @@ def _summary(variant: Variant | None, label: str, outcomes: Sequence[Outcome]) -
         images=images,
         interval=interval if pooled else "",
         figures=figures_of(matrices, classes) if matrices else {},
-        fold_accuracy=tuple(accuracies),
+        fold_accuracy=tuple(_accuracy(outcome.confusion) for outcome in done if folds),
     )
 
 
+def sum_matrices(matrices: Sequence[Confusion]) -> Confusion:
+    """Return the sum of confusion matrices.
+
+    >>> sum_matrices([((1, 0), (2, 3)), ((1, 1), (0, 0))])
+    ((2, 1), (2, 3))
+    """
+    return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*matrices, strict=True))
+
+
 def _accuracy(confusion: Confusion) -> float:
-    hits, of = shares(confusion, ("",) * len(confusion))["accuracy"]
-    return hits / of
+    hits, total = shares(confusion, ("",) * len(confusion))["accuracy"]
+    return hits / total
 
 
 def figures_of(matrices: Sequence[Confusion], classes: Sequence[str]) -> dict[str, Figure]:
-    """Return the figures of confusion matrices, one a seed, with their intervals."""
+    """Return the metrics of confusion matrices, one per seed, with their intervals.
+
+    Several seeds have Student's interval of the mean, a single one has Wilson's over its images.
+    """
     values = [values_of(matrix, classes) for matrix in matrices]
-    found = {}
+    counts = shares(matrices[0], classes)
+    figures = {}
     for name in values[0]:
-        column = tuple(one[name] for one in values)
+        column = tuple(of_seed[name] for of_seed in values)
+        ends = None
         if len(matrices) > 1:
             ends = t_interval([value for value in column if value is not None])
-        else:
-            ends = wilson(*shares(matrices[0], classes).get(name, (0, 0)))
+        elif name in counts and counts[name][1]:
+            hits, total = counts[name]
+            ends = wilson(hits / total, total)
         low, high = ends or (None, None)
-        found[name] = Figure(name=name, values=column, low=low, high=high)
-    return found
+        figures[name] = Figure(name=name, values=column, low=low, high=high)
+    return figures
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return Student's 95 % interval of a mean; None of fewer than two values.
-
-    It is of the mean over seeds (or whatever the values differ in), cut off at 0 and 1.
-    """
+    """Return Student's 95 % interval of a mean, clipped to 0 and 1; None for fewer than two."""
     if len(values) < 2:
         return None
     from scipy.stats import t
@@ -253,23 +304,14 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return max(0.0, mean - float(half)), min(1.0, mean + float(half))
 
 
-def wilson(hits: int, of: int) -> tuple[float, float] | None:
-    """Return Wilson's 95 % interval of a share; None of nothing."""
-    if not of:
-        return None
-    from tlkit.metrics import intervals
-
-    return intervals.wilson(hits / of, of)
-
-
 def nested(outcomes: Sequence[Outcome]) -> VariantSummary | None:
-    """Return how good it is to choose a variant by `val` in each fold, judged by `test`.
+    """Return the result of choosing the variant on `val` in each fold, evaluated on `test`.
 
-    The choice in a fold never sees its test images, so unlike the best of several variants it is
-    no better than it should be. None unless all folds of two or more variants are finished.
+    The choice never sees the fold's test images, so unlike the best of several variants it is not
+    optimistic. None unless all folds of two or more variants are finished.
     """
     folds = sorted({o.trial.fold for o in outcomes if o.trial.fold is not None})
-    variants = summarise(outcomes)
+    variants = summarize(outcomes)
     if not folds or len(variants) < 2 or any(o.status != "done" for o in outcomes):
         return None
     chosen: list[Outcome] = []
@@ -283,3 +325,68 @@ def nested(outcomes: Sequence[Outcome]) -> VariantSummary | None:
         chosen += by_variant[best]
     label = f"chosen on val in each fold (variants {', '.join(numbers)})"
     return _summary(None, label, chosen)
+
+
+@frozen
+class PublishedRow:
+    """A variant's metric next to published values.
+
+    Attributes:
+        label: The variant, and the metric if it is not the accuracy.
+        ours: Our metric; None if no seed is finished.
+        theirs: The published value of each source; None where it gives none.
+    """
+
+    label: str
+    ours: Figure | None
+    theirs: tuple[float | None, ...]
+
+
+@frozen
+class Published:
+    """A sweep's metrics next to published ones.
+
+    Attributes:
+        sources: Where they were published.
+        accuracy: One row per variant.
+        per_class: One row per variant and published precision or recall.
+    """
+
+    sources: tuple[str, ...]
+    accuracy: tuple[PublishedRow, ...]
+    per_class: tuple[PublishedRow, ...]
+
+    @property
+    def class_sources(self) -> tuple[int, ...]:
+        """Return the indices of the sources that give any precision or recall."""
+        indices = range(len(self.sources))
+        return tuple(i for i in indices if any(row.theirs[i] is not None for row in self.per_class))
+
+
+def published_results(sweep: Sweep) -> Published:
+    """Return what the experiments' `[[reference]]` tables cite, next to our results."""
+    from tlkit.metrics.published import cited_figures, figure_names
+
+    cited: list[tuple[VariantSummary, dict[str, dict[str, float | None]]]] = []
+    names: dict[str, None] = {}
+    for summary in sweep.summaries:
+        trial = next(t for t in sweep.trials.trials if t.variant == summary.variant)
+        cited.append((summary, cited_figures(trial.experiment.reference, trial.plan.classes)))
+        names |= dict.fromkeys(figure_names(trial.plan.classes))
+    sources = tuple(dict.fromkeys(source for _, by_source in cited for source in by_source))
+
+    def row(label: str, name: str, summary: VariantSummary, by_source: Any) -> PublishedRow:
+        theirs = tuple(by_source.get(source, {}).get(name) for source in sources)
+        return PublishedRow(label, summary.figures.get(name), theirs)
+
+    per_class = [
+        row(f"{summary.label}, {name}", name, summary, by_source)
+        for summary, by_source in cited
+        for name in names
+        if name != "accuracy"
+    ]
+    return Published(
+        sources=sources,
+        accuracy=tuple(row(s.label, "accuracy", s, by_source) for s, by_source in cited),
+        per_class=tuple(r for r in per_class if any(value is not None for value in r.theirs)),
+    )

@@ -1,11 +1,11 @@
-"""The trials of a sweep: which runs there will be, all of them checked before the first begins."""
+"""The runs of a sweep, all planned and checked before the first one starts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from tlkit.train.plan import Plan, make_plan
 
 @frozen
 class Variant:
-    """What is compared in a sweep: a file and one combination of values.
+    """One of the experiments that a sweep compares: a file and one combination of values.
 
     Attributes:
         file: The experiment file.
-        settings: The values of the keys that are swept, those with one value left out.
+        settings: The values of the swept keys, without keys that have only one value.
     """
 
     file: Path
@@ -36,23 +36,23 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Return it in one line."""
+        """Return the variant in one line."""
         pairs = [f"{key.rpartition('.')[2]} {brief(v)}" for key, v in self.settings.items()]
         return ", ".join([self.file.stem, *pairs])
 
 
 @frozen(kw_only=True)
 class Trial:
-    """One run that a sweep is to have.
+    """One planned run of a sweep.
 
     Attributes:
-        name: Its folder's name.
-        variant: What it is a trial of.
-        fold: Which fold is held out; unset: none is.
+        name: The name of its folder.
+        variant: Its variant.
+        fold: The fold that is held out; None without folds.
         seed: Its seed.
-        overrides: All that is changed in the file, as `--set` takes it.
-        experiment: What will be run.
-        plan: What that will do.
+        overrides: All changes to the file, as ``--set`` expressions.
+        experiment: The experiment.
+        plan: The experiment's plan.
     """
 
     name: str
@@ -65,24 +65,24 @@ class Trial:
 
     @property
     def sha256(self) -> str:
-        """Return the hash of everything that is asked for, every default written out."""
+        """Return the experiment's fingerprint."""
         return fingerprint(self.experiment)
 
     @property
     def label(self) -> str:
-        """Return it in one line."""
+        """Return the run in one line."""
         fold = "" if self.fold is None else f", fold {self.fold}"
         return f"{self.variant.label}{fold}, seed {self.seed}"
 
 
 def fingerprint(experiment: Experiment) -> str:
-    """Return the hash of an experiment with every default written out."""
+    """Return the SHA-256 of an experiment with all defaults written out."""
     table = unstructure(experiment, base=experiment.base)
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def brief(value: Any) -> str:
-    """Return a swept value for a label: a table by its name.
+    """Return a swept value for a label, a table as its name.
 
     >>> brief({"name": "balanced"}), brief(2e-05), brief(["a", "b"])
     ('balanced', '2e-05', 'a b')
@@ -96,13 +96,13 @@ def brief(value: Any) -> str:
 
 @frozen(kw_only=True)
 class Trials:
-    """All trials of a sweep.
+    """All planned runs of a sweep.
 
     Attributes:
-        file: The file that asks for them.
-        trials: The runs, in order.
+        file: The sweep's file.
+        trials: The runs in order.
         swept: The keys that have several values.
-        notes: What the user should know about the data, each said once.
+        notes: What the user should know about the data.
     """
 
     file: Path
@@ -112,18 +112,18 @@ class Trials:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """Return what is compared, in order."""
-        found: list[Variant] = []
+        """Return the variants in order."""
+        variants: list[Variant] = []
         for trial in self.trials:
-            if trial.variant not in found:
-                found.append(trial.variant)
-        return tuple(found)
+            if trial.variant not in variants:
+                variants.append(trial.variant)
+        return tuple(variants)
 
 
 def plan_trials(
     file: str | Path, overrides: Sequence[str] = (), seeds: str | None = None
 ) -> Trials:
-    """Decide and check every run of a sweep.
+    """Plan and check every run of a sweep.
 
     Args:
         file: A TOML file: a table `[sweep]` and an experiment, or a list of files in it.
@@ -131,13 +131,15 @@ def plan_trials(
         seeds: Such as ``0-4``; unset: those of `[sweep]`.
 
     Raises:
-        TlkitError: Of the kind that says what is wrong, with every problem of every run.
+        TlkitError: With every problem of every run; the subclass says what kind.
     """
     file = Path(file)
     table, swept = _read(file, overrides)
     wanted = _seeds(seeds, table)
     if wanted and "seed" in swept:
-        raise ConfigError([Problem("seed", "is set twice; the sweep has seeds too")], str(file))
+        raise ConfigError(
+            [Problem("seed", "is set twice, here and by the sweep's seeds")], str(file)
+        )
     varied = tuple(
         key for key, value in swept.items() if isinstance(value, list) and len(value) > 1
     )
@@ -147,27 +149,27 @@ def plan_trials(
         for settings in grid(swept)
         for fold in _folds(path, settings)
     ]
-    # Seeds are outermost: a sweep cut short has every variant.
+    # Seeds are outermost, so a sweep cut short has every variant.
     runs = [(seed, *cell) for seed in wanted or (None,) for cell in cells]
     if len(runs) > MOST_RUNS:
-        raise ConfigError([Problem("sweep", f"has {len(runs)} runs, {MOST_RUNS} at most")])
+        raise ConfigError([Problem("sweep", f"has {len(runs)} runs; the maximum is {MOST_RUNS}")])
     checker = _Checker()
     width = max(3, len(str(len(runs))))
     trials = []
     for number, (seed, path, settings, fold) in enumerate(runs, start=1):
         more = {"data.fold": fold, "seed": seed}
-        found = expressions(settings | {k: v for k, v in more.items() if v is not None})
-        checked = checker(path, found)
+        set_expressions = expressions(settings | {k: v for k, v in more.items() if v is not None})
+        checked = checker(path, set_expressions)
         if checked is None:
             continue
         experiment, plan = checked
         trials.append(
             Trial(
-                name=f"{number:0{width}d}-{_plain(path.stem)}",
+                name=f"{number:0{width}d}-{_safe(path.stem)}",
                 variant=Variant(path, {key: settings[key] for key in varied}),
                 fold=fold,
                 seed=experiment.seed,
-                overrides=found,
+                overrides=set_expressions,
                 experiment=experiment,
                 plan=plan,
             )
@@ -177,13 +179,13 @@ def plan_trials(
     return Trials(file=file, trials=tuple(trials), swept=varied, notes=notes)
 
 
-def _plain(name: str) -> str:
-    """Return a name for a folder that no shell minds."""
+def _safe(name: str) -> str:
+    """Return a name for a folder that needs no quoting in a shell."""
     return re.sub(r"[^\w.-]+", "_", name)
 
 
 class _Checker:
-    """Reads, loads and plans experiments; each data is loaded once, each problem kept once."""
+    """Loads and plans experiments; loads each dataset once and keeps each problem once."""
 
     def __init__(self) -> None:
         self.splits: dict[str, Splits] = {}
@@ -211,38 +213,38 @@ class _Checker:
 
 
 def _read(file: Path, overrides: Sequence[str]) -> tuple[SweepTable, dict[str, Any]]:
-    """Return a file's `[sweep]` and the values of each key; the command line's go first."""
+    """Return a file's `[sweep]` and the values of each key; the command line overrides the file."""
     _, table = read_table(file)
-    said = table.get("sweep", {})
-    if not isinstance(said, Mapping):
-        raise ConfigError([Problem("sweep", f"expected a table, got {shown(said)}")], str(file))
-    swept = said.get("set", {})
+    sweep = table.get("sweep", {})
+    if not isinstance(sweep, Mapping):
+        raise ConfigError([Problem("sweep", f"expected a table, got {shown(sweep)}")], str(file))
+    swept = sweep.get("set", {})
     if not isinstance(swept, Mapping):
         raise ConfigError(
             [Problem("sweep.set", f"expected a table, got {shown(swept)}")], str(file)
         )
-    rest = {key: value for key, value in said.items() if key != "set"}
-    found = structure(_File, {"sweep": rest}, base=file.parent, source=str(file)).sweep
-    if found.files and (more := sorted(table.keys() - {"sweep", "schema"})):
-        message = f"is of no use beside sweep.files; put it into {found.files[0].name}"
+    rest = {key: value for key, value in sweep.items() if key != "set"}
+    settings = structure(_File, {"sweep": rest}, base=file.parent, source=str(file)).sweep
+    if settings.files and (more := sorted(table.keys() - {"sweep", "schema"})):
+        message = f"has no effect with sweep.files; move it to {settings.files[0].name}"
         raise ConfigError([Problem(key, message) for key in more], str(file))
     values = dict(flat(swept))
     values |= dict(parse_assignment(text) for text in overrides)
     empty = [Problem(f"sweep.set.{key}", "has no value") for key, v in values.items() if v == []]
     if empty:
         raise ConfigError(empty, str(file))
-    return found, values
+    return settings, values
 
 
 @frozen(kw_only=True)
 class _File:
-    """What of a file is read first."""
+    """The part of a file that is read first."""
 
     sweep: SweepTable
 
 
 def _seeds(given: str | None, table: SweepTable) -> tuple[int, ...]:
-    """Return the seeds of the command line, or else of the file; none: the experiments' own."""
+    """Return the seeds on the command line, or else in the file; empty: the experiments' own."""
     if given is not None:
         try:
             return Seeds.parse(given).values
@@ -254,14 +256,9 @@ def _seeds(given: str | None, table: SweepTable) -> tuple[int, ...]:
 
 
 def _folds(path: Path, settings: Mapping[str, Any]) -> Iterable[int | None]:
-    """Return the folds that an experiment is to be run with: all, unless it names one itself."""
+    """Return the folds to run an experiment with: all of them, unless it names one itself."""
     _, table = read_table(path, expressions(settings))
     data = table.get("data")
     folds = data.get("folds") if isinstance(data, Mapping) and "fold" not in data else None
-    # What is no number, or too many, the experiment's own check refuses.
+    # The experiment's own check refuses other values.
     return range(1, folds + 1) if isinstance(folds, int) and 2 <= folds <= 1000 else (None,)
-
-
-def of_variant(trials: Iterable[Trial], variant: Variant) -> Iterator[Trial]:
-    """Yield the trials of one variant."""
-    return (trial for trial in trials if trial.variant == variant)

@@ -1,7 +1,7 @@
-"""The process that makes runs of a sweep: one job a line on its input, one answer a line back.
+"""The process that makes runs of a sweep: reads one job per line, writes one answer per line.
 
-`python -m tlkit.sweeps.worker`, started by `tlkit.sweeps.executors`. Whatever else is printed while
-it works goes to standard error.
+Started by `tlkit.sweeps.executors` as `python -m tlkit.sweeps.worker`. Anything else that is
+printed goes to standard error.
 """
 
 from __future__ import annotations
@@ -32,47 +32,47 @@ from tlkit.system.stdio import tolerate_broken_pipes
 from tlkit.train.callback import Callback
 
 
-class Bars(Terminal):
-    """Shows a run's bars, where there is a terminal, and no lines: those would be a run's each."""
+class BarsOnly(Terminal):
+    """Shows a run's progress bars but not its lines, which would repeat for every run."""
 
     def say(self, text: str) -> None:
-        """Say nothing: what matters of a run is in its folder."""
+        """Print nothing; the run's folder has what matters."""
 
 
 def work(job: Mapping[str, Any], callback: Callback | None = None) -> dict[str, Any]:
     """Make one run.
 
     Args:
-        job: `file`, `overrides`, `out`, and the `sha256` of the experiment that was planned.
-        callback: Told how it goes.
+        job: `file`, `overrides`, `out`, and the `sha256` of the planned experiment.
+        callback: Receives the run's progress.
 
     Returns:
-        Nothing, or `error`, its `exit_code`, and the `traceback` if it is a bug.
+        An empty dict, or `error` and `exit_code`, and `traceback` if it is a bug.
     """
     try:
         experiment = load_experiment(job["file"], job["overrides"], in_sweep=True)
         if fingerprint(experiment) != job["sha256"]:
-            message = "has changed since the sweep began"
+            message = "has changed since the sweep started"
             raise ConfigError([Problem("", message)], str(job["file"]))
-        _made(experiment, Path(job["out"]), callback)
+        _run(experiment, Path(job["out"]), callback)
     except TlkitError as error:
         return {"error": str(error), "exit_code": error.exit_code}
     except MemoryError:
         return {"error": "there is too little memory", "exit_code": 8}
     except Exception as error:  # a bug ends one run, not the sweep
-        found = {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
-        return {**found, "traceback": traceback.format_exc()}
+        answer = {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
+        return {**answer, "traceback": traceback.format_exc()}
     return {}
 
 
-def _made(experiment: Experiment, out: Path, callback: Callback | None) -> None:
-    """Make a run, or go on with it; anew, if it cannot go on."""
+def _run(experiment: Experiment, out: Path, callback: Callback | None) -> None:
+    """Make a run, resume it, or start it again if it cannot be resumed."""
     if (out / UNFINISHED).is_file():
         try:
             resume(out, plugins=experiment.plugins.modules, callback=callback)
-        except OtherInputs:  # the finished runs were made with what is no more
+        except OtherInputs:  # finished runs used data that no longer exist
             raise
-        except RunFolderError:  # other versions, it may be
+        except RunFolderError:  # such as other versions
             if is_locked(out):
                 raise
             remove_folder(out)
@@ -82,14 +82,14 @@ def _made(experiment: Experiment, out: Path, callback: Callback | None) -> None:
 
 
 def main() -> None:
-    """Work until the input ends. If it ends in the middle of a run, the sweep is gone: stop it."""
+    """Work until the input ends; if it ends during a run, the sweep is gone: stop the run."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     jobs: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     with tolerate_broken_pipes():
         while job := jobs.get():
-            callback = Bars()
+            callback = BarsOnly()
             try:
                 answer = work(json.loads(job), callback)
             finally:
@@ -111,5 +111,5 @@ if __name__ == "__main__":
         main()
     except BrokenPipeError:  # the sweep is gone
         pass
-    except KeyboardInterrupt as stop:  # it says so itself
+    except KeyboardInterrupt as stop:  # the sweep reports it
         sys.exit(getattr(stop, "exit_code", 130))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tlkit
-from tlkit.sweeps import executors as workers
+from tlkit.sweeps import executors
 from tlkit.sweeps.executors import Worker
 from tlkit.sweeps.trials import fingerprint
 from tlkit.system.lock import is_locked
@@ -40,7 +40,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.setattr(workers, "COMMAND", ("-c", SCRIPT))
+    monkeypatch.setattr(executors, "COMMAND", ("-c", SCRIPT))
     with Worker() as found:
         yield found
 
@@ -50,7 +50,7 @@ def test_one_process_makes_several_runs(worker: Worker) -> None:
 
 
 def test_a_process_that_has_worked_long_enough_is_replaced(worker: Worker) -> None:
-    worker.worked_s = 0.0
+    worker.max_work_s = 0.0
     assert len({worker({})["process"] for _ in range(3)}) == 3
 
 

@@ -1,4 +1,4 @@
-"""Cautions: each is there when it must be, and not otherwise."""
+"""Caveats: each is there when it must be, and not otherwise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.finished_runs import made_up
 
 from tlkit.data.splits import Example
 from tlkit.metrics.scoring import score_confusion
-from tlkit.reports.caveats import caveats, score_cautions, source_cautions, source_table
+from tlkit.reports.caveats import caveats, score_caveats, source_caveats, source_table
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 CAREFUL: dict[str, Any] = {"counts": (100, 100, 60), "patients": True, "skill": 2.5}
@@ -22,7 +22,7 @@ def test_a_careful_study_has_none() -> None:
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"stand_in": "phantom"}, "drawn phantoms in place of data that were not there"),
+        ({"stand_in": "phantom"}, "The data are synthetic images (phantom), not the real data"),
         ({"evaluated_on": "val"}, "There is no test split."),
     ],
 )
@@ -37,7 +37,7 @@ def test_what_the_metrics_say_is_warned_of(changed: dict[str, Any], text: str) -
     ("facts", "text"),
     [
         ({"leakage_accepted": {"patient": 1}}, "Leakage was accepted"),
-        ({"skipped": {"train": 3, "val": 1}}, "were left out: 3 of train, 1 of val."),
+        ({"skipped": {"train": 3, "val": 1}}, "were skipped: 3 of train, 1 of val."),
     ],
 )
 def test_what_the_plan_says_of_the_data_is_warned_of(facts: dict[str, Any], text: str) -> None:
@@ -51,9 +51,12 @@ def test_what_the_plan_says_of_the_data_is_warned_of(facts: dict[str, Any], text
     ("changed", "text"),
     [
         ({"patients": False}, "No patients are given"),
-        ({"source": "hospital of {label}"}, "The source of an image tells its class for 100 %"),
-        ({"counts": (100, 100, 31)}, "Few images to judge by: covid-19 (31)."),
-        ({"skill": 0.0}, "The accuracy is not clearly better than calling every image normal"),
+        ({"source": "hospital of {label}"}, "The source of an image predicts its class for 100 %"),
+        ({"counts": (100, 100, 31)}, "Few test images: covid-19 (31)."),
+        (
+            {"skill": 0.0},
+            "The accuracy is not clearly better than classifying every image as normal",
+        ),
     ],
 )
 def test_what_the_data_say_is_warned_of(changed: dict[str, Any], text: str) -> None:
@@ -64,12 +67,12 @@ def test_what_the_data_say_is_warned_of(changed: dict[str, Any], text: str) -> N
 @pytest.mark.parametrize(
     ("confusion", "text"),
     [
-        ([[0, 100, 0], [0, 100, 0], [0, 60, 0]], "Every image is called pneumonia"),
-        ([[90, 10, 0], [10, 90, 0], [30, 30, 0]], "No image is ever called covid-19."),
+        ([[0, 100, 0], [0, 100, 0], [0, 60, 0]], "Every image is classified as pneumonia"),
+        ([[90, 10, 0], [10, 90, 0], [30, 30, 0]], "No image is classified as covid-19."),
     ],
 )
 def test_classes_never_predicted_are_warned_of(confusion: list[list[int]], text: str) -> None:
-    assert text in score_cautions(score_confusion(confusion, CLASSES))[0]
+    assert text in score_caveats(score_confusion(confusion, CLASSES))[0]
 
 
 def images(*pairs: tuple[str, str]) -> list[Example]:
@@ -78,24 +81,24 @@ def images(*pairs: tuple[str, str]) -> list[Example]:
 
 def test_a_source_that_is_every_class_s_own_tells_nothing() -> None:
     mixed = [(label, source) for label in CLASSES for source in "ab" for _ in range(5)]
-    assert source_cautions(images(*mixed)) == []
-    assert source_cautions(images(*[("normal", "a")] * 95, *[("pneumonia", "a")] * 5)) == []
+    assert source_caveats(images(*mixed)) == []
+    assert source_caveats(images(*[("normal", "a")] * 95, *[("pneumonia", "a")] * 5)) == []
 
 
 def test_a_class_that_comes_from_a_source_of_its_own_is_named() -> None:
     """As in the study: two classes from one collection, the third from another."""
     hospital = [("normal", "a")] * 40 + [("pneumonia", "a")] * 40
-    (found,) = source_cautions(images(*hospital, *[("covid-19", "b")] * 10))
-    assert found.startswith("The source of an image gives covid-19 away")
-    assert source_cautions(images(*hospital, ("covid-19", "a"), *[("covid-19", "b")] * 9))
-    assert not source_cautions(images(*hospital, *[("covid-19", s) for s in "ab" for _ in "12345"]))
+    (found,) = source_caveats(images(*hospital, *[("covid-19", "b")] * 10))
+    assert found.startswith("The source of an image reveals covid-19")
+    assert source_caveats(images(*hospital, ("covid-19", "a"), *[("covid-19", "b")] * 9))
+    assert not source_caveats(images(*hospital, *[("covid-19", s) for s in "ab" for _ in "12345"]))
 
 
 def test_a_model_that_is_worse_than_a_constant_is_called_so() -> None:
-    found = score_cautions(score_confusion([[10, 90, 0], [60, 40, 0], [0, 0, 60]], CLASSES))
+    found = score_caveats(score_confusion([[10, 90, 0], [60, 40, 0], [0, 0, 60]], CLASSES))
     assert found[0].startswith("The accuracy is not clearly better")
-    found = score_cautions(score_confusion([[0, 95, 5], [95, 5, 0], [40, 10, 10]], CLASSES))
-    assert found[0].startswith("The accuracy is worse than calling every image normal")
+    found = score_caveats(score_confusion([[0, 95, 5], [95, 5, 0], [40, 10, 10]], CLASSES))
+    assert found[0].startswith("The accuracy is worse than classifying every image as normal")
 
 
 def test_the_source_table_counts_every_image_once() -> None:

@@ -1,0 +1,122 @@
+"""A sweep as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tlkit.metrics.intervals import format_interval, format_value
+from tlkit.reports.console import stand_in_banner, table
+from tlkit.sweeps.summary import (
+    Figure,
+    Outcome,
+    Published,
+    PublishedRow,
+    Sweep,
+    VariantSummary,
+    published_results,
+    values_of,
+)
+from tlkit.system.text import shell_quoted
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """Return the summary, published results, failed runs, and the sweep's folder."""
+    blocks = [stand_in_banner(sweep.stand_in)] if sweep.stand_in else []
+    blocks.append(summary_text(sweep))
+    published = published_results(sweep)
+    if published.sources:
+        blocks.append(_published_text(published))
+    if sweep.failed:
+        rows = [f"{o.trial.name}  {o.trial.label}: {o.error}" for o in sweep.failed]
+        blocks.append("\n".join([f"failed: {len(sweep.failed)} of {len(sweep.outcomes)}", *rows]))
+    again = f"\nnext: tlkit sweep --resume {shell_quoted(sweep.folder)}" if sweep.failed else ""
+    blocks.append(f"sweep folder: {sweep.folder}{again}")
+    return "\n\n".join(blocks)
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Return a run's outcome in one line."""
+    if outcome.status != "done":
+        first = outcome.error.splitlines()[0] if outcome.error else ""
+        return f"{outcome.trial.label}: {outcome.status}: {first}"
+    accuracy = values_of(outcome.confusion, outcome.classes)["accuracy"]
+    return f"{outcome.trial.label}: {outcome.split} accuracy {format_value(accuracy)}"
+
+
+def summary_text(sweep: Sweep) -> str:
+    """Return a row per variant: the accuracy over its seeds, and the balanced accuracy."""
+    head = ["variant", "runs", "accuracy", "sd", "95 % interval", "balanced"]
+    rows = [_row(f"{number}  {s.label}", s) for number, s in enumerate(sweep.summaries, start=1)]
+    if sweep.nested is not None:
+        rows.append(_row(f"   {sweep.nested.label}", sweep.nested))
+    methods = dict.fromkeys(s.interval for s in sweep.summaries if s.interval)
+    splits = dict.fromkeys(s.split for s in sweep.summaries if s.split)
+    notes = [f"on {', '.join(splits) or 'nothing'}; intervals: {', '.join(methods) or 'none'}"]
+    folds = max((s.folds for s in sweep.summaries), default=0)
+    if folds:
+        notes.append(f"the {folds} folds of each seed are pooled: every image is tested once")
+    return "\n".join([table(head, rows), *notes])
+
+
+def _row(label: str, summary: VariantSummary) -> list[str]:
+    accuracy = summary.figures.get("accuracy")
+    if accuracy is None:
+        return [label, runs_text(summary), "-", "-", "-", "-"]
+    return [
+        label,
+        runs_text(summary),
+        format_value(accuracy.mean),
+        format_value(accuracy.sd, missing="-"),
+        format_interval(accuracy.interval) or "-",
+        format_value(summary.figures["balanced accuracy"].mean),
+    ]
+
+
+def runs_text(summary: VariantSummary) -> str:
+    """Return the number of finished runs: `3`, or `2 of 3`."""
+    if summary.runs == summary.planned:
+        return str(summary.runs)
+    return f"{summary.runs} of {summary.planned}"
+
+
+def figure_text(figure: Figure | None) -> str:
+    """Return a mean with its standard deviation: `72.5 ± 1.3 %`."""
+    if figure is None:
+        return "-"
+    if figure.mean is None or figure.sd is None:
+        return format_value(figure.mean)
+    return f"{100 * figure.mean:.1f} ± {100 * figure.sd:.1f} %"
+
+
+def _published_text(published: Published) -> str:
+    marks = [f"[{number}]" for number in range(1, len(published.sources) + 1)]
+    blocks = [table(["accuracy", "ours", *marks], published_cells(published.accuracy))]
+    if published.per_class:
+        indices = published.class_sources
+        head = ["precision and recall", "ours", *(marks[index] for index in indices)]
+        blocks.append(table(head, published_cells(published.per_class, indices)))
+    sources = [" ".join(pair) for pair in zip(marks, published.sources, strict=True)]
+    return "\n\n".join(blocks) + "\n" + "\n".join(sources)
+
+
+def published_cells(
+    rows: Sequence[PublishedRow], sources: Sequence[int] | None = None
+) -> list[list[str]]:
+    """Return rows of published results as text.
+
+    Args:
+        rows: The rows.
+        sources: The indices of the sources to show; None: all.
+    """
+    return [
+        [
+            row.label,
+            figure_text(row.ours),
+            *(
+                format_value(value, missing="-")
+                for index, value in enumerate(row.theirs)
+                if sources is None or index in sources
+            ),
+        ]
+        for row in rows
+    ]
