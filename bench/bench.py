@@ -33,7 +33,12 @@ train = "19-22"
 [class_weights]
 name = "balanced"
 [augmentation]
-name = "covidx"
+name = "affine"
+rotation_deg = 10
+shift_frac = 0.1
+zoom_frac = 0
+flip = false
+brightness_frac = 0
 [optimizer]
 learning_rate = 2e-5
 [schedule]

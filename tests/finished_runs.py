@@ -63,7 +63,7 @@ def made_up(
     experiment = structure(
         Experiment,
         {
-            "data": {"name": "phantom"},
+            "data": {"name": "shapes"},
             "backbone": {"weights": "none", "image_size": 32},
             "head": {"name": "pooled"},
             "fit": {"epochs": epochs},
@@ -100,7 +100,7 @@ def made_up(
     }
     return RunRecord(
         name=name,
-        toml='[data]\nname = "phantom"\n',
+        toml='[data]\nname = "shapes"\n',
         experiment=resolved(experiment),
         plan=plan,
         metrics=metrics,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ from typing import Any
 from attrs import field, frozen
 
 import tlkit
+from tlkit.parts.plugins import PluginFile, active
+from tlkit.parts.registry import PLUGIN
+
+STUDY = Path(__file__).parent.parent / "examples" / "covidx"
 
 
 def small(train: int = 6, val: int = 3) -> str:
     """Return an experiment file on drawn images, so many of each class, to add `[fit]` to."""
     return f"""
 [data]
-name = "phantom"
+name = "shapes"
 train = {train}
 val = {val}
 test = 3
@@ -51,6 +56,13 @@ class OneConvolution(tlkit.Backbone):
 
     def load_weights(self, model: Any) -> Mapping[str, str]:
         return {"source": "none"}
+
+
+def study_parts() -> Any:
+    """Return the module with the COVIDx study's own parts; nothing of it stays registered."""
+    file = PluginFile.read(STUDY / "parts.py")
+    with active((file,)):
+        return sys.modules[f"{PLUGIN}{file.sha256}"]
 
 
 def rewrite(name: str, change: Callable[[Any], object]) -> Callable[[Path], object]:

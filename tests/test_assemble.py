@@ -16,9 +16,9 @@ import tlkit
 from tlkit.data.images import Reader
 from tlkit.model.layers import LayerRange
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen, TrainRange
 from tlkit.parts.heads import Cosine, FlattenDense, Linear, Pooled
+from tlkit.parts.shapes import Shapes
 from tlkit.train.assemble import assemble, seeded, split_at
 from tlkit.train.plan import model_layers
 
@@ -503,7 +503,7 @@ class TestMixedPrecision:
 
     def test_a_run_is_loaded_with_the_answers_it_gave(self, tmp_path: Path) -> None:
         experiment = tlkit.Experiment(
-            data=Phantom(train=6, val=3, test=3, image_px=32),
+            data=Shapes(train=6, val=3, test=3, image_px=32),
             backbone=SMALLEST,
             head=Pooled(),
             freeze=HeadThen(train=("block5",)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +18,7 @@ from hypothesis import strategies as st
 
 import tlkit
 from tlkit.parts.augmentations import (
-    Covidx,
-    CovidxPublished,
+    Affine,
     Natural,
     NoAugmentation,
     StrengthAugmentation,
@@ -25,8 +26,13 @@ from tlkit.parts.augmentations import (
 )
 from tlkit.parts.keras_cv_augmentations import GridMask, RandAugment
 from tlkit.parts.kinds import registries
-from tlkit.parts.phantom_drawing import draw_chest
-from tlkit.parts.transforms import moved, placed, saturated, toned, uniforms
+from tlkit.parts.shapes import draw_shape
+from tlkit.parts.transforms import (
+    adjust_saturation,
+    adjust_tone,
+    affine_transform,
+    uniforms,
+)
 
 Floats = npt.NDArray[np.float32]
 SIDE = 8
@@ -47,6 +53,13 @@ def each_by_name(parts: Sequence[Any]) -> list[Any]:
 of_each = pytest.mark.parametrize("augmentation", each_by_name(EVERY))
 graded = pytest.mark.parametrize("augmentation", each_by_name(GRADED))
 
+AFFINE_STILL: dict[str, Any] = {
+    "rotation_deg": 0,
+    "shift_frac": 0,
+    "zoom_frac": 0,
+    "flip": False,
+    "brightness_frac": 0,
+}
 TONES = {"brightness_frac": 0.0, "contrast_frac": 0.0}
 XRAY_STILL: dict[str, Any] = {"rotation_deg": 0.0, "shift_frac": 0.0, "zoom_frac": 0.0, **TONES}
 NATURAL_STILL: dict[str, Any] = {
@@ -89,7 +102,9 @@ def draws_for(keys: Any, count: int) -> Floats:
 
 
 def moved_by(images: Floats, draw: tuple[float, float, float], degrees: float, shift: float) -> Any:
-    return moved(images, tf.constant([draw] * len(images), tf.float32), degrees, shift).numpy()
+    angle, down, right = tf.unstack(tf.constant([draw] * len(images), tf.float32), axis=1)
+    angle = angle * math.radians(degrees)
+    return affine_transform(images, angle, down * shift, right * shift).numpy()
 
 
 def test_none_does_nothing_and_says_so() -> None:
@@ -100,8 +115,7 @@ def test_none_does_nothing_and_says_so() -> None:
 @pytest.mark.parametrize(
     "augmentation",
     [
-        Covidx(rotation_deg=0, shift_frac=0),
-        CovidxPublished(rotation_deg=0, shift_frac=0, flip=False, brightness_frac=0),
+        Affine(**AFFINE_STILL),
         XraySafe(**XRAY_STILL),
         Natural(**NATURAL_STILL),
         RandAugment(rate=1e-30),
@@ -215,10 +229,9 @@ def test_strength_0_changes_nothing_and_says_so(augmentation: StrengthAugmentati
 
 @graded
 def test_more_strength_changes_more(augmentation: StrengthAugmentation) -> None:
-    """Measured on drawn chests: noise is as unlike itself after the smallest shift as ever."""
-    drawn = [draw_chest(number % 3, (number,), 32) for number in range(60)]
-    images = np.repeat(np.stack(drawn)[..., None], 3, axis=3).astype(np.float32)
-    images[..., 1] *= 0.6  # some colour
+    """Measured on drawn shapes: noise changes completely with the smallest shift."""
+    drawn = [draw_shape(number % 3, (number,), 32) for number in range(60)]
+    images = np.stack(drawn).astype(np.float32)
     changes = [
         np.abs(augmented(evolve(augmentation, strength=s), images, many_keys(60)) - images).mean()
         for s in (0, 0.5, 1, 2)
@@ -247,17 +260,50 @@ def centre_of(images: Floats) -> npt.NDArray[np.float64]:
 def test_shifts_reach_their_bound_both_ways_and_not_beyond() -> None:
     spot = np.zeros((300, 40, 40, 3), np.float32)
     spot[:, 19:21, 19:21] = 255
-    found = centre_of(augmented(Covidx(rotation_deg=0, shift_frac=0.1), spot, many_keys(300)))
+    found = centre_of(augmented(Affine(**AFFINE_STILL | {"shift_frac": 0.1}), spot, many_keys(300)))
     assert found.max() <= 4 + 1e-3
     assert found.min() >= -4 - 1e-3
     assert (found.max(axis=0) > 3.7).all()
     assert (found.min(axis=0) < -3.7).all()
 
 
+@pytest.mark.parametrize(
+    ("keys", "digest"),
+    [
+        (
+            {"flip": False, "brightness_frac": 0},
+            "d06974a29f4257d68904636af4a90ead37deb50df4d357696f7c058dc925b4c2",
+        ),
+        (
+            {"flip": True, "brightness_frac": 0.1},
+            "5690a81efe003befff755940cc9d4be37f150180850d531306cb6b7a47e135da",
+        ),
+    ],
+    ids=["as written", "as published"],
+)
+def test_a_study_s_numbers_draw_what_its_own_presets_drew(keys: Any, digest: str) -> None:
+    """The digests are those of the presets that tlkit 0.1 had for the COVIDx study."""
+    blocks = np.random.default_rng(7).integers(0, 256, (6, 7, 5, 3))
+    images = np.kron(blocks, np.ones((1, 6, 8, 1))).astype(np.float32)
+    numbers = np.random.default_rng(8).integers(0, 2**31 - 1, (6, 2), dtype=np.int32)
+    affine = Affine(rotation_deg=10, shift_frac=0.1, zoom_frac=0, **keys)
+    found = affine.augment(tf.constant(images), tf.constant(numbers)).numpy()
+    assert hashlib.sha256(found.tobytes()).hexdigest() == digest
+
+
+def test_more_draws_for_a_key_begin_with_the_same_numbers() -> None:
+    for count in (1, 3, 5):
+        np.testing.assert_array_equal(
+            draws_for(many_keys(9), count), draws_for(many_keys(9), 8)[:, :count]
+        )
+
+
 def test_angles_reach_their_bound_both_ways_and_not_beyond() -> None:
     spot = np.zeros((300, 41, 41, 3), np.float32)
     spot[:, 20, 36:39] = 255  # 17 pixels right of the middle
-    found = centre_of(augmented(Covidx(rotation_deg=30, shift_frac=0), spot, many_keys(300)))
+    found = centre_of(
+        augmented(Affine(**AFFINE_STILL | {"rotation_deg": 30}), spot, many_keys(300))
+    )
     angles = np.degrees(np.arctan2(found[:, 0], found[:, 1]))
     assert np.abs(angles).max() <= 30 + 0.5
     assert angles.max() > 28
@@ -265,7 +311,7 @@ def test_angles_reach_their_bound_both_ways_and_not_beyond() -> None:
 
 
 def test_about_every_second_image_is_mirrored_left_to_right() -> None:
-    still = CovidxPublished(rotation_deg=0, shift_frac=0, brightness_frac=0)
+    still = Affine(**AFFINE_STILL | {"flip": True})
     images = np.repeat(pictures(1), 1000, axis=0)
     found = augmented(still, images, many_keys(1000))
     mirrored = (found == images[:, :, ::-1]).all(axis=(1, 2, 3))
@@ -274,7 +320,7 @@ def test_about_every_second_image_is_mirrored_left_to_right() -> None:
 
 
 def test_brightness_is_a_factor_cut_off_at_white() -> None:
-    still = CovidxPublished(rotation_deg=0, shift_frac=0, flip=False, brightness_frac=0.5)
+    still = Affine(**AFFINE_STILL | {"brightness_frac": 0.5})
     images = np.zeros((300, 2, 2, 3), np.float32)
     images[:, 0], images[:, 1] = 100, 240
     found = augmented(still, images, many_keys(300))
@@ -283,6 +329,14 @@ def test_brightness_is_a_factor_cut_off_at_white() -> None:
     assert 1.47 < factors.max() <= 1.5
     expected = np.minimum(240 * factors, 255)
     np.testing.assert_allclose(found[:, 1, 0, 0], expected, rtol=1e-6)
+
+
+def test_an_affine_zoom_is_about_the_center() -> None:
+    spot = np.zeros((300, 41, 41, 3), np.float32)
+    spot[:, 20, 29:32] = 255  # 10 pixels right of the middle
+    found = centre_of(augmented(Affine(**AFFINE_STILL | {"zoom_frac": 0.2}), spot, many_keys(300)))
+    assert found[:, 1].min() == pytest.approx(10 / 1.2, abs=0.15)
+    assert found[:, 1].max() == pytest.approx(10 / 0.8, abs=0.15)
 
 
 @pytest.mark.parametrize("augmentation", [XraySafe(), Natural()], ids=["xray_safe", "natural"])
@@ -329,9 +383,9 @@ def test_a_crop_lies_anywhere_in_the_picture_and_never_outside() -> None:
 
 def test_contrast_turns_about_the_mean_and_brightness_about_black() -> None:
     images = np.array([50, 60, 70], np.float32).reshape(1, 1, 3, 1).repeat(3, axis=3)
-    found = toned(tf.constant(images), tf.constant([2.0]), tf.constant([0.5])).numpy()
+    found = adjust_tone(tf.constant(images), tf.constant([2.0]), tf.constant([0.5])).numpy()
     np.testing.assert_array_equal(found[0, 0, :, 0], [110, 120, 130])
-    ends = toned(tf.constant(images), tf.constant([1.0]), tf.constant([30.0])).numpy()
+    ends = adjust_tone(tf.constant(images), tf.constant([1.0]), tf.constant([30.0])).numpy()
     np.testing.assert_array_equal(ends[0, 0, :, 0], [0, 60, 255])
 
 
@@ -339,24 +393,24 @@ def test_saturation_turns_about_grey() -> None:
     image = np.array([200, 100, 50], np.float32).reshape(1, 1, 1, 3)
     grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
     for factor, expected in ((0.0, [grey] * 3), (0.5, (image[0, 0, 0] + grey) / 2)):
-        found = saturated(tf.constant(image), tf.constant([factor])).numpy()
+        found = adjust_saturation(tf.constant(image), tf.constant([factor])).numpy()
         np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-5)
 
 
 def test_a_picture_is_made_larger_about_its_middle() -> None:
     image = pictures(1, 9)
     none = tf.zeros(1)
-    found = placed(tf.constant(image), none, none, none, tf.constant([0.5])).numpy()
+    found = affine_transform(tf.constant(image), none, none, none, tf.constant([0.5])).numpy()
     np.testing.assert_array_equal(found[:, ::2, ::2], image[:, 2:7, 2:7])
 
 
 @pytest.mark.parametrize(
     ("part", "keys", "message"),
     [
-        (Covidx, {"rotation_deg": -1}, r"^rotation_deg: must be from 0 to 180, got -1$"),
-        (Covidx, {"rotation_deg": 181}, r"^rotation_deg: must be from 0 to 180, got 181$"),
-        (Covidx, {"shift_frac": 1}, r"^shift_frac: must be at least 0 and below 1, got 1$"),
-        (CovidxPublished, {"brightness_frac": -0.1}, r"^brightness_frac: must be at least 0"),
+        (Affine, {"rotation_deg": -1}, r"^rotation_deg: must be from 0 to 180, got -1$"),
+        (Affine, {"rotation_deg": 181}, r"^rotation_deg: must be from 0 to 180, got 181$"),
+        (Affine, {"shift_frac": 1}, r"^shift_frac: must be at least 0 and below 1, got 1$"),
+        (Affine, {"brightness_frac": -0.1}, r"^brightness_frac: must be at least 0"),
         (XraySafe, {"strength": 2.1}, r"^strength: must be from 0 to 2, got 2.1$"),
         (XraySafe, {"zoom_frac": 0.5}, r"^zoom_frac: must be at least 0 and below 0.5, got 0.5$"),
         (GridMask, {"ratio_frac": 0.6}, r"^ratio_frac: must be from 0 to 0.5, got 0.6$"),

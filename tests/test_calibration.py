@@ -146,7 +146,7 @@ def test_wrong_settings_are_refused(min_recall: dict[str, float], message: str) 
 
 
 def test_an_unknown_class_is_refused_before_anything_is_trained() -> None:
-    table = {"data": {"name": "phantom"}, "calibration": {"min_recall": {"covid": 0.9}}}
+    table = {"data": {"name": "shapes"}, "calibration": {"min_recall": {"covid": 0.9}}}
     experiment = structure(tlkit.Experiment, table)
     with pytest.raises(tlkit.ConfigError, match=r"calibration\.min_recall\.covid: is none of the "):
         make_plan(experiment, experiment.data.load())
@@ -154,7 +154,7 @@ def test_an_unknown_class_is_refused_before_anything_is_trained() -> None:
 
 # A quick run whose probabilities are far too sure of themselves.
 TABLE: dict[str, Any] = {
-    "data": {"name": "phantom", "train": 6, "val": 9, "test": 6, "image_px": 32},
+    "data": {"name": "shapes", "train": 6, "val": 9, "test": 6, "image_px": 32},
     "backbone": {"weights": "none", "image_size": 32},
     "head": {"name": "pooled"},
     "optimizer": {"name": "sgd", "learning_rate": 3.0},
@@ -172,13 +172,13 @@ def finished(folder: Path, **calibration: Any) -> tuple[tlkit.Run, list[dict[str
 
 def test_a_run_keeps_and_applies_what_it_has_learnt(tmp_path: Path) -> None:
     plain, without = finished(tmp_path / "plain")
-    run, rows = finished(tmp_path / "run", temperature=True, min_recall={"one_sided": 1.0})
+    run, rows = finished(tmp_path / "run", temperature=True, min_recall={"square": 1.0})
     assert not (plain.folder / "calibration.json").exists()
     table = json.loads((run.folder / "calibration.json").read_text(encoding="utf-8"))
     assert table["temperature"] > 1.2
     assert table["raw"]["val"]["log_loss"] == pytest.approx(plain.scores["val"].log_loss)
     assert run.scores["val"].log_loss < table["raw"]["val"]["log_loss"]
-    assert run.scores["val"].per_class["one_sided"].recall == 1
+    assert run.scores["val"].per_class["square"].recall == 1
     for name in ("weights.safetensors", "history.csv"):
         assert (run.folder / name).read_bytes() == (plain.folder / name).read_bytes()
 

@@ -22,7 +22,7 @@ def test_a_careful_study_has_none() -> None:
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"stand_in": "phantom"}, "The data are synthetic images (phantom), not the real data"),
+        ({"stand_in": "shapes"}, "The data are synthetic images (shapes), not the real data"),
         ({"evaluated_on": "val"}, "There is no test split."),
     ],
 )

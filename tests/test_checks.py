@@ -18,7 +18,8 @@ from tlkit.data import checks
 from tlkit.data.checks import Checked, check_images
 from tlkit.data.image_index import DecodedImageIndex
 from tlkit.data.images import Reader, decode
-from tlkit.parts.datasets import Folder, Phantom
+from tlkit.parts.datasets import Folder
+from tlkit.parts.shapes import Shapes
 
 
 def png(seed: int, side: int = 40, kind: str = "PNG") -> bytes:
@@ -47,13 +48,13 @@ def splits_of(train: dict[str, bytes], val: dict[str, bytes] | None = None) -> t
 def look(
     splits: tlkit.Splits, image_index: DecodedImageIndex | None = None, **keys: Any
 ) -> Checked:
-    return check_images(splits, Phantom(**keys), lambda *_: None, image_index)
+    return check_images(splits, Shapes(**keys), lambda *_: None, image_index)
 
 
 def test_every_image_is_looked_at_and_hashed() -> None:
     splits = splits_of({"a.png": png(1), "b.png": png(2)})
     heard: list[tuple[int, int]] = []
-    found = check_images(splits, Phantom(), lambda done, count: heard.append((done, count)))
+    found = check_images(splits, Shapes(), lambda done, count: heard.append((done, count)))
     assert found.hashes == {
         path: hashlib.sha256(splits.read(path)).hexdigest()
         for path in ("a.png", "b.png", "val0.png", "val1.png")

@@ -98,7 +98,7 @@ class Given(tlkit.ClassWeights):
               {"a": 1, "b": math.inf}, {"a": 1, "b": math.nan}, {"a": 1, "b": "2"}]
 )  # fmt: skip
 def test_what_is_no_weight_for_each_class_is_refused(found: Any) -> None:
-    message = "^its `for_counts` must give a finite weight above 0 for each of a, b, got "
+    message = "^its `for_counts` must return a finite weight above 0 for each of a, b, got "
     with pytest.raises(ValueError, match=message + re.escape(repr(found))):
         Given(found=found).planned({"a": 1, "b": 2})
 

@@ -20,10 +20,10 @@ import tlkit
 from tlkit.data.images import Reader
 from tlkit.data.sources import Rejected
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
+from tlkit.parts.shapes import Shapes
 
-DATA = Phantom(train=6, val=3, test=4, image_px=40)
+DATA = Shapes(train=6, val=3, test=4, image_px=40)
 
 
 @frozen
@@ -79,7 +79,7 @@ def test_it_is_the_model_that_was_trained(finished: RunRecord) -> None:
     assert [v.numpy().tobytes() for v in loaded.weights] == [
         v.numpy().tobytes() for v in trained.weights
     ]
-    assert finished.classifier.classes == ("clear", "one_sided", "both_sided")
+    assert finished.classifier.classes == ("circle", "square", "triangle")
     assert finished.classifier.experiment == finished.run.experiment
     assert finished.classifier.stand_in == ""
 
@@ -288,7 +288,7 @@ def test_data_of_other_classes_are_refused_with_both_lists(
 def test_a_folder_without_images_of_the_classes_is_refused(
     finished: RunRecord, tmp_path: Path
 ) -> None:
-    with pytest.raises(tlkit.DataError, match=r"has no images of the classes clear, one_sided"):
+    with pytest.raises(tlkit.DataError, match=r"has no images of the classes circle, square"):
         finished.classifier.evaluate(tmp_path)
 
 

@@ -19,7 +19,7 @@ import tlkit
 from tlkit import cli
 from tlkit.cli.run import kept_text
 from tlkit.metrics.scoring import score_confusion
-from tlkit.parts.datasets import Phantom
+from tlkit.parts.shapes import Shapes
 from tlkit.runner.run import Scored
 
 QUICK = f"""
@@ -142,7 +142,7 @@ def test_a_run_that_keeps_the_best_epoch_prints_its_scores(tlkit_command: Comman
 def test_which_epoch_was_kept_is_said_with_the_other_s_accuracy(
     keep: Literal["last", "best"], last: int, text: str
 ) -> None:
-    experiment = tlkit.Experiment(data=Phantom(), fit=tlkit.Fit(keep=keep, monitor="val_accuracy"))
+    experiment = tlkit.Experiment(data=Shapes(), fit=tlkit.Fit(keep=keep, monitor="val_accuracy"))
     run = tlkit.Run(
         folder=Path(),
         experiment=experiment,
@@ -422,7 +422,7 @@ def test_predict_keeps_the_order_and_names_what_it_rejects(
         assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-5)
 
 
-CLASSES = ("clear", "one_sided", "both_sided")
+CLASSES = ("circle", "square", "triangle")
 
 
 def test_predict_prints_json_and_a_table(tlkit_command: CommandLine, finished: Path) -> None:
@@ -468,20 +468,20 @@ def test_every_command_has_help() -> None:
 
 
 def test_a_preview_is_a_sheet_of_draws_and_overwrites_nothing(tlkit_command: CommandLine) -> None:
-    arguments = ("info", "covidx", "--preview", "sheets", "--image-px", "32")
-    assert tlkit_command(*arguments).out == "sheets/covidx.png\n"
-    before = Path("sheets/covidx.png").read_bytes()
-    with Image.open("sheets/covidx.png") as sheet:
+    arguments = ("info", "affine", "--preview", "sheets", "--image-px", "32")
+    assert tlkit_command(*arguments).out == "sheets/affine.png\n"
+    before = Path("sheets/affine.png").read_bytes()
+    with Image.open("sheets/affine.png") as sheet:
         assert sheet.size == (6 * 36 - 4, 3 * 36 - 4)
     again = tlkit_command(*arguments)
     assert (again.code, "overwritten" in again.err) == (2, True)
-    assert Path("sheets/covidx.png").read_bytes() == before
+    assert Path("sheets/affine.png").read_bytes() == before
 
 
 def test_a_preview_shows_one_s_own_images_and_keys(tlkit_command: CommandLine) -> None:
     def sheet(*arguments: str) -> bytes:
         Path("none.png").unlink(missing_ok=True)
-        Path("covidx.png").unlink(missing_ok=True)
+        Path("affine.png").unlink(missing_ok=True)
         path = tlkit_command("info", *arguments, "--preview", ".", "--image-px", "32").out.strip()
         return Path(path).read_bytes()
 
@@ -489,7 +489,7 @@ def test_a_preview_shows_one_s_own_images_and_keys(tlkit_command: CommandLine) -
     picture(Path("b.png"), 1)
     both = sheet("none", "--image", "a.png", "--image", "b.png")
     assert both != sheet("none", "--image", "b.png", "--image", "a.png")
-    assert sheet("covidx") != sheet("covidx", "--set", "rotation_deg=45")
+    assert sheet("affine") != sheet("affine", "--set", "rotation_deg=45")
 
 
 @pytest.mark.parametrize(
@@ -497,10 +497,10 @@ def test_a_preview_shows_one_s_own_images_and_keys(tlkit_command: CommandLine) -
     [
         (["vgg16", "--preview", "."], 2, "'vgg16' is none"),
         (["covdix", "--preview", "."], 6, "did you mean 'covidx'?"),
-        (["covidx", "--preview", ".", "--set", "rotation=1"], 3, "rotation: unknown key"),
-        (["covidx", "--preview", ".", "--image", "none.png"], 4, "none.png: "),
-        (["covidx", "--preview", "quick.toml"], 2, "cannot be written"),
-        (["covidx", "--image", "a.png"], 2, "is missing"),
+        (["affine", "--preview", ".", "--set", "rotation=1"], 3, "rotation: unknown key"),
+        (["affine", "--preview", ".", "--image", "none.png"], 4, "none.png: "),
+        (["affine", "--preview", "quick.toml"], 2, "cannot be written"),
+        (["affine", "--image", "a.png"], 2, "is missing"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -18,9 +18,9 @@ import tlkit
 from tlkit import cli
 from tlkit.config.structure import structure
 
-CLASSES = ("clear", "one_sided", "both_sided")
+CLASSES = ("circle", "square", "triangle")
 TABLE = {
-    "data": {"name": "phantom", "train": 6, "val": 3, "test": 3, "image_px": 32},
+    "data": {"name": "shapes", "train": 6, "val": 3, "test": 3, "image_px": 32},
     "backbone": {"weights": "none", "image_size": 32},
     "head": {"name": "pooled"},
     "fit": {"epochs": 1},
@@ -129,7 +129,7 @@ def test_a_layer_is_for_features(command: CommandLine, run: Path) -> None:
 
 def test_evaluate_writes_its_answers(command: CommandLine, run: Path) -> None:
     lines = ["path,label,split,source", "c.png,clear,test,one", "a.png,clear,test,two"]
-    Path("list.csv").write_text("\n".join([*lines, "in/b.png,both_sided,test,two"]))
+    Path("list.csv").write_text("\n".join([*lines, "in/b.png,triangle,test,two"]))
     done = command("evaluate", run, "--data", "list.csv", "--out", "there")
     assert done.code == 0
     table = done.out.splitlines()[-5:-2]
@@ -203,18 +203,18 @@ def test_with_a_threshold_it_is_the_called_class_that_is_explained(
 
 
 def test_a_chosen_class_is_explained_by_any_method(command: CommandLine, run: Path) -> None:
-    done = command("explain", run, "a.png", "--class", "clear", "--method", "occlusion",
+    done = command("explain", run, "a.png", "--class", "circle", "--method", "occlusion",
                    "--out", "there")  # fmt: skip
     (row,) = rows(Path("there/explanations.csv").read_text())
-    assert (done.code, row["class"]) == (0, "clear")
-    p = dict(zip(CLASSES, tlkit.load(run).probabilities(["a.png"])[0], strict=True))["clear"]
+    assert (done.code, row["class"]) == (0, "circle")
+    p = dict(zip(CLASSES, tlkit.load(run).probabilities(["a.png"])[0], strict=True))["circle"]
     assert float(row["p_class"]) == pytest.approx(p, abs=5e-4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["a.png", "--class", "claer"], 2, "must be one of clear, one_sided, both_sided"),
+        (["a.png", "--class", "circel"], 2, "must be one of circle, square, triangle"),
         (["a.png", "--layer", "dense"], 3, "explain: layer: no layer or block matches 'dense'"),
         (["a.png", "--method", "lime"], 2, "lime"),
         (["a.png", "--out", "in"], 2, "in exists; nothing is overwritten"),

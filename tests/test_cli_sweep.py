@@ -15,7 +15,7 @@ from tlkit.sweeps import sweep as sweeping
 from tlkit.system.lock import locked
 
 QUICK = """
-data = { name = "phantom", train = 6, val = 3, test = 0, image_px = 32 }
+data = { name = "shapes", train = 6, val = 3, test = 0, image_px = 32 }
 backbone = { weights = "none", image_size = 32 }
 head = { name = "pooled" }
 """

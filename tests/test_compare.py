@@ -18,9 +18,9 @@ from tests.small import rewrite
 import tlkit
 from tlkit.metrics.scoring import score_predictions
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
 from tlkit.parts.optimizers import Adam
+from tlkit.parts.shapes import Shapes
 from tlkit.reports.compare import (
     Answer,
     ComparedRun,
@@ -150,12 +150,12 @@ def test_what_makes_a_comparison_unfair_is_said() -> None:
     one = recorded("one", answers("111"), frozenset({"9"}))
     others = score_predictions([0, 1], [0, 1], ("a", "c"))
     two = recorded("two", answers("1111"), frozenset({"0", "1"}), scores=others)
-    three = recorded("three", {"8": Answer("a", "a")}, split="val", stand_in="phantom")
+    three = recorded("three", {"8": Answer("a", "a")}, split="val", stand_in="shapes")
     assert notes([one, two, three]) == (
         "[2] has other classes than [1]",
         "[2] and [1] share 3 test images, of 4 and 3",
         "[2] was trained on 2 of the images that [1] was evaluated on",
-        "[3] was trained on synthetic images (phantom)",
+        "[3] was trained on synthetic images (shapes)",
         "[3] was evaluated on val, [1] on test",
         "[3] and [1] share 0 test images, of 1 and 3",
         "p-values are not corrected for 2 comparisons",
@@ -178,7 +178,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two runs that differ in their learning rate alone."""
     top = tmp_path_factory.mktemp("compare")
     experiment = tlkit.Experiment(
-        data=Phantom(train=6, val=3, test=6, image_px=32),
+        data=Shapes(train=6, val=3, test=6, image_px=32),
         backbone=VGG16(weights="none", image_size=32),
         head=Pooled(),
         optimizer=Adam(learning_rate=0.001),

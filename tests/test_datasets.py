@@ -1,4 +1,4 @@
-"""Datasets: folders, manifests, drawn phantoms, and what takes the place of missing data."""
+"""Datasets: folders, manifests, and what takes the place of missing data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tlkit.config.experiment import Experiment
+from tlkit.config.structure import structure, unstructure
 from tlkit.data.splits import Example, Splits
-from tlkit.parts.datasets import Folder, Manifest, Phantom, load_splits
-from tlkit.parts.kinds import Dataset
-from tlkit.system.errors import DataError, PartError
+from tlkit.parts.datasets import Folder, Manifest, load_splits
+from tlkit.parts.kinds import Dataset, StandIn
+from tlkit.parts.shapes import Shapes
+from tlkit.system.errors import ConfigError, DataError, PartError
+
+SHAPES = StandIn.parse("shapes")
 
 
 def make(top: Path, *files: str) -> Path:
@@ -202,26 +207,26 @@ class TestManifest:
                 Manifest(path=path).load()
 
 
-class TestPhantom:
+class TestShapes:
     def test_images_are_spread_evenly_over_the_classes(self) -> None:
-        splits = Phantom(train=31, val=7, test=3).load()
-        assert splits.classes == ("clear", "one_sided", "both_sided")
-        assert splits.counts("train") == {"clear": 11, "one_sided": 10, "both_sided": 10}
-        assert splits.counts("val") == {"clear": 3, "one_sided": 2, "both_sided": 2}
-        assert splits.counts("test") == {"clear": 1, "one_sided": 1, "both_sided": 1}
+        splits = Shapes(train=31, val=7, test=3).load()
+        assert splits.classes == ("circle", "square", "triangle")
+        assert splits.counts("train") == {"circle": 11, "square": 10, "triangle": 10}
+        assert splits.counts("val") == {"circle": 3, "square": 2, "triangle": 2}
+        assert splits.counts("test") == {"circle": 1, "square": 1, "triangle": 1}
 
     def test_test_may_be_empty_and_classes_may_have_names(self) -> None:
-        splits = Phantom(classes=("no", "yes"), test=0).load()
+        splits = Shapes(classes=("no", "yes"), test=0).load()
         assert splits.test == ()
         assert splits.counts("val") == {"no": 8, "yes": 7}
 
     def test_an_image_is_a_png_of_the_wanted_size(self) -> None:
-        splits = Phantom(image_px=48).load()
+        splits = Shapes(image_px=48).load()
         image = Image.open(io.BytesIO(splits.read(splits.train[0].path)))
-        assert (image.format, image.mode, image.size) == ("PNG", "L", (48, 48))
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (48, 48))
 
     def test_every_image_is_another_and_another_seed_gives_others(self) -> None:
-        studies = [Phantom(train=6, val=3, test=3, image_px=16, draw_seed=n).load() for n in (0, 1)]
+        studies = [Shapes(train=6, val=3, test=3, image_px=16, draw_seed=n).load() for n in (0, 1)]
         contents = [
             splits.read(example.path)
             for splits in studies
@@ -231,34 +236,56 @@ class TestPhantom:
         assert Counter(contents).most_common(1)[0][1] == 1
 
     def test_the_picture_shows_what_its_class_says_whatever_the_class_is_called(self) -> None:
-        named = Phantom(classes=("x", "y", "z"), image_px=32).load()
-        plain = Phantom(image_px=32).load()
+        named = Shapes(classes=("x", "y", "z"), image_px=32).load()
+        plain = Shapes(image_px=32).load()
         for one, other in zip(named.train, plain.train, strict=True):
             assert named.read(one.path) == plain.read(other.path)
 
-    def test_more_classes_than_findings_are_refused(self) -> None:
-        with pytest.raises(
-            DataError, match=r"^phantom: there are 3 findings to draw, got classes "
-        ):
-            Phantom(classes=("a", "b", "c", "d")).load()
+    def test_more_classes_than_shapes_are_refused(self) -> None:
+        with pytest.raises(DataError, match=r"^shapes: draws at most 3 classes, got 4$"):
+            Shapes(classes=("a", "b", "c", "d")).load()
 
     def test_too_few_images_for_every_class_are_refused(self) -> None:
         with pytest.raises(DataError, match=r"^val split: every class needs at least one image"):
-            Phantom(val=2).load()
+            Shapes(val=2).load()
 
 
 class TestStandIn:
+    def test_it_is_chosen_by_name_and_written_as_such(self) -> None:
+        dataset = structure(Folder, {"path": "data", "stand_in": "shapes"})
+        assert dataset.stand_in == SHAPES
+        assert Folder(path=Path("data"), stand_in="shapes") == dataset  # type: ignore[arg-type]
+        assert unstructure(dataset)["stand_in"] == "shapes"
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            (
+                "shape",
+                r"^data\.stand_in: no dataset named 'shape'; did you mean 'shapes'",
+            ),
+            (
+                "folder",
+                r"^data\.stand_in: dataset 'folder' cannot stand in: .* key path$",
+            ),
+        ],
+    )
+    def test_only_a_dataset_without_required_keys_can_stand_in(
+        self, name: str, message: str
+    ) -> None:
+        table = {"data": {"name": "folder", "path": "data", "stand_in": name}}
+        with pytest.raises(ConfigError, match=message):
+            structure(Experiment, table)
+
     @pytest.mark.parametrize("kind", [Folder, Manifest])
-    def test_phantoms_take_the_place_of_data_that_are_not_there_at_all(
+    def test_another_dataset_stands_in_for_missing_data(
         self, tmp_path: Path, kind: type[Folder] | type[Manifest]
     ) -> None:
         missing = tmp_path / "data"
-        splits = load_splits(kind(path=missing, stand_in="phantom", classes=("a", "b")))
-        assert splits.stand_in == "phantom"
+        splits = load_splits(kind(path=missing, stand_in=SHAPES, classes=("a", "b")))
+        assert splits.stand_in == "shapes"
         assert splits.classes == ("a", "b")
-        assert splits.notes == (
-            f"{missing} is not there: these are drawn phantoms, not real images",
-        )
+        assert splits.notes == (f"{missing} does not exist: the dataset shapes stands in for it",)
         assert splits.read(splits.train[0].path).startswith(b"\x89PNG")
 
     @pytest.mark.parametrize("kind", [Folder, Manifest])
@@ -269,7 +296,7 @@ class TestStandIn:
             load_splits(kind(path=tmp_path / "data"))
 
     def test_data_that_are_there_are_used(self, images: Path) -> None:
-        splits = load_splits(Folder(path=images, stand_in="phantom"))
+        splits = load_splits(Folder(path=images, stand_in=SHAPES))
         assert splits.stand_in == ""
         assert splits == Folder(path=images).load()
 
@@ -279,13 +306,13 @@ class TestStandIn:
     ) -> None:
         path = tmp_path / "data.csv"
         path.write_text("\n".join(["path,label,split", *rows]))
-        dataset: Dataset = Manifest(path=path, stand_in="phantom", classes=("a", "b"))
+        dataset: Dataset = Manifest(path=path, stand_in=SHAPES, classes=("a", "b"))
         with pytest.raises(DataError, match=f"^{path}: "):
             load_splits(dataset)
 
 
 def test_what_a_dataset_gives_must_be_splits() -> None:
-    class Wrong(Phantom):
+    class Wrong(Shapes):
         """Gives something else."""
 
         def load(self) -> Splits:

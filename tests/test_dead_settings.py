@@ -41,9 +41,9 @@ EXCEPTIONS = {
     "experiment.plugins": "says where parts come from; tests/test_plugins.py changes its keys",
     "experiment.calibration": "changes answers and no weight; see tests/test_calibration.py",
     "experiment.track": "goes elsewhere and changes no result; see tests/test_trackers.py",
-    "datasets.phantom.stand_in": "phantoms are never absent, so they need no stand-in",
+    "datasets.shapes.stand_in": "drawings are never missing",
     "datasets.manifest.follow_links": "matters for links, which tests/test_datasets.py has",
-    "datasets.phantom.resize": "phantoms are square",
+    "datasets.shapes.resize": "drawings are square",
     "augmentations.none.views": "nothing is drawn, so there is one view",
     "backbones.keras_cv_densenet.preprocess": "it was trained on pixels divided by 255 too",
     "backbones.keras_cv_resnet.preprocess": "it was trained on pixels divided by 255 too",
@@ -55,8 +55,8 @@ OTHER_PRESET: dict[str, Any] = {
 }
 # For each key another value than the default or the one in NEEDED. A star stands for any part.
 CHANGED: dict[str, Any] = {
-    "datasets.*.classes": ["one_sided", "clear", "both_sided"],
-    "datasets.*.stand_in": "phantom",
+    "datasets.*.classes": ["square", "circle", "triangle"],
+    "datasets.*.stand_in": "shapes",
     "datasets.*.resize": "crop",
     "datasets.*.mask_center": 0.5,
     "datasets.*.sampler": "balanced",
@@ -70,11 +70,11 @@ CHANGED: dict[str, Any] = {
     "datasets.manifest.root": "other",
     "datasets.folder.path": "other",
     "datasets.manifest.path": "other.csv",
-    "datasets.phantom.train": 9,
-    "datasets.phantom.val": 9,
-    "datasets.phantom.test": 9,
-    "datasets.phantom.image_px": 64,
-    "datasets.phantom.draw_seed": 1,
+    "datasets.shapes.train": 9,
+    "datasets.shapes.val": 9,
+    "datasets.shapes.test": 9,
+    "datasets.shapes.image_px": 64,
+    "datasets.shapes.draw_seed": 1,
     "backbones.*.weights": "bsds500",
     "backbones.keras_cv_densenet.compression": 0.4,
     "backbones.keras_cv_densenet.growth": 8,
@@ -113,8 +113,6 @@ CHANGED: dict[str, Any] = {
     "augmentations.*.views": 2,
     "augmentations.*.rotation_deg": 20,
     "augmentations.*.shift_frac": 0.2,
-    "augmentations.covidx_published.flip": False,
-    "augmentations.covidx_published.brightness_frac": 0.5,
     "losses.cross_entropy.label_smoothing": 0.1,
     "losses.focal.gamma": 1,
     "losses.logit_adjusted.tau": 0.5,
@@ -153,7 +151,7 @@ CHANGED: dict[str, Any] = {
 NEEDED: dict[str, dict[str, Any]] = {
     "datasets.folder": {"path": "images"},
     "datasets.manifest": {"path": "images.csv"},
-    "datasets.phantom": {"train": 6, "val": 3, "test": 3, "image_px": 32},
+    "datasets.shapes": {"train": 6, "val": 3, "test": 3, "image_px": 32},
     "backbones.vgg16": {"weights": "none", "image_size": 32},
     "backbones.keras_cv_densenet": {"weights": "none", "image_size": 32, "repeats": [1, 1]},
     "backbones.keras_cv_resnet": {"weights": "none", "image_size": 32, "blocks": [1, 1, 1, 1]},
@@ -221,7 +219,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, write_preset: Callable[...,
         backbone = structure(registries.backbones.get(name), settings, base=top)
         backbone.build().save_weights(top / f"{name}.weights.h5")
     random = np.random.default_rng(0)
-    classes = ("both_sided", "clear", "one_sided")
+    classes = ("triangle", "circle", "square")
     for folder in ("images", "other"):
         rows = ["path,label,split"]
         for split in ("train", "train", "train", "val"):  # with folds, three of a class are needed
@@ -316,7 +314,7 @@ def seen_schedules(part: Any) -> Any:
     history = [
         {"loss": loss, "loss_unweighted": 9 - loss, "val_loss": 1 / loss} for loss in falling
     ]
-    return [part.rate(1.0, 12, history[:done]) for done in range(len(history) + 1)]
+    return [part.learning_rate(1.0, 12, history[:done]) for done in range(len(history) + 1)]
 
 
 SEEN: dict[str, Callable[[Any], Any]] = {
@@ -353,7 +351,7 @@ def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
     if field == "allow_double_balancing":
         settings, changed = settings | {"sampler": "balanced"}, changed | {"sampler": "balanced"}
     if field in {"folds", "fold", "split_seed"}:
-        more = {"train": 12} if name == "phantom" else {}
+        more = {"train": 12} if name == "shapes" else {}
         settings = settings | more | {"folds": 2, "fold": 1}
         changed = settings | {field: changed_value(key)}
     if key == "optimizers.sgd.nesterov":
@@ -375,7 +373,7 @@ def outcome(seen: Callable[[Any], Any], part: Any) -> Any:
 
 def experiment(**changed: Any) -> Experiment:
     table = {
-        "data": {"name": "phantom"} | NEEDED["datasets.phantom"],
+        "data": {"name": "shapes"} | NEEDED["datasets.shapes"],
         "backbone": NEEDED["backbones.vgg16"],
         "head": {"name": "pooled"},
     }
@@ -470,15 +468,15 @@ def test_every_key_of_a_reference_changes_what_is_printed(key: str, value: Any) 
 # One changed table for each field of the experiment: training must end elsewhere.
 TABLES: dict[str, Any] = {
     "seed": 1,
-    "data": {"name": "phantom", "draw_seed": 1} | NEEDED["datasets.phantom"],
+    "data": {"name": "shapes", "draw_seed": 1} | NEEDED["datasets.shapes"],
     "backbone": NEEDED["backbones.vgg16"] | {"preprocess": "unit"},
     "head": {"name": "pooled", "dropout": 0.5},
     "freeze": {"name": "layer_range", "train": "17-"},
     "class_weights": {
         "name": "fixed",
-        "weights": {"clear": 1, "one_sided": 1, "both_sided": 12},
+        "weights": {"circle": 1, "square": 1, "triangle": 12},
     },
-    "augmentation": {"name": "covidx"},
+    "augmentation": {"name": "affine"},
     "loss": {"name": "focal"},
     "optimizer": {"name": "adam", "learning_rate": 2e-5},
     "schedule": {"name": "plateau", "patience": 1, "min_delta": 1e3},

@@ -19,7 +19,7 @@ from tlkit.system.lock import is_locked
 from tlkit.train.checkpoint import Checkpoint
 
 QUICK = """
-data = { name = "phantom", train = 6, val = 3, test = 0, image_px = 32 }
+data = { name = "shapes", train = 6, val = 3, test = 0, image_px = 32 }
 backbone = { weights = "none", image_size = 32 }
 head = { name = "pooled" }
 fit = { epochs = 1 }

@@ -13,12 +13,13 @@ import tlkit
 from tlkit.config.experiment import Experiment, Fit, PublishedResult
 from tlkit.config.structure import structure, unstructure
 from tlkit.config.toml import load_experiment
-from tlkit.parts.datasets import Manifest, Phantom
+from tlkit.parts.datasets import Manifest
 from tlkit.parts.freezes import HeadOnly, TrainRange
 from tlkit.parts.heads import Pooled
+from tlkit.parts.shapes import Shapes
 from tlkit.system.errors import ConfigError, FieldError
 
-PHANTOM = 'data.name = "phantom"\n'
+SHAPES = 'data.name = "shapes"\n'
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def file(tmp_path: Path) -> Path:
         """
         seed = 1
         [data]
-        name = "phantom"
+        name = "shapes"
         [freeze]
         name = "layer_range"
         train = "19-22"
@@ -101,13 +102,13 @@ class TestFile:
         self, tmp_path: Path, head: bytes
     ) -> None:
         path = tmp_path / "study.toml"
-        path.write_bytes(head + PHANTOM.replace("\n", "\r\n").encode() + b"fit.epochs = 3\r\n")
-        assert load_experiment(path) == Experiment(data=Phantom(), fit=Fit(epochs=3))
+        path.write_bytes(head + SHAPES.replace("\n", "\r\n").encode() + b"fit.epochs = 3\r\n")
+        assert load_experiment(path) == Experiment(data=Shapes(), fit=Fit(epochs=3))
 
     def test_one_mebibyte_is_just_allowed(self, tmp_path: Path) -> None:
         path = tmp_path / "study.toml"
-        path.write_text(PHANTOM + "#" * ((1 << 20) - len(PHANTOM)))
-        assert load_experiment(path).data == Phantom()
+        path.write_text(SHAPES + "#" * ((1 << 20) - len(SHAPES)))
+        assert load_experiment(path).data == Shapes()
 
     def test_a_tilde_is_a_home_only_at_the_beginning(self, tmp_path: Path) -> None:
         path = tmp_path / "study.toml"
@@ -146,7 +147,7 @@ class TestFile:
     def test_where_it_is_from_does_not_make_it_another_experiment(self, file: Path) -> None:
         experiment = load_experiment(file)
         assert experiment == evolve(experiment, origin=None)
-        assert Experiment(data=Phantom()).name == "experiment"
+        assert Experiment(data=Shapes()).name == "experiment"
 
 
 class TestOverrides:
@@ -277,16 +278,16 @@ def test_the_example_study_is_read_as_it_is_meant() -> None:
 
 
 def test_a_dict_is_read_as_a_file_is() -> None:
-    table = {"data": {"name": "phantom"}, "fit": {"epochs": 2}, "head": {"name": "pooled"}}
+    table = {"data": {"name": "shapes"}, "fit": {"epochs": 2}, "head": {"name": "pooled"}}
     found = load_experiment(table, ["fit.epochs=3", "fit.batch_size=4"])
-    assert (found.fit, found.head, found.data) == (Fit(epochs=3, batch_size=4), Pooled(), Phantom())
+    assert (found.fit, found.head, found.data) == (Fit(epochs=3, batch_size=4), Pooled(), Shapes())
     assert table["fit"] == {"epochs": 2}
     with pytest.raises(ConfigError, match=r"^fit\.epoch: unknown key"):
-        load_experiment({"data": {"name": "phantom"}, "fit": {"epoch": 2}})
+        load_experiment({"data": {"name": "shapes"}, "fit": {"epoch": 2}})
 
 
 def test_in_a_dict_a_part_may_stand_in_place_of_its_table() -> None:
-    data, head = Phantom(train=9), Pooled(units=(3,))
+    data, head = Shapes(train=9), Pooled(units=(3,))
     found = load_experiment({"data": data, "head": head})
     assert found.data is data
     assert found.head is head
@@ -303,7 +304,7 @@ def test_a_dict_names_files_with_parts_too(tmp_path: Path, monkeypatch: pytest.M
         "class Mine(tlkit.parts.heads.Pooled):\n"
         "    'Mine.'\n"
     )
-    table = {"data": {"name": "phantom"}, "plugins": {"modules": ["mine.py"]}}
+    table = {"data": {"name": "shapes"}, "plugins": {"modules": ["mine.py"]}}
     found = load_experiment({**table, "head": {"name": "mine_of_a_dict"}})
     assert type(found.head).__name__ == "Mine"
     assert len(found.plugins.sha256) == 1
@@ -311,7 +312,7 @@ def test_a_dict_names_files_with_parts_too(tmp_path: Path, monkeypatch: pytest.M
 
 def test_check_takes_a_file_a_dict_and_an_experiment(file: Path) -> None:
     given: dict[str, Any] = {
-        "data": {"name": "phantom"},
+        "data": {"name": "shapes"},
         "freeze": {"name": "layer_range", "train": "19-22"},
     }
     plans = [
@@ -326,10 +327,10 @@ def test_check_takes_a_file_a_dict_and_an_experiment(file: Path) -> None:
 @pytest.mark.parametrize("overrides", ["fit.epochs=3", {"fit.epochs": 3}], ids=str)
 def test_overrides_are_a_list(overrides: Any) -> None:
     with pytest.raises(ConfigError, match=r"^overrides: must be a list such as \['fit"):
-        tlkit.check({"data": {"name": "phantom"}}, overrides)
+        tlkit.check({"data": {"name": "shapes"}}, overrides)
 
 
 def test_a_finished_experiment_takes_no_overrides() -> None:
-    experiment = load_experiment({"data": {"name": "phantom"}})
+    experiment = load_experiment({"data": {"name": "shapes"}})
     with pytest.raises(ConfigError, match=r"^overrides: change a file or a dict; make another"):
         tlkit.check(experiment, ["fit.epochs=3"])

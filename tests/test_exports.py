@@ -20,12 +20,12 @@ from tlkit.cli import app
 from tlkit.data.images import to_pixels
 from tlkit.exporter import FORMATS, _facts, with_preprocessing
 from tlkit.metrics.calibration import Calibrator
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Cosine, Pooled
+from tlkit.parts.shapes import Shapes
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
 
-DATA = Phantom(train=6, val=3, test=4, image_px=40)
+DATA = Shapes(train=6, val=3, test=4, image_px=40)
 # Like the model files themselves: nothing of tlkit may be needed to read them.
 WITHOUT_TLKIT = "import sys; sys.modules['tlkit'] = None; import runpy; sys.argv = sys.argv[1:]; "
 WITHOUT_TLKIT += "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -49,7 +49,7 @@ def untrained(backbone: dict[str, Any], preprocess: str = "native") -> tlkit.Cla
     model, _ = assemble(experiment.backbone, experiment.head, 3, seed=0)
     return tlkit.Classifier(
         model=model,
-        classes=("clear", "one_sided", "both_sided"),
+        classes=("circle", "square", "triangle"),
         experiment=experiment,
         extractor=Extractor(model, experiment.backbone, experiment.augmentation, 8),
     )
@@ -74,7 +74,7 @@ def test_the_temperature_is_inside_and_the_threshold_beside(run: Path, tmp_path:
     np.testing.assert_allclose(found, classifier.probabilities(pixels), atol=1e-6)
     assert np.abs(found - load(run).probabilities(pixels)).max() > 1e-3
     facts = _facts(classifier, run, "keras", None)
-    assert facts["threshold"] == {"class": "one_sided", "p": 0.25}
+    assert facts["threshold"] == {"class": "square", "p": 0.25}
     assert _facts(load(run), run, "keras", None)["threshold"] is None
 
 
@@ -136,7 +136,7 @@ def test_the_script_brings_images_to_size_as_the_run_did(
 def test_the_facts_say_what_one_must_know(run: Path, tmp_path: Path) -> None:
     done = tlkit.export(run, tmp_path / "out", to="keras")
     facts = json.loads((done.folder / "model.json").read_text(encoding="utf-8"))
-    assert facts["classes"] == ["clear", "one_sided", "both_sided"]
+    assert facts["classes"] == ["circle", "square", "triangle"]
     assert facts["input"] == "(batch, 32, 32, 3) float32, RGB, from 0 to 255"
     assert facts["run"] == "small"
     assert sorted(path.name for path in done.folder.iterdir()) == [
@@ -259,7 +259,7 @@ def test_the_command_says_what_it_made_and_what_comes_next(
     assert said.stdout.startswith("exports/small-keras/model.keras: (batch, 32, 32, 3) float32")
     assert said.stdout.splitlines()[-1] == "next: python exports/small-keras/predict.py IMAGE..."
     told = CliRunner().invoke(app, ["export", str(run), "--to", "keras", "--out", "b", "--json"])
-    assert json.loads(told.stdout)["classes"] == ["clear", "one_sided", "both_sided"]
+    assert json.loads(told.stdout)["classes"] == ["circle", "square", "triangle"]
 
 
 SMALL = ("mobilenet_v3_small", "efficientnet_b0", "resnet50", "densenet121", "convnext_tiny")

@@ -34,7 +34,7 @@ def key(
     winograd: bool = False,
     **tables: Any,
 ) -> str:
-    defaults = {"data": {"name": "phantom"}, "augmentation": {"name": "covidx"}}
+    defaults = {"data": {"name": "shapes"}, "augmentation": {"name": "affine"}}
     experiment = structure(tlkit.Experiment, defaults | tables)
     found = FeatureKey.of(model or prefix(), experiment, batch, winograd)
     return found.entry_name(images, keys)
@@ -50,12 +50,12 @@ def key(
         {"keys": augmentation_keys(1, 0, 2)},
         {"batch": 8},
         {"winograd": True},
-        {"data": {"name": "phantom", "resize": "pad"}},
-        {"data": {"name": "phantom", "mask_center": 0.5}},
+        {"data": {"name": "shapes", "resize": "pad"}},
+        {"data": {"name": "shapes", "mask_center": 0.5}},
         {"backbone": {"preprocess": "unit"}},
         {"backbone": {"image_size": 64}},
-        {"augmentation": {"name": "covidx", "rotation_deg": 20}},
-        {"augmentation": {"name": "covidx_published"}},
+        {"augmentation": {"name": "affine", "rotation_deg": 20}},
+        {"augmentation": {"name": "xray_safe"}},
         {"fit": {"feature_dtype": "float16"}},
     ],
     ids=str,
@@ -95,7 +95,7 @@ def test_the_machine_and_the_packages_change_the_name(
     "changed",
     [
         {"backbone": {"weights": "none"}},  # the arrays themselves are in the name
-        {"augmentation": {"name": "covidx", "views": 3}},
+        {"augmentation": {"name": "affine", "views": 3}},
         {"head": {"name": "pooled"}},
         {"optimizer": {"name": "sgd"}},
         {"class_weights": {"name": "balanced"}},
@@ -109,7 +109,7 @@ def test_what_they_do_not_depend_on_leaves_the_name(changed: dict[str, Any]) -> 
 
 
 def test_unaugmented_features_are_shared_whatever_the_augmentation() -> None:
-    names = {key(keys=None, augmentation={"name": name}) for name in ("none", "covidx")}
+    names = {key(keys=None, augmentation={"name": name}) for name in ("none", "affine")}
     assert len(names) == 1
 
 

@@ -18,13 +18,13 @@ from attrs import evolve, field, frozen
 import tlkit
 from tlkit.data.checks import check_images
 from tlkit.data.images import Reader
-from tlkit.parts.augmentations import Covidx
+from tlkit.parts.augmentations import Affine
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadOnly, HeadThen
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
 from tlkit.parts.optimizers import SGD, Adam
+from tlkit.parts.shapes import Shapes
 from tlkit.train.assemble import assemble
 from tlkit.train.checkpoint import Checkpoints
 from tlkit.train.checkpointer import Checkpointer
@@ -123,7 +123,7 @@ class Trained:
     ) -> None:
         length = sum(stage.epochs for stage in stages)
         experiment = tlkit.Experiment(
-            data=Phantom(train=8, val=6, test=3, image_px=16),
+            data=Shapes(train=8, val=6, test=3, image_px=16),
             backbone=TwoConvolutions(),
             head=Pooled(),
             freeze=Given(given=stages, batch_norm=batch_norm),
@@ -270,7 +270,7 @@ def test_an_epoch_is_the_same_whether_or_not_the_stage_before_it_ended_early() -
     stages = Stage(3, SCORES), Stage(3, FROM_SECOND)
     whole, stopped = (
         Trained(
-            *stages, optimizer=STILL, augmentation=Covidx(), early_stop_patience=patience
+            *stages, optimizer=STILL, augmentation=Affine(), early_stop_patience=patience
         ).fitted.history
         for patience in (None, 1)
     )
@@ -301,7 +301,7 @@ def test_batch_norm_that_is_asked_to_learns_in_the_stages_that_train_it_and_in_n
 
 
 RUN = tlkit.Experiment(
-    data=Phantom(train=6, val=3, test=3, image_px=32),
+    data=Shapes(train=6, val=3, test=3, image_px=32),
     backbone=VGG16(weights="none", image_size=32),
     head=Pooled(),
     freeze=HeadThen(train=("block5_conv3",), rate=1e3),

@@ -23,7 +23,7 @@ from tests.small import small
 
 import tlkit
 from tlkit.model.graph import layer_table
-from tlkit.parts.datasets import Phantom
+from tlkit.parts.shapes import Shapes
 from tlkit.runfolder.folder import RunFolder, read_weights
 from tlkit.weights.tensors import numbered_weights
 
@@ -53,7 +53,7 @@ name = "pooled"
 dropout = 0.5
 
 [augmentation]
-name = "covidx"
+name = "affine"
 
 [fit]
 epochs = 2
@@ -236,7 +236,7 @@ def test_a_broken_file_in_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_figure_that_is_not_finite_leaves_the_run_unfinished(tmp_path: Path) -> None:
-    splits = Phantom().load()
+    splits = Shapes().load()
     with pytest.raises(ValueError, match=r"not JSON compliant"):
         RunFolder(tmp_path).write_results({"loss": float("nan")}, splits, {}, {})
     assert not (tmp_path / "metrics.json").exists()

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 import tlkit
 from tlkit.data.folds import fold_of, groups_of, resplit, subset
 from tlkit.data.splits import Example, Splits
-from tlkit.parts.datasets import Folder, Phantom, load_splits
+from tlkit.parts.datasets import Folder, load_splits
+from tlkit.parts.kinds import StandIn
+from tlkit.parts.shapes import Shapes
 
 CLASSES = ("normal", "covid-19")
 
@@ -167,17 +169,17 @@ def test_a_class_with_fewer_images_keeps_what_it_has() -> None:
 )
 def test_keys_that_do_not_fit_each_other_are_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(tlkit.ConfigError, match=message):
-        load_splits(Phantom(**keys))
+        load_splits(Shapes(**keys))
 
 
 def test_a_subset_is_of_the_fold_and_a_stand_in_has_folds_too(tmp_path: Path) -> None:
-    drawn = load_splits(Phantom(train=30, val=9, folds=3, fold=2, max_per_class=2))
+    drawn = load_splits(Shapes(train=30, val=9, folds=3, fold=2, max_per_class=2))
     assert drawn.counts("train") == dict.fromkeys(drawn.classes, 2)
-    absent = Folder(path=tmp_path / "none", stand_in="phantom", folds=3, fold=2)
-    assert load_splits(absent).stand_in == "phantom"
+    absent = Folder(path=tmp_path / "none", stand_in=StandIn.parse("shapes"), folds=3, fold=2)
+    assert load_splits(absent).stand_in == "shapes"
     assert load_splits(absent).notes[-1].startswith("the data's own test split")
 
 
 def test_without_the_keys_nothing_is_changed() -> None:
     study = plain(6)
-    assert resplit(Phantom(), study) is study
+    assert resplit(Shapes(), study) is study

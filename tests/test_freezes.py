@@ -95,8 +95,10 @@ def test_what_is_trained_once_is_never_frozen_again(
 ) -> None:
     stages = policy.stages(layers, epochs)
     for before, after in pairwise(stages):
-        assert all(b <= a for b, a in zip(before.rates, after.rates, strict=True))
-        assert layers.frozen_prefix(after.rates) <= layers.frozen_prefix(before.rates)
+        assert all(b <= a for b, a in zip(before.lr_multipliers, after.lr_multipliers, strict=True))
+        assert layers.frozen_prefix(after.lr_multipliers) <= layers.frozen_prefix(
+            before.lr_multipliers
+        )
     assert all(stage.lr_multipliers[-1] == 1 for stage in stages)
 
 
@@ -109,7 +111,7 @@ def test_layer_decay_never_rises_going_down(factor: float, layers: LayerTable) -
 
 
 def test_the_plan_cuts_each_stage_anew() -> None:
-    phantoms = {"name": "phantom"}
-    table = {"data": phantoms, "freeze": {"name": "gradual"}, "fit": {"epochs": 3}}
+    data = {"name": "shapes"}
+    table = {"data": data, "freeze": {"name": "gradual"}, "fit": {"epochs": 3}}
     experiment = structure(tlkit.Experiment, table)
     assert [planned.cut for planned in tlkit.check(experiment).stages] == [18, 14, 10]

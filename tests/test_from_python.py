@@ -16,13 +16,13 @@ import tlkit
 from tlkit.config.toml import load_experiment
 from tlkit.data.images import to_pixels
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import TrainAll
 from tlkit.parts.heads import Pooled
+from tlkit.parts.shapes import Shapes
 from tlkit.testing import check_backbone
 from tlkit.train.feature_key import FeatureKey
 
-DATA = Phantom(train=6, val=3, test=0, image_px=16)
+DATA = Shapes(train=6, val=3, test=0, image_px=16)
 
 
 def network(size: int | None = 16, activation: str = "relu", seed: int = 0) -> Any:
@@ -160,7 +160,7 @@ def test_a_model_of_another_form_is_refused(make: Any, settings: Any, message: s
 
 def test_it_is_no_name_for_a_file(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
-    path.write_text('data.name = "phantom"\nbackbone.name = "FromModel"\n')
+    path.write_text('data.name = "shapes"\nbackbone.name = "FromModel"\n')
     with pytest.raises(tlkit.ConfigError, match=r"no backbone named 'FromModel'"):
         load_experiment(path)
 

@@ -16,10 +16,10 @@ from attrs import evolve
 
 import tlkit
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadOnly
 from tlkit.parts.heads import Cosine, FlattenDense, Linear, Pooled, cosine_scores
 from tlkit.parts.losses import cross_entropy
+from tlkit.parts.shapes import Shapes
 from tlkit.testing import check_head
 from tlkit.train.step import TrainStep
 
@@ -231,7 +231,7 @@ def attached_with(head: tlkit.Head, model: Any) -> Any:
 @pytest.mark.slow
 def test_a_run_is_loaded_in_a_fresh_process(head: tlkit.Head, tmp_path: Path) -> None:
     experiment = tlkit.Experiment(
-        data=Phantom(train=6, val=3, test=0, image_px=32),
+        data=Shapes(train=6, val=3, test=0, image_px=32),
         backbone=VGG16(weights="none", image_size=32),
         head=head,
         freeze=HeadOnly(batch_norm="head"),

@@ -20,7 +20,7 @@ from PIL import Image
 
 import tlkit
 from tlkit.data.images import Reader, Resize, decode, in_parallel, picture_of, to_pixels
-from tlkit.parts.datasets import Phantom
+from tlkit.parts.shapes import Shapes
 
 Pixels = npt.NDArray[Any]
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -242,7 +242,7 @@ def test_the_centre_can_be_blacked_out() -> None:
 @pytest.mark.parametrize("wrong", [-0.1, 1.0, 1.5])
 def test_only_a_share_of_the_image_can_be_blacked_out(wrong: float) -> None:
     with pytest.raises(tlkit.FieldError, match=r"^mask_center: must be at least 0 and below 1"):
-        Phantom(mask_center=wrong)
+        Shapes(mask_center=wrong)
 
 
 STRIPES = np.array([[0, 0, 200, 200, 0, 0, 0, 0]] * 4, np.uint8).repeat(8, 0).repeat(8, 1)

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
+from tests.small import study_parts
 from typer.testing import CliRunner
 
 import tlkit
@@ -30,14 +31,15 @@ from tlkit.inspect.shortcuts import find_shortcuts
 from tlkit.inspect.split import assign, split_data
 from tlkit.inspect.verify import verify_manifest
 from tlkit.parts.datasets import Manifest
-from tlkit.parts.phantom_drawing import draw_chest
 
 Pixels = npt.NDArray[np.uint8]
+draw_chest = study_parts().draw_chest
 XRAYS = Path(__file__).parent.parent.parent / "shared" / "data" / "cxr"
 
 
 def chest(number: int, finding: int = 0) -> Pixels:
-    return draw_chest(finding, (0, number), 64)
+    drawn: Pixels = draw_chest(finding, (0, number), 64)
+    return drawn
 
 
 def png(pixels: Pixels | Image.Image) -> bytes:

@@ -23,7 +23,7 @@ from tlkit.train.feature_key import augmentation_keys
 ROOT = Path(__file__).parent.parent
 NAMES = ("augmix", "gridmask", "randaugment")
 EXPERIMENT = """
-data = {{ name = "phantom", train = 6, val = 3, test = 3, image_px = 32 }}
+data = {{ name = "shapes", train = 6, val = 3, test = 3, image_px = 32 }}
 backbone = {{ name = "vgg16", weights = "none", image_size = 32 }}
 head = {{ name = "pooled" }}
 augmentation = {{ name = "{name}" }}

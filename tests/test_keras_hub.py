@@ -209,7 +209,7 @@ def test_settings_that_make_no_network_are_refused(stated: Path) -> None:
 def test_a_run_trains_on_it_and_is_loaded_again(tmp_path: Path, write_preset: WritePreset) -> None:
     folder = write_preset(tmp_path / "preset", "ResNetBackbone", **SMALL["ResNetBackbone"])
     table = {
-        "data": {"name": "phantom", "train": 6, "val": 3, "test": 3, "image_px": 32},
+        "data": {"name": "shapes", "train": 6, "val": 3, "test": 3, "image_px": 32},
         "backbone": {"name": "keras_hub", "preset": str(folder), "image_size": 32},
         "head": {"name": "linear"},
         "freeze": {"name": "layer_names", "train": ["stack1", "head"]},
@@ -255,7 +255,7 @@ def test_a_named_preset_that_is_not_there_says_how_to_get_it(
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
     file = tmp_path / "exp.toml"
     file.write_text(
-        '[data]\nname = "phantom"\n[backbone]\nname = "keras_hub"\npreset = "resnet_50_imagenet"\n'
+        '[data]\nname = "shapes"\n[backbone]\nname = "keras_hub"\npreset = "resnet_50_imagenet"\n'
     )
     for command in (
         ["check", str(file)],

@@ -18,7 +18,7 @@ import tlkit
 BYTES = ("history.csv", "metrics.json", "predictions.csv", "weights.safetensors")
 STUDY = """
 [data]
-name = "phantom"
+name = "shapes"
 train = 12
 val = 6
 test = 3
@@ -39,7 +39,7 @@ head_epochs = 2
 train = ["block5_conv3"]
 
 [augmentation]
-name = "covidx"
+name = "affine"
 
 [optimizer]
 learning_rate = 0.01

@@ -18,11 +18,11 @@ from tests.small import OneConvolution
 
 import tlkit
 from tlkit.lr_finder import FALLS, smoothed, steepest
-from tlkit.parts.augmentations import Covidx
+from tlkit.parts.augmentations import Affine
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.optimizers import SGD
+from tlkit.parts.shapes import Shapes
 from tlkit.train.step import StepTotals, TrainStep
 
 losses_drawn = st.lists(st.floats(0.01, 100), min_size=1, max_size=40)
@@ -74,7 +74,7 @@ def test_of_a_curve_that_falls_once_the_middle_of_the_fall_is_suggested(middle: 
 
 
 TINY = tlkit.Experiment(
-    data=Phantom(train=6, val=3, test=0, image_px=16),
+    data=Shapes(train=6, val=3, test=0, image_px=16),
     backbone=OneConvolution(),
     head=Pooled(),
     fit=tlkit.Fit(epochs=1, batch_size=4, cache=False, xla=False),
@@ -173,10 +173,10 @@ class Listener(tlkit.Callback):
 
 
 CACHED = tlkit.Experiment(
-    data=Phantom(train=6, val=3, test=3, image_px=32),
+    data=Shapes(train=6, val=3, test=3, image_px=32),
     backbone=VGG16(weights="none", image_size=32),
     head=Pooled(),
-    augmentation=Covidx(),
+    augmentation=Affine(),
     fit=tlkit.Fit(epochs=2, batch_size=4, xla=False),
 )
 
@@ -227,7 +227,7 @@ def test_the_run_that_follows_computes_no_training_features(
 ) -> None:
     assert computed.computed == ["train"]
     following = Listener()
-    experiment = evolve(CACHED, augmentation=Covidx(views=1))
+    experiment = evolve(CACHED, augmentation=Affine(views=1))
     tlkit.run(experiment, tmp_path / "run", callback=following)
     assert following.computed == ["val", "test"]
 
@@ -237,7 +237,7 @@ def test_a_file_is_read_with_overrides_and_names_the_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(
-        '[data]\nname = "phantom"\ntrain = 3\nval = 3\ntest = 0\nimage_px = 32\n'
+        '[data]\nname = "shapes"\ntrain = 3\nval = 3\ntest = 0\nimage_px = 32\n'
         '[backbone]\nweights = "none"\nimage_size = 32\n[head]\nname = "pooled"\n',
         encoding="utf-8",
     )

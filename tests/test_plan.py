@@ -13,16 +13,16 @@ from tlkit.config.experiment import Experiment, Fit, Origin, PublishedResult
 from tlkit.data.splits import Example, Splits
 from tlkit.model.layers import LayerRange, LayerTable
 from tlkit.parts.class_weights import Balanced, Fixed
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import Gradual, HeadOnly, HeadThen, TrainAll, TrainNames, TrainRange
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
 from tlkit.parts.losses import Focal, LogitAdjusted
+from tlkit.parts.shapes import Shapes
 from tlkit.system.errors import ConfigError, PartError
 from tlkit.train.plan import HEAD_BATCH, PREFIX_BATCH, make_plan, seed_for
 
 CLASSES = ("normal", "pneumonia", "covid-19")
-EXPERIMENT = Experiment(data=Phantom(), fit=Fit(epochs=12, batch_size=8))
+EXPERIMENT = Experiment(data=Shapes(), fit=Fit(epochs=12, batch_size=8))
 
 
 def splits(**images: tuple[int, int, int]) -> Splits:
@@ -108,7 +108,7 @@ def test_a_new_batch_norm_layer_that_may_learn_does(batch_norm: Any) -> None:
     assert stage.trainable_params == 512 * 4 + 2 * 4 + 5 * 3
 
 
-BALANCED_SAMPLER = Phantom(sampler="balanced")
+BALANCED_SAMPLER = Shapes(sampler="balanced")
 
 
 def test_the_sampler_is_in_the_plan() -> None:
@@ -131,7 +131,7 @@ def test_imbalance_is_made_up_for_twice_only_if_a_key_says_so(
     twice = evolve(EXPERIMENT, data=BALANCED_SAMPLER, **second)
     with pytest.raises(ConfigError, match=rf"\Adata\.sampler: 'balanced' and \[{table}\] would"):
         make_plan(twice, splits())
-    for allowed in (evolve(BALANCED_SAMPLER, allow_double_balancing=True), Phantom()):
+    for allowed in (evolve(BALANCED_SAMPLER, allow_double_balancing=True), Shapes()):
         assert make_plan(evolve(twice, data=allowed), splits()).sampler == allowed.sampler
 
 
@@ -182,8 +182,8 @@ def test_tiles_are_used_where_compiling_pays_unless_it_is_settled(
 
 
 def test_a_stand_in_is_in_the_plan() -> None:
-    plan = make_plan(EXPERIMENT, evolve(splits(), stand_in="phantom"))
-    assert plan.stand_in == plan.as_json()["stand_in"] == "phantom"
+    plan = make_plan(EXPERIMENT, evolve(splits(), stand_in="shapes"))
+    assert plan.stand_in == plan.as_json()["stand_in"] == "shapes"
     assert make_plan(EXPERIMENT, splits()).as_json()["stand_in"] is None
 
 
@@ -288,7 +288,9 @@ def test_what_a_policy_gives_must_be_stages(found: Any) -> None:
         def stages(self, layers: Any, epochs: int) -> tuple[Stage, ...]:
             return found  # type: ignore[no-any-return]  # somebody's mistake
 
-    with pytest.raises(ConfigError, match=r"freeze: its `stages` must give a tuple of Stage, got"):
+    with pytest.raises(
+        ConfigError, match=r"freeze: its `stages` must return a tuple of Stage, got"
+    ):
         make_plan(evolve(EXPERIMENT, freeze=Wrong()), splits())
 
 

@@ -17,8 +17,8 @@ import tlkit
 from tlkit.cli import main
 from tlkit.config.structure import unstructure
 from tlkit.config.toml import load_experiment
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.kinds import registries
+from tlkit.parts.shapes import Shapes
 from tlkit.train.feature_key import FeatureKey
 
 MINE = """
@@ -105,7 +105,7 @@ def nothing_is_left_behind() -> Iterator[None]:
 class TestReading:
     def test_a_part_of_the_file_is_used_and_recorded_with_its_hash(self, study: Path) -> None:
         experiment = load_experiment(study)
-        assert tlkit.check(experiment).class_weights["clear"] == 3
+        assert tlkit.check(experiment).class_weights["circle"] == 3
         assert unstructure(experiment, base=study.parent)["plugins"] == {
             "modules": ["mine.py"],
             "sha256": [sha256(study.parent / "mine.py")],
@@ -199,7 +199,7 @@ class TestMistakes:
             ),
             (
                 MINE.replace("@attrs.frozen(kw_only=True)", ""),
-                r":10: .*, got mine\.py:Mine; put the",
+                r":10: .*, got mine\.py:Mine; decorate it",
             ),
             ("import study", r":1: ModuleNotFoundError: No module named 'study'$"),
             ("from beside import x", r":1: .* 'beside'; a plugin file stands alone"),
@@ -361,7 +361,7 @@ class TestRunFolders:
         )
 
     def test_without_the_file_it_is_named_and_nothing_runs(self, finished: Path) -> None:
-        message = r"/run: was made with mine\.py, which is not run unless you name it: --plugin"
+        message = r"/run: was made with mine\.py, which is executed only if you name it: --plugin"
         with pytest.raises(tlkit.PartError, match=message) as error:
             tlkit.load(finished / "run")
         assert sha256(finished / "mine.py") in str(error.value)
@@ -384,7 +384,9 @@ class TestRunFolders:
         table = json.loads((tmp_path / "experiment.json").read_text())
         table["plugins"]["sha256"] = [hashlib.sha256(code).hexdigest()]
         (tmp_path / "experiment.json").write_text(json.dumps(table))
-        with pytest.raises(tlkit.PartError, match=r"was made with mine\.py, which is not run"):
+        with pytest.raises(
+            tlkit.PartError, match=r"was made with mine\.py, which is executed only if"
+        ):
             tlkit.load(tmp_path)
 
     @pytest.mark.parametrize(
@@ -412,7 +414,7 @@ class TestRunFolders:
     def test_predict_and_evaluate_take_the_file_as_an_option(
         self, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        splits = Phantom(train=6, val=3, image_px=32).load()
+        splits = Shapes(train=6, val=3, image_px=32).load()
         for example in splits.val:
             path = finished / "images" / example.path
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def test_frozen_layers_stay_and_the_others_learn(
     name: str, batch_norm: str, some: Path, tmp_path: Path
 ) -> None:
     backbone = {"name": name, "weights": "none", "image_size": SIZES[name]}
-    built = structure(tlkit.Experiment, {"backbone": backbone, "data": {"name": "phantom"}})
+    built = structure(tlkit.Experiment, {"backbone": backbone, "data": {"name": "shapes"}})
     table = built.backbone.layers()
     last = table.blocks[-1]
     # The same layers by the block's name, or by their numbers as `tlkit layers` shows them.

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import frozen
+from attrs import evolve, field, frozen
+from tests.small import OneConvolution
 
 from tlkit.config.structure import unstructure
 from tlkit.parts.heads import FlattenDense, Pooled
-from tlkit.parts.kinds import Head, registries
+from tlkit.parts.kinds import ClassWeights, Head, Schedule, Stage, part, registries
 from tlkit.parts.registry import Registry, installed_entry_points
-from tlkit.system.errors import DuplicatePart, PartError, UnknownPart
+from tlkit.system.errors import DuplicatePart, PartError, RenamedWarning, UnknownPart
 
 GROUP = "tlkit.heads"
 # A package that announces a head; it says so in `sys.modules` when it is imported.
 HEAD_MODULE = """
-from attrs import frozen
+from attrs import evolve, field, frozen
+from tests.small import OneConvolution
 from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Head
 
@@ -315,8 +317,82 @@ class TestAnnounced:
         assert unstructure(part(), registry=heads) == {"name": "acme"}
 
 
-def test_a_home_that_cannot_be_imported_is_tried_again() -> None:
-    found = Registry("tool", Tool, homes=("no_such_home",))
+def test_a_module_that_cannot_be_imported_is_tried_again() -> None:
+    found = Registry("tool", Tool, modules=("no_such_module",))
     for _ in range(2):
-        with pytest.raises(ModuleNotFoundError, match="no_such_home"):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module"):
             found.names()
+
+
+class TestPart:
+    @pytest.fixture(autouse=True)
+    def registered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for _, registry in registries.items():
+            monkeypatch.setattr(registry, "_parts", dict(registry.registered()))
+
+    def test_one_decorator_makes_a_part_of_the_kind_that_the_class_extends(self) -> None:
+        @part("shift")
+        class Shift(ClassWeights):
+            first: float = field(default=1.0)
+            by: float
+
+            def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
+                return dict.fromkeys(counts, self.first + self.by)
+
+        assert registries.class_weights.get("shift") is Shift
+        made = Shift(by=2)
+        assert evolve(made, first=3.0) == Shift(first=3.0, by=2)
+        assert unstructure(made, registry=registries.class_weights) == {
+            "name": "shift", "first": 1.0, "by": 2}  # fmt: skip
+        with pytest.raises(AttributeError):
+            made.by = 3.0  # type: ignore[misc]  # it is frozen
+        with pytest.raises(TypeError, match="positional"):
+            Shift(1.0)  # type: ignore[call-arg]
+
+    def test_a_class_that_attrs_has_made_already_stays_as_it_is(self) -> None:
+        @frozen
+        class Flat(ClassWeights):
+            by: float
+
+            def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
+                return dict.fromkeys(counts, self.by)
+
+        assert part("flat")(Flat) is Flat
+        assert Flat(2).by == 2
+
+    def test_a_class_of_no_kind_is_refused(self) -> None:
+        with pytest.raises(PartError, match=r"^part 'x': must extend one of Dataset, .*got Stone$"):
+            part("x")(Stone)
+
+    def test_methods_by_their_old_names_work_with_a_warning(self) -> None:
+        with pytest.warns(RenamedWarning, match=r"Falling\.rate: is now called learning_rate$"):
+
+            @part("falling")
+            class Falling(Schedule):
+                def rate(
+                    self, base: float, epochs: int, history: Sequence[Mapping[str, float]]
+                ) -> float:
+                    return base / (1 + len(history))
+
+        falling: Any = Falling()  # type: ignore[abstract]
+        assert falling.learning_rate(1.0, 3, [{}]) == 0.5
+        with pytest.warns(RenamedWarning, match=r"preprocess_") as caught:
+
+            @part("old")
+            class Old(OneConvolution):
+                def native(self, images: Any) -> Any:
+                    return images - 1
+
+                def prepare(self, images: Any) -> Any:
+                    return super().prepare(images) * 2
+
+        assert len(caught) == 2
+        with pytest.warns(RenamedWarning, match=r"Old\.prepare: is now called preprocess_images$"):
+            assert Old().preprocess_images(3) == 4
+
+    def test_a_stage_s_multipliers_have_their_old_name_too(self) -> None:
+        with pytest.warns(RenamedWarning, match=r"rates.*: is now called lr_multipliers$"):
+            stage = Stage(2, rates=(0.0, 1.0))  # type: ignore[call-arg]
+        assert stage == Stage(2, (0.0, 1.0))
+        with pytest.warns(RenamedWarning, match=r"^Stage\.rates: is now called lr_multipliers$"):
+            assert stage.rates == (0.0, 1.0)

@@ -94,7 +94,7 @@ train = ["block2"]
 batch_norm = "train"
 
 [augmentation]
-name = "covidx"
+name = "affine"
 views = 2
 
 [optimizer]
@@ -216,7 +216,7 @@ CHOICES: dict[str, list[Any]] = {
         {"name": "pooled", "units": [6], "dropout": 0.5},
         {"name": "pooled", "pooling": "max"},
     ],
-    "augmentation": [{"name": "none"}, {"name": "covidx"}, {"name": "covidx", "views": 2}],
+    "augmentation": [{"name": "none"}, {"name": "affine"}, {"name": "affine", "views": 2}],
     "optimizer": [
         {"name": "adam", "learning_rate": 0.05},
         {"name": "sgd", "learning_rate": 0.5, "momentum": 0.9},

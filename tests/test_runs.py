@@ -13,15 +13,16 @@ from attrs import evolve
 
 import tlkit
 from tlkit.model.layers import LayerRange
-from tlkit.parts.augmentations import Covidx, NoAugmentation
+from tlkit.parts.augmentations import Affine, NoAugmentation
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Folder, Phantom
+from tlkit.parts.datasets import Folder
 from tlkit.parts.freezes import TrainRange
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.optimizers import SGD
+from tlkit.parts.shapes import Shapes
 
 SMALL = tlkit.Experiment(
-    data=Phantom(train=6, val=3, test=3, image_px=32),
+    data=Shapes(train=6, val=3, test=3, image_px=32),
     backbone=VGG16(weights="none", image_size=32),
     head=Pooled(),
     fit=tlkit.Fit(epochs=2, batch_size=4),
@@ -121,7 +122,7 @@ def test_the_watcher_is_told_in_order(done: tlkit.Run, listener: Listener) -> No
 
 def test_a_study_without_test_images_is_judged_by_its_validation_split(tmp_path: Path) -> None:
     experiment = evolve(
-        SMALL, data=Phantom(train=6, val=3, test=0, image_px=32), fit=tlkit.Fit(epochs=1)
+        SMALL, data=Shapes(train=6, val=3, test=0, image_px=32), fit=tlkit.Fit(epochs=1)
     )
     run = tlkit.run(experiment, tmp_path / "out")
     assert run.plan.evaluated_on == "val"
@@ -178,7 +179,7 @@ def test_a_broken_image_leaves_no_folder(tmp_path: Path) -> None:
 EXPLODING = evolve(SMALL, head=FlattenDense(units=(8,)), optimizer=SGD(learning_rate=1e30))
 
 
-@pytest.mark.parametrize("augmentation", [NoAugmentation(), Covidx()], ids=["kept", "streamed"])
+@pytest.mark.parametrize("augmentation", [NoAugmentation(), Affine()], ids=["kept", "streamed"])
 def test_a_loss_that_is_not_finite_names_epoch_and_files(
     augmentation: tlkit.Augmentation, tmp_path: Path
 ) -> None:
@@ -205,7 +206,7 @@ def test_an_experiment_file_is_run_with_overrides(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(
-        '[data]\nname = "phantom"\ntrain = 3\nval = 3\ntest = 0\nimage_px = 32\n'
+        '[data]\nname = "shapes"\ntrain = 3\nval = 3\ntest = 0\nimage_px = 32\n'
         '[backbone]\nweights = "none"\nimage_size = 32\n[head]\nname = "pooled"\n',
         encoding="utf-8",
     )

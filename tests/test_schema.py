@@ -18,7 +18,7 @@ from tlkit.parts.registry import Registry
 ROOT = Path(__file__).parent.parent
 SCHEMA, BROKEN = json_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
-PHANTOM = {"data": {"name": "phantom"}}
+SHAPES = {"data": {"name": "shapes"}}
 
 
 def complaints(table: dict[str, Any]) -> list[str]:
@@ -76,10 +76,10 @@ def test_every_key_says_what_it_means() -> None:
 
 
 def test_only_what_is_no_default_must_be_named() -> None:
-    assert complaints(PHANTOM) == []
-    assert complaints({**PHANTOM, "optimizer": {"beta_1": 0.5}}) == []  # adam's
-    assert complaints({**PHANTOM, "optimizer": {"momentum": 0.5}}) == ["$.optimizer"]  # sgd's
-    assert complaints({**PHANTOM, "optimizer": {"name": "sgd", "momentum": 0.5}}) == []
+    assert complaints(SHAPES) == []
+    assert complaints({**SHAPES, "optimizer": {"beta_1": 0.5}}) == []  # adam's
+    assert complaints({**SHAPES, "optimizer": {"momentum": 0.5}}) == ["$.optimizer"]  # sgd's
+    assert complaints({**SHAPES, "optimizer": {"name": "sgd", "momentum": 0.5}}) == []
     assert complaints({"data": {"train": 6}}) == ["$.data"]
     assert complaints({}) == ["$"]
     assert complaints({"sweep": {"seeds": "0-4"}}) == ["$"]
@@ -115,11 +115,11 @@ def test_only_what_is_no_default_must_be_named() -> None:
     ids=str,
 )
 def test_a_value_that_breaks_a_rule_is_refused(table: dict[str, Any]) -> None:
-    assert complaints({**PHANTOM, **table})
+    assert complaints({**SHAPES, **table})
 
 
 def test_a_wrong_name_is_one_complaint_that_lists_the_names() -> None:
-    errors = list(VALIDATOR.iter_errors({**PHANTOM, "optimizer": {"name": "adma"}}))
+    errors = list(VALIDATOR.iter_errors({**SHAPES, "optimizer": {"name": "adma"}}))
     named = [error for error in errors if error.json_path == "$.optimizer.name"]
     assert [error.validator_value for error in named] == [[*registries.optimizers.names()]]
 

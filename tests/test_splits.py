@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from tlkit.data.splits import Example, Splits
-from tlkit.parts.datasets import Phantom
+from tlkit.parts.shapes import Shapes
 from tlkit.system.errors import DataError
 
 
@@ -42,12 +42,12 @@ def test_class_names_that_could_be_confused_are_refused(
     with pytest.raises(DataError, match=message):
         splits(classes=classes)
     with pytest.raises(ValueError, match=message):
-        Phantom(classes=classes)
+        Shapes(classes=classes)
 
 
 def test_class_names_that_differ_are_kept_as_they_are() -> None:
     for classes in (("Normal", "COVID-19"), ("0", "00"), ("café", "cafe"), ("a", "a b")):
-        assert Phantom(classes=classes).load().classes == classes
+        assert Shapes(classes=classes).load().classes == classes
 
 
 def test_counts_and_labels_are_in_the_order_of_the_classes() -> None:

@@ -127,7 +127,7 @@ def problems_in(toml: str) -> list[str]:
         ),
         ("backbone.name = 16", f"backbone.name: expected a string, got 16; known: {BACKBONES}"),
         ("backbone = 16", "backbone: expected a table with a name, got 16"),
-        ("data = {}", "data.name: missing; known: folder, manifest, phantom"),
+        ("data = {}", "data.name: missing; known: folder, manifest, shapes"),
         # rules of single keys
         ("fit.epochs = 0", "fit.epochs: must be at least 1, got 0"),
         ("backbone.image_size = 31", "backbone.image_size: must be at least 32, got 31"),
@@ -152,19 +152,19 @@ def problems_in(toml: str) -> list[str]:
             "freeze.train: at least one name is needed and none may be empty, got []",
         ),
         (
-            'data = {name = "phantom", classes = ["normal"]}',
+            'data = {name = "shapes", classes = ["normal"]}',
             "data.classes: at least two classes are needed, got ['normal']",
         ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_path(toml: str, problem: str) -> None:
     if "data" not in tomllib.loads(toml):
-        toml = f'data.name = "phantom"\n{toml}'
+        toml = f'data.name = "shapes"\n{toml}'
     assert problems_in(toml) == [problem]
 
 
 def test_the_data_table_is_needed() -> None:
-    needed = "data: missing; a table with a name is required, one of folder, manifest, phantom"
+    needed = "data: missing; a table with a name is required, one of folder, manifest, shapes"
     assert problems_in("") == [needed]
 
 
@@ -172,7 +172,7 @@ def test_every_problem_is_told_at_once_sorted_by_path() -> None:
     toml = """
     seed = "x"
     sede = 1
-    data.name = "phantom"
+    data.name = "shapes"
     fit = {xla = 0, epochs = 0}
     backbone = {name = "zzz", image_size = 0}
     """
@@ -197,30 +197,30 @@ def test_every_problem_is_told_at_once_sorted_by_path() -> None:
 )
 def test_what_python_itself_cannot_handle_is_an_ordinary_problem(toml: str, path: str) -> None:
     if "data" not in tomllib.loads(toml):
-        toml = f'data.name = "phantom"\n{toml}'
+        toml = f'data.name = "shapes"\n{toml}'
     with pytest.raises(ConfigError, match=f"^{path}: ") as raised:
         read(toml)
     assert [problem.path for problem in raised.value.problems] == [path]
 
 
 def test_a_problem_is_one_line_whatever_the_key_is_called() -> None:
-    toml = 'data.name = "phantom"\n"a\\nb" = 1'
+    toml = 'data.name = "shapes"\n"a\\nb" = 1'
     assert "\n" not in problems_in(toml)[0]
 
 
 def test_the_source_stands_before_every_problem() -> None:
-    table = {"seed": "x", "data": {"name": "phantom", "train": 0}}
+    table = {"seed": "x", "data": {"name": "shapes", "train": 0}}
     with pytest.raises(ConfigError, match=r"\Aa\.toml: data\.train: .*\na\.toml: seed: .*\Z"):
         structure(Experiment, table, source="a.toml")
 
 
 def test_an_integer_is_taken_for_a_number_and_becomes_one() -> None:
-    rate = read('data.name = "phantom"\noptimizer.learning_rate = 1').optimizer.learning_rate
+    rate = read('data.name = "shapes"\noptimizer.learning_rate = 1').optimizer.learning_rate
     assert (rate, type(rate)) == (1.0, float)
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    experiment = read('data.name = "phantom"\nhead.units = [8]\nbackbone = {}')
+    experiment = read('data.name = "shapes"\nhead.units = [8]\nbackbone = {}')
     assert experiment.head == FlattenDense(units=(8,))
     assert experiment.backbone == VGG16()
 
@@ -236,7 +236,7 @@ def test_paths_are_relative_to_the_base_and_words_are_no_paths() -> None:
 
 
 def test_unstructuring_writes_out_every_default_and_leaves_out_what_is_unset() -> None:
-    table = unstructure(read('data.name = "phantom"'))
+    table = unstructure(read('data.name = "shapes"'))
     assert table["schema"] == 1
     assert table["head"] == {"name": "flatten_dense", "units": [1024, 1024]}
     assert "classes" not in table["data"]
@@ -292,38 +292,38 @@ def test_an_old_name_of_a_key_works_with_a_warning(tmp_path: Path, expression: s
     old, _, value = expression.partition("=")
     new = OLD_NAMES[expression]
     file = tmp_path / "study.toml"
-    file.write_text('data.name = "phantom"')
+    file.write_text('data.name = "shapes"')
     with pytest.warns(RenamedWarning, match=rf"^.*study\.toml: {old}: is now called {new}$"):
         from_set = load_experiment(file, [expression])
-    file.write_text(f'data.name = "phantom"\n{expression}\n')
+    file.write_text(f'data.name = "shapes"\n{expression}\n')
     with pytest.warns(RenamedWarning, match=rf"study\.toml: {old}: is now called {new}$"):
         from_file = load_experiment(file)
     assert (
-        from_set == from_file == load_experiment({"data": {"name": "phantom"}}, [f"{new}={value}"])
+        from_set == from_file == load_experiment({"data": {"name": "shapes"}}, [f"{new}={value}"])
     )
     # --set replaces what the file says, whichever name each of them uses
     assert load_experiment(file, [f"{new}={value}"]) == from_file
-    file.write_text(f'data.name = "phantom"\n{new}={value}\n')
+    file.write_text(f'data.name = "shapes"\n{new}={value}\n')
     with pytest.warns(RenamedWarning):
         assert load_experiment(file, [expression]) == from_file
 
 
 def test_a_key_under_both_its_names_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "study.toml"
-    file.write_text('data = {name = "phantom", per_class = 3, max_per_class = 3}')
+    file.write_text('data = {name = "shapes", per_class = 3, max_per_class = 3}')
     problem = r"data\.per_class: is now called max_per_class, which is set too; delete it$"
     with pytest.warns(RenamedWarning), pytest.raises(ConfigError, match=problem):
         load_experiment(file)
-    file.write_text('data.name = "phantom"')
+    file.write_text('data.name = "shapes"')
     with pytest.raises(ConfigError, match="the key is set twice"):
         load_experiment(file, ["data.per_class=3", "data.max_per_class=3"])
 
 
 def test_tlkits_own_records_with_old_names_are_read_without_a_warning() -> None:
-    table = {"data": {"name": "phantom", "per_class": 3}, "fit": {"best_by": "val_accuracy"}}
+    table = {"data": {"name": "shapes", "per_class": 3}, "fit": {"best_by": "val_accuracy"}}
     experiment = structure(Experiment, table, own_record=True)
     assert (experiment.data.max_per_class, experiment.fit.monitor) == (3, "val_accuracy")
     assert with_new_names(Experiment, table) == {
-        "data": {"name": "phantom", "max_per_class": 3},
+        "data": {"name": "shapes", "max_per_class": 3},
         "fit": {"monitor": "val_accuracy"},
     }

@@ -15,14 +15,14 @@ from tensorflow.core.util import event_pb2
 import tlkit
 from tlkit.config.experiment import Track
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen
 from tlkit.parts.heads import Pooled
+from tlkit.parts.shapes import Shapes
 from tlkit.runner import trackers
 from tlkit.runner.trackers import FIGURES, Tracker, Trackers
 
 EXPERIMENT = tlkit.Experiment(
-    data=Phantom(train=6, val=3, test=3, image_px=32),
+    data=Shapes(train=6, val=3, test=3, image_px=32),
     backbone=VGG16(weights="none", image_size=32),
     head=Pooled(),
     freeze=HeadThen(train=("block5",)),

@@ -140,7 +140,7 @@ def test_data_that_are_missing_are_found_and_notes_are_said_once(file: Path) -> 
     missing = ['data={name="folder", path="none"}', "fit.epochs=[1,2]"]
     with pytest.raises(tlkit.DataError, match="the data's folder is not there"):
         plan_trials(file, missing)
-    drawn = ['data={name="folder", path="none", stand_in="phantom"}', "fit.epochs=[1,2]"]
+    drawn = ['data={name="folder", path="none", stand_in="shapes"}', "fit.epochs=[1,2]"]
     assert len(plan_trials(file, drawn, "0-2").notes) == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.battery.case import Case, Fault, changed, toml
 
-PHANTOM = 'data.name = "phantom"\n'
+SHAPES = 'data.name = "shapes"\n'
 
 CASES = (
     Case(
@@ -35,7 +35,7 @@ CASES = (
         faults=(
             toml("Latin-1", b"seed = 1 # \xe9", "must be UTF-8, got byte 0xe9 at 11"),
             toml("UTF-16", "seed = 1".encode("utf-16"), "must be UTF-8, got byte 0xff at 0"),
-            toml("byte order mark", b"\xef\xbb\xbf" + PHANTOM.encode(), "", code=0),
+            toml("byte order mark", b"\xef\xbb\xbf" + SHAPES.encode(), "", code=0),
         ),
     ),
     Case(
@@ -48,7 +48,7 @@ CASES = (
         id="C06",
         what="Unknown table",
         expected="3, with the nearest known table",
-        faults=(toml("misspelt", PHANTOM + "[bacbone]\n", "did you mean 'backbone'"),),
+        faults=(toml("misspelt", SHAPES + "[bacbone]\n", "did you mean 'backbone'"),),
     ),
     Case(
         id="C07",
@@ -98,7 +98,7 @@ CASES = (
         expected="3, without a traceback",
         faults=(
             toml("arrays", "seed = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
-            toml("key", PHANTOM + f"seed{'.a' * 3000} = 1", "a key has at most 100 parts"),
+            toml("key", SHAPES + f"seed{'.a' * 3000} = 1", "a key has at most 100 parts"),
         ),
     ),
     Case(
@@ -125,7 +125,7 @@ CASES = (
             ),
             toml(
                 "a result of another class",
-                PHANTOM + '[[reference]]\nsource = "x"\nrecall = {lungs = 1}\n',
+                SHAPES + '[[reference]]\nsource = "x"\nrecall = {lungs = 1}\n',
                 r"reference\[0\]\.recall\.lungs: is none of the classes",
             ),
         ),
@@ -141,7 +141,7 @@ CASES = (
         what="Class names twice, empty, alike but for case or Unicode form",
         expected="3",
         faults=tuple(
-            changed(name, f'data={{name="phantom", classes={classes}}}', message)
+            changed(name, f'data={{name="shapes", classes={classes}}}', message)
             for name, classes, message in (
                 ("twice", '["a", "a"]', "must differ by more than case, got 'a' twice"),
                 ("empty", '["a", ""]', "a class name must not be empty"),

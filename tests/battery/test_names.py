@@ -185,7 +185,7 @@ def test_any_terminal_is_written_to(
     environment: dict[str, str], ran: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
     folder, _ = ran
-    drawn = 'data={name="phantom", classes=["one", "two", "three"]}'
+    drawn = 'data={name="shapes", classes=["one", "two", "three"]}'
     done = command(folder, "check", "study.toml", "--set", drawn, **environment)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr

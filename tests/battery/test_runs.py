@@ -22,7 +22,7 @@ STUDY = """
 data = {name = "folder", path = "data"}
 backbone = {weights = "none", image_size = 32}
 head.name = "pooled"
-augmentation = {name = "covidx"}
+augmentation = {name = "affine"}
 fit = {epochs = 3, batch_size = 4, cache = false}
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tlkit.parts.datasets import Phantom
+from tlkit.parts.shapes import Shapes
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -29,7 +29,7 @@ def output(program: str, *arguments: str, cwd: Path) -> str:
 
 
 def test_somebody_fine_tunes_on_a_folder_of_their_own(tmp_path: Path) -> None:
-    splits = Phantom(train=12, val=6, test=6, image_px=32).load()
+    splits = Shapes(train=12, val=6, test=6, image_px=32).load()
     for _, examples in splits.items():
         for example in examples:
             path = tmp_path / "photos" / example.path

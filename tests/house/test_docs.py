@@ -117,7 +117,7 @@ def test_every_toml_block_is_read(block: Block) -> None:
         groups = {registry.group for _, registry in registries.items()}
         assert table["project"]["entry-points"].keys() <= groups
         return
-    table.setdefault("data", {"name": "phantom"})
+    table.setdefault("data", {"name": "shapes"})
     if block.reason:
         assert table.keys() <= {*fields_dict(tlkit.Experiment), "sweep"}, f"{block}: no such table"
         return

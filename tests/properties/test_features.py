@@ -16,7 +16,7 @@ from PIL import Image
 
 import tlkit
 from tlkit.data.images import Reader
-from tlkit.parts.augmentations import CovidxPublished
+from tlkit.parts.augmentations import Affine
 from tlkit.system.cache import FeatureCache
 from tlkit.train.assemble import seeded
 from tlkit.train.feature_key import FeatureKey, augmentation_keys
@@ -56,7 +56,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
     with seeded(0):
         convolved = keras.layers.Conv2D(16, 3, activation="relu")(inputs)
         convolved = keras.layers.Conv2D(16, 3, activation="relu")(convolved)
-    extractor = Extractor(keras.Model(inputs, convolved), Unit(), CovidxPublished(), BATCH)
+    extractor = Extractor(keras.Model(inputs, convolved), Unit(), Affine(), BATCH)
     files = {}
     for number, pixels in enumerate(PIXELS):
         buffer = io.BytesIO()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import tlkit
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
+from tlkit.parts.shapes import Shapes
 from tlkit.train import stage
 from tlkit.train.plan import seed_for
 from tlkit.train.sampling import epoch_order
@@ -120,7 +120,7 @@ def trained(folder: Path, sampler: Any, cache: bool) -> bytes:
     """Train on five images, which makes a class of one: return the weights' bytes."""
     experiment = tlkit.Experiment(
         seed=3,
-        data=Phantom(train=5, val=3, test=0, image_px=32, sampler=sampler),
+        data=Shapes(train=5, val=3, test=0, image_px=32, sampler=sampler),
         backbone=VGG16(weights="none", image_size=32),
         head=Pooled(),
         fit=tlkit.Fit(epochs=2, batch_size=2, cache=cache),

@@ -35,12 +35,12 @@ from hypothesis.stateful import (
 from safetensors.numpy import load_file
 
 import tlkit
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.freezes import HeadThen
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import registries
 from tlkit.parts.optimizers import SGD
 from tlkit.parts.schedules import Plateau
+from tlkit.parts.shapes import Shapes
 from tlkit.runfolder.folder import RunFolder
 from tlkit.system.files import write_text
 from tlkit.system.lock import is_locked, locked
@@ -164,7 +164,7 @@ class World:
         )
         registries.backbones.register(NAME)(OneConvolution)
         self.experiment = tlkit.Experiment(
-            data=Phantom(train=3, val=3, test=3, image_px=16),
+            data=Shapes(train=3, val=3, test=3, image_px=16),
             backbone=OneConvolution(),
             head=Pooled(),
             freeze=HeadThen(head_epochs=4, train=("conv",)),

@@ -19,10 +19,10 @@ FILES = (WEIGHTS, METRICS, "history.csv", "predictions.csv", "manifest.csv")
 
 def experiment(**changed: Any) -> tlkit.Experiment:
     table = {
-        "data": {"name": "phantom", "train": 9, "val": 3, "test": 3, "image_px": 32},
+        "data": {"name": "shapes", "train": 9, "val": 3, "test": 3, "image_px": 32},
         "backbone": {"weights": "none", "image_size": 32},
         "head": {"name": "pooled", "units": [4], "dropout": 0.5},
-        "augmentation": {"name": "covidx", "views": 2},
+        "augmentation": {"name": "affine", "views": 2},
         "fit": {"epochs": 3, "batch_size": 4, "xla": False},  # compiling would take half the time
     }
     return structure(tlkit.Experiment, table | changed)
@@ -131,7 +131,7 @@ def test_views_are_seen_in_turn(tmp_path: Path) -> None:
     still = {"optimizer": {"name": "sgd", "learning_rate": 1e-30}, "head": {"name": "pooled"}}
     losses = {}
     for views in (1, 2, None):
-        augmentation = {"name": "covidx"} | ({} if views is None else {"views": views})
+        augmentation = {"name": "affine"} | ({} if views is None else {"views": views})
         done = tlkit.run(experiment(augmentation=augmentation, **still), tmp_path / str(views))
         losses[views] = [round(epoch.loss, 5) for epoch in done.history]
     assert [len(set(losses[views])) for views in (1, 2, None)] == [1, 2, 3]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tlkit.data.leakage import refuse, shared_patients
 from tlkit.data.splits import Example, Splits
-from tlkit.parts.datasets import Phantom
+from tlkit.parts.shapes import Shapes
 from tlkit.system.errors import DataError
 from tlkit.testing import class_counts
 
@@ -93,12 +93,12 @@ def test_taking_a_class_out_of_a_split_is_refused(
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 40), st.integers(2, 3))
-def test_phantoms_are_as_many_as_asked_for_and_spread_evenly(
+def test_shapes_are_as_many_as_asked_for_and_spread_evenly(
     train: int, val: int, test: int, classes: int
 ) -> None:
     assume(min(train, val, test or classes) >= classes)
     names = ("a", "b", "c")[:classes]
-    found = Phantom(train=train, val=val, test=test, classes=names).load()
+    found = Shapes(train=train, val=val, test=test, classes=names).load()
     for split, wanted in (("train", train), ("val", val), ("test", test)):
         counts = found.counts(split).values()
         assert sum(counts) == wanted

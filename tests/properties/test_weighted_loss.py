@@ -20,11 +20,11 @@ from tests.small import OneConvolution
 import tlkit
 from tlkit.data.checks import check_images
 from tlkit.parts.class_weights import Balanced, Fixed, Unweighted
-from tlkit.parts.datasets import Phantom
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import CrossEntropy, Focal, LogitAdjusted, cross_entropy
 from tlkit.parts.optimizers import SGD
+from tlkit.parts.shapes import Shapes
 from tlkit.train.assemble import assemble
 from tlkit.train.checkpoint import Checkpoints
 from tlkit.train.checkpointer import Checkpointer
@@ -300,7 +300,7 @@ def first_epoch(
 ) -> tlkit.Epoch:
     """Return what the engine reports for an epoch in which nothing moves."""
     experiment = tlkit.Experiment(
-        data=Phantom(train=7, val=4, test=0, image_px=16),
+        data=Shapes(train=7, val=4, test=0, image_px=16),
         backbone=OneConvolution(),
         head=Pooled(),
         class_weights=weights,
@@ -332,7 +332,7 @@ def test_an_epochs_loss_does_not_depend_on_the_batch_size(batch_size: int) -> No
 
 def test_class_weights_touch_the_training_loss_only() -> None:
     plain = first_epoch(7, Unweighted())
-    weighted = first_epoch(7, Fixed(weights={"clear": 1.0, "one_sided": 9.0, "both_sided": 2.0}))
+    weighted = first_epoch(7, Fixed(weights={"circle": 1.0, "square": 9.0, "triangle": 2.0}))
     assert weighted.loss > 2 * plain.loss
     assert evolve(weighted, loss=plain.loss) == plain
 

@@ -23,7 +23,7 @@ from tlkit.parts.class_weights import (
     Power,
     Unweighted,
 )
-from tlkit.parts.datasets import Phantom
+from tlkit.parts.shapes import Shapes
 from tlkit.system.errors import ConfigError, FieldError
 from tlkit.testing import class_counts
 from tlkit.train.plan import make_plan
@@ -320,7 +320,7 @@ def random_splits(draw: st.DrawFn) -> tuple[Splits, dict[str, int]]:
 @given(random_splits())
 def test_a_plan_weighs_by_the_training_split_alone(case: tuple[Splits, dict[str, int]]) -> None:
     splits, train = case
-    experiment = Experiment(data=Phantom(), class_weights=Balanced())
+    experiment = Experiment(data=Shapes(), class_weights=Balanced())
     plan = make_plan(experiment, splits)
     assert plan.class_weights == balanced(train)
     assert list(plan.class_weights) == list(splits.classes)
@@ -336,4 +336,4 @@ def test_a_plan_refuses_fixed_weights_of_other_classes(
     assume(names != {*train})
     weights = Fixed(weights=dict.fromkeys(names, 1.0))
     with pytest.raises(ConfigError, match=r"^class_weights\.weights: no (class|weight)"):
-        make_plan(Experiment(data=Phantom(), class_weights=weights), splits)
+        make_plan(Experiment(data=Shapes(), class_weights=weights), splits)

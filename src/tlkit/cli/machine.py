@@ -250,7 +250,7 @@ def _extras() -> Iterator[Finding]:
 def _parts() -> Iterator[Finding]:
     """Load the parts that other packages announce."""
     for kind, registry in registries.items():
-        for point in registry.announced():
+        for point in registry.entry_points():
             source = registry.find(point.name).source
             try:
                 registry.get(point.name)

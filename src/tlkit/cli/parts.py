@@ -125,7 +125,7 @@ def info(
     image: Annotated[
         list[Path] | None,
         typer.Option(
-            help="An image to draw from. Repeatable; unset: drawn chests.", metavar="FILE"
+            help="An image to draw from. Repeatable; unset: drawn shapes.", metavar="FILE"
         ),
     ] = None,
     image_px: Annotated[int, typer.Option(min=32, help="Side of each picture, in pixels.")] = 224,
@@ -194,7 +194,7 @@ def init(
         Path | None,
         typer.Option(
             "--from",
-            help="A folder with train/CLASS and val/CLASS, or a CSV manifest. Unset: phantoms.",
+            help="A folder with train/CLASS and val/CLASS, or a CSV manifest. Unset: drawn shapes.",
             metavar="DATA",
         ),
     ] = None,

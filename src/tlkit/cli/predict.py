@@ -48,7 +48,10 @@ def loaded(run: Path, plugins: Sequence[Path] | None) -> tlkit.Classifier:
     """Load a finished run, and say so if it has not learnt from real images."""
     classifier = tlkit.load(run, plugins=plugins or [])
     if classifier.stand_in:
-        typer.echo(f"note: trained on drawn {classifier.stand_in}s, not real images", err=True)
+        typer.echo(
+            f"note: trained on stand-in data ({classifier.stand_in}), not on the real images",
+            err=True,
+        )
     return classifier
 
 

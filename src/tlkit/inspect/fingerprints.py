@@ -16,7 +16,7 @@ from tlkit.data.dicom import is_dicom
 from tlkit.data.images import ImageError, decode, in_parallel
 from tlkit.data.sources import Collection, Listed
 
-HASH_SIDE = 16  # 256 bits: with 64, 1 of 1,000 pairs of different chests differs in 4 or fewer
+HASH_SIDE = 16  # 256 bits: with 64, 1 of 1,000 pairs of different radiographs differs in 4 or fewer
 THUMB_SIDE = 48
 
 Bits = npt.NDArray[np.uint8]
@@ -111,7 +111,7 @@ def image_facts(image: Listed, content: bytes) -> ImageFacts:
 def difference_hash(grey: Image.Image) -> Bits:
     """Return whether it becomes brighter to the right, in 16 rows of 16 places: `(32,)` uint8.
 
-    Size, compression and contrast hardly change it. Of 398,278 pairs of different chest X-rays
+    Size, compression and contrast hardly change it. Of 398,278 pairs of different X-rays
     none differed in fewer than 17 of the 256 bits; halving, JPEG at quality 40 or noise of standard
     deviation 5 change 9 or fewer in 95 of 100.
     """

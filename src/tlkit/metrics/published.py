@@ -45,7 +45,7 @@ class ReferenceRow:
     """One figure of ours beside a published one.
 
     Attributes:
-        name: Such as `covid-19 recall`.
+        name: For example `cat recall`.
         ours: Ours.
         theirs: The published one.
         p: Fisher's exact test of both as shares of different images; None if it cannot be made.

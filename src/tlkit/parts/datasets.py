@@ -1,26 +1,23 @@
-"""Datasets: a folder a class, a CSV manifest, or drawn chest phantoms."""
+"""Datasets: a folder per class, or a CSV manifest; and how a dataset is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 
 from tlkit.data.folds import resplit
 from tlkit.data.leakage import refuse, shared_patients
 from tlkit.data.sources import ImageRoot, folders, image_files_below, read_manifest
 from tlkit.data.splits import SPLITS, Example, Splits
-from tlkit.parts.kinds import Dataset, registries
-from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
-from tlkit.parts.validators import at_least, between, shown
+from tlkit.parts.kinds import Dataset, part
+from tlkit.parts.validators import shown
 from tlkit.system.errors import DataError, PartError
 from tlkit.system.text import nearest
 
 
-@registries.datasets.register("folder")
-@frozen(kw_only=True)
+@part("folder")
 class Folder(Dataset):
     """One folder a split, in it one folder a class: `path/train/CLASS/…`, `path/val/CLASS/…`.
 
@@ -89,8 +86,7 @@ class Folder(Dataset):
         return tuple(examples)
 
 
-@registries.datasets.register("manifest")
-@frozen(kw_only=True)
+@part("manifest")
 class Manifest(Dataset):
     """A CSV file, one row an image: `path, label, split`, optional `patient, source, view, sha256`.
 
@@ -138,67 +134,6 @@ class Manifest(Dataset):
             raise DataError(f"{self.path}: {error}") from None
 
 
-@registries.datasets.register("phantom")
-@frozen(kw_only=True)
-class Phantom(Dataset):
-    """Drawn chest X-rays with up to three findings, for trying things out without any data.
-
-    Finding 1 is clear lungs, 2 a dense opacity on one side, 3 hazy opacities on both sides.
-
-    Attributes:
-        train: How many training images, spread evenly over the classes.
-        val: How many validation images.
-        test: How many test images.
-        image_px: Their height and width.
-        draw_seed: Which pictures are drawn.
-    """
-
-    train: int = field(default=45, validator=at_least(2))
-    val: int = field(default=15, validator=at_least(2))
-    test: int = field(default=15, validator=at_least(0))
-    image_px: int = field(default=256, validator=between(16, 4096))
-    draw_seed: int = field(default=0, validator=between(0, 2**31 - 1))
-
-    def load(self) -> Splits:
-        """Return the pictures' names; they are drawn when they are read."""
-        classes = self.classes or FINDINGS
-        if len(classes) > len(FINDINGS):
-            raise DataError(
-                f"phantom: there are {len(FINDINGS)} findings to draw, got classes {classes}"
-            )
-        counts = {"train": self.train, "val": self.val, "test": self.test}
-        keys: dict[str, tuple[int, tuple[int, ...]]] = {}
-        found: dict[str, tuple[Example, ...]] = {}
-        for number, split in enumerate(SPLITS):
-            examples = []
-            for index in range(counts[split]):
-                finding = index % len(classes)
-                path = f"{split}/{classes[finding]}/{index:05d}.png"
-                keys[path] = (finding, (self.draw_seed, number, index))
-                examples.append(Example(path, classes[finding], source="phantom"))
-            found[split] = tuple(examples)
-        return Splits(
-            classes=classes,
-            train=found["train"],
-            val=found["val"],
-            test=found["test"],
-            read=lambda path: _png(*keys[path], self.image_px),
-        )
-
-
-def _png(finding: int, key: tuple[int, ...], image_px: int) -> bytes:
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(draw_chest(finding, key, image_px)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-STAND_INS: Mapping[str, type[Phantom]] = {"phantom": Phantom}
-
-
 def load_splits(dataset: Dataset) -> Splits:
     """Load a dataset, or its stand-in if it has one and the data are not there at all.
 
@@ -223,14 +158,13 @@ def _as_it_is(dataset: Dataset) -> Splits:
             what = f"its `load` must give Splits, got {shown(found)}"
             raise PartError(f"{type(dataset).__name__}: {what}")
         return found
-    drawn = STAND_INS[dataset.stand_in](classes=dataset.classes).load()
-    note = f"{absent} is not there: these are drawn phantoms, not real images"
+    drawn = dataset.stand_in.dataset(classes=dataset.classes).load()
     return Splits(
         classes=drawn.classes,
         train=drawn.train,
         val=drawn.val,
         test=drawn.test,
         read=drawn.read,
-        stand_in=dataset.stand_in,
-        notes=(note,),
+        stand_in=str(dataset.stand_in),
+        notes=(f"{absent} does not exist: the dataset {dataset.stand_in} stands in for it",),
     )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import field
 
 from tlkit.model.layers import HEAD, LayerError, LayerRange, LayerTable
-from tlkit.parts.kinds import FreezePolicy, Stage, registries
+from tlkit.parts.kinds import FreezePolicy, Stage, part
 from tlkit.parts.validators import above, at_least, open_interval, unless_none
 from tlkit.system.errors import FieldError
 
 
-@registries.freezes.register("head_only")
-@frozen(kw_only=True)
+@part("head_only")
 class HeadOnly(FreezePolicy):
     """Train the head, hold the whole backbone fixed."""
 
@@ -22,8 +21,7 @@ class HeadOnly(FreezePolicy):
         return (Stage(epochs, layers.rates(layers.named(HEAD))),)
 
 
-@registries.freezes.register("layer_range")
-@frozen(kw_only=True)
+@part("layer_range")
 class TrainRange(FreezePolicy):
     """Train the layers of one range, hold all others fixed.
 
@@ -48,8 +46,7 @@ def _check_names(instance: object, attribute: object, names: tuple[str, ...]) ->
         raise ValueError(f"at least one name is needed and none may be empty, got {list(names)}")
 
 
-@registries.freezes.register("layer_names")
-@frozen(kw_only=True)
+@part("layer_names")
 class TrainNames(FreezePolicy):
     """Train the layers that some names denote, hold all others fixed.
 
@@ -72,8 +69,7 @@ def _chosen(layers: LayerTable, names: tuple[str, ...]) -> frozenset[int]:
         raise FieldError("train", str(error)) from None
 
 
-@registries.freezes.register("all_layers")
-@frozen(kw_only=True)
+@part("all_layers")
 class TrainAll(FreezePolicy):
     """Train every layer."""
 
@@ -82,8 +78,7 @@ class TrainAll(FreezePolicy):
         return (Stage(epochs, (1.0,) * len(layers)),)
 
 
-@registries.freezes.register("head_then")
-@frozen(kw_only=True)
+@part("head_then")
 class HeadThen(FreezePolicy):
     """Two phases: the head alone, then the head and some layers of the backbone.
 
@@ -111,8 +106,7 @@ class HeadThen(FreezePolicy):
         return (Stage(self.head_epochs, head), Stage(epochs - self.head_epochs, both))
 
 
-@registries.freezes.register("gradual")
-@frozen(kw_only=True)
+@part("gradual")
 class Gradual(FreezePolicy):
     """The head alone, then one more block of the backbone at a time, from the top down.
 
@@ -146,8 +140,7 @@ def _params(layers: LayerTable, block: str) -> int:
     return sum(layers[number].params for number in layers.named(block))
 
 
-@registries.freezes.register("layer_decay")
-@frozen(kw_only=True)
+@part("layer_decay")
 class LayerDecay(FreezePolicy):
     """Train every layer, the lower the slower: general features change less than special ones.
 

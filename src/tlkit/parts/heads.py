@@ -6,10 +6,10 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import field, frozen
+from attrs import field
 
 from tlkit.model.layers import HEAD, Layer, LayerTable
-from tlkit.parts.kinds import Head, registries
+from tlkit.parts.kinds import Head, part
 from tlkit.parts.validators import above, at_least, each, fraction
 from tlkit.system.errors import FieldError
 
@@ -27,8 +27,7 @@ def _dense_row(name: str, width: int, units: int) -> Layer:
     return Layer(name, "Dense", HEAD, (units,), params=(width + 1) * units)
 
 
-@registries.heads.register("flatten_dense")
-@frozen(kw_only=True)
+@part("flatten_dense")
 class FlattenDense(Head):
     """Flatten, dense layers with ReLU, softmax: the study's head.
 
@@ -60,8 +59,7 @@ class FlattenDense(Head):
         return keras.layers.Dense(classes, "softmax", name=SCORES)(vector)
 
 
-@registries.heads.register("pooled")
-@frozen(kw_only=True)
+@part("pooled")
 class Pooled(Head):
     """Average or maximum over the picture, dense layers with ReLU and dropout, softmax.
 
@@ -146,8 +144,7 @@ class Pooled(Head):
         return vector
 
 
-@registries.heads.register("linear")
-@frozen(kw_only=True)
+@part("linear")
 class Linear(Head):
     """Average over the picture, softmax: logistic regression on the features, a linear probe."""
 
@@ -160,8 +157,7 @@ class Linear(Head):
         return Pooled().attach(features, classes)
 
 
-@registries.heads.register("cosine")
-@frozen(kw_only=True)
+@part("cosine")
 class Cosine(Head):
     """Average over the picture, then softmax of scale times the cosine to each class's weights.
 

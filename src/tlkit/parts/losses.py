@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import field
 
-from tlkit.parts.kinds import Loss, LossFunction, registries
+from tlkit.parts.kinds import Loss, LossFunction, part
 from tlkit.parts.validators import at_least, fraction
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def _from_logits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(numbers_of(labels), logits)
 
 
-@registries.losses.register("cross_entropy")
-@frozen(kw_only=True)
+@part("cross_entropy")
 class CrossEntropy(Loss):
     """The logarithm of the right class's probability, negative.
 
@@ -84,8 +83,7 @@ class CrossEntropy(Loss):
         return smoothed
 
 
-@registries.losses.register("focal")
-@frozen(kw_only=True)
+@part("focal")
 class Focal(Loss):
     """Cross-entropy times (1 - p)^gamma, p the right class's probability: easy images count less.
 
@@ -115,8 +113,7 @@ class Focal(Loss):
         return focal
 
 
-@registries.losses.register("logit_adjusted")
-@frozen(kw_only=True)
+@part("logit_adjusted")
 class LogitAdjusted(Loss):
     """Cross-entropy of logits raised by tau · log of each class's share of the training images.
 

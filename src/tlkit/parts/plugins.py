@@ -1,8 +1,8 @@
-"""A study's own parts: Python files beside the experiment's file, imported by their content.
+"""A study's own parts: Python files next to the experiment's file, imported by content.
 
-The parts of a file are registered only while an experiment that lists it is being read, so an
-experiment means the same whatever was read before it, and an edited file simply gives other
-classes. Objects that were made of the old ones keep them.
+The parts of a file are registered only while an experiment that lists the file is being read. An
+experiment therefore means the same whatever was read before it, and an edited file gives new
+classes; objects made from the old ones keep them.
 """
 
 from __future__ import annotations
@@ -10,33 +10,26 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from attrs import field, frozen
 
 from tlkit.parts.kinds import registries
-from tlkit.parts.registry import PLUGIN, Registry
+from tlkit.parts.registry import PLUGIN
 from tlkit.system.errors import ConfigError, PartError, Problem, TlkitError
-
-Registered = tuple[tuple[Registry[Any], str, type], ...]
-
-_registered: dict[str, Registered] = {}  # by the hash of the file
-_lock = threading.RLock()  # the registries are the process's: one experiment is read at a time
 
 
 @frozen(kw_only=True)
 class Plugins:
-    """Where parts come from that are neither tlkit's nor an installed package's.
+    """The study's own parts, besides tlkit's and those of installed packages.
 
     Attributes:
-        modules: Python files beside or below this file; each registers parts. They are run when
-            the experiment is read, never when a run folder is.
-        sha256: What these files must hash to, in their order; unset: whatever they are.
+        modules: Python files in this file's folder or below; each registers parts. They are
+            executed when the experiment is read, never when a run folder is.
+        sha256: Required SHA-256 of each of these files, in order; unset: any content.
     """
 
     modules: tuple[Path, ...] = ()
@@ -45,12 +38,12 @@ class Plugins:
 
 @frozen
 class PluginFile:
-    """A plugin file as it was when it was read: what is run is what was hashed.
+    """A plugin file, read once: the content that is executed is the content that was hashed.
 
     Attributes:
-        path: Where it is.
-        content: What is in it.
-        sha256: The hash of that.
+        path: The file's path.
+        content: Its bytes.
+        sha256: Their hash.
     """
 
     path: Path
@@ -69,15 +62,15 @@ class PluginFile:
 
 
 def read_plugins(plugins: Plugins, base: Path, source: str = "") -> tuple[PluginFile, ...]:
-    """Read the files that an experiment lists, without running anything.
+    """Read the files that an experiment lists, without executing them.
 
     Args:
-        plugins: What it lists.
-        base: The folder that they must not leave.
-        source: Where it was read from, for messages.
+        plugins: The experiment's table.
+        base: The folder that the files must be in.
+        source: The experiment's file, for messages.
 
     Raises:
-        ConfigError: If a file is missing, lies elsewhere or is not what it should be.
+        ConfigError: If a file is missing, is outside `base` or has another hash than required.
     """
     problems: list[Problem] = []
     files: list[PluginFile] = []
@@ -108,21 +101,21 @@ def read_plugins(plugins: Plugins, base: Path, source: str = "") -> tuple[Plugin
 def given_plugins(
     modules: Sequence[str], sha256: Sequence[str], given: Iterable[str | Path], source: str
 ) -> tuple[PluginFile, ...]:
-    """Return those of the given files that a run was made with, in its order.
+    """Return the plugin files that a run was made with, in its order.
 
-    A run folder may come from anywhere, so it never says what is run: only files that the user
-    names are.
+    A run folder may come from anywhere, so it never decides what code is executed: only files that
+    the user names are.
 
     Args:
-        modules: The files that the run was made with.
-        sha256: What these hash to.
+        modules: The names of the files that the run was made with.
+        sha256: Their hashes.
         given: The files that the user names.
         source: The run folder, for messages.
 
     Raises:
-        PartError: If one is missing, or one is given that the run was not made with.
+        PartError: If a file is missing, or was not used by the run.
     """
-    found: dict[str, PluginFile] = {}
+    files: dict[str, PluginFile] = {}
     for path in given:
         try:
             file = PluginFile.read(Path(path))
@@ -132,86 +125,85 @@ def given_plugins(
             made_with = ", ".join(map(" with hash ".join, zip(modules, sha256, strict=True)))
             raise PartError(
                 f"{path}: hashes to {file.sha256}, but {source} was made with "
-                f"{made_with or 'no plugin file'}; give the file as it was"
+                f"{made_with or 'no plugin file'}; pass the original file"
             )
-        found[file.sha256] = file
+        files[file.sha256] = file
     for name, wanted in zip(modules, sha256, strict=True):
-        if wanted not in found:
+        if wanted not in files:
             raise PartError(
-                f"{source}: was made with {name}, which is not run unless you name it: "
+                f"{source}: was made with {name}, which is executed only if you name it: "
                 f"--plugin FILE, from Python plugins=[FILE]; its SHA-256 is {wanted}"
             )
-    return tuple(found[wanted] for wanted in sha256)
+    return tuple(files[wanted] for wanted in sha256)
 
 
 @contextmanager
 def active(files: Sequence[PluginFile]) -> Iterator[None]:
-    """Register the parts of plugin files while the body runs; each file is imported once.
+    """Register the parts of plugin files while the body runs; import each content once.
 
     Raises:
         PartError: If a file cannot be imported, or a name is taken.
     """
-    with _lock:
-        modules = [f"{PLUGIN}{file.sha256}" for file in files]
+    with registries.lock:
         try:
             for file in files:
-                if file.sha256 not in _registered:
-                    _registered[file.sha256] = _import(file)
-                for registry, name, part in _registered[file.sha256]:
-                    try:
-                        registry.register(name)(part)
-                    except PartError as error:
-                        raise PartError(f"{file.path}: {error}") from None
+                _register(file)
             yield
         finally:
-            for registry, name, _ in _parts_of(modules):
-                registry.unregister(name)
+            for file in files:
+                for _, registry in registries.items():
+                    registry.suspend(_module_name(file))
 
 
-def _import(file: PluginFile) -> Registered:
-    """Run a file as a module of its own and return what it registered."""
-    name = f"{PLUGIN}{file.sha256}"
+def _module_name(file: PluginFile) -> str:
+    return f"{PLUGIN}{file.sha256}"
+
+
+def _register(file: PluginFile) -> None:
+    name = _module_name(file)
+    if name not in sys.modules:
+        _import(file, name)
+    for _, registry in registries.items():
+        try:
+            registry.restore(name)
+        except PartError as error:
+            raise PartError(f"{file.path}: {error}") from None
+
+
+def _import(file: PluginFile, name: str) -> None:
+    """Execute a file as a module, whose decorators register its parts."""
     spec = importlib.util.spec_from_file_location(name, file.path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # attrs and typing look a class's module up while it is made
+    sys.modules[name] = module  # attrs and typing look up a class's module while it is made
     try:
         # The loader would read the file again, which may have changed, and leave `__pycache__`.
         code = compile(file.content, str(file.path), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102  # the user named it
     except BaseException as error:
         del sys.modules[name]
+        for _, registry in registries.items():
+            registry.forget(name)
         if not isinstance(error, Exception | SystemExit):
             raise
-        raise PartError(f"{_place(file, error)}: {_said(file, error)}") from error
-    return _parts_of([name])
+        raise PartError(f"{_place(file, error)}: {_reason(file, error)}") from error
 
 
-def _said(file: PluginFile, error: BaseException) -> str:
-    """Return what an error at a file's import says, and the way out where it is known."""
+def _reason(file: PluginFile, error: BaseException) -> str:
+    """Return the message of an error at import, with the way out where it is known."""
     if isinstance(error, TlkitError):
         return str(error)
-    said = error.msg if isinstance(error, SyntaxError) else error
-    beside = ""
+    message = error.msg if isinstance(error, SyntaxError) else error
+    hint = ""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        neighbour = file.path.parent / error.name.partition(".")[0]
-        if neighbour.is_dir() or neighbour.with_suffix(".py").is_file():
-            beside = "; a plugin file stands alone and cannot import what lies beside it"
-    return f"{type(error).__name__}: {said}{beside}"
-
-
-def _parts_of(modules: Sequence[str]) -> Registered:
-    """Return what is registered of some modules."""
-    return tuple(
-        (registry, name, part)
-        for _, registry in registries.items()
-        for name, part in registry.registered()
-        if part.__module__ in modules
-    )
+        neighbor = file.path.parent / error.name.partition(".")[0]
+        if neighbor.is_dir() or neighbor.with_suffix(".py").is_file():
+            hint = "; a plugin file stands alone and cannot import files next to it"
+    return f"{type(error).__name__}: {message}{hint}"
 
 
 def _place(file: PluginFile, error: BaseException) -> str:
-    """Return the file and the last of its lines that an error passed through."""
+    """Return the file and its last line in an error's traceback."""
     if isinstance(error, SyntaxError) and error.filename == str(file.path):
         return f"{file.path}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -220,7 +212,7 @@ def _place(file: PluginFile, error: BaseException) -> str:
 
 
 def foreign_place(error: BaseException) -> str:
-    """Return the last line of somebody else's part that an error passed through, if it did any."""
+    """Return the last traceback line in a part that is not tlkit's; empty if there is none."""
     packages = {
         part.__module__.partition(".")[0]
         for _, registry in registries.items()

@@ -1,9 +1,9 @@
-"""The registry: how parts get their names, and how other packages add theirs.
+"""Registries: the names of parts, and how other packages add theirs.
 
-One `Registry` a kind of part. Built-in parts register themselves with a decorator when their module
-is imported, which happens on the first question. Parts of other packages are announced as entry
-points; their names are read from metadata and a package is imported only when one of its parts is
-asked for by its exact name.
+There is one `Registry` per kind of part. Built-in parts register themselves when their module is
+imported, which happens on the first lookup. Other packages declare parts as entry points: their
+names are read from metadata, and a package is imported only when one of its parts is requested by
+its exact name.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ T = TypeVar("T")
 P = TypeVar("P", bound=type)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-PLUGIN = "_tlkit_plugin_"  # what the module of a plugin file is called, before the file's hash
+PLUGIN = "_tlkit_plugin_"  # prefix of a plugin file's module name; the file's hash follows
 
 
 @functools.cache
 def installed_entry_points() -> EntryPoints:
-    """Return the entry points of every installed distribution, read once a process."""
+    """Return the entry points of every installed distribution; read once per process."""
     from importlib.metadata import entry_points  # a tenth of what `tlkit --help` would take
 
     return entry_points()  # type: ignore[return-value]  # typeshed has 3.11's deprecated class
@@ -43,12 +43,12 @@ def installed_entry_points() -> EntryPoints:
 
 @frozen
 class PartInfo:
-    """Where a part comes from, as told without importing any package that is not tlkit's.
+    """Facts about a part, collected without importing any package other than tlkit.
 
     Attributes:
         name: Its registered name.
         target: ``module:Class``.
-        source: ``tlkit``, ``this process``, the distribution that announces it, or the hash of the
+        source: ``tlkit``, ``this process``, the distribution that declares it, or the hash of the
             plugin file.
         summary: First line of its docstring; empty for a part that is not imported yet.
         file: The source file and line; empty for a part that is not imported yet.
@@ -68,17 +68,17 @@ class Registry(Generic[T]):
     Attributes:
         kind: The kind's name in messages, singular: ``backbone``.
         base: The abstract class that every part of the kind extends.
-        homes: The modules whose import registers the built-in parts.
-        group: The entry-point group in which other packages announce theirs.
+        modules: The modules whose import registers the built-in parts.
+        group: The entry-point group in which other packages declare parts.
     """
 
     kind: str
     base: type[T]
-    homes: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     group: str | None = None
     _parts: dict[str, type[T]] = field(factory=dict, init=False, repr=False)
-    _withdrawn: dict[type[T], str] = field(factory=dict, init=False, repr=False)
-    _at_home: bool = field(default=False, init=False, repr=False)
+    _unregistered: dict[type[T], str] = field(factory=dict, init=False, repr=False)
+    _loaded: bool = field(default=False, init=False, repr=False)
 
     def register(self, name: str) -> Callable[[P], P]:
         """Return a decorator that registers an attrs class under `name`.
@@ -87,8 +87,8 @@ class Registry(Generic[T]):
 
         Raises:
             DuplicatePart: If the name is taken.
-            PartError: If the name is not made of ``a-z 0-9 _ . -``, or the class is not an attrs
-                class of this kind.
+            PartError: If the name has characters other than ``a-z 0-9 _ . -``, or the class is not
+                an attrs class of this kind.
         """
         if not NAME.fullmatch(name):
             raise PartError(
@@ -97,8 +97,8 @@ class Registry(Generic[T]):
             )
 
         def decorate(part: P) -> P:
-            if getattr(part, "__module__", None) not in self.homes:
-                self._load_home()
+            if getattr(part, "__module__", None) not in self.modules:
+                self._load_modules()
             self._check(name, part)
             known = self._parts.get(name)
             if known is not None and not _same(known, part):
@@ -113,27 +113,27 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """Return every name, sorted. Imports nothing outside tlkit."""
-        self._load_home()
-        return tuple(sorted({*self._parts, *(point.name for point in self.announced())}))
+        self._load_modules()
+        return tuple(sorted({*self._parts, *(point.name for point in self.entry_points())}))
 
     def registered(self) -> tuple[tuple[str, type[T]], ...]:
-        """Return the pairs of name and class that are there without importing a package."""
-        self._load_home()
+        """Return the name and class of every part that is already imported."""
+        self._load_modules()
         return tuple(self._parts.items())
 
     def get(self, name: str) -> type[T]:
-        """Return the part called `name`, importing the package that announces it if need be.
+        """Return the part called `name`; import the package that declares it if necessary.
 
         Raises:
-            UnknownPart: If nothing has that name; the message has the nearest and all of them.
+            UnknownPart: If no part has that name; the message lists the nearest and all names.
             DuplicatePart: If two packages, or a package and tlkit, claim the name.
-            PartError: If the announcing package cannot be imported or gives no part of this kind.
+            PartError: If the package cannot be imported or does not provide a part of this kind.
         """
-        self._load_home()
-        points = self.announced(name)
+        self._load_modules()
+        points = self.entry_points(name)
         if name in self._parts:
             part = self._parts[name]
-            others = [point for point in points if not _announces(point, part)]
+            others = [point for point in points if not _declares(point, part)]
             if others:
                 raise DuplicatePart(
                     f"{self.kind} {name!r}: is {_target(part)} already, and "
@@ -148,77 +148,98 @@ class Registry(Generic[T]):
         return self._load(points[0])
 
     def find(self, name: str) -> PartInfo:
-        """Tell where the part called `name` comes from.
+        """Return where the part called `name` comes from.
 
-        A part of another package is described from its metadata; it is not imported.
+        A part of another package is described from its metadata; the package is not imported.
 
         Raises:
-            UnknownPart: If nothing has that name.
+            UnknownPart: If no part has that name.
         """
-        self._load_home()
-        points = self.announced(name)
+        self._load_modules()
+        points = self.entry_points(name)
         if name not in self._parts:
             if not points:
-                self.get(name)  # says that there is none
+                self.get(name)  # raises
             return PartInfo(name, points[0].value, _distribution(points[0]))
         part = self._parts[name]
         summary = (inspect.getdoc(part) or "").partition("\n")[0]
         return PartInfo(name, _target(part), self.source_of(part), summary, _file(part))
 
     def source_of(self, part: type) -> str:
-        """Tell where a registered class comes from; see `Found.source`."""
+        """Return where a registered class comes from; see `PartInfo.source`."""
         top = part.__module__.partition(".")[0]
         if top == "tlkit":
             return "tlkit"
         if top.startswith(PLUGIN):
             return f"plugin {top.removeprefix(PLUGIN)}"
-        announced = self.announced(self.name_of(part))
-        own = [point for point in announced if _announces(point, part)]
+        points = self.entry_points(self.name_of(part))
+        own = [point for point in points if _declares(point, part)]
         return _distribution(own[0]) if own else "this process"
 
-    def unregister(self, name: str) -> None:
-        """Free a name, so that another class may take it; `name_of` still knows the one it had."""
-        self._withdrawn[self._parts.pop(name)] = name
-
     def name_of(self, part: type) -> str:
-        """Return the name under which a class is registered, or was until it was withdrawn.
+        """Return the name under which a class is registered, or was before `unregister`.
 
         Raises:
-            PartError: If it is not.
+            PartError: If it never was.
         """
-        self._load_home()
-        if part in self._withdrawn:
-            return self._withdrawn[part]
+        self._load_modules()
+        if part in self._unregistered:
+            return self._unregistered[part]
         for name, known in sorted(self._parts.items()):
             if known is part:
                 return name
         raise PartError(f"{self.kind}: {part.__qualname__} is not registered; register it first")
 
-    def _load_home(self) -> None:
-        if not self.homes or self._at_home:
-            return
-        self._at_home = True  # before the import: the module's own decorators come back here
-        try:
-            for home in self.homes:
-                importlib.import_module(home)
-        except BaseException:
-            self._at_home = False
-            raise
+    def unregister(self, name: str) -> None:
+        """Free a name for another class; `name_of` still knows it."""
+        self._unregistered[self._parts.pop(name)] = name
 
-    def announced(self, name: str | None = None) -> tuple[EntryPoint, ...]:
-        """Return what other packages announce, all or under one name. Imports nothing."""
+    def suspend(self, module: str) -> None:
+        """Unregister the parts of a module; `restore` undoes this."""
+        for name in [name for name, part in self._parts.items() if part.__module__ == module]:
+            self.unregister(name)
+
+    def restore(self, module: str) -> None:
+        """Register the parts of a suspended module again.
+
+        Raises:
+            DuplicatePart: If a name is taken by now.
+        """
+        for part, name in self._unregistered.items():
+            if part.__module__ == module:
+                self.register(name)(part)
+
+    def forget(self, module: str) -> None:
+        """Drop every trace of a module's parts."""
+        self.suspend(module)
+        for part in [part for part in self._unregistered if part.__module__ == module]:
+            del self._unregistered[part]
+
+    def entry_points(self, name: str | None = None) -> tuple[EntryPoint, ...]:
+        """Return what other packages declare, all or under one name. Imports nothing."""
         if self.group is None:
             return ()
-        chosen = installed_entry_points().select(group=self.group)
-        return tuple(point for point in chosen if name is None or point.name == name)
+        points = installed_entry_points().select(group=self.group)
+        return tuple(point for point in points if name is None or point.name == name)
+
+    def _load_modules(self) -> None:
+        if not self.modules or self._loaded:
+            return
+        self._loaded = True  # before the import: the decorators in these modules come back here
+        try:
+            for module in self.modules:
+                importlib.import_module(module)
+        except BaseException:
+            self._loaded = False
+            raise
 
     def _load(self, point: EntryPoint) -> type[T]:
         try:
             part = point.load()
-        except (Exception, SystemExit) as error:  # a plugin may do anything at import
+        except (Exception, SystemExit) as error:  # a package may do anything at import
             raise PartError(
                 f"{self.kind} {point.name!r}: {_origin(point)} cannot be imported: "
-                f"{type(error).__name__}: {error}; mend or uninstall that package"
+                f"{type(error).__name__}: {error}; fix or uninstall that package"
             ) from error
         try:
             self._check(point.name, part)
@@ -232,37 +253,37 @@ class Registry(Generic[T]):
             got = _target(part) if isinstance(part, type) else repr(part)
             raise PartError(
                 f"{self.kind} {name!r}: a part is an attrs class, got {got}; "
-                "put the register decorator above @frozen"
+                "decorate it with @tlkit.part, or put the register decorator above @frozen"
             )
         if not issubclass(part, self.base):
             raise PartError(
                 f"{self.kind} {name!r}: must extend {self.base.__name__}, got {_target(part)}"
             )
-        if lacking := sorted(getattr(part, "__abstractmethods__", ())):
+        if missing := sorted(getattr(part, "__abstractmethods__", ())):
             raise PartError(
                 f"{self.kind} {name!r}: {_target(part)} lacks what every {self.base.__name__} "
-                f"must have: {', '.join(lacking)}"
+                f"must have: {', '.join(missing)}"
             )
 
 
 def _target(part: type) -> str:
     module = part.__module__
-    if module.startswith(PLUGIN):  # a hash, which tells nobody anything
+    if module.startswith(PLUGIN):  # the file's name says more than its hash
         module = Path(getattr(sys.modules.get(module), "__file__", None) or "plugin").name
     return f"{module}:{part.__qualname__}"
 
 
-def _same(one: type, other: type) -> bool:
-    """Tell whether two classes are one and the same, perhaps made twice by a reload."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+def _same(part: type, other: type) -> bool:
+    """Tell whether two classes are the same one, perhaps made twice by a reload."""
+    return (part.__module__, part.__qualname__) == (other.__module__, other.__qualname__)
 
 
-def _announces(point: EntryPoint, part: type) -> bool:
-    """Tell whether an entry point means a class that is loaded, under whichever module's name."""
-    found: object = sys.modules.get(point.module)
+def _declares(point: EntryPoint, part: type) -> bool:
+    """Tell whether an entry point refers to an imported class, whichever module it names."""
+    target: object = sys.modules.get(point.module)
     for name in point.attr.split("."):
-        found = getattr(found, name, None)
-    return found is part
+        target = getattr(target, name, None)
+    return target is part
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -274,7 +295,7 @@ def _origin(point: EntryPoint) -> str:
 
 
 def _file(part: type) -> str:
-    """Return a class's file and line; not by `inspect`, which parses the whole file each time."""
+    """Return a class's file and line; `inspect` would parse the whole file every time."""
     try:
         file = inspect.getfile(part)
     except (OSError, TypeError):  # defined at a prompt

@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import field
 
-from tlkit.parts.kinds import Schedule, registries
+from tlkit.parts.kinds import Schedule, part
 from tlkit.parts.validators import at_least, open_interval
 
 
-@registries.schedules.register("constant")
-@frozen(kw_only=True)
+@part("constant")
 class Constant(Schedule):
     """The same learning rate in every epoch."""
 
@@ -24,8 +23,7 @@ class Constant(Schedule):
         return base
 
 
-@registries.schedules.register("plateau")
-@frozen(kw_only=True)
+@part("plateau")
 class Plateau(Schedule):
     """Lower the rate when a value has not got better for some epochs, as `ReduceLROnPlateau`.
 
@@ -63,8 +61,7 @@ class Plateau(Schedule):
         return rate
 
 
-@registries.schedules.register("cosine")
-@frozen(kw_only=True)
+@part("cosine")
 class Cosine(Schedule):
     """Rise evenly for some epochs, then fall along half a cosine wave (Loshchilov and Hutter 2017).
 

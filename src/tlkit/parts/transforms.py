@@ -1,14 +1,13 @@
-"""What augmentations are made of: draws from keys, and changes of pixels that round alike anywhere.
+"""Building blocks of augmentations: draws from keys, and pixel operations with exact rounding.
 
-A change may depend on an image and its own draws alone, to the last bit. Sums and products of two
-numbers do. Quotients and cosines are rounded by where in a vector a number stands, and sums of many
-floats by how they are split among threads: so there are no quotients, cosines are taken one at a
-time, and long sums are of whole numbers.
+The result for an image must depend on that image and its own draws alone, to the last bit. Sums and
+products of two numbers do. Quotients and cosines are rounded differently by position in a vector,
+and sums of many floats by how they are split among threads. Therefore there are no quotients,
+cosines are computed one at a time, and long sums are of integers.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal
 
 from tlkit.system.keras import start_keras
@@ -20,7 +19,10 @@ Fill = Literal["CONSTANT", "NEAREST", "REFLECT"]
 
 
 def uniforms(keys: tf.Tensor, count: int) -> tf.Tensor:
-    """Return `count` numbers in [-1, 1) for each key: `(batch, count)` float32."""
+    """Return `count` numbers in [-1, 1) per key: `(batch, count)` float32.
+
+    The first numbers for a key are the same whatever `count` is.
+    """
     start_keras()
     import tensorflow as tf
 
@@ -30,56 +32,43 @@ def uniforms(keys: tf.Tensor, count: int) -> tf.Tensor:
     return tf.map_fn(draw, tf.convert_to_tensor(keys), fn_output_signature=tf.float32)
 
 
-def moved(images: tf.Tensor, draws: tf.Tensor, rotation_deg: float, shift_frac: float) -> tf.Tensor:
-    """Return images rotated about their centre and shifted; what comes in from outside is 0.
-
-    Args:
-        images: `(batch, height, width, 3)` float32.
-        draws: `(batch, 3 or more)` in [-1, 1): angle, shift down and shift right.
-        rotation_deg: What a draw of 1 rotates by.
-        shift_frac: What a draw of 1 shifts by, as a share of the side.
-    """
-    angles = draws[:, 0] * math.radians(rotation_deg)
-    return placed(images, angles, draws[:, 1] * shift_frac, draws[:, 2] * shift_frac)
-
-
-def placed(
+def affine_transform(
     images: tf.Tensor,
     angles: tf.Tensor,
     down: tf.Tensor,
     right: tf.Tensor,
-    shown: tf.Tensor | None = None,
+    visible: tf.Tensor | None = None,
     fill: Fill = "CONSTANT",
 ) -> tf.Tensor:
-    """Return images rotated about their centre, shifted and enlarged, bilinearly.
+    """Return images rotated about their center, then shifted and enlarged, bilinearly.
 
     Args:
         images: `(batch, height, width, 3)` float32.
         angles: Each image's angle, clockwise, in radians.
-        down: Its shift, as a share of the height.
-        right: Its shift, as a share of the width.
-        shown: How much of each side is seen, enlarged to the whole; unset: all.
-        fill: What comes in from outside: black, the nearest pixel or the mirrored picture.
+        down: Its shift, as a fraction of the height.
+        right: Its shift, as a fraction of the width.
+        visible: The visible fraction of each side, enlarged to the whole; unset: all.
+        fill: What fills uncovered borders: black, the nearest pixel or the mirrored image.
     """
     import tensorflow as tf
 
     height, width = images.shape[1], images.shape[2]
-    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
-    shown = tf.ones_like(angles) if shown is None else shown
+    center_x, center_y = (width - 1) / 2, (height - 1) / 2
+    visible = tf.ones_like(angles) if visible is None else visible
 
     def transform(placement: tf.Tensor) -> tf.Tensor:
         """Map an output pixel (x, y) to the input: shrink, undo the shift, then rotate back."""
         angle, right, down, part = tf.unstack(placement)
         cos, sin = tf.cos(angle), tf.sin(angle)
-        x, y = part * middle_x + right, part * middle_y + down
-        x0, y0 = middle_x - cos * x - sin * y, middle_y + sin * x - cos * y
+        x, y = part * center_x + right, part * center_y + down
+        x0, y0 = center_x - cos * x - sin * y, center_y + sin * x - cos * y
         cos, sin = part * cos, part * sin
         return tf.stack([cos, sin, x0, -sin, cos, y0, 0.0, 0.0])
 
-    placements = tf.stack([angles, right * width, down * height, shown], axis=1)
+    placements = tf.stack([angles, right * width, down * height, visible], axis=1)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
-        # One at a time: the cosine of a whole vector is rounded by where in it an angle stands.
+        # One at a time: the cosine of a vector's element is rounded by its position.
         transforms=tf.map_fn(transform, placements),
         output_shape=tf.constant([height, width], tf.int32),
         fill_value=0.0,
@@ -88,33 +77,36 @@ def placed(
     )
 
 
-def toned(images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
-    """Return images with another contrast about their mean, then another brightness.
+def adjust_tone(images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
+    """Scale each image's contrast about its mean, then its brightness, clipped at the ends.
 
-    Both are factors, one an image; what gets darker than black or lighter than white is cut off.
+    Args:
+        images: `(batch, height, width, 3)` float32.
+        brightness: One factor per image.
+        contrast: One factor per image.
     """
     import tensorflow as tf
 
     brightness, contrast = brightness[:, None, None, None], contrast[:, None, None, None]
     pixels = images.shape[1] * images.shape[2] * images.shape[3]
-    # Of whole grey values, whose sum is the same in whatever order it is taken.
+    # A sum of integers is the same in any order.
     total = tf.reduce_sum(tf.cast(images, tf.int64), axis=(1, 2, 3), keepdims=True)
     mean = tf.cast(tf.cast(total, tf.float64) * (1 / pixels), tf.float32)
     return tf.clip_by_value((images * contrast + mean * (1 - contrast)) * brightness, 0.0, 255.0)
 
 
-def saturated(images: tf.Tensor, saturation: tf.Tensor) -> tf.Tensor:
-    """Return images whose colours are this many times as far from grey, cut off at the ends."""
+def adjust_saturation(images: tf.Tensor, saturation: tf.Tensor) -> tf.Tensor:
+    """Scale the distance of each image's colors from gray, clipped at the ends."""
     import tensorflow as tf
 
     saturation = saturation[:, None, None, None]
     red, green, blue = images[..., :1], images[..., 1:2], images[..., 2:]
-    grey = red * 0.299 + green * 0.587 + blue * 0.114  # ITU-R BT.601's luma
-    return tf.clip_by_value(images * saturation + grey * (1 - saturation), 0.0, 255.0)
+    gray = red * 0.299 + green * 0.587 + blue * 0.114  # luma of ITU-R BT.601
+    return tf.clip_by_value(images * saturation + gray * (1 - saturation), 0.0, 255.0)
 
 
-def mirrored(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Return images whose draw, in [-1, 1), is below 0 mirrored left to right."""
+def flip_horizontally(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Flip the images whose draw, in [-1, 1), is below 0."""
     import tensorflow as tf
 
     return tf.where((draws < 0)[:, None, None, None], images[:, :, ::-1], images)

@@ -1,4 +1,4 @@
-"""Rules for the values of keys, as attrs validators whose messages have the house's shape."""
+"""Rules for the values of keys: attrs validators with tlkit's error messages."""
 
 from __future__ import annotations
 
@@ -7,16 +7,35 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from attrs import field, frozen
+
 from tlkit.system.errors import FieldError
 
-Rule = Callable[[Any, Any, Any], None]
+Validator = Callable[[Any, Any, Any], None]
 
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 60
 
 
+@frozen(eq=False)
+class Rule:
+    """An attrs validator that also describes itself in a JSON schema.
+
+    Attributes:
+        check: Raises `FieldError` if a value breaks the rule.
+        schema: The rule in a JSON schema.
+    """
+
+    check: Validator
+    schema: Mapping[str, Any] = field(factory=dict)
+
+    def __call__(self, instance: Any, attribute: Any, value: Any) -> None:
+        """Apply the rule, as attrs does."""
+        self.check(instance, attribute, value)
+
+
 def shown(value: object) -> str:
-    """Return a value for a message: one line, and short whatever it is.
+    """Return a value for a message: on one line, and short.
 
     >>> shown("abc"), shown(12), len(shown("x" * 1000))
     ("'abc'", '12', 60)
@@ -27,32 +46,26 @@ def shown(value: object) -> str:
 def _rule(holds: Callable[[Any], bool], text: str, **schema: float) -> Rule:
     def check(instance: Any, attribute: Any, value: Any) -> None:
         try:
-            obeyed = holds(value)
-        except OverflowError:  # an integer beyond all floats
-            obeyed = False
-        if not obeyed:
+            valid = holds(value)
+        except OverflowError:  # an integer larger than any float
+            valid = False
+        if not valid:
             raise FieldError(attribute.name, f"must be {text}, got {shown(value)}")
 
-    return _says(check, schema)
+    return Rule(check, schema)
 
 
-def _says(rule: Rule, schema: Mapping[str, Any]) -> Rule:
-    """Note on a rule what it is in a JSON schema."""
-    rule.schema = schema  # type: ignore[attr-defined]  # functions have attributes
-    return rule
-
-
-def schema_of(rule: object) -> Mapping[str, Any]:
-    """Return what a validator is in a JSON schema; nothing if that cannot be said.
+def schema_of(validator: object) -> Mapping[str, Any]:
+    """Return a validator's JSON schema; empty if it is not a `Rule`.
 
     >>> schema_of(at_least(1)), schema_of(print)
     ({'minimum': 1}, {})
     """
-    return getattr(rule, "schema", {})
+    return validator.schema if isinstance(validator, Rule) else {}
 
 
 def at_least(low: float) -> Rule:
-    """Return a validator for numbers from `low` up."""
+    """Return a validator for finite numbers from `low` up."""
     return _rule(
         lambda value: low <= value and math.isfinite(value), f"at least {low}", minimum=low
     )
@@ -101,14 +114,14 @@ def each(rule: Rule, least: int = 0) -> Rule:
         for value in values:
             rule(instance, attribute, value)
 
-    return _says(check, {"minItems": least, "items": schema_of(rule)})
+    return Rule(check, {"minItems": least, "items": rule.schema})
 
 
-def unless_none(rule: Rule) -> Rule:
+def unless_none(rule: Validator) -> Rule:
     """Return a validator that applies `rule` to values other than None."""
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if value is not None:
             rule(instance, attribute, value)
 
-    return _says(check, schema_of(rule))
+    return Rule(check, schema_of(rule))

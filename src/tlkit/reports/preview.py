@@ -11,7 +11,7 @@ from PIL import Image
 
 from tlkit.data.images import Pixels, Reader
 from tlkit.parts.kinds import Augmentation
-from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
+from tlkit.parts.shapes import SHAPES, draw_shape
 from tlkit.system.files import atomic_write
 from tlkit.system.keras import start_keras
 from tlkit.train.feature_key import augmentation_keys
@@ -28,24 +28,23 @@ def write_contact_sheet(
     Args:
         path: The file.
         augmentation: What draws.
-        files: The images to draw from; none: drawn chests.
+        files: The images to draw from; none: drawn shapes.
         image_px: The side of each picture.
         draws: How many draws of each image are shown.
 
     Raises:
         DataError: If an image cannot be read; the message names it.
     """
-    images = _read(files, image_px) if files else phantoms(image_px)
+    images = _read(files, image_px) if files else drawn_shapes(image_px)
     sheet = contact_sheet(augmentation, images, draws)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         sheet.save(partial, "PNG", optimize=True)
 
 
-def phantoms(image_px: int) -> Pixels:
-    """Return a drawn chest with each finding, `(3, image_px, image_px, 3)`."""
-    drawn = [draw_chest(finding, (finding,), image_px) for finding in range(len(FINDINGS))]
-    return np.repeat(np.stack(drawn)[..., None], 3, axis=3)
+def drawn_shapes(image_px: int) -> Pixels:
+    """Return one drawing of each shape, `(3, image_px, image_px, 3)`."""
+    return np.stack([draw_shape(number, (number,), image_px) for number in range(len(SHAPES))])
 
 
 def _read(files: Sequence[Path], image_px: int) -> Pixels:

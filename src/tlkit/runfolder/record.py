@@ -109,7 +109,7 @@ def _given_data(table: Any) -> tuple[Dataset | None, Any]:
         return None, table
     recorded = {key: value for key, value in recorded.items() if key != "name"}
     gone = structure(_Gone, recorded, own_record=True)
-    return gone, {**table, "data": {"name": "phantom"}}
+    return gone, {**table, "data": {"name": "shapes"}}
 
 
 @frozen(kw_only=True)
@@ -200,7 +200,7 @@ def _versions() -> Iterable[tuple[str, str]]:
     parts = {
         point.dist.name
         for _, registry in registries.items()
-        for point in registry.announced()
+        for point in registry.entry_points()
         if point.dist
     }
     for name in (*RECORDED, *sorted(parts)):

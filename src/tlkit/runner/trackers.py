@@ -128,8 +128,8 @@ class MLflow(Tracker):
 def _key(name: str) -> str:
     """Return a name of signs that MLflow allows.
 
-    >>> _key("class_weights.weights.covid-19"), _key("<b>")
-    ('class_weights.weights.covid-19', '_b_')
+    >>> _key("class_weights.weights.rare-one"), _key("<b>")
+    ('class_weights.weights.rare-one', '_b_')
     """
     return re.sub(r"[^A-Za-z0-9_./ -]", "_", name)[:250]
 

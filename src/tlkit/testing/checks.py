@@ -274,7 +274,7 @@ def check_schedule(schedule: kinds.Schedule) -> None:
 def _counts(part: Any) -> dict[str, int]:
     """Return the counts of a small study, or such of the classes that a part names itself."""
     named = getattr(part, "weights", None)
-    classes = named if isinstance(named, Mapping) else ("normal", "pneumonia", "covid-19")
+    classes = named if isinstance(named, Mapping) else ("normal", "pneumonia", "other")
     return {name: 50 // number for number, name in enumerate(classes, start=1)}
 
 

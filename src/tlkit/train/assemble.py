@@ -12,7 +12,7 @@ from attrs import frozen
 from tlkit.model.graph import layer_table, leaves, set_block
 from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage, holds_batch_norm
-from tlkit.parts.optimizers import scaled
+from tlkit.parts.optimizers import layerwise
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras
 from tlkit.train.plan import model_layers, seed_for
@@ -119,7 +119,7 @@ class Frozen:
 
     def optimizer(self, optimizer: keras.optimizers.Optimizer | str) -> keras.optimizers.Optimizer:
         """Return a new optimizer like the given one, or of that name, with each layer's rate."""
-        return scaled(keras.optimizers.get(optimizer), self.variable_rates)
+        return layerwise(keras.optimizers.get(optimizer), self.variable_rates)
 
     def __str__(self) -> str:
         return self.layers.render(self.rates)

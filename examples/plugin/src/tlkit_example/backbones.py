@@ -1,4 +1,4 @@
-"""A backbone: its layers as a table, the same as a Keras model, and how pixels become its input."""
+"""A backbone: its layers as a table and as a Keras model, and the preprocessing of its input."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:  # only here: `tlkit check` must start without TensorFlow
     import tensorflow as tf
 
 
-@attrs.frozen(kw_only=True)
+@tlkit.part("tiny_cnn")
 class TinyCNN(tlkit.Backbone):
-    """A few convolutions, each halving the picture.
+    """A few convolutions, each halving height and width.
 
     Attributes:
-        widths: How many channels each convolution has.
+        widths: The number of channels of each convolution.
     """
 
     widths: tuple[int, ...] = attrs.field(default=(16, 32), validator=each(at_least(1), least=1))
 
     def layers(self) -> tlkit.LayerTable:
-        """Return a row a layer, computed without building anything."""
+        """Return a row per layer, computed without building the model."""
         rows, size, channels = [], self.image_size, 3
         for number, width in enumerate(self.widths, start=1):
             size = (size + 1) // 2
@@ -56,14 +56,14 @@ class TinyCNN(tlkit.Backbone):
         return keras.Model(inputs, x, name="tiny_cnn")
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
-        """Return the pixels from -1 to 1."""
+        """Scale pixels to [-1, 1]."""
         return images / 127.5 - 1
 
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
-        """Load a file, if one is named: nobody publishes weights for this network."""
+        """Load a weights file; none are published for this network."""
         return load_first(model, self.sources, self._arrays)
 
     def _arrays(self, source: WeightsSource) -> Arrays:
         if isinstance(source, Path):
             return read_arrays(source)
-        raise NotAvailableError('there are none for tiny_cnn; write weights = "none" or a path')
+        raise NotAvailableError('tiny_cnn has no published weights; set weights = "none" or a path')

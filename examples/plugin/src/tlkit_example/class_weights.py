@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 
-import attrs
-
 import tlkit
 
 
-@attrs.frozen(kw_only=True)
+@tlkit.part("square_root")
 class SquareRoot(tlkit.ClassWeights):
     """Weigh a class by a root of its balanced weight, so rare classes count more, but not too much.
 

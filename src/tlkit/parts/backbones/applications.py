@@ -15,7 +15,7 @@ from tlkit.model.graph import flattened, layer_table, named_weights, renumber_na
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.layer_tables import kept_table
 from tlkit.parts.backbones.pixels import MODES
-from tlkit.parts.kinds import Backbone, registries
+from tlkit.parts.kinds import Backbone, registries, typed_init
 from tlkit.parts.validators import at_least
 from tlkit.system.keras import start_keras
 from tlkit.weights import sources as weights
@@ -197,6 +197,7 @@ FAMILIES = (
 # fmt: on
 
 
+@typed_init
 @frozen(kw_only=True)
 class KerasApplication(Backbone):
     """A model of `keras.applications` without its classifier.

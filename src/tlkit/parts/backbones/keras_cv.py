@@ -20,7 +20,7 @@ from tlkit.model.graph import layer_table, renumber_names, set_blocks
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.layer_tables import kept_table
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.kinds import Backbone, registries
+from tlkit.parts.kinds import Backbone, part, typed_init
 from tlkit.parts.validators import at_least, each, open_interval
 from tlkit.system.keras import extra_package
 from tlkit.weights import sources as weights
@@ -39,8 +39,7 @@ def models() -> Any:
     return extra_package("keras_cv", "keras-cv").models
 
 
-@registries.backbones.register("keras_cv_vgg16")
-@frozen(kw_only=True)
+@part("keras_cv_vgg16")
 class KerasCVVGG16(VGG16):
     """VGG-16 as KerasCV builds it: the same layers as `vgg16`, and the same weights."""
 
@@ -53,6 +52,7 @@ class KerasCVVGG16(VGG16):
         return _functional(built)
 
 
+@typed_init
 @frozen(kw_only=True)
 class KerasCVBackbone(Backbone):
     """A network of KerasCV; pixels are divided by 255, as in its own training.
@@ -98,8 +98,7 @@ def _functional(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output)
 
 
-@registries.backbones.register("keras_cv_resnet")
-@frozen(kw_only=True)
+@part("keras_cv_resnet")
 class KerasCVResNet(KerasCVBackbone):
     """ResNet of any depth (He et al. 2016): by default ResNet-18, which `keras.applications` lacks.
 
@@ -126,8 +125,7 @@ class KerasCVResNet(KerasCVBackbone):
         )
 
 
-@registries.backbones.register("keras_cv_densenet")
-@frozen(kw_only=True)
+@part("keras_cv_densenet")
 class KerasCVDenseNet(KerasCVBackbone):
     """DenseNet of any depth (Huang et al. 2017).
 

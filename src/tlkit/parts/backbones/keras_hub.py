@@ -13,7 +13,7 @@ from tlkit.model.graph import layer_table, renumber_names, set_blocks, snake_cas
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.hub_presets import CONFIG, PRESETS, WEIGHTS, Tables, find, place
 from tlkit.parts.backbones.layer_tables import kept_table
-from tlkit.parts.kinds import Backbone, check_sources, registries
+from tlkit.parts.kinds import Backbone, check_sources, part
 from tlkit.system.errors import PartError, WeightsError
 from tlkit.system.keras import extra_package
 from tlkit.weights import sources as weights
@@ -54,8 +54,7 @@ else:
 Source = Literal["preset", "none"] | Path
 
 
-@registries.backbones.register("keras_hub")
-@frozen(kw_only=True)
+@part("keras_hub")
 class KerasHub(Backbone):
     """The network of one of KerasHub's presets for image classifiers (extra `hub`).
 

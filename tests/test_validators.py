@@ -22,7 +22,7 @@ from tlkit.parts.validators import (
 from tlkit.system.errors import FieldError
 
 
-def apply(rule: Rule, value: Any) -> None:
+def apply(rule: Callable[..., None], value: Any) -> None:
     rule(None, SimpleNamespace(name="key"), value)
 
 

@@ -1,13 +1,20 @@
-"""Drawn chest X-ray phantoms: seeded schematic frontal films, for trying things out with no data.
+"""The study's own part: the dataset `phantom`, drawn chest X-rays that stand in for missing data.
 
-Drawn in body coordinates (``u`` to the viewer's right, ``v`` down, the frame is about -1 to 1): a
-key gives the same picture at every size. Pixels meet only ``+ - * /`` and square roots, which
-IEEE 754 rounds exactly, so another processor has no reason to draw other bytes.
+The drawings are schematic frontal films in body coordinates (``u`` to the viewer's right, ``v``
+down, the frame is about -1 to 1); a key gives the same picture at every size. Pixels are made only
+by ``+ - * /`` and square roots, which IEEE 754 rounds exactly, so every processor draws the same
+bytes.
 """
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
+
+from attrs import field
+
+import tlkit
+from tlkit.parts.validators import at_least, between
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +22,65 @@ if TYPE_CHECKING:
 
     Field = npt.NDArray[np.floating]  # one number per pixel
 
+SPLITS = ("train", "val", "test")
 FINDINGS: tuple[str, ...] = ("clear", "one_sided", "both_sided")
 FINEST_PX = 128  # smaller pictures are drawn at least this large and averaged: thin ribs survive
+
+
+@tlkit.part("phantom")
+class Phantom(tlkit.Dataset):
+    """Drawn chest X-rays with up to three findings, for trying things out without data.
+
+    Finding 1 is clear lungs, 2 a dense opacity on one side, 3 hazy opacities on both sides.
+
+    Attributes:
+        train: The number of training images, spread evenly over the classes.
+        val: The number of validation images.
+        test: The number of test images.
+        image_px: Their height and width.
+        draw_seed: The seed of the drawings.
+    """
+
+    train: int = field(default=45, validator=at_least(2))
+    val: int = field(default=15, validator=at_least(2))
+    test: int = field(default=15, validator=at_least(0))
+    image_px: int = field(default=256, validator=between(16, 4096))
+    draw_seed: int = field(default=0, validator=between(0, 2**31 - 1))
+
+    def load(self) -> tlkit.Splits:
+        """Return the pictures' names; a picture is drawn when it is read."""
+        classes = self.classes or FINDINGS
+        if len(classes) > len(FINDINGS):
+            raise tlkit.DataError(
+                f"phantom: there are {len(FINDINGS)} findings to draw, got classes {classes}"
+            )
+        keys: dict[str, tuple[int, tuple[int, ...]]] = {}
+        examples: dict[str, tuple[tlkit.Example, ...]] = {}
+        for number, (split, count) in enumerate(
+            zip(SPLITS, (self.train, self.val, self.test), strict=True)
+        ):
+            rows = []
+            for index in range(count):
+                finding = index % len(classes)
+                path = f"{split}/{classes[finding]}/{index:05d}.png"
+                keys[path] = (finding, (self.draw_seed, number, index))
+                rows.append(tlkit.Example(path, classes[finding], source="phantom"))
+            examples[split] = tuple(rows)
+        return tlkit.Splits(
+            classes=classes,
+            train=examples["train"],
+            val=examples["val"],
+            test=examples["test"],
+            read=lambda path: _png(*keys[path], self.image_px),
+        )
+
+
+def _png(finding: int, key: tuple[int, ...], image_px: int) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(draw_chest(finding, key, image_px)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def draw_chest(finding: int, key: tuple[int, ...], image_px: int) -> npt.NDArray[np.uint8]:
@@ -31,7 +95,7 @@ def draw_chest(finding: int, key: tuple[int, ...], image_px: int) -> npt.NDArray
         image_px: Side of the square picture in pixels.
 
     Returns:
-        Grey values of shape ``(image_px, image_px)``, bright where the body is dense.
+        Gray values of shape ``(image_px, image_px)``, bright where the body is dense.
 
     Raises:
         ValueError: If ``finding`` is not 0, 1 or 2, or ``image_px`` is below 16.
@@ -51,8 +115,8 @@ def draw_chest(finding: int, key: tuple[int, ...], image_px: int) -> npt.NDArray
     elif FINDINGS[finding] == "both_sided":
         air = air * (1 - _ground_glass(opacity_random, u, v))
     film = _expose(body_random, tissue - air).reshape(image_px, factor, image_px, factor)
-    grey: npt.NDArray[np.uint8] = (255 * film.mean(axis=(1, 3))).round().astype(np.uint8)
-    return grey
+    gray: npt.NDArray[np.uint8] = (255 * film.mean(axis=(1, 3))).round().astype(np.uint8)
+    return gray
 
 
 def _body(random: np.random.Generator, image_px: int) -> tuple[Field, Field, Field, Field]:
@@ -182,7 +246,7 @@ def _ground_glass(random: np.random.Generator, u: Field, v: Field) -> Field:
 
 
 def _expose(random: np.random.Generator, film: Field) -> Field:
-    """Turn density into grey: exposure, contrast, tone curve, uneven beam and smooth grain."""
+    """Turn density into gray: exposure, contrast, tone curve, uneven beam and smooth grain."""
     film = 0.5 + random.uniform(0.90, 1.20) * (film - 0.42) + random.uniform(-0.09, 0.09)
     film = film + random.uniform(-0.3, 0.3) * film * (1 - film)
     film = film + 0.025 * _noise(random, 3, len(film)) + 0.018 * _noise(random, 48, len(film))

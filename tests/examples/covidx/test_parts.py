@@ -6,14 +6,27 @@ contact sheets; these tests hold what can be counted.
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from tests.small import STUDY, study_parts
 
-from tlkit.parts.phantom_drawing import FINDINGS, draw_chest
+import tlkit
+from tlkit.parts.kinds import registries
+from tlkit.parts.plugins import PluginFile, active
+from tlkit.reports.console import stand_in_banner
+from tlkit.testing import check_part
 
+PARTS = study_parts()
+FINDINGS, Phantom, draw_chest = PARTS.FINDINGS, PARTS.Phantom, PARTS.draw_chest
 CLEAR, ONE_SIDED, BOTH_SIDED = range(3)
 PX = 128
 
@@ -23,7 +36,8 @@ quick = settings(max_examples=25, deadline=None)
 
 
 def picture(finding: int, key: tuple[int, ...], image_px: int = PX) -> npt.NDArray[np.float64]:
-    return draw_chest(finding, key, image_px).astype(np.float64)
+    drawn: npt.NDArray[np.float64] = draw_chest(finding, key, image_px).astype(np.float64)
+    return drawn
 
 
 def opacity(finding: int, key: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -160,3 +174,40 @@ def test_finding_out_of_range(finding: int) -> None:
 def test_picture_too_small(image_px: int) -> None:
     with pytest.raises(ValueError, match=rf"^image_px: must be at least 16, got {image_px}$"):
         draw_chest(CLEAR, (1,), image_px)
+
+
+def test_the_drawings_stay_the_same_to_the_bit() -> None:
+    digest = hashlib.sha256()
+    for finding in range(3):
+        for key, image_px in (((0, 0, finding), 64), ((3, 1, 7), 200)):
+            digest.update(draw_chest(finding, key, image_px).tobytes())
+    assert digest.hexdigest() == "22f847e28a0a3f9bf8e7f27ecf794799e9367d6c78a497fd7e7ebf7e9ad8429e"
+
+
+def test_the_dataset_is_a_sound_part() -> None:
+    with active((PluginFile.read(STUDY / "parts.py"),)):
+        check_part(registries.datasets, "phantom", train=6, val=3, test=3, image_px=32)
+
+
+def test_its_images_are_gray_pngs_of_three_findings() -> None:
+    splits = Phantom(train=31, val=7, test=3, image_px=48).load()
+    assert splits.classes == FINDINGS
+    assert splits.counts("train") == {"clear": 11, "one_sided": 10, "both_sided": 10}
+    image = Image.open(io.BytesIO(splits.read(splits.train[0].path)))
+    assert (image.format, image.mode, image.size) == ("PNG", "L", (48, 48))
+    with pytest.raises(tlkit.DataError, match=r"^phantom: there are 3 findings to draw, got cl"):
+        Phantom(classes=("a", "b", "c", "d")).load()
+
+
+def test_an_experiment_without_data_runs_on_them_with_a_banner(tmp_path: Path) -> None:
+    small = [
+        "backbone.image_size=32",
+        'backbone.weights="none"',
+        "head.units=[4, 4]",
+        "fit.epochs=1",
+    ]
+    done = tlkit.run(STUDY / "exp3.toml", tmp_path / "run", overrides=small)
+    assert done.plan.stand_in == "phantom"
+    assert done.plan.counts["train"] == dict.fromkeys(("normal", "pneumonia", "covid-19"), 15)
+    assert "STAND-IN DATA: synthetic images (phantom)" in stand_in_banner(done.plan.stand_in)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["stand_in"] == "phantom"
