@@ -12,8 +12,14 @@ from tlkit.config.experiment import Experiment, ModelCard, PublishedResult
 from tlkit.config.structure import structure
 from tlkit.data.splits import Example, Splits
 from tlkit.metrics.scoring import score
-from tlkit.runfolder.folder import resolved
-from tlkit.runfolder.run_record import Prediction, RunRecord
+from tlkit.runfolder.record import (
+    EnvironmentRecord,
+    ExperimentRecord,
+    MetricsRecord,
+    PlanRecord,
+    RunRecord,
+)
+from tlkit.runfolder.tables import Prediction
 from tlkit.train.callback import Epoch
 from tlkit.train.plan import make_plan
 
@@ -74,7 +80,7 @@ def made_up(
         reference=tuple(structure(PublishedResult, one) for one in reference),
         card=card or ModelCard(),
     )
-    plan = make_plan(experiment, known).as_json()
+    plan = PlanRecord.of(make_plan(experiment, known))
     labels = np.array(known.labels(known.test))
     scores = random.normal(size=(len(labels), len(classes)))
     scores[np.arange(len(labels)), labels] += skill
@@ -101,10 +107,12 @@ def made_up(
     return RunRecord(
         name=name,
         toml='[data]\nname = "shapes"\n',
-        experiment=resolved(experiment),
+        experiment=ExperimentRecord.of(experiment),
         plan=plan,
-        metrics=metrics,
-        environment={"python": "3.11", "packages": {"tlkit": "0.1.0"}, "overrides": ["a.b=1"]},
+        metrics=MetricsRecord.from_json(metrics),
+        environment=EnvironmentRecord(
+            python="3.11", packages={"tlkit": "0.1.0"}, overrides=("a.b=1",)
+        ),
         history=tuple(
             Epoch(
                 epoch=number,
@@ -120,6 +128,4 @@ def made_up(
         ),
         manifest={split: tuple(some) for split, some in splits.items()},
         predictions={"test": predictions, "val": predictions},
-        reference=experiment.reference,
-        card=experiment.card,
     )

@@ -22,10 +22,10 @@ from tlkit.metrics.calibration import (
     Calibrator,
     best_temperature,
     fit_calibrator,
-    read_calibrator,
     threshold,
 )
 from tlkit.runfolder.folder import RunFolder
+from tlkit.runfolder.record import CalibrationRecord, read_record
 from tlkit.system.errors import FieldError
 from tlkit.train.plan import make_plan
 
@@ -104,7 +104,7 @@ def test_the_threshold_is_the_highest_that_reaches_the_recall(own: Any, share: f
 
 @given(SHARES, st.floats(0, 1))
 def test_an_image_is_called_the_favoured_class_from_its_threshold_on(raw: Any, p: float) -> None:
-    found = Calibrator(favoured=1, threshold=p).predicted(raw)
+    found = Calibrator(favored=1, threshold=p).predicted(raw)
     for row, number in zip(raw, found, strict=True):
         if row[1] >= np.float32(p):
             assert number == 1
@@ -119,7 +119,7 @@ def test_the_threshold_is_one_of_calibrated_probabilities() -> None:
     settings = Calibration(temperature=True, min_recall={"b": 0.9})
     found = fit_calibrator(settings, labels, raw, CLASSES)
     assert found.temperature > 1.1
-    assert found.favoured == 1
+    assert found.favored == 1
     calibrated = found.probabilities(raw)
     called = found.predicted(calibrated)[labels == 1] == 1
     assert 0.9 <= called.mean() < 0.9 + 1.5 / len(called)
@@ -188,7 +188,7 @@ def test_a_run_keeps_and_applies_what_it_has_learnt(tmp_path: Path) -> None:
         for some in (rows, without)
     )
     calibrator = Calibrator(
-        temperature=table["temperature"], favoured=1, threshold=table["threshold"]["p"]
+        temperature=table["temperature"], favored=1, threshold=table["threshold"]["p"]
     )
     assert table["threshold"]["class"] == classes[1]
     np.testing.assert_array_equal(found, calibrator.probabilities(raw))
@@ -207,9 +207,23 @@ def test_a_run_keeps_and_applies_what_it_has_learnt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"temperature": 2, "threshold": {"class": "d", "p": 0}}'], ids=str
+    ("text", "key"),
+    [
+        ("[]", "expected a table"),
+        ("{}", "temperature: missing"),
+        (
+            '{"temperature": 2, "threshold": {"class": "d", "p": 0}, "raw": {}}',
+            r"threshold\.class: ",
+        ),
+    ],
 )
-def test_a_calibration_that_tlkit_has_not_written_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_calibration_that_tlkit_has_not_written_is_refused(
+    text: str, key: str, tmp_path: Path
+) -> None:
     (tmp_path / "calibration.json").write_text(text, encoding="utf-8")
-    with pytest.raises(tlkit.RunFolderError, match="is not a calibration written by tlkit"):
-        read_calibrator(RunFolder(tmp_path), CLASSES)
+
+    def calibrator(table: Any) -> Calibrator:
+        return CalibrationRecord.from_json(table).calibrator(CLASSES)
+
+    with pytest.raises(tlkit.RunFolderError, match=rf"calibration\.json: {key}"):
+        read_record(RunFolder(tmp_path), "calibration.json", calibrator)

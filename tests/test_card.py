@@ -12,7 +12,7 @@ from tests.finished_runs import HOSTILE, made_up
 from tlkit.config.experiment import ModelCard
 from tlkit.reports.card import model_card
 from tlkit.reports.page import markdown
-from tlkit.runfolder.run_record import RunRecord
+from tlkit.runfolder.record import RunRecord
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import evolve
 from tests.finished_runs import made_up
 
 from tlkit.data.splits import Example
 from tlkit.metrics.scoring import score_confusion
 from tlkit.reports.caveats import caveats, score_caveats, source_caveats, source_table
+from tlkit.runfolder.record import DataFacts
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 CAREFUL: dict[str, Any] = {"counts": (100, 100, 60), "patients": True, "skill": 2.5}
@@ -28,7 +30,7 @@ def test_a_careful_study_has_none() -> None:
 )
 def test_what_the_metrics_say_is_warned_of(changed: dict[str, Any], text: str) -> None:
     run = made_up(**CAREFUL)
-    run.metrics.update(changed)  # type: ignore[attr-defined]  # a dict here
+    run = evolve(run, metrics=evolve(run.metrics, **changed))
     (found,) = caveats(run)
     assert text in found
 
@@ -42,7 +44,7 @@ def test_what_the_metrics_say_is_warned_of(changed: dict[str, Any], text: str) -
 )
 def test_what_the_plan_says_of_the_data_is_warned_of(facts: dict[str, Any], text: str) -> None:
     run = made_up(**CAREFUL)
-    run.plan["data"] = facts  # type: ignore[index]  # a dict here
+    run = evolve(run, plan=evolve(run.plan, data=DataFacts(**facts)))
     (found,) = caveats(run)
     assert text in found
 

@@ -325,7 +325,7 @@ def test_a_run_can_be_moved(finished: RunRecord, copy: Path) -> None:
         (
             lambda folder: (folder / "plan.json").write_text("[]", encoding="utf-8"),
             tlkit.RunFolderError,
-            r"/plan\.json: is not a plan written by tlkit$",
+            r"/plan\.json: expected a table, got \[\]$",
         ),
         (
             lambda folder: (folder / "weights.safetensors").unlink(),

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit import cli
 from tlkit.cli.run import kept_text
+from tlkit.metrics.scores import EpochScores
 from tlkit.metrics.scoring import score_confusion
 from tlkit.parts.shapes import Shapes
-from tlkit.runner.run import Scored
 
 QUICK = f"""
 {small()}
@@ -155,10 +155,12 @@ def test_which_epoch_was_kept_is_said_with_the_other_s_accuracy(
     assert kept_text(run) == text
 
 
-def scored(epoch: int, confusion: list[list[int]]) -> Scored:
+def scored(epoch: int, confusion: list[list[int]]) -> EpochScores:
     """Scores on test; those on val are none of the text's."""
     scores = {"val": [[1, 0], [0, 1]], "test": confusion}
-    return Scored(epoch, {split: score_confusion(found, "ab") for split, found in scores.items()})
+    return EpochScores(
+        epoch, {split: score_confusion(found, "ab") for split, found in scores.items()}
+    )
 
 
 def test_lr_find_prints_its_curve_as_json(tlkit_command: CommandLine) -> None:

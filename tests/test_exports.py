@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_temperature_is_inside_and_the_threshold_beside(run: Path, tmp_path: Path) -> None:
-    calibrator = Calibrator(temperature=2.5, favoured=1, threshold=0.25)
+    calibrator = Calibrator(temperature=2.5, favored=1, threshold=0.25)
     classifier = evolve(load(run), calibrator=calibrator)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     found = with_preprocessing(classifier)(pixels.astype(np.float32)).numpy()

@@ -23,9 +23,8 @@ from tests.small import small
 
 import tlkit
 from tlkit.model.graph import layer_table
-from tlkit.parts.shapes import Shapes
-from tlkit.runfolder.folder import RunFolder, read_weights
-from tlkit.weights.tensors import numbered_weights
+from tlkit.runfolder.folder import RunFolder
+from tlkit.weights.tensors import numbered_weights, read_weights, write_weights
 
 DETERMINISTIC = (
     "MODEL_CARD.md",
@@ -170,8 +169,9 @@ def test_arrays_are_named_by_number_layer_and_variable() -> None:
 def written(folder: Path) -> tuple[Any, Path]:
     """Return a model and the file that it was written to."""
     model = small_model()
-    RunFolder(folder).write_weights(model, layer_table(model))
-    return model, folder / "weights.safetensors"
+    path = folder / "weights.safetensors"
+    write_weights(path, model, layer_table(model))
+    return model, path
 
 
 def test_weights_come_back_to_the_bit_in_another_model(tmp_path: Path) -> None:
@@ -236,9 +236,8 @@ def test_a_broken_file_in_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_figure_that_is_not_finite_leaves_the_run_unfinished(tmp_path: Path) -> None:
-    splits = Shapes().load()
     with pytest.raises(ValueError, match=r"not JSON compliant"):
-        RunFolder(tmp_path).write_results({"loss": float("nan")}, splits, {}, {})
+        RunFolder(tmp_path).write_json("metrics.json", {"loss": float("nan")})
     assert not (tmp_path / "metrics.json").exists()
 
 

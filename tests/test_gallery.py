@@ -30,7 +30,7 @@ from tlkit.reports.gallery import (
     unchanged,
     worst_mistakes,
 )
-from tlkit.runfolder.run_record import Prediction
+from tlkit.runfolder.tables import Prediction
 from tlkit.system.errors import DataError
 
 CLASSES = ("a", "b", "c")

@@ -44,6 +44,17 @@ class Mine(tlkit.ClassWeights):
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
         return dict.fromkeys(counts, self.weight)
 """
+HEAD = """
+import attrs
+import tlkit
+from tlkit.parts.heads import Pooled
+
+
+@tlkit.registries.heads.register("own")
+@attrs.frozen(kw_only=True)
+class Own(Pooled):
+    \"\"\"A head of one's own.\"\"\"
+"""
 DARKEN = """
 import attrs
 import tlkit
@@ -90,6 +101,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("plugins")
     (top / "mine.py").write_text(MINE)
     (top / "study.toml").write_text(STUDY)
+    tlkit.run(top / "study.toml", top / "run")
+    return top
+
+
+@pytest.fixture(scope="module")
+def headed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with a head of its own, and its run."""
+    top = tmp_path_factory.mktemp("headed")
+    (top / "head.py").write_text(HEAD)
+    text = small().replace('"pooled"', '"own"')
+    (top / "study.toml").write_text(
+        f'[plugins]\nmodules = ["head.py"]\n{text}\n[fit]\nepochs = 1\n'
+    )
     tlkit.run(top / "study.toml", top / "run")
     return top
 
@@ -360,11 +384,21 @@ class TestRunFolders:
             == load_experiment(finished / "study.toml").class_weights
         )
 
-    def test_without_the_file_it_is_named_and_nothing_runs(self, finished: Path) -> None:
-        message = r"/run: was made with mine\.py, which is executed only if you name it: --plugin"
+    def test_without_the_file_a_part_for_training_is_a_placeholder(self, finished: Path) -> None:
+        classifier = tlkit.load(finished / "run")
+        weights = classifier.experiment.class_weights
+        assert type(weights).__name__ == "UnavailableClassWeights"
+        assert unstructure(weights) == {"name": "mine", "weight": 3.0}
+        with pytest.raises(tlkit.PartError, match="ClassWeights 'mine' of this run is not avail"):
+            weights.for_counts({"a": 1})
+
+    def test_without_the_file_of_its_head_it_is_named_and_nothing_runs(self, headed: Path) -> None:
+        message = r"/run: was made with head\.py, which is executed only if you name it: --plugin"
         with pytest.raises(tlkit.PartError, match=message) as error:
-            tlkit.load(finished / "run")
-        assert sha256(finished / "mine.py") in str(error.value)
+            tlkit.load(headed / "run")
+        assert sha256(headed / "head.py") in str(error.value)
+        classifier = tlkit.load(headed / "run", plugins=[headed / "head.py"])
+        assert type(classifier.experiment.head).__name__ == "Own"
 
     def test_another_file_is_refused_without_running_it(
         self, finished: Path, tmp_path: Path
@@ -384,8 +418,11 @@ class TestRunFolders:
         table = json.loads((tmp_path / "experiment.json").read_text())
         table["plugins"]["sha256"] = [hashlib.sha256(code).hexdigest()]
         (tmp_path / "experiment.json").write_text(json.dumps(table))
+        tlkit.load(tmp_path)
+        table["head"]["name"] = "own"
+        (tmp_path / "experiment.json").write_text(json.dumps(table))
         with pytest.raises(
-            tlkit.PartError, match=r"was made with mine\.py, which is executed only if"
+            tlkit.PartError, match=r"was made with mine\.py, which is executed only"
         ):
             tlkit.load(tmp_path)
 
@@ -407,23 +444,26 @@ class TestRunFolders:
             (tmp_path / file.name).write_bytes(file.read_bytes())
         part = {"kind": "heads", "name": "acme_head", "distribution": "acme", "version": "1.2"}
         (tmp_path / "environment.json").write_text(json.dumps({"parts": [part]}))
+        table = json.loads((tmp_path / "experiment.json").read_text())
+        table["head"]["name"] = "acme_head"
+        (tmp_path / "experiment.json").write_text(json.dumps(table))
         message = r"needs the head 'acme_head' of acme 1\.2; install that package$"
         with pytest.raises(tlkit.PartError, match=message):
             tlkit.load(tmp_path, plugins=[finished / "mine.py"])
 
     def test_predict_and_evaluate_take_the_file_as_an_option(
-        self, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, headed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         splits = Shapes(train=6, val=3, image_px=32).load()
         for example in splits.val:
-            path = finished / "images" / example.path
+            path = headed / "images" / example.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(splits.read(example.path))
-        run, data = str(finished / "run"), str(finished / "images" / "val")
+        run, data = str(headed / "run"), str(headed / "images" / "val")
         image = str(path)
         commands = [["predict", run, image], ["evaluate", run, "--data", data]]
         for command in commands:
-            for option, code in ([], 6), (["--plugin", str(finished / "mine.py")], 0):
+            for option, code in ([], 6), (["--plugin", str(headed / "head.py")], 0):
                 monkeypatch.setattr("sys.argv", ["tlkit", *command, *option])
                 with pytest.raises(SystemExit, match=re.escape(str(code))):
                     main()

@@ -17,7 +17,7 @@ from tlkit.config.experiment import ModelCard
 from tlkit.metrics.scores import OVERALL, PER_CLASS
 from tlkit.reports.gallery import Gallery, Pair, Picture, data_url
 from tlkit.reports.report import report
-from tlkit.runfolder.run_record import RunRecord
+from tlkit.runfolder.record import MetricsRecord, RunRecord
 
 PAPER = {"source": "paper", "confusion": [[61, 36, 3], [3, 91, 6], [0, 3, 28]]}
 TABLE_5 = {"source": "paper, Table 5", "accuracy": 0.869}
@@ -167,9 +167,10 @@ def test_names_from_strangers_appear_harmless() -> None:
 
 def test_a_class_that_is_never_predicted_is_undefined_and_not_0() -> None:
     run = made_up(skill=0.0, counts=(200, 6, 5))
-    scores = run.metrics["test"]
-    scores["per_class"]["covid-19"].update(precision=None, f1=0.0)
-    scores["per_class"]["covid-19"]["intervals"].update(precision=None, f1=None)
+    table = run.metrics.as_json()
+    table["test"]["per_class"]["covid-19"].update(precision=None, f1=0.0)
+    table["test"]["per_class"]["covid-19"]["intervals"].update(precision=None, f1=None)
+    run = evolve(run, metrics=MetricsRecord.from_json(table))
     text = report(run, Gallery(missing="they are gone"))
     row = r'covid-19</bdi></th><td class="num">undefined</td><td class="num"></td>'
     assert len(re.findall(row, text)) == 1  # its precision; its recall is 0

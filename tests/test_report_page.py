@@ -16,7 +16,7 @@ from tlkit.config.experiment import ModelCard
 from tlkit.reports.compare import Answer, ComparedRun, comparison, paired
 from tlkit.reports.gallery import Gallery, Pair, Picture, data_url
 from tlkit.reports.report import report
-from tlkit.runfolder.run_record import RunRecord
+from tlkit.runfolder.record import RunRecord
 
 SCRIPT = Path(__file__).parent / "page_check.mjs"
 PACKAGES = ("playwright-core@1.65.1", "axe-core@4.14.1")

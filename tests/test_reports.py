@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
-from tlkit.runfolder.folder import RunFolder
+from tlkit.runfolder.folder import METRICS, RunFolder
 
 STUDY = """
 [data]
@@ -46,6 +46,9 @@ min_recall = { light = 1.0 }
 
 [card]
 not_for = "Not for diagnosis."
+"""
+METRICS_WITHOUT_SCORES = """
+{"evaluated_on": "test", "classes": ["dark"], "keep": "last", "epoch": 1, "test": {}}
 """
 PAGES = ("report.html", "MODEL_CARD.md")
 
@@ -89,7 +92,7 @@ def test_its_pictures_are_what_the_model_sees(finished: Path) -> None:
 
 def test_it_says_by_which_threshold_a_class_is_called(finished: Path) -> None:
     threshold = json.loads((finished / "calibration.json").read_text())["threshold"]["p"]
-    said = f"called light if its probability of that is {100 * threshold:.1f} % or more"
+    said = f"predicted as light if its probability of that class is {100 * threshold:.1f} % or more"
     for name in PAGES:
         assert said in (finished / name).read_text(encoding="utf-8").replace("\\", "")
 
@@ -106,15 +109,16 @@ def test_written_again_they_are_the_same_bytes(copied: Path) -> None:
 def test_a_run_that_is_stopped_before_its_pages_gets_the_same_ones_later(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = RunFolder.write_results
+    write = RunFolder.write_json
 
-    def stopped(*arguments: Any) -> None:
-        write(*arguments)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def stopped(folder: RunFolder, name: str, content: Any) -> None:
+        write(folder, name, content)
+        if name == METRICS:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     run = copied.parent / "study-2"
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "write_results", stopped)
+        patch.setattr(RunFolder, "write_json", stopped)
         with pytest.raises(tlkit.Interrupted, match=r"^stopped after epoch 2 of 2; go on"):
             tlkit.run(copied.parent.parent / "study.toml", run)
     assert not any((run / name).exists() for name in PAGES)
@@ -183,21 +187,31 @@ def test_a_folder_that_is_not_whole_is_refused(name: str, copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "text", "message"),
     [
-        ("metrics.json", "{}"),
-        ("metrics.json", '{"evaluated_on": "test", "stand_in": null, "test": {}}'),
-        ("plan.json", "[]"),
-        ("experiment.json", '{"reference": [{"nothing": 1}]}'),
-        ("history.csv", "epoch,stage\n1,x\n"),
-        ("predictions.csv", "path,label,predicted,split,p_dark\na,b,c,test,x\n"),
-        ("manifest.csv", "path,label\na,b\n"),
-        ("environment.json", "nonsense"),
+        ("metrics.json", "{}", "classes: missing"),
+        ("metrics.json", METRICS_WITHOUT_SCORES, r"test\.accuracy: missing"),
+        ("plan.json", "[]", r"expected a table, got \[\]"),
+        (
+            "experiment.json",
+            '{"reference": [{"nothing": 1}]}',
+            r"reference\[0\]\.nothing: unk",
+        ),
+        ("history.csv", "epoch,stage\n1,x\n", "line 2: is not as tlkit writes it: inv"),
+        (
+            "predictions.csv",
+            "path,label,predicted,split,p_dark\na,b,c,test,x\n",
+            "line 2: is not as",
+        ),
+        ("manifest.csv", "path,label\na,b\n", "has no column 'split'"),
+        ("environment.json", "nonsense", "cannot be read: "),
     ],
 )
-def test_a_damaged_file_is_an_error_with_a_name(name: str, text: str, copied: Path) -> None:
+def test_a_damaged_file_is_an_error_with_its_name_and_key(
+    name: str, text: str, message: str, copied: Path
+) -> None:
     (copied / name).write_text(text, encoding="utf-8")
-    with pytest.raises(tlkit.RunFolderError, match=r"is not as tlkit writes it|cannot be read"):
+    with pytest.raises(tlkit.RunFolderError, match=rf"/{re.escape(name)}: {message}"):
         tlkit.report(copied)
 
 
@@ -207,7 +221,7 @@ def test_a_folder_that_names_code_is_shown_and_the_code_is_not_run(copied: Path)
     (copied / "experiment.json").write_text(json.dumps(table), encoding="utf-8")
     (copied / "evil.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
     page, missing = tlkit.report(copied)
-    assert "evil.py" in missing
+    assert missing == ""  # the backbone and the head are tlkit's; nothing else is needed
     assert ">Results</h2>" in page.read_text(encoding="utf-8")
 
 

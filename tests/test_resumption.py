@@ -28,6 +28,7 @@ from tlkit.cli import app
 from tlkit.data.images import Reader
 from tlkit.parts.kinds import registries
 from tlkit.runfolder.folder import RunFolder
+from tlkit.runfolder.tables import read_seconds
 from tlkit.system.lock import locked
 from tlkit.train.checkpoint import Checkpoint
 
@@ -516,7 +517,7 @@ def test_timing_has_the_epochs_of_all_processes(unfinished: Path) -> None:
     after = (unfinished / "timing.csv").read_text(encoding="utf-8").splitlines()
     assert after[: len(before)] == before
     assert len(after) == 1 + len(done.history)
-    assert RunFolder(unfinished).read_seconds(done.history) == [
+    assert read_seconds(RunFolder(unfinished), done.history) == [
         float(row.split(",")[1]) for row in after[1:]
     ]
 

@@ -45,6 +45,7 @@ from .lr_finder import lr_find as lr_find
 from .metrics.intervals import Interval as Interval
 from .metrics.intervals import Resampling as Resampling
 from .metrics.scores import ClassScores as ClassScores
+from .metrics.scores import EpochScores as EpochScores
 from .metrics.scores import Scores as Scores
 from .model.layers import Layer as Layer
 from .model.layers import LayerError as LayerError
@@ -70,7 +71,6 @@ from .reports.progress import Terminal as Terminal
 from .runner.pages import report as report
 from .runner.resume import resume as resume
 from .runner.run import Run as Run
-from .runner.run import Scored as Scored
 from .runner.run import check as check
 from .runner.run import run as run
 from .sweeps.summary import Figure as Figure

@@ -15,7 +15,11 @@ from tlkit.data.splits import Example
 from tlkit.model.graph import layer_table
 from tlkit.model.layers import HEAD
 from tlkit.parts.kinds import Backbone
-from tlkit.system.errors import ConfigError, DataError, Problem, RunFolderError
+from tlkit.runfolder.experiment import read_experiment
+from tlkit.runfolder.folder import CALIBRATION, METRICS, PLAN, WEIGHTS, RunFolder
+from tlkit.runfolder.record import CalibrationRecord, PlanRecord, read_record
+from tlkit.runfolder.tables import write_predictions
+from tlkit.system.errors import ConfigError, DataError, Problem
 from tlkit.system.keras import start_keras
 from tlkit.system.text import printable
 from tlkit.train.plan import PREFIX_BATCH
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
     from tlkit.explain import Explainer, Method
     from tlkit.metrics.calibration import Calibrator
     from tlkit.metrics.scores import Scores
-    from tlkit.runfolder.folder import RunFolder
     from tlkit.train.features import Extractor
 
     Images = Sequence[str | Path] | npt.NDArray[Any]
@@ -102,9 +105,9 @@ class Evaluation:
 
     def write(self, folder: RunFolder) -> None:
         """Write `predictions.csv` and `metrics.json`."""
-        answers = (self.examples, self.probabilities, self.predicted)
-        folder.write_predictions(self.scores.classes, {self.split: answers})
-        folder.write_json("metrics.json", self.as_json())
+        predictions = (self.examples, self.probabilities, self.predicted)
+        write_predictions(folder, self.scores.classes, {self.split: predictions})
+        folder.write_json(METRICS, self.as_json())
 
 
 def evaluation(
@@ -422,25 +425,19 @@ def load(
         ConfigError: If it names parts or keys that this tlkit does not know.
         PartError: If it needs a file or package of somebody else's that is not there.
     """
-    from tlkit.metrics.calibration import Calibrator, read_calibrator
-    from tlkit.model.graph import layer_table
-    from tlkit.runfolder.folder import METRICS, PLAN, WEIGHTS, RunFolder, read_weights
-    from tlkit.runfolder.record import read_experiment
+    from tlkit.metrics.calibration import Calibrator
     from tlkit.train.assemble import assemble
     from tlkit.train.features import Extractor
+    from tlkit.weights.tensors import read_weights
 
     folder = RunFolder(Path(run))
     folder.read_json(METRICS)  # written last: without it the run is not finished
     experiment = read_experiment(folder, plugins, backbone)
-    plan = folder.read_json(PLAN)
-    try:
-        classes, stand_in = tuple(plan["classes"]), plan["stand_in"] or ""
-    except (KeyError, TypeError):
-        raise RunFolderError(f"{folder.path / PLAN}: is not a plan written by tlkit") from None
+    plan = read_record(folder, PLAN, PlanRecord.from_json)
     model, _ = assemble(
         experiment.backbone,
         experiment.head,
-        len(classes),
+        len(plan.classes),
         experiment.seed,
         experiment.fit.mixed_precision,
         load_weights=False,
@@ -449,12 +446,16 @@ def load(
     extractor = Extractor(model, experiment.backbone, experiment.augmentation, PREFIX_BATCH)
     calibrator = Calibrator()
     if experiment.calibration.wanted:
-        calibrator = read_calibrator(folder, classes)
+        calibrator = read_record(
+            folder,
+            CALIBRATION,
+            lambda table: CalibrationRecord.from_json(table).calibrator(plan.classes),
+        )
     return Classifier(
         model=model,
-        classes=classes,
+        classes=plan.classes,
         experiment=experiment,
         extractor=extractor,
-        stand_in=stand_in,
+        stand_in=plan.stand_in or "",
         calibrator=calibrator,
     )

@@ -412,8 +412,8 @@ def _facts(
 
     size, resize = classifier.experiment.backbone.image_size, classifier.experiment.data.resize
     calibrator, threshold = classifier.calibrator, None
-    if calibrator.favoured is not None:
-        name = classifier.classes[calibrator.favoured]
+    if calibrator.favored is not None:
+        name = classifier.classes[calibrator.favored]
         threshold = {"class": name, "p": calibrator.threshold}
     return {
         "classes": list(classifier.classes),

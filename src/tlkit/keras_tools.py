@@ -99,7 +99,7 @@ class FromModel(Backbone):
         """Return what stands for the model in a run's record: the hash of what its layers are."""
         import keras
 
-        from tlkit.runfolder.record import GIVEN
+        from tlkit.runfolder.experiment import FROM_MODEL
 
         layers = [
             [
@@ -115,7 +115,7 @@ class FromModel(Backbone):
             names = [getattr(prepared, name, "?") for name in ("__module__", "__qualname__")]
             prepared = ":".join(names)
         return {
-            "name": GIVEN,  # no registered name has capitals
+            "name": FROM_MODEL,  # no registered name has capitals
             "preprocess": prepared,
             "image_size": self.image_size,
             "layers_sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -183,11 +183,11 @@ class FromImages(Dataset):
 
     def record(self) -> dict[str, Any]:
         """Return what stands for the images in a run's record: the keys that all datasets have."""
-        from tlkit.runfolder.record import GIVEN_DATA
+        from tlkit.runfolder.experiment import FROM_IMAGES
 
         values = {key.name: getattr(self, key.name) for key in keys(type(self))}
         return {
-            "name": GIVEN_DATA,  # no registered name has capitals
+            "name": FROM_IMAGES,  # no registered name has capitals
             **{key: value for key, value in values.items() if value is not None},
             "classes": list(self.classes),
         }

@@ -15,8 +15,8 @@ from tlkit.data.checks import check_images
 from tlkit.data.image_index import DecodedImageIndex
 from tlkit.model.graph import layer_table
 from tlkit.parts.datasets import Folder, load_splits
-from tlkit.runfolder.folder import read_weights
 from tlkit.train.assemble import assemble
+from tlkit.weights.tensors import read_weights
 
 STUDY = """
 data = {name = "folder", path = "data"}

@@ -92,11 +92,10 @@ def _show(done: tlkit.Run, as_json: bool) -> None:
         found |= done.kept.as_json()
         typer.echo(json_text(found))
         return
-    from tlkit.metrics.calibration import calibration_text
     from tlkit.metrics.published import cited_figures, figures, remarks
     from tlkit.reports.caveats import caveats
     from tlkit.runfolder.folder import RunFolder
-    from tlkit.runfolder.run_record import read_finished
+    from tlkit.runfolder.record import read_run
 
     typer.echo(console.scores_text(done.plan.evaluated_on, done.result))
     typer.echo(f"\n{kept_text(done)}")
@@ -106,10 +105,9 @@ def _show(done: tlkit.Run, as_json: bool) -> None:
         for reference in () if done.plan.stand_in else done.experiment.reference:
             for text in remarks(done.result, reference):
                 typer.echo(f"! {printable(reference.source)}: {text}")
-    finished, split = read_finished(RunFolder(done.folder)), done.plan.evaluated_on
+    finished = read_run(RunFolder(done.folder))
     if finished.calibration:
-        error = done.result.calibration_error
-        typer.echo("\n" + printable(calibration_text(finished.calibration, split, error)))
+        typer.echo("\n" + printable(finished.calibration_text))
     if warnings := caveats(finished):
         typer.echo("\n" + console.caveats_text(warnings))
     if done.plan.stand_in:

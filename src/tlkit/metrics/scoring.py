@@ -83,6 +83,17 @@ def confusion_matrix(
     return tuple(map(tuple, cells.reshape(classes, classes).tolist()))
 
 
+def point_figures(
+    labels: Labels, probabilities: npt.NDArray[np.floating[Any]], classes: Sequence[str]
+) -> dict[str, float]:
+    """Return the figures of `OVERALL` without intervals, by name."""
+    shares = np.asarray(probabilities, np.float64)
+    numbers = np.asarray(labels, np.intp)
+    outputs, _ = _in_order(Outputs(numbers, shares.argmax(axis=1), len(classes), shares), ())
+    figures = figures_of(outputs, np.ones((1, len(numbers))))
+    return {name: float(figures[name][0]) for name in OVERALL}
+
+
 def _scores(outputs: Outputs, classes: Sequence[str], patients: Sequence[str]) -> Scores:
     outputs, patients = _in_order(outputs, patients)
     units = unit_numbers(len(outputs.labels), patients)

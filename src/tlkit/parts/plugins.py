@@ -99,7 +99,12 @@ def read_plugins(plugins: Plugins, base: Path, source: str = "") -> tuple[Plugin
 
 
 def given_plugins(
-    modules: Sequence[str], sha256: Sequence[str], given: Iterable[str | Path], source: str
+    modules: Sequence[str],
+    sha256: Sequence[str],
+    given: Iterable[str | Path],
+    source: str,
+    *,
+    all_needed: bool = True,
 ) -> tuple[PluginFile, ...]:
     """Return the plugin files that a run was made with, in its order.
 
@@ -111,6 +116,7 @@ def given_plugins(
         sha256: Their hashes.
         given: The files that the user names.
         source: The run folder, for messages.
+        all_needed: Whether a missing file is an error.
 
     Raises:
         PartError: If a file is missing, or was not used by the run.
@@ -129,12 +135,17 @@ def given_plugins(
             )
         files[file.sha256] = file
     for name, wanted in zip(modules, sha256, strict=True):
-        if wanted not in files:
-            raise PartError(
-                f"{source}: was made with {name}, which is executed only if you name it: "
-                f"--plugin FILE, from Python plugins=[FILE]; its SHA-256 is {wanted}"
-            )
-    return tuple(files[wanted] for wanted in sha256)
+        if all_needed and wanted not in files:
+            raise PartError(plugin_message(source, name, wanted))
+    return tuple(files[wanted] for wanted in sha256 if wanted in files)
+
+
+def plugin_message(source: str, name: str, sha256: str) -> str:
+    """Return the message that a run's plugin file must be named by the user."""
+    return (
+        f"{source}: was made with {name}, which is executed only if you name it: "
+        f"--plugin FILE, from Python plugins=[FILE]; its SHA-256 is {sha256}"
+    )
 
 
 @contextmanager

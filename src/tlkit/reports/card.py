@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tlkit.metrics.calibration import calibration_text
 from tlkit.reports.caveats import caveats
 from tlkit.reports.page import markdown, render
 from tlkit.reports.tables import class_rows, method_text, overall_rows
 from tlkit.runfolder.folder import RunFolder
-from tlkit.runfolder.run_record import RunRecord
+from tlkit.runfolder.record import RunRecord
 from tlkit.system.files import write_text
 
 CARD = "MODEL_CARD.md"
@@ -26,13 +25,13 @@ def model_card(run: RunRecord) -> str:
         "card.md.j2",
         name=run.name,
         stand_in=run.stand_in,
-        card=run.said,
+        card=run.card_texts,
         given=lambda text: markdown(text) if text else NOT_PROVIDED,
-        parts=" + ".join(str(run.experiment[kind]["name"]) for kind in ("backbone", "head")),
-        image_size=run.experiment["backbone"]["image_size"],
-        params=run.plan["params"],
+        parts=f"{run.experiment.backbone.name} + {run.experiment.head.name}",
+        image_size=run.experiment.image_size,
+        params=run.plan.params,
         classes=run.classes,
-        counts=run.plan["counts"],
+        counts=run.plan.counts,
         patients=any(example.patient for example in train),
         sources=any(example.source for example in train),
         weights=weights_text(run),
@@ -43,11 +42,11 @@ def model_card(run: RunRecord) -> str:
         per_class=[(name, class_rows(of_class)) for name, of_class in scores.per_class.items()],
         confusion=list(zip(run.classes, scores.confusion, strict=True)),
         caveats=caveats(run),
-        calibration=calibration_text(run.calibration, run.split, scores.calibration_error),
+        calibration=run.calibration_text,
     )
 
 
 def weights_text(run: RunRecord) -> str:
     """Return the source and hash of the weights that training started from."""
-    weights = run.metrics.get("weights", {})
-    return " ".join(str(weights[key]) for key in ("source", "sha256") if key in weights)
+    weights = run.metrics.weights
+    return " ".join(weights[key] for key in ("source", "sha256") if key in weights)

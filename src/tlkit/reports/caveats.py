@@ -9,7 +9,7 @@ from tlkit.data.splits import Example
 from tlkit.metrics.intervals import FEW, format_value
 from tlkit.metrics.scores import Scores
 from tlkit.reports.console import stand_in_text
-from tlkit.runfolder.run_record import RunRecord
+from tlkit.runfolder.record import RunRecord
 
 # A source predicts the class if always guessing its most frequent class is right for this share of
 # images, and better by this margin than always guessing the most frequent class of all.
@@ -23,13 +23,13 @@ def caveats(run: RunRecord) -> list[str]:
     texts = []
     if run.stand_in:
         texts.append(f"The data are {stand_in_text(run.stand_in)}.")
-    facts = run.plan.get("data", {})
-    if facts.get("leakage_accepted"):
+    facts = run.plan.data
+    if facts.leakage_accepted:
         texts.append(
             "Leakage was accepted: some images or patients are in more than one split, so the "
             "results are too good."
         )
-    if skipped := facts.get("skipped"):
+    if skipped := facts.skipped:
         counts = ", ".join(f"{count} of {split}" for split, count in skipped.items())
         texts.append(f"Images that could not be read were skipped: {counts}.")
     if run.split == "val":

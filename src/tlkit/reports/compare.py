@@ -19,7 +19,7 @@ from tlkit.reports.charts import MAX_LINES, comparison_charts
 from tlkit.reports.page import page
 from tlkit.reports.tables import PERCENT, p_text
 from tlkit.runfolder.folder import RunFolder
-from tlkit.runfolder.run_record import read_finished
+from tlkit.runfolder.record import read_run as read_record
 from tlkit.system.files import write_text
 from tlkit.train.callback import Epoch
 
@@ -122,11 +122,11 @@ def read_run(path: Path) -> ComparedRun:
     Raises:
         RunFolderError: If it is not the folder of a finished run.
     """
-    run = read_finished(RunFolder(path))
+    run = read_record(RunFolder(path))
     examples = {example.path: example for example in run.manifest[run.split]}
     return ComparedRun(
         name=str(path),
-        settings=flatten({k: v for k, v in run.experiment.items() if k not in NOT_SETTINGS}),
+        settings=flatten({k: v for k, v in run.experiment.table.items() if k not in NOT_SETTINGS}),
         split=run.split,
         scores=run.scores,
         history=run.history,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tlkit.data.images import ImageError, Pixels, Reader
 from tlkit.reports.heatmap import overlay
-from tlkit.runfolder.run_record import Prediction
+from tlkit.runfolder.tables import Prediction
 from tlkit.system.errors import DataError
 
 WORST, RIGHT, PAIRS, OF_PAIR = 6, 6, 3, 6  # how many are shown

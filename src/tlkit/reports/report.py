@@ -8,10 +8,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import numpy as np
 from markupsafe import Markup, escape
 
-from tlkit.metrics.calibration import calibration_text
 from tlkit.metrics.intervals import format_interval
 from tlkit.metrics.published import ReferenceRow, beside, remarks
 from tlkit.metrics.scores import Scores
@@ -29,7 +29,7 @@ from tlkit.reports.page import data_element, page
 from tlkit.reports.svg import interval_plot
 from tlkit.reports.tables import class_tables, method_text, metric_row, overall_rows, p_text
 from tlkit.runfolder.folder import RunFolder
-from tlkit.runfolder.run_record import RunRecord
+from tlkit.runfolder.record import RunRecord
 from tlkit.system.files import write_text
 from tlkit.system.text import printable_lines
 
@@ -58,11 +58,11 @@ def write_report(folder: RunFolder, run: RunRecord, gallery: Gallery) -> None:
 def report(run: RunRecord, gallery: Gallery) -> str:
     """Return a run's report as a page that needs no other file."""
     stand_in = f"Stand-in data: {stand_in_text(run.stand_in)}." if run.stand_in else ""
-    sections = {k: v for k, v in SECTIONS.items() if k != "references" or run.reference}
+    sections = {k: v for k, v in SECTIONS.items() if k != "references" or run.experiment.reference}
     return page(
         "report.html.j2",
         title=f"{run.name}: report",
-        banners=[text for text in (stand_in, run.said["not for"]) if text],
+        banners=[text for text in (stand_in, run.card_texts["not for"]) if text],
         sections=sections,
         gallery=gallery,
         **_configuration(run),
@@ -74,13 +74,16 @@ def report(run: RunRecord, gallery: Gallery) -> str:
 
 def _configuration(run: RunRecord) -> dict[str, Any]:
     plan, experiment = run.plan, run.experiment
-    multipliers = [stage["rates"] for stage in plan["stages"]]
+    multipliers = [stage.rates for stage in plan.stages]
     layers = [
-        {**layer, "rates": [(stage[index], _shade(stage[index])) for stage in multipliers]}
-        for index, layer in enumerate(plan["layers"])
+        {
+            **attrs.asdict(layer),
+            "rates": [(stage[index], _shade(stage[index])) for stage in multipliers],
+        }
+        for index, layer in enumerate(plan.layers)
     ]
-    trained = sum(plan["counts"]["train"].values())
-    networks = " + ".join(str(experiment[kind]["name"]) for kind in ("backbone", "head"))
+    trained = sum(plan.counts["train"].values())
+    networks = f"{experiment.backbone.name} + {experiment.head.name}"
     parts = [*PARTS, "calibration"] if run.calibration else PARTS
     sources = source_table(run)
     return {
@@ -92,10 +95,10 @@ def _configuration(run: RunRecord) -> dict[str, Any]:
         "caveats": caveats(run),
         "plan": plan,
         "sources": sources if any(name for name, _ in sources) else [],
-        "parts": [(kind, *_settings(experiment[kind])) for kind in parts],
+        "parts": [(kind, *_settings(experiment.table[kind])) for kind in parts],
         "layers": layers,
-        "card_rows": [(title, text) for title, text in run.said.items() if text],
-        "not_provided": [title for title, text in run.said.items() if not text],
+        "card_rows": [(title, text) for title, text in run.card_texts.items() if text],
+        "not_provided": [title for title, text in run.card_texts.items() if not text],
     }
 
 
@@ -116,15 +119,14 @@ def _shade(multiplier: float) -> int:
 
 
 def _training(run: RunRecord) -> dict[str, Any]:
-    keep, history = run.metrics["keep"], run.history
-    other = "last" if keep == "best" else "best"
-    kept, alternative = run.metrics["epoch"], run.metrics[other]["epoch"]
+    metrics, history = run.metrics, run.history
+    keep, kept, alternative = metrics.keep, metrics.kept.epoch, metrics.other.epoch
     text = kept_epoch_text(
         keep,
-        run.experiment["fit"]["monitor"],
+        run.experiment.fit.monitor,
         kept,
         alternative,
-        run.metrics[other][run.split]["accuracy"],
+        metrics.other.scores[run.split].accuracy,
         run.split,
     )
     best = kept if keep == "best" else alternative
@@ -158,7 +160,7 @@ def _results(run: RunRecord) -> dict[str, Any]:
             precision_recall_chart(run.classes, labels, probabilities, precisions),
             reliability_chart(labels, probabilities, scores.calibration_error),
         ],
-        "calibration": calibration_text(run.calibration, run.split, scores.calibration_error),
+        "calibration": run.calibration_text,
         "references": _references(run),
     }
 
@@ -205,7 +207,7 @@ def _references(run: RunRecord) -> list[dict[str, Any]]:
             "rows": [_reference_row(row) for row in beside(run.scores, reference)],
             "remarks": [] if run.stand_in else remarks(run.scores, reference),
         }
-        for reference in run.reference
+        for reference in run.experiment.reference
     ]
 
 
@@ -225,17 +227,17 @@ def _reference_row(row: ReferenceRow) -> dict[str, Any]:
 
 def _reproduction(run: RunRecord) -> dict[str, Any]:
     environment = run.environment
-    packages = environment.get("packages", {})
-    overrides = "".join(f" --set {shlex.quote(text)}" for text in environment.get("overrides", []))
+    packages = environment.packages
+    overrides = "".join(f" --set {shlex.quote(text)}" for text in environment.overrides)
     file = f"{run.name}.toml" if run.toml else "EXPERIMENT.toml"
     versions = " ".join(f"{name}=={version}" for name, version in packages.items())
     commands = f"pip install {versions}\ntlkit run {shlex.quote(file)}{overrides}"
-    plugins = [" ".join(map(str, part.values())) for part in environment.get("parts", [])]
+    plugins = [" ".join(map(str, part.values())) for part in environment.parts]
     rows = {
         "weights": weights_text(run),
-        "Python": environment.get("python", ""),
-        "system": environment.get("system", ""),
-        "processor": f"{environment.get('processor', '')}, {environment.get('cpus', '')} CPUs",
+        "Python": environment.python,
+        "system": environment.system,
+        "processor": f"{environment.processor}, {environment.cpus} CPUs",
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
         "other parts": ", ".join(plugins),
     }
@@ -243,7 +245,7 @@ def _reproduction(run: RunRecord) -> dict[str, Any]:
         "commands": _lines(commands),
         "environment": [(title, text) for title, text in rows.items() if text],
         "toml": _lines(run.toml),
-        "resolved": _lines(json.dumps(run.experiment, indent=2, ensure_ascii=False)),
+        "resolved": _lines(json.dumps(run.experiment.as_json(), indent=2, ensure_ascii=False)),
     }
 
 

@@ -1,1 +1,1 @@
-"""A run's folder: its files, written and read back by the same code."""
+"""The folder of a run: its files, written and read back by the same code."""

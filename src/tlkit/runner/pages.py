@@ -19,7 +19,7 @@ from tlkit.reports.card import write_card
 from tlkit.reports.gallery import Gallery, Source, make_gallery, unchanged
 from tlkit.reports.report import write_report
 from tlkit.runfolder.folder import RunFolder
-from tlkit.runfolder.run_record import RunRecord, read_finished
+from tlkit.runfolder.record import RunRecord, read_run
 from tlkit.system.errors import ConfigError, DataError, TlkitError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tlkit.data.splits import Splits
     from tlkit.parts.kinds import Backbone
     from tlkit.reports.gallery import Gallery
-    from tlkit.runfolder.run_record import RunRecord
+    from tlkit.runfolder.record import RunRecord
 
 
 def write_pages(
@@ -43,7 +43,7 @@ def write_pages(
         splits: Its images.
         model: The model with the weights that were kept.
     """
-    run = read_finished(folder)
+    run = read_run(folder)
     write_pages_with(folder, run, make_gallery(run.judged, source(run, experiment, splits, model)))
 
 
@@ -95,10 +95,9 @@ def report(
     from tlkit.reports.gallery import without_pictures
     from tlkit.reports.report import REPORT
     from tlkit.runfolder.folder import RunFolder
-    from tlkit.runfolder.run_record import read_finished
 
     folder = RunFolder(Path(run))
-    finished = read_finished(folder)
+    finished = read_run(folder)
     try:
         classifier = load(folder.path, plugins=plugins, backbone=backbone)
         gallery = _gallery(folder.path, finished, classifier, data)
@@ -131,10 +130,10 @@ def _splits(
     if isinstance(data, Dataset):
         return load_splits(data)
     dataset = classifier.experiment.data
-    recorded = run.experiment["data"].get("path")
+    recorded = run.experiment.data.settings.get("path")
     if recorded is None or not hasattr(dataset, "path"):
         return load_splits(dataset)
-    root = run.experiment["data"].get("root")  # of a list's images, recorded in the same way
+    root = run.experiment.data.settings.get("root")  # of a list's images, recorded in the same way
     problems = []
     for base in (Path(), folder / ".." / ".."):
         places = {"path": Path(data) if data else base / recorded}

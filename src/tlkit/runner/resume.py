@@ -18,6 +18,7 @@ from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
     from tlkit.runfolder.folder import RunFolder
+    from tlkit.runfolder.record import EnvironmentRecord
     from tlkit.train.stage import PreparedRun
 
 SHOWN = 10  # how many images that differ a message lists
@@ -59,8 +60,8 @@ def resume(
         Interrupted: If the process was asked to stop once more.
         TlkitError: Of the kind that says what else is wrong.
     """
-    from tlkit.runfolder.folder import RunFolder
-    from tlkit.runfolder.resume_state import UNFINISHED, OtherInputs, read_unfinished, refusal
+    from tlkit.runfolder.folder import UNFINISHED, RunFolder
+    from tlkit.runfolder.resume_state import OtherInputs, read_unfinished, refusal
     from tlkit.runner.run import disk_and_memory_errors
 
     folder, callback = RunFolder(Path(run)), callback or Callback()
@@ -84,7 +85,7 @@ def resume(
             if not anyway:
                 raise refusal(folder.path, changed, ELSEWHERE)
             with disk_and_memory_errors(folder.path):
-                folder.note_changes(changed)
+                _note_changes(folder, changed)
         return execute(ready, folder, callback)
 
 
@@ -97,7 +98,8 @@ def _finish(
 ) -> None:
     """Do what is left to do once a run's results are written."""
     from tlkit.reports.card import CARD
-    from tlkit.runfolder.record import EXPERIMENT
+    from tlkit.runfolder.folder import EXPERIMENT
+    from tlkit.runfolder.record import ExperimentRecord, read_record
     from tlkit.runfolder.resume_state import read_unfinished
     from tlkit.runner.pages import report
 
@@ -106,7 +108,8 @@ def _finish(
         with suppress(TlkitError):  # a report says itself why it has no pictures
             data = _placed(read_unfinished(folder, plugins, backbone), data, folder).data
         report(folder.path, data=data, plugins=plugins, backbone=backbone)
-    folder.tidy(bool(folder.read_json(EXPERIMENT)["fit"]["keep_checkpoints"]))
+    record = read_record(folder, EXPERIMENT, ExperimentRecord.from_json)
+    folder.tidy(record.fit.keep_checkpoints)
 
 
 def _placed(
@@ -128,12 +131,10 @@ def _placed(
 
 def _pinned(experiment: Experiment, folder: RunFolder) -> Experiment:
     """Return the experiment with the one source of weights that was used, of several."""
-    from tlkit.runfolder.record import ENVIRONMENT
-
     sources = experiment.backbone.weights
     if not isinstance(sources, tuple):
         return experiment
-    used = folder.read_json(ENVIRONMENT)["weights"].get("source")
+    used = _environment(folder).weights.get("source")
     chosen = tuple(s for s in sources if (s if isinstance(s, str) else "path") == used)
     return evolve(experiment, backbone=evolve(experiment.backbone, weights=chosen or sources))
 
@@ -148,15 +149,15 @@ def _changed_plan(folder: RunFolder, ready: PreparedRun) -> Iterator[str]:
 
 def _changed_inputs(folder: RunFolder, ready: PreparedRun) -> Iterator[str]:
     """Yield which weights and images it would begin with in place of its own."""
-    from tlkit.runfolder.folder import MANIFEST, manifest
-    from tlkit.runfolder.record import ENVIRONMENT
+    from tlkit.runfolder.folder import MANIFEST
     from tlkit.runfolder.resume_state import differences
+    from tlkit.runfolder.tables import manifest_text
 
-    was = folder.read_json(ENVIRONMENT)["weights"]
+    was = _environment(folder).weights
     now = dict(ready.weights)
     for key in ("source", "file", "sha256"):
         yield from differences(was.get(key), now.get(key), f"weights.{key}")
-    before, images = folder.read_text(MANIFEST), manifest(ready.splits, ready.hashes)
+    before, images = folder.read_text(MANIFEST), manifest_text(ready.splits, ready.hashes)
     if before != images:
         yield from _changed_images(before.splitlines(), images.splitlines())
 
@@ -173,9 +174,26 @@ def _changed_images(was: Sequence[str], now: Sequence[str]) -> Iterator[str]:
 
 def _changed_around(folder: RunFolder, ready: PreparedRun) -> Iterator[str]:
     """Yield what may change the last bits of the results."""
-    from tlkit.runfolder.record import ENVIRONMENT, MATTERS, environment
+    from tlkit.runfolder.record import AFFECTS_RESULTS, EnvironmentRecord
     from tlkit.runfolder.resume_state import differences
 
-    was, now = folder.read_json(ENVIRONMENT), environment(ready.experiment, ready.weights)
-    for key in MATTERS:
-        yield from differences(was.get(key), now[key], key)
+    was = _environment(folder).as_json()
+    now = EnvironmentRecord.current(ready.experiment, ready.weights).as_json()
+    for key in AFFECTS_RESULTS:
+        yield from differences(was[key], now[key], key)
+
+
+def _environment(folder: RunFolder) -> EnvironmentRecord:
+    from tlkit.runfolder.folder import ENVIRONMENT
+    from tlkit.runfolder.record import EnvironmentRecord, read_record
+
+    return read_record(folder, ENVIRONMENT, EnvironmentRecord.from_json)
+
+
+def _note_changes(folder: RunFolder, changed: Sequence[str]) -> None:
+    """Add to the environment what had changed when the run was resumed."""
+    from tlkit.runfolder.folder import ENVIRONMENT
+
+    known = _environment(folder)
+    record = evolve(known, changed=(*known.changed, *changed))
+    folder.write_json(ENVIRONMENT, record.as_json())

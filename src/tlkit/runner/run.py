@@ -12,8 +12,12 @@ from attrs import asdict, evolve, field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.toml import as_experiment
-from tlkit.data.splits import SPLITS, Splits
+from tlkit.data.splits import SPLITS
+from tlkit.metrics.scores import EpochScores, Scores
 from tlkit.parts.datasets import load_splits
+from tlkit.runfolder.folder import CALIBRATION, METRICS, WEIGHTS, RunFolder, folder_exists
+from tlkit.runfolder.record import CalibrationRecord, DataFacts, MetricsRecord, write_inputs
+from tlkit.runfolder.tables import read_seconds, write_history, write_predictions
 from tlkit.runner.trackers import Trackers, require_trackers, tracked
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ConfigError, Problem, ResourceError, RunFolderError
@@ -27,9 +31,6 @@ from tlkit.train.plan import Plan, make_plan
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.metrics.scores import Scores
-    from tlkit.runfolder.folder import RunFolder
-    from tlkit.train.fit import Outcome
     from tlkit.train.stage import PreparedRun
 
 
@@ -90,12 +91,11 @@ def prepare_run(
 
     from tlkit.data.checks import check_images
     from tlkit.data.image_index import DecodedImageIndex
-    from tlkit.runfolder.folder import exists
     from tlkit.train.assemble import assemble
     from tlkit.train.stage import PreparedRun
 
     if out is not None and out.exists():
-        raise RunFolderError(exists(out))
+        raise RunFolderError(folder_exists(out))
     _refuse_among_images(out, experiment)
     callback.on_plan(plan, splits)
     checked = check_images(
@@ -137,24 +137,6 @@ def _refuse_among_images(out: Path | None, experiment: Experiment) -> None:
 STOPPING = "stopping after this batch; Ctrl-C once more leaves at once"
 
 
-@frozen
-class Scored:
-    """How good the model was after one epoch.
-
-    Attributes:
-        epoch: The epoch's number.
-        scores: By split: `val`, and `test` if there is one.
-    """
-
-    epoch: int
-    scores: dict[str, Scores]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        scores = {split: found.as_json() for split, found in self.scores.items()}
-        return {"epoch": self.epoch, **scores}
-
-
 @frozen(kw_only=True)
 class Run:
     """A finished run.
@@ -173,12 +155,12 @@ class Run:
     experiment: Experiment = field(repr=False)
     plan: Plan = field(repr=False)
     history: tuple[Epoch, ...] = field(repr=False)
-    last: Scored
-    best: Scored
+    last: EpochScores
+    best: EpochScores
     model: keras.Model = field(repr=False)
 
     @property
-    def kept(self) -> Scored:
+    def kept(self) -> EpochScores:
         """Return how good the weights are that were kept."""
         return self.best if self.experiment.fit.keep == "best" else self.last
 
@@ -231,8 +213,6 @@ def run(
         Interrupted: If the process was asked to stop; `resume` goes on.
         TlkitError: Of the kind that says what is wrong.
     """
-    from tlkit.runfolder.folder import RunFolder
-
     out = None if out is None else Path(out)
     callback = callback or Callback()
     ready = prepare_run(experiment, out, overrides, callback)
@@ -240,8 +220,9 @@ def run(
 
         def begin(folder: RunFolder) -> None:
             held.enter_context(locked(folder.path))
-            folder.write_inputs(ready.experiment, ready.plan, ready.splits, ready.hashes)
-            folder.write_environment(ready.experiment, ready.weights)
+            write_inputs(
+                folder, ready.experiment, ready.plan, ready.splits, ready.hashes, ready.weights
+            )
 
         folder = RunFolder.create(out, ready.experiment.name, begin)
         return execute(ready, folder, callback)
@@ -259,11 +240,12 @@ def execute(ready: PreparedRun, folder: RunFolder, callback: Callback) -> Run:
         Interrupted: If the process was asked to stop; the run can go on later.
         TlkitError: Of the kind that says what is wrong.
     """
-    from tlkit.metrics.calibration import CALIBRATION, calibrate, calibration_json
+    from tlkit.metrics.calibration import calibrate
     from tlkit.runner.pages import write_pages
     from tlkit.train.checkpoint import Checkpoints
     from tlkit.train.checkpointer import Checkpointer
     from tlkit.train.fit import Training, fit
+    from tlkit.weights.tensors import write_weights
 
     experiment, plan, splits, model = ready.experiment, ready.plan, ready.splits, ready.model
     keeper = Checkpointer(model, plan, experiment.fit, Checkpoints(folder.checkpoints))
@@ -280,22 +262,33 @@ def execute(ready: PreparedRun, folder: RunFolder, callback: Callback) -> Run:
             prepared = asdict(ready, recurse=False)
             fitted = fit(Training(**prepared, checkpointer=keeper, record=record), callback)
             stop_if_asked()
+            settings = experiment.calibration
+            last = calibrate(settings, splits, fitted.last.probabilities)
+            best = last
+            if fitted.best.epoch != fitted.last.epoch:
+                best = calibrate(settings, splits, fitted.best.probabilities)
+            kept = best if experiment.fit.keep == "best" else last
             done = Run(
                 folder=folder.path,
                 experiment=experiment,
                 plan=plan,
                 history=fitted.history,
-                last=_scored(experiment, splits, fitted.last),
-                best=_scored(experiment, splits, fitted.best),
+                last=EpochScores(fitted.last.epoch, dict(last.scores)),
+                best=EpochScores(fitted.best.epoch, dict(best.scores)),
                 model=model,
             )
-            folder.write_weights(model, plan.layers)
-            raw = fitted.kept.probabilities
-            kept = calibrate(experiment.calibration, splits, raw)
-            if experiment.calibration.wanted:
-                folder.write_json(CALIBRATION, calibration_json(kept.calibrator, splits, raw))
-            metrics = _metrics(done, ready.weights)
-            folder.write_results(metrics, splits, kept.probabilities, kept.predicted)
+            write_weights(folder.path / WEIGHTS, model, plan.layers)
+            if settings.wanted:
+                calibration = CalibrationRecord.of(kept, splits)
+                folder.write_json(CALIBRATION, calibration.as_json())
+            examples = dict(splits.items())
+            predictions = {
+                split: (examples[split], probabilities, kept.predicted[split])
+                for split, probabilities in kept.probabilities.items()
+            }
+            write_predictions(folder, plan.classes, predictions)
+            metrics = _metrics(done, ready.weights)  # last: with them the run is finished
+            folder.write_json(METRICS, metrics.as_json())
             stop_if_asked()
             write_pages(folder, experiment, splits, model)
         except Interrupted as stop:
@@ -317,12 +310,12 @@ class _Record:
 
     def __init__(self, folder: RunFolder, history: Sequence[Epoch], trackers: Trackers) -> None:
         self.folder, self.trackers, self.mark = folder, trackers, time.perf_counter()
-        self.seconds = folder.read_seconds(history)
+        self.seconds = read_seconds(folder, history)
 
     def __call__(self, history: Sequence[Epoch]) -> None:
         before, self.mark = self.mark, time.perf_counter()
         self.seconds.append(self.mark - before)
-        self.folder.write_history(history, self.seconds)
+        write_history(self.folder, history, self.seconds)
         self.trackers.epoch(history[-1])
 
 
@@ -343,36 +336,17 @@ def _told(run: Run) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _scored(experiment: Experiment, splits: Splits, outcome: Outcome) -> Scored:
-    from tlkit.metrics.calibration import calibrate
-    from tlkit.metrics.scoring import score
-
-    examples = dict(splits.items())
-    answers = calibrate(experiment.calibration, splits, outcome.probabilities)
-    scores = {
-        split: score(
-            splits.labels(examples[split]),
-            found,
-            splits.classes,
-            [example.patient for example in examples[split]],
-            answers.predicted[split],
-        )
-        for split, found in answers.probabilities.items()
-    }
-    return Scored(outcome.epoch, scores)
-
-
-def _metrics(run: Run, weights: Mapping[str, str]) -> dict[str, Any]:
-    """Return the content of `metrics.json`: the scores of what was kept, and the other's beside."""
+def _metrics(run: Run, weights: Mapping[str, str]) -> MetricsRecord:
+    """Return the record of a run's scores."""
     keep = run.experiment.fit.keep
-    other = "last" if keep == "best" else "best"
-    return {
-        "stand_in": run.plan.stand_in or None,
-        "evaluated_on": run.plan.evaluated_on,
-        "classes": list(run.plan.classes),
-        "data": dict(run.plan.data),
-        "weights": {key: weights[key] for key in ("source", "file", "sha256") if key in weights},
-        "keep": keep,
-        **run.kept.as_json(),
-        other: getattr(run, other).as_json(),
-    }
+    facts: dict[str, Any] = dict(run.plan.data)
+    return MetricsRecord(
+        stand_in=run.plan.stand_in or None,
+        evaluated_on="test" if run.plan.evaluated_on == "test" else "val",
+        classes=run.plan.classes,
+        data=DataFacts(**facts),
+        weights={key: weights[key] for key in ("source", "file", "sha256") if key in weights},
+        keep=keep,
+        kept=run.kept,
+        other=run.last if keep == "best" else run.best,
+    )

@@ -136,9 +136,9 @@ def _key(name: str) -> str:
 
 def _settings(experiment: Experiment) -> list[tuple[str, str]]:
     from tlkit.reports.compare import flatten
-    from tlkit.runfolder.folder import resolved
+    from tlkit.runfolder.record import ExperimentRecord
 
-    return list(flatten(resolved(experiment)).items())
+    return list(flatten(ExperimentRecord.of(experiment).as_json()).items())
 
 
 class Trackers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import json
 import re
@@ -67,6 +68,34 @@ def csv_text(cell: str) -> str:
     ('=1+1', '-0.5', "'quoted'")
     """
     return cell[1:] if cell.startswith(MARK) and FORMULA.match(cell) else cell
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    r"""Return cells as a line of CSV, without its line end; formulas are marked, see `csv_cell`.
+
+    File names that are not valid UTF-8 are written with backslash escapes.
+
+    >>> csv_line(["=1+1", "a,b", 0.5])
+    '\'=1+1,"a,b",0.5'
+    """
+    row = [csv_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    line: str = _CSV.writerow(row)  # what `_Echo.write` returns
+    return line.removesuffix("\r\n").encode("utf-8", "backslashreplace").decode()
+
+
+def csv_table(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV, with line feeds; see `csv_line`. The only place where CSV is written."""
+    return "".join(f"{csv_line(row)}\n" for row in rows)
+
+
+class _Echo:
+    """A file that returns what is written to it."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+_CSV: Any = csv.writer(_Echo(), lineterminator="\r\n")  # \r and \n in cells are quoted
 
 
 def json_text(value: Any, indent: int | None = 2) -> str:

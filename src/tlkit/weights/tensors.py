@@ -45,6 +45,16 @@ def numbered_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
     }
 
 
+def write_weights(path: Path, model: keras.Model, layers: LayerTable) -> None:
+    """Write all arrays of a model, the frozen ones too."""
+    write_tensors(path, snapshot(numbered_weights(model, layers)))
+
+
+def read_weights(path: Path, model: keras.Model, layers: LayerTable) -> None:
+    """Load all arrays of a model; see `read_tensors`."""
+    read_tensors(path, numbered_weights(model, layers))
+
+
 def snapshot(variables: Variables) -> Tensors:
     """Return the current values; nothing is copied, since updates are written elsewhere."""
     return {name: tf.identity(variable.value) for name, variable in variables.items()}

@@ -1,0 +1,173 @@
+"""A run's CSV tables: images, epochs and predictions, each written and read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import attrs
+from attrs import field, frozen
+
+from tlkit.data.splits import Example, Splits
+from tlkit.runfolder.folder import HISTORY, MANIFEST, PREDICTIONS, SKIPPED, TIMING, RunFolder
+from tlkit.system.errors import RunFolderError
+from tlkit.system.files import write_text
+from tlkit.system.text import csv_table, csv_text
+from tlkit.train.callback import Epoch
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+T = TypeVar("T")
+INTEGERS = ("epoch", "stage")
+# Images with their probabilities, `(images, classes)`, and predicted class numbers, `(images,)`.
+Predicted: TypeAlias = "tuple[Sequence[Example], npt.NDArray[np.float32], npt.NDArray[np.int64]]"
+
+
+@frozen
+class Prediction:
+    """The model's prediction for one image.
+
+    Attributes:
+        path: The image's path, relative to the data's root.
+        label: Its class.
+        predicted: The predicted class.
+        probabilities: The probability of each class by name, in the order of the classes.
+    """
+
+    path: str
+    label: str
+    predicted: str
+    probabilities: Mapping[str, float] = field(hash=False)
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction is correct."""
+        return self.predicted == self.label
+
+    @property
+    def certainty(self) -> float:
+        """The predicted class's probability; not the highest if a class has a threshold."""
+        return self.probabilities[self.predicted]
+
+
+def manifest_text(splits: Splits, hashes: Mapping[str, str]) -> str:
+    """Return `manifest.csv`: every image with its hash."""
+    rows = [
+        [e.path, hashes[e.path], split, e.label, e.patient, e.source, e.view]
+        for split, examples in splits.items()
+        for e in examples
+    ]
+    return csv_table([["path", "sha256", "split", "label", "patient", "source", "view"], *rows])
+
+
+def write_manifest(folder: RunFolder, splits: Splits, hashes: Mapping[str, str]) -> None:
+    """Write the images, and `skipped.csv` if some were left out."""
+    write_text(folder.path / MANIFEST, manifest_text(splits, hashes))
+    if splits.skipped:
+        rows = [
+            [skipped.example.path, skipped.split, skipped.example.label, skipped.reason]
+            for skipped in splits.skipped
+        ]
+        folder.write_csv(SKIPPED, ["path", "split", "label", "reason"], rows)
+
+
+def read_manifest(folder: RunFolder) -> dict[str, tuple[Example, ...]]:
+    """Return the images by split.
+
+    Raises:
+        RunFolderError: If the file is missing or damaged.
+    """
+    names = [key.name for key in attrs.fields(Example)]
+    return _by_split(
+        folder, MANIFEST, lambda row: Example(**{name: csv_text(row[name]) for name in names})
+    )
+
+
+def write_history(folder: RunFolder, history: Sequence[Epoch], seconds: Sequence[float]) -> None:
+    """Write the epochs so far, and how long each took."""
+    columns = [key.name for key in attrs.fields(Epoch)]
+    rows = [[repr(getattr(epoch, name)) for name in columns] for epoch in history]
+    folder.write_csv(HISTORY, columns, rows)
+    timing = [[e.epoch, f"{s:.3f}"] for e, s in zip(history, seconds, strict=True)]
+    folder.write_csv(TIMING, ["epoch", "seconds"], timing)
+
+
+def read_history(folder: RunFolder) -> tuple[Epoch, ...]:
+    """Return the epochs.
+
+    Raises:
+        RunFolderError: If the file is missing or damaged.
+    """
+    kinds = {key.name: int if key.name in INTEGERS else float for key in attrs.fields(Epoch)}
+
+    def epoch(row: Mapping[str, str]) -> Epoch:
+        values: dict[str, Any] = {name: kind(row[name]) for name, kind in kinds.items()}
+        return Epoch(**values)
+
+    return tuple(_rows(folder, HISTORY, epoch))
+
+
+def read_seconds(folder: RunFolder, history: Sequence[Epoch]) -> list[float]:
+    """Return how long each epoch of an earlier process took; 0 if unknown."""
+    try:
+        lines = (folder.path / TIMING).read_text(encoding="utf-8").splitlines()[1:]
+        known = {int(epoch): float(seconds) for epoch, seconds in csv.reader(lines)}
+    except (OSError, ValueError):
+        known = {}
+    return [known.get(epoch.epoch, 0.0) for epoch in history]
+
+
+def write_predictions(
+    folder: RunFolder, classes: Sequence[str], predictions: Mapping[str, Predicted]
+) -> None:
+    """Write the predictions by split; probabilities have nine digits, enough for float32."""
+    columns = ["path", "label", "predicted", "split", *(f"p_{name}" for name in classes)]
+    rows = [
+        [example.path, example.label, classes[number], split,
+         *(format(float(p), ".9g") for p in row)]
+        for split, (examples, probabilities, predicted) in predictions.items()
+        for example, row, number in zip(examples, probabilities, predicted, strict=True)
+    ]  # fmt: skip
+    folder.write_csv(PREDICTIONS, columns, rows)
+
+
+def read_predictions(
+    folder: RunFolder, classes: Sequence[str]
+) -> dict[str, tuple[Prediction, ...]]:
+    """Return the predictions by split.
+
+    Raises:
+        RunFolderError: If the file is missing or damaged.
+    """
+
+    def prediction(row: Mapping[str, str]) -> Prediction:
+        path, label, predicted = (csv_text(row[key]) for key in ("path", "label", "predicted"))
+        return Prediction(path, label, predicted, {c: float(row[f"p_{c}"]) for c in classes})
+
+    return _by_split(folder, PREDICTIONS, prediction)
+
+
+def _by_split(
+    folder: RunFolder, name: str, make: Callable[[Mapping[str, str]], T]
+) -> dict[str, tuple[T, ...]]:
+    """Return what is made of each row, by its split."""
+    splits: dict[str, list[T]] = {}
+    for split, value in _rows(folder, name, lambda row: (row["split"], make(row))):
+        splits.setdefault(split, []).append(value)
+    return {split: tuple(values) for split, values in splits.items()}
+
+
+def _rows(folder: RunFolder, name: str, make: Callable[[Mapping[str, str]], T]) -> list[T]:
+    """Return what is made of each row; an error names the file and the line."""
+    reader = csv.DictReader(io.StringIO(folder.read_text(name), newline=""), strict=True)
+    try:
+        return [make(row) for row in reader]
+    except KeyError as error:
+        raise RunFolderError(f"{folder.path / name}: has no column {error}") from None
+    except (TypeError, ValueError, AttributeError, csv.Error) as error:  # also cells left out
+        where = f"{folder.path / name}: line {reader.line_num}"
+        raise RunFolderError(f"{where}: is not as tlkit writes it: {error}") from None
