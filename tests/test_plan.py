@@ -229,15 +229,15 @@ def test_the_plan_is_written_as_plain_json_with_every_layer_and_rate() -> None:
                     PublishedResult(source="y", confusion=((1,),)),
                 )
             },
-            r"reference\[1\]\.confusion: must have a row for each of 3 classes",
+            r"reference\[1\]\.confusion: must have one row per class, 3 in all",
         ),
         (
             {"reference": (PublishedResult(source="x", recall={"covid": 0.9}),)},
-            r"reference\[0\]\.recall\.covid: is none of the classes normal, pneumonia, covid-19$",
+            r"reference\[0\]\.recall\.covid: must be one of the classes normal, pneumonia, covid-19$",
         ),
         (
             {"reference": (PublishedResult(source="x", precision={"normal": 1, "flu": 0.9}),)},
-            r"reference\[0\]\.precision\.flu: is none of the classes",
+            r"reference\[0\]\.precision\.flu: must be one of the classes",
         ),
     ],
 )
@@ -302,7 +302,7 @@ def test_what_backbone_and_head_give_must_be_layers(found: Any) -> None:
         def layers(self, features: Any, classes: int) -> LayerTable:
             return found  # type: ignore[no-any-return]  # somebody's mistake
 
-    with pytest.raises(PartError, match=r"^NoTable: its `layers` must give a LayerTable of a row"):
+    with pytest.raises(PartError, match=r"^NoTable: its `layers` must return a LayerTable with"):
         make_plan(evolve(EXPERIMENT, head=NoTable()), splits())
 
 

@@ -1,8 +1,8 @@
-"""The learning-rate finder: a short training with a rate that rises at every step.
+"""The learning-rate finder: a short training run in which the rate rises at every step.
 
-Where the loss falls fastest is a good learning rate (Smith 2017, Cyclical Learning Rates for
+A good learning rate is where the loss falls fastest (Smith 2017, Cyclical Learning Rates for
 Training Neural Networks, section 3.3). Features of frozen layers are computed once, for one view,
-and kept for the run that follows.
+and cached for the run that follows.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
     from tlkit.train.stage import StageTrainer
 
-WINDOW = 0.1  # how many losses are averaged before one is judged, as a share of the steps
-DIVERGED = 4.0  # stop when that average is this many times its least
-SMOOTHING_STEPS = 0.04  # the width of the Gaussian that smooths the losses, as a share of the steps
-FALLS = 0.95  # a loss that never comes below this share of what it was has not fallen
+WINDOW = 0.1  # of the steps: how many losses are averaged to detect divergence
+DIVERGED = 4.0  # stop when that average is this many times its minimum
+SMOOTHING_STEPS = 0.04  # of the steps: the width of the Gaussian that smooths the losses
+FALLS = 0.95  # a loss that stays above this share of its maximum has not fallen
 
 
 @frozen
 class RateCurve:
-    """How the loss changes while the learning rate rises.
+    """Loss over learning rate.
 
     Attributes:
-        rates: The rate of each step, rising by the same factor.
-        losses: The mean weighted loss of its batch, before the step.
-        folder: Where curve and picture are.
+        rates: The learning rate of each step, rising by a constant factor.
+        losses: The mean weighted loss of each batch, before the step.
+        folder: The folder with `lr-find.csv` and `lr-find.svg`.
     """
 
     rates: tuple[float, ...]
@@ -48,31 +48,31 @@ class RateCurve:
 
     @property
     def smoothed(self) -> npt.NDArray[Any]:
-        """Return the losses under a Gaussian, `(steps,)`: one batch says little."""
+        """Return the losses smoothed by a Gaussian, `(steps,)`."""
         return smoothed(self.losses)
 
     @property
     def suggestion(self) -> float | None:
-        """Return the rate at which the smoothed loss falls fastest; None if it does not fall."""
+        """Return the learning rate at which the smoothed loss falls fastest; None if it does not."""
         return steepest(self.rates, self.losses)
 
 
 def smoothed(losses: Sequence[float]) -> npt.NDArray[Any]:
-    """Return losses under a Gaussian that looks both ways, so that nothing is shifted."""
+    """Return losses smoothed by a centered Gaussian, which shifts nothing."""
     import numpy as np
     from scipy.ndimage import gaussian_filter1d
 
     width = max(1.0, SMOOTHING_STEPS * len(losses))
-    found: npt.NDArray[Any] = gaussian_filter1d(np.asarray(losses, float), width, mode="nearest")
-    return found
+    curve: npt.NDArray[Any] = gaussian_filter1d(np.asarray(losses, float), width, mode="nearest")
+    return curve
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Return the rate at which the smoothed loss falls fastest, before its least value.
+    """Return the rate at which the smoothed loss falls fastest before its minimum.
 
     Args:
-        rates: Rising.
-        losses: One a rate.
+        rates: Learning rates, rising.
+        losses: The loss at each rate.
     """
     import numpy as np
 
@@ -94,21 +94,19 @@ def lr_find(
     highest: float = 1.0,
     callback: Callback | None = None,
 ) -> RateCurve:
-    """Train the first stage with a rising learning rate; write the curve and its picture.
+    """Train the first stage with a rising learning rate; write the curve as CSV and SVG.
 
     Args:
-        experiment: As for `run`.
-        out: The folder for `lr-find.csv` and `lr-find.svg`, which must not exist; unset:
-            `runs/NAME-lr-find-N`.
-        overrides: As for `run`.
-        steps: How many batches are trained on at most; it ends earlier when the loss has grown
-            fourfold.
-        lowest: The first rate.
-        highest: The last rate.
-        callback: Told how it goes, such as `tlkit.Terminal()`; unset: nobody.
+        experiment: An experiment, the path of its TOML file, or a dict with the same keys.
+        out: A new folder for `lr-find.csv` and `lr-find.svg`; default: `runs/NAME-lr-find-N`.
+        overrides: ``a.b=value`` expressions for an experiment given as a path or a dict.
+        steps: The maximum number of steps; it stops early when the loss has grown fourfold.
+        lowest: The first learning rate.
+        highest: The last learning rate.
+        callback: Hears the progress, such as `tlkit.Terminal()`.
 
     Raises:
-        TlkitError: Of the kind that says what is wrong.
+        TlkitError: If something is wrong; each kind of problem has its own subclass.
     """
     if not (0 < lowest < highest < float("inf") and steps >= 10):
         what = f"needs 0 < lowest < highest and at least 10 steps, got {lowest}, {highest}, {steps}"
@@ -121,17 +119,20 @@ def lr_find(
 
     out = None if out is None else Path(out)
     callback = callback or Callback()
-    ready = prepare_run(experiment, out, overrides, callback)
+    prepared = prepare_run(experiment, out, overrides, callback)
     # One view of the images is enough to see how the loss reacts.
-    once = evolve(ready.experiment, augmentation=evolve(ready.experiment.augmentation, views=1))
-    first = evolve(ready.plan.stages[0], views=(0,))
-    brief = evolve(ready, experiment=once, plan=evolve(ready.plan, stages=(first,)))
-    stage = StageTrainer(brief, 1, callback)
+    experiment, plan = prepared.experiment, prepared.plan
+    one_view = evolve(experiment, augmentation=evolve(experiment.augmentation, views=1))
+    first_stage = evolve(plan, stages=(evolve(plan.stages[0], views=(0,)),))
+    stage = StageTrainer(evolve(prepared, experiment=one_view, plan=first_stage), 1, callback)
     factor = (highest / lowest) ** (1 / (steps - 1))
     rates = [lowest * factor**step for step in range(steps)]
     losses = list(_losses(stage, rates))
     if not losses:
-        raise NumericalError("the first training loss is nan or infinite, before any step")
+        raise NumericalError(
+            "the first training loss is nan or infinite, before any step; check the loss and the "
+            "initial weights"
+        )
     curve = RateCurve(tuple(rates[: len(losses)]), tuple(losses), Path())
 
     def fill(folder: RunFolder) -> None:
@@ -141,14 +142,14 @@ def lr_find(
         chart = learning_rate_chart(curve.rates, curve.losses, smoothed, curve.suggestion)
         write_text(folder.path / "lr-find.svg", standalone(chart.picture))
 
-    return evolve(curve, folder=RunFolder.create(out, f"{once.name}-lr-find", fill).path)
+    return evolve(curve, folder=RunFolder.create(out, f"{experiment.name}-lr-find", fill).path)
 
 
 def _losses(stage: StageTrainer, rates: Sequence[float]) -> Iterator[float]:
-    """Yield the loss of one batch a rate, until it is no number or has grown too far."""
+    """Yield the loss of one batch per rate, until it is not finite or has diverged."""
     batches = itertools.chain.from_iterable(map(stage.batches, itertools.count(1)))
     recent: deque[float] = deque(maxlen=max(5, round(WINDOW * len(rates))))
-    least = float("inf")
+    lowest = float("inf")
     for rate, (x, _, labels, weights) in zip(rates, batches, strict=False):
         stage.step.optimizer.learning_rate.assign(rate)
         loss = stage.step.train(x, labels, weights).mean("loss")
@@ -158,6 +159,6 @@ def _losses(stage: StageTrainer, rates: Sequence[float]) -> Iterator[float]:
         recent.append(loss)
         if len(recent) == recent.maxlen:
             mean = sum(recent) / len(recent)
-            least = min(least, mean)
-            if mean > DIVERGED * least:
+            lowest = min(lowest, mean)
+            if mean > DIVERGED * lowest:
                 return

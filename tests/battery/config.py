@@ -126,7 +126,7 @@ CASES = (
             toml(
                 "a result of another class",
                 SHAPES + '[[reference]]\nsource = "x"\nrecall = {lungs = 1}\n',
-                r"reference\[0\]\.recall\.lungs: is none of the classes",
+                r"reference\[0\]\.recall\.lungs: must be one of the classes",
             ),
         ),
     ),

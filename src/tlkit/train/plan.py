@@ -1,4 +1,4 @@
-"""The plan: what a run will do, decided from the experiment and the data's counts alone."""
+"""The plan: what a run will do, from the experiment and the image counts alone."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from tlkit.parts.class_weights import Unweighted
 from tlkit.parts.kinds import Backbone, Head, Stage, registries
 from tlkit.system.errors import ConfigError, FieldError, PartError, Problem
 
-# How many images go through a frozen prefix at a time; the last batch is padded. Measured on two
-# cores: VGG-16 takes as long an image with 8 as with 16 and 32, and 1.0, 1.3 and 1.8 GB.
+# Images per pass through a frozen prefix; the last batch is padded. On two cores, VGG-16 takes the
+# same time per image with 8, 16 and 32, and 1.0, 1.3 and 1.8 GB.
 PREFIX_BATCH = 8
-# How many are evaluated at a time where nothing convolves: a head reads all its weights for each
-# batch, and a batch of features takes little memory.
+# Images per batch where nothing convolves. A head reads all its weights for each batch, and a
+# batch of features takes little memory.
 HEAD_BATCH = 64
-# Compiling VGG-16's frozen convolutions takes 4 s; they then save 0.05 s an image of 224 × 224.
+# Compiling VGG-16's frozen convolutions takes 4 s and saves 0.05 s per image of 224 × 224.
 WINOGRAD_PIXELS = 128 * 224**2
 
 
 @frozen
 class PlannedStage:
-    """A stage with what follows from it.
+    """A stage and what follows from it.
 
     Attributes:
-        stage: Its epochs and rates.
-        first_epoch: The number of its first epoch in the run. An earlier stage that early stopping
-            ends leaves the numbers it did not reach unused, so they mean the same in every run.
+        stage: Its epochs and learning-rate multipliers.
+        first_epoch: The number of its first epoch in the run. If early stopping ends a stage, the
+            numbers it did not reach stay unused, so a number means the same in every run.
         cut: The number of the last layer of the frozen prefix; 0 if there is none.
-        trainable_params: How many parameters learn.
+        trainable_params: The number of parameters that are trained.
         xla: Whether the training step is compiled with XLA.
-        eval_batch: How many images are evaluated at a time.
-        views: Which copies of the training images its epochs see, each once.
+        eval_batch: Images per evaluation batch.
+        views: The augmented views of the training images that its epochs see.
     """
 
     stage: Stage
@@ -56,19 +56,19 @@ class Plan:
 
     Attributes:
         classes: Class names in the order of the model's outputs.
-        counts: How many images of each class each split has.
+        counts: Images per class, for each split.
         layers: The layers of the whole model.
         stages: The stages, in order.
-        class_weights: What an image of each class counts in the training loss.
-        loss: What training makes small: its name and keys.
-        sampler: How an epoch's images are drawn.
-        evaluated_on: The split whose results are the run's: `test`, or `val` if there is no test.
-        stand_in: What takes the place of missing data; empty for real data.
-        data: What a reader of the results should know about the images; see `Splits.facts`.
-        steps_per_epoch: How many steps of the optimizer an epoch has.
+        class_weights: The weight of each class in the training loss.
+        loss: The training loss: its name and keys.
+        sampler: How an epoch draws its images.
+        evaluated_on: The split that the run is judged by: `test`, or `val` if there is no test.
+        stand_in: The dataset used instead of missing data; empty for real data.
+        data: Facts about the images for readers of the results; see `Splits.facts`.
+        steps_per_epoch: Optimizer steps per epoch.
         cache: Whether features are kept on disk.
-        winograd: Whether frozen 3 × 3 convolutions are computed by Winograd's algorithm.
-        prefix_batch: How many images go through the frozen prefix at a time.
+        winograd: Whether frozen 3 × 3 convolutions use Winograd's algorithm.
+        prefix_batch: Images per pass through the frozen prefix.
     """
 
     classes: tuple[str, ...]
@@ -131,25 +131,25 @@ class Plan:
 
 
 def model_layers(backbone: Backbone, head: Head, classes: int) -> LayerTable:
-    """Return the table of a backbone with a head on it."""
+    """Return the layer table of a backbone with a head."""
     below = _table(backbone, backbone.layers())
     above = _table(head, head.layers(below.layers[-1].output_shape, classes))
     return below + above.in_block(HEAD)
 
 
-def _table(part: Backbone | Head, found: Any) -> LayerTable:
-    """Return what a part's `layers` gave if it is a table."""
-    if not (isinstance(found, LayerTable) and len(found)):
-        what = f"its `layers` must give a LayerTable of a row or more, got {found!r}"
+def _table(part: Backbone | Head, table: Any) -> LayerTable:
+    """Return what a part's `layers` returned, if it is a layer table."""
+    if not (isinstance(table, LayerTable) and len(table)):
+        what = f"its `layers` must return a LayerTable with at least one row, got {table!r}"
         raise PartError(f"{type(part).__name__}: {what}")
-    return found
+    return table
 
 
 def make_plan(experiment: Experiment, splits: Splits) -> Plan:
-    """Decide everything a run will do.
+    """Plan a run.
 
     Raises:
-        ConfigError: If the experiment does not fit its data or its own layers, with every problem.
+        ConfigError: If the experiment does not fit its data or its own layers; lists every problem.
         PartError: If a part needs a package that is not installed.
     """
     experiment.augmentation.require()
@@ -203,7 +203,7 @@ def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:
 
 def _calibration_problems(experiment: Experiment, classes: Sequence[str]) -> list[Problem]:
     return [
-        Problem(f"calibration.min_recall.{name}", f"is none of the classes {', '.join(classes)}")
+        Problem(f"calibration.min_recall.{name}", _not_a_class(classes))
         for name in experiment.calibration.min_recall
         if name not in classes
     ]
@@ -212,15 +212,15 @@ def _calibration_problems(experiment: Experiment, classes: Sequence[str]) -> lis
 def _planned_stages(
     experiment: Experiment, layers: LayerTable, stages: tuple[Stage, ...]
 ) -> tuple[PlannedStage, ...]:
-    found, first = [], 1
+    planned, first = [], 1
     for stage in stages:
         cut = layers.frozen_prefix(stage.lr_multipliers)
-        # Measured on two cores: a step of the study's head takes 46 ms with XLA and 99 ms without;
-        # of the whole VGG-16 the same either way, after twice the time to compile.
+        # Measured on two cores: a step of VGG-16's two dense layers takes 46 ms with XLA and 99 ms
+        # without; a step of the whole VGG-16 takes the same either way, but twice as long to compile.
         convolves = any("Conv" in layer.kind for number, layer in layers if number > cut)
         xla = not convolves if experiment.fit.xla is None else experiment.fit.xla
         views = map(experiment.augmentation.view, range(first, first + stage.epochs))
-        found.append(
+        planned.append(
             PlannedStage(
                 stage,
                 first,
@@ -232,7 +232,7 @@ def _planned_stages(
             )
         )
         first += stage.epochs
-    return tuple(found)
+    return tuple(planned)
 
 
 def _problem(table: str, error: ValueError) -> Problem:
@@ -242,7 +242,7 @@ def _problem(table: str, error: ValueError) -> Problem:
 
 
 def _batch_norm_problems(layers: LayerTable, stages: tuple[Stage, ...]) -> list[Problem]:
-    """Refuse to leave a new BatchNorm layer at its initial statistics, where it does nothing."""
+    """Refuse a new BatchNorm layer that would stay at its initial statistics and do nothing."""
     held = [
         f"{number} ({layer.name})"
         for number, layer in layers
@@ -252,14 +252,14 @@ def _batch_norm_problems(layers: LayerTable, stages: tuple[Stage, ...]) -> list[
     if not held:
         return []
     message = (
-        f"the head's BatchNorm layer {held[0]} is new and would never learn; "
-        'train it, and set "head" (those of the backbone are held) or "train"'
+        f"the head's BatchNorm layer {held[0]} is new and would never be trained; "
+        'train it and set "head" (BatchNorm of the backbone stays frozen) or "train"'
     )
     return [Problem("freeze.batch_norm", message)]
 
 
 def _balance_problems(experiment: Experiment) -> list[Problem]:
-    """Refuse a second remedy for classes of different size beside the balanced sampler."""
+    """Refuse a second correction for class imbalance next to the balanced sampler."""
     data, second = experiment.data, ""
     if not isinstance(experiment.class_weights, Unweighted):
         second = "class_weights"
@@ -268,29 +268,33 @@ def _balance_problems(experiment: Experiment) -> list[Problem]:
     if data.sampler != "balanced" or data.allow_double_balancing or not second:
         return []
     message = (
-        f"'balanced' and [{second}] would both make up for classes of different size; "
-        "leave one out, or set data.allow_double_balancing = true"
+        f"'balanced' and [{second}] would both correct class imbalance; "
+        "remove one, or set data.allow_double_balancing = true"
     )
     return [Problem("data.sampler", message)]
+
+
+def _not_a_class(classes: Sequence[str]) -> str:
+    return f"must be one of the classes {', '.join(classes)}"
 
 
 def _reference_problems(
     path: str, reference: PublishedResult, classes: tuple[str, ...]
 ) -> list[Problem]:
     problems = [
-        Problem(f"{path}.{key}.{name}", f"is none of the classes {', '.join(classes)}")
+        Problem(f"{path}.{key}.{name}", _not_a_class(classes))
         for key, values in (("precision", reference.precision), ("recall", reference.recall))
         for name in values
         if name not in classes
     ]
     if reference.confusion is not None and len(reference.confusion) != len(classes):
-        message = f"must have a row for each of {len(classes)} classes"
+        message = f"must have one row per class, {len(classes)} in all"
         problems.append(Problem(f"{path}.confusion", message))
     return problems
 
 
 def seed_for(seed: int, *purpose: object) -> int:
-    """Return a seed below 2³¹ for one purpose of a run, the same on every machine.
+    """Return a seed below 2³¹ for one purpose within a run, the same on every machine.
 
     >>> seed_for(10, "order", 3) == seed_for(10, "order", 3) != seed_for(10, "order", 4)
     True

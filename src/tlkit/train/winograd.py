@@ -1,9 +1,9 @@
-"""3 × 3 convolutions with a quarter of the multiplications, for layers that are only passed.
+"""3 × 3 convolutions with a quarter of the multiplications, for frozen layers on a CPU.
 
 Winograd's algorithm F(4 × 4, 3 × 3) as in Lavin and Gray 2015 (arXiv:1509.09308, section 4): each
-tile of 6 × 6 input pixels becomes 36 numbers a channel, which are multiplied by 36 of the kernel's
-and give 4 × 4 output pixels: 36 multiplications in place of 144. The sums are those of the direct
-convolution but for rounding. TensorFlow has no such kernel for CPUs.
+tile of 6 × 6 input pixels becomes 36 numbers per channel, which are multiplied by 36 numbers of the
+kernel and give 4 × 4 output pixels: 36 multiplications instead of 144. Results differ from a direct
+convolution by rounding only. TensorFlow has no such kernel for CPUs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from tlkit.system.keras import keras, tf
 
-OUT, IN = 4, 6  # a tile's sides, in output and in input pixels
+OUT, IN = 4, 6  # a tile's side in output and in input pixels
 _KERNEL = np.array(  # G: a kernel's side of 3 becomes 6 numbers
     [
         [1 / 4, 0, 0],
@@ -41,17 +41,16 @@ _SUMS = np.array(  # A transposed: 6 sums of products become a side of 4
         [0, 1, -1, 8, -8, 1],
     ]
 )
-# Measured on two cores, 8 images at a time: with fewer channels or smaller maps the tiles cost as
-# much as they save.
-LEAST_CHANNELS = 64 * 128  # in times out
-LEAST_SIDE = 12
-TILES_BYTES = 2**24  # of one portion: as fast as all at once, and 60 MB less for VGG-16
+# Measured on two cores, 8 images at a time: with fewer channels or smaller maps, tiles save nothing.
+MIN_CHANNELS = 64 * 128  # input times output channels
+MIN_SIDE = 12
+TILES_BYTES = 2**24  # computed at a time: as fast as all at once, and 60 MB less for VGG-16
 
 
 def with_winograd(model: keras.Model) -> keras.Model:
-    """Return a model that shares all variables and convolves by tiles where that is faster.
+    """Return a model with the same variables that convolves by tiles where that is faster.
 
-    With a GPU it is the same model: there TensorFlow's own convolutions do so already.
+    On a GPU this is the model itself: TensorFlow uses Winograd's algorithm there.
     """
     if tf.config.list_physical_devices("GPU"):
         return model
@@ -61,7 +60,7 @@ def with_winograd(model: keras.Model) -> keras.Model:
 
 
 def suits(layer: keras.Layer) -> bool:
-    """Tell whether a layer is a convolution that tiles make faster on a CPU."""
+    """Tell whether tiles make a layer faster on a CPU."""
     if type(layer) is not keras.layers.Conv2D or layer.compute_dtype != "float32":
         return False
     _, *sides, _ = layer.output.shape
@@ -71,13 +70,13 @@ def suits(layer: keras.Layer) -> bool:
         and layer.groups == 1
         and layer.data_format == "channels_last"
         and layer.activation in {keras.activations.linear, keras.activations.relu}
-        and layer.kernel.shape[2] * layer.filters >= LEAST_CHANNELS
-        and all(side is not None and side >= LEAST_SIDE for side in sides)
+        and layer.kernel.shape[2] * layer.filters >= MIN_CHANNELS
+        and all(side is not None and side >= MIN_SIDE for side in sides)
     )
 
 
 class _Tiled(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """What a `Conv2D` layer does, by tiles, with that layer's own variables."""
+    """A `Conv2D` layer computed by tiles, with that layer's variables."""
 
     def __init__(self, convolution: keras.layers.Conv2D) -> None:
         super().__init__(name=f"{convolution.name}_tiled", dtype="float32")
@@ -102,15 +101,14 @@ class _Tiled(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
 @tf.function(jit_compile=True)  # type: ignore[untyped-decorator,unused-ignore]  # no types
 def convolved(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, pad: bool, relu: bool) -> tf.Tensor:
-    """Return the convolution of images with a kernel, by tiles.
+    """Return the convolution of images with a kernel, computed by tiles.
 
     Args:
-        x: `(batch, height, width, channels)` float32; the shape is known when this is traced.
+        x: `(batch, height, width, channels)` float32; the shape must be static.
         kernel: `(3, 3, channels, filters)`.
-        bias: `(filters,)`, added at the end.
-        pad: Put zeros around the images, so that the sides stay what they are; else they shrink
-            by 2.
-        relu: Put 0 for what is below it.
+        bias: `(filters,)`.
+        pad: Pad with zeros to keep height and width; otherwise they shrink by 2.
+        relu: Apply ReLU.
     """
     batch, height, width, channels = x.shape
     filters = kernel.shape[-1]
@@ -123,7 +121,7 @@ def convolved(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, pad: bool, relu:
         for count, side in ((rows, x.shape[1]), (columns, x.shape[2]))
     ]
     x = tf.pad(x, [(0, 0), *margins, (0, 0)])
-    pixels = tf.stack(  # (36, batch, rows, columns, channels): a place in the tiles at a time
+    pixels = tf.stack(  # (36, batch, rows, columns, channels): one position within the tiles at a time
         [
             x[:, i : i + OUT * rows - OUT + 1 : OUT, j : j + OUT * columns - OUT + 1 : OUT]
             for i in range(IN)
@@ -141,6 +139,6 @@ def convolved(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, pad: bool, relu:
 
 
 def _transformed(side: np.ndarray, squares: tf.Tensor) -> tf.Tensor:
-    """Return squares, whose numbers lie along the first axis, transformed along both sides."""
+    """Transform squares along both sides; their numbers are along the first axis."""
     both = tf.constant(np.kron(side, side), tf.float32)
     return both @ tf.reshape(squares, (squares.shape[0], -1))
