@@ -148,7 +148,7 @@ def test_wrong_settings_are_refused(min_recall: dict[str, float], message: str) 
 def test_an_unknown_class_is_refused_before_anything_is_trained() -> None:
     table = {"data": {"name": "shapes"}, "calibration": {"min_recall": {"covid": 0.9}}}
     experiment = structure(tlkit.Experiment, table)
-    with pytest.raises(tlkit.ConfigError, match=r"calibration\.min_recall\.covid: must be one of the "):
+    with pytest.raises(tlkit.ConfigError, match=r"calibration\.min_recall\.covid: must be one "):
         make_plan(experiment, experiment.data.load())
 
 

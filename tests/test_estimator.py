@@ -11,6 +11,7 @@ from unittest import SkipTest
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -18,7 +19,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import tlkit
 from tlkit import TransferClassifier
-from tlkit.estimator import PARTS, _split
+from tlkit.estimator import PARTS, _pictures, _split
 from tlkit.parts.heads import Pooled
 
 SMALL = {"name": "vgg16", "weights": "none", "image_size": 32}
@@ -140,12 +141,26 @@ def test_copies_of_a_picture_stay_together() -> None:
         _split(numbers, [*pictures[:20], *["same"] * 20], ["a", "b"], 0.3, 0)
 
 
+def test_copies_are_the_same_picture_whatever_their_file_or_channels(tmp_path: Path) -> None:
+    """As in a run: what is compared are the decoded pixels."""
+    gray = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    for name in ("a.png", "a.bmp"):
+        Image.fromarray(gray).save(tmp_path / name)
+    one, three = gray[None, ..., None], np.repeat(gray[None, ..., None], 3, axis=-1)
+    hashes = [
+        *_pictures([str(tmp_path / "a.png"), str(tmp_path / "a.bmp")]),
+        *_pictures(one), *_pictures(three),
+    ]  # fmt: skip
+    assert len(set(hashes)) == 1
+    assert _pictures(one + 1) != _pictures(one)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
         (np.zeros((4, 8, 8, 3)), [0, 1, 0, 1], "uint8 from 0 to 255"),
         (np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1], "uint8 from 0 to 255"),
-        (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0], "4 images, but 3 labels"),
+        (np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0], "got 4 images and 3 labels"),
         (np.zeros((4, 8, 8, 3), np.uint8), [0, 0, 0, 0], "two classes or more, got 1 class"),
         (bright_and_dark(4)[0], [0, 0, 0, 1], "two different images or more, got one of 1"),
         (np.zeros((4, 8, 8, 3), np.uint8), [0.5, 1.5, 0.1, 2.2], "continuous"),

@@ -1,6 +1,6 @@
-"""`TransferClassifier`: an experiment on images in memory or in files, as a scikit-learn estimator.
+"""`TransferClassifier`: a scikit-learn estimator that trains on images in memory or in files.
 
-The only module that imports scikit-learn when it is imported; `tlkit` itself does so on first use.
+This is the only module that imports scikit-learn at import; `tlkit` loads it on first use.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -24,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from tlkit.classifier import Classifier, load
 from tlkit.config.experiment import Experiment
 from tlkit.config.toml import load_experiment
+from tlkit.data.images import ImageError, decode, picture_of, to_pixels
 from tlkit.keras_tools import FromImages, FromModel, png
 from tlkit.runner.run import run
 from tlkit.train.callback import Callback
@@ -34,38 +36,39 @@ if TYPE_CHECKING:
 PARTS = (
     "backbone", "head", "freeze", "class_weights", "augmentation", "loss", "optimizer", "schedule",
 )  # fmt: skip
-# What a fitted estimator has that is made anew from its run's files when it is unpickled.
-REMADE = ("classifier_", "run_folder_")
+# What unpickling a fitted estimator restores from the files of its run.
+RESTORED = ("classifier_", "run_folder_")
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no types there
     """A transfer-learning image classifier with scikit-learn's methods.
 
-    A part is given by its name, as a table (`{"name": "layer_names", "train": ["block5", "head"]}`,
-    the keys are those of an experiment file) or as an object. Images are pixels
-    `(images, height, width, 3)` or `(…, 1)` uint8 in [0, 255] of any size, or paths of image files.
+    A part is given by its name, as a table with the keys of an experiment file
+    (`{"name": "layer_names", "train": ["block5", "head"]}`), or as an object. Images are arrays of
+    pixels, `(images, height, width, 3)` or `(…, 1)` uint8 in [0, 255] of any size, or paths of
+    image files.
 
     Attributes:
         backbone: The pretrained network.
         head: The classifier on top of it.
         freeze: Which layers are trained.
-        class_weights: How much each class counts.
+        class_weights: The weight of each class in the loss.
         augmentation: Random changes of the training images.
-        loss: What training makes small.
-        optimizer: The rule of the steps, with its learning rate.
+        loss: The training loss.
+        optimizer: The optimizer, with its learning rate.
         schedule: How the learning rate changes.
-        epochs: How often every training image is seen.
-        batch_size: How many images one step of the optimizer sees.
-        validation_fraction: What share of each class `fit` keeps apart to watch the training by;
-            copies of one picture stay together.
-        random_state: What every random draw depends on.
-        folder: Each `fit` adds its run folder to this one, as `fit-1` and so on; unset: to a
-            temporary one, which goes with the estimator.
-        verbose: Show the progress on standard error.
-        classes_: The labels, sorted. Once fitted.
-        classifier_: The `tlkit.Classifier` that predicts. Once fitted.
-        history_: The run's epochs. Once fitted.
-        run_folder_: The run folder. Once fitted.
+        epochs: Number of passes over the training set.
+        batch_size: Images per optimizer step.
+        validation_fraction: The share of each class that `fit` sets aside for validation; copies of
+            a picture stay together.
+        random_state: Seeds every random draw.
+        folder: Each `fit` adds a run folder to this folder, `fit-1` and so on; default: a temporary
+            folder that is deleted with the estimator.
+        verbose: Show progress on standard error.
+        classes_: The labels, sorted. After `fit`.
+        classifier_: The `tlkit.Classifier` that predicts. After `fit`.
+        history_: The run's epochs. After `fit`.
+        run_folder_: The run folder. After `fit`.
     """
 
     def __init__(
@@ -106,38 +109,39 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
         Args:
             X: Images.
-            y: The label of each: names or numbers, of two classes or more.
+            y: The label of each image: names or numbers, of two classes or more.
 
         Raises:
-            ValueError: If images and labels do not go together, or a class has a single image.
-            TlkitError: Of the kind that says what is wrong.
+            ValueError: If images and labels do not match, or a class has only one picture.
+            TlkitError: If something else is wrong; each kind of problem has its own subclass.
         """
         images = _images(X)
         check_classification_targets(y)
         labels = column_or_1d(y, warn=True)
         if len(images) != len(labels):
-            raise ValueError(f"X and y: {len(images)} images, but {len(labels)} labels")
+            raise ValueError(
+                f"X and y: must have the same length, got {len(images)} images and "
+                f"{len(labels)} labels"
+            )
         classes, numbers = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"y: needs two classes or more, got {len(classes)} class")
+            raise ValueError(f"y: must have two classes or more, got {len(classes)} class")
         if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                "validation_fraction: must be above 0 and below 1, "
-                f"got {self.validation_fraction!r}"
-            )
+            got = repr(self.validation_fraction)
+            raise ValueError(f"validation_fraction: must be above 0 and below 1, got {got}")
         seed = self.random_state
         if not isinstance(seed, int):
             seed = int(check_random_state(seed).randint(2**31 - 1))
         names = tuple(str(name) for name in classes)
         train, val = _split(numbers, _pictures(images), names, self.validation_fraction, seed)
         data = FromImages(
-            train=_chosen(images, numbers, train),
-            val=_chosen(images, numbers, val),
+            train=_select(images, numbers, train),
+            val=_select(images, numbers, val),
             classes=names,
         )
         top = Path(self.folder) if self.folder else self._temporary()
         out = next(p for n in itertools.count(1) if not (p := top / f"fit-{n}").exists())
-        done = run(self._experiment(data, seed), out, callback=self._watcher())
+        done = run(self._experiment(data, seed), out, callback=self._callback())
         self.classes_ = classes
         self.history_: tuple[Epoch, ...] = done.history
         self.run_folder_ = done.folder
@@ -151,8 +155,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classifier: Classifier = self.classifier_
         if isinstance(images, list):
             return classifier.probabilities(images)
-        from tlkit.data.images import to_pixels
-
         data, size = classifier.experiment.data, classifier.experiment.backbone.image_size
         pixels = np.empty((len(images), size, size, 3), np.uint8)
         for number, image in enumerate(images):
@@ -162,16 +164,16 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
         """Return the label of each image."""
         check_is_fitted(self, "classifier_")
-        found: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return found
+        labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
 
     def _experiment(self, data: FromImages, seed: int) -> Experiment:
-        table = {name: getattr(self, name) for name in PARTS}
-        named = {name: {"name": v} if isinstance(v, str) else v for name, v in table.items()}
+        parts = {name: getattr(self, name) for name in PARTS}
+        tables = {name: {"name": v} if isinstance(v, str) else v for name, v in parts.items()}
         fit = {"epochs": self.epochs, "batch_size": self.batch_size}
-        return load_experiment({"seed": seed, "data": data, **named, "fit": fit})
+        return load_experiment({"seed": seed, "data": data, **tables, "fit": fit})
 
-    def _watcher(self) -> Callback:
+    def _callback(self) -> Callback:
         if not self.verbose:
             return Callback()
         from tlkit.reports.progress import Terminal
@@ -183,7 +185,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return load(folder, backbone=given)
 
     def _temporary(self) -> Path:
-        """Return a new folder that goes with the estimator."""
+        """Return a new folder that is deleted with the estimator."""
         folder = Path(tempfile.mkdtemp(prefix="tlkit-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
@@ -194,11 +196,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        # The parameters and, once fitted, the run's files: no code, no Keras object.
+        # The parameters and, after `fit`, the run's files: no code and no Keras objects.
         state = dict(super().__getstate__())
         if "classifier_" in state:
             files = sorted(path for path in self.run_folder_.iterdir() if path.is_file())
-            state = {key: value for key, value in state.items() if key not in REMADE}
+            state = {key: value for key, value in state.items() if key not in RESTORED}
             state["_files"] = {path.name: path.read_bytes() for path in files}
         return state
 
@@ -215,8 +217,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 def _images(X: Any) -> list[str] | npt.NDArray[np.uint8]:  # noqa: N803
     """Return images as paths or as pixels."""
     if isinstance(X, str | Path):
-        raise ValueError(f"X: must be a list of paths, got the path {str(X)!r}")
-    if not hasattr(X, "shape") and all(isinstance(one, str | Path) for one in X):
+        raise ValueError(f"X: must be a list of paths, got one path, {str(X)!r}")
+    if not hasattr(X, "shape") and all(isinstance(image, str | Path) for image in X):
         return [str(path) for path in X]
     pixels = np.asarray(X)
     if pixels.dtype.kind in "UO" and pixels.ndim == 1:
@@ -236,43 +238,54 @@ def _split(
     fraction: float,
     seed: int,
 ) -> tuple[list[int], list[int]]:
-    """Return the numbers of the images to train on and to watch by, some of each class in both.
+    """Return the numbers of the training and of the validation images; both have every class.
 
-    Images that are the same picture stay together, or the watching would be no test.
+    Copies of a picture stay together: a picture in both would make validation meaningless.
 
     Args:
-        numbers: The class of each image.
-        pictures: What is the same for the same picture.
+        numbers: The class number of each image.
+        pictures: The hash of each image; see `_pictures`.
         names: Class names.
-        fraction: What share is watched.
-        seed: What the draw depends on.
+        fraction: The share to validate on.
+        seed: Seeds the draw.
     """
-    place = {content: number for number, content in enumerate(dict.fromkeys(pictures))}
-    picture = np.array([place[content] for content in pictures])
+    place = {digest: number for number, digest in enumerate(dict.fromkeys(pictures))}
+    picture = np.array([place[digest] for digest in pictures])
     _, first = np.unique(picture, return_index=True)
-    own = numbers[first]
-    counts = np.bincount(own, minlength=len(names))
+    class_of_picture = numbers[first]
+    counts = np.bincount(class_of_picture, minlength=len(names))
     single = [name for name, count in zip(names, counts, strict=True) if count < 2]
     if single:
         raise ValueError(
-            f"y: each class needs two different images or more, got one of {', '.join(single)}"
+            f"y: each class must have two different images or more, got one of {', '.join(single)}"
         )
-    draws = np.random.default_rng(seed)
-    watched: list[int] = []
+    random = np.random.default_rng(seed)
+    validation: list[int] = []
     for number, count in enumerate(counts):
-        share = min(count - 1, max(1, round(fraction * count)))
-        watched.extend(draws.permutation(np.flatnonzero(own == number))[:share])
-    in_val = np.isin(picture, watched)
+        size = min(count - 1, max(1, round(fraction * count)))
+        validation.extend(random.permutation(np.flatnonzero(class_of_picture == number))[:size])
+    in_val = np.isin(picture, validation)
     return np.flatnonzero(~in_val).tolist(), np.flatnonzero(in_val).tolist()
 
 
 def _pictures(images: list[str] | npt.NDArray[np.uint8]) -> list[str]:
-    """Return the hash of each image: of its file, or of its pixels."""
-    contents = (Path(x).read_bytes() if isinstance(x, str) else x.tobytes() for x in images)
-    return [hashlib.sha256(content).hexdigest() for content in contents]
-
-
-def _chosen(images: Any, numbers: npt.NDArray[np.int64], chosen: list[int]) -> tuple[Any, Any]:
+    """Return the hash of each picture: of its pixels, as a run compares them."""
     if isinstance(images, list):
-        return [images[one] for one in chosen], numbers[chosen]
-    return images[chosen], numbers[chosen]
+        return [_picture(Path(path).read_bytes()) for path in images]
+    arrays = images[..., 0] if images.shape[-1] == 1 else images
+    return [picture_of(Image.fromarray(array)).pixels for array in arrays]
+
+
+def _picture(content: bytes) -> str:
+    try:
+        return picture_of(decode(content)).pixels
+    except ImageError:  # the run will name the file
+        return hashlib.sha256(content).hexdigest()
+
+
+def _select(
+    images: list[str] | npt.NDArray[np.uint8], numbers: npt.NDArray[np.int64], selected: list[int]
+) -> tuple[Any, Any]:
+    if isinstance(images, list):
+        return [images[number] for number in selected], numbers[selected]
+    return images[selected], numbers[selected]

@@ -53,7 +53,7 @@ class RateCurve:
 
     @property
     def suggestion(self) -> float | None:
-        """Return the learning rate at which the smoothed loss falls fastest; None if it does not."""
+        """Return the rate at which the smoothed loss falls fastest; None if it does not fall."""
         return steepest(self.rates, self.losses)
 
 

@@ -41,7 +41,7 @@ _SUMS = np.array(  # A transposed: 6 sums of products become a side of 4
         [0, 1, -1, 8, -8, 1],
     ]
 )
-# Measured on two cores, 8 images at a time: with fewer channels or smaller maps, tiles save nothing.
+# Measured on two cores, 8 images at a time: fewer channels or smaller maps save nothing.
 MIN_CHANNELS = 64 * 128  # input times output channels
 MIN_SIDE = 12
 TILES_BYTES = 2**24  # computed at a time: as fast as all at once, and 60 MB less for VGG-16
@@ -121,7 +121,7 @@ def convolved(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, pad: bool, relu:
         for count, side in ((rows, x.shape[1]), (columns, x.shape[2]))
     ]
     x = tf.pad(x, [(0, 0), *margins, (0, 0)])
-    pixels = tf.stack(  # (36, batch, rows, columns, channels): one position within the tiles at a time
+    pixels = tf.stack(  # (36, batch, rows, columns, channels): one position in the tiles at a time
         [
             x[:, i : i + OUT * rows - OUT + 1 : OUT, j : j + OUT * columns - OUT + 1 : OUT]
             for i in range(IN)
