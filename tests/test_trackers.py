@@ -76,7 +76,7 @@ def test_a_tracker_that_fails_is_noted_once_and_left_out() -> None:
     both.end({}, done=True)
     assert bad.told == [1]
     assert good.told == [1, 1, True]
-    assert listener.notes == ["Recorder has stopped (ConnectionError: no server); go on without"]
+    assert listener.notes == ["Recorder failed (ConnectionError: no server); continuing without it"]
 
 
 def test_a_tracker_that_cannot_begin_is_noted() -> None:
@@ -88,7 +88,7 @@ def test_a_tracker_that_cannot_begin_is_noted() -> None:
 
     some.add("Broken", broken)
     some.epoch(EPOCH)
-    assert listener.notes == ["Broken has stopped (TypeError: no such setting); go on without"]
+    assert listener.notes == ["Broken failed (TypeError: no such setting); continuing without it"]
 
 
 def test_the_end_is_told_once() -> None:
@@ -98,7 +98,7 @@ def test_the_end_is_told_once() -> None:
     some.end({}, done=True)
     some.end({}, done=False)
     assert recorder.told == [True]
-    assert listener.notes == ["Recorder has stopped (OSError: disk full); go on without"]
+    assert listener.notes == ["Recorder failed (OSError: disk full); continuing without it"]
 
 
 def test_a_run_that_fails_is_told_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Trackers: a run's figures sent elsewhere as they come. One that fails never ends the run."""
+"""Trackers send a run's figures to TensorBoard or MLflow. A tracker that fails never ends a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIGURES = tuple(field.name for field in attrs.fields(Epoch) if field.name != "ep
 
 
 class Tracker(ABC):
-    """Somebody who is told a run's figures; may raise anything."""
+    """Receives the figures of a run; may raise anything."""
 
     name: str
 
@@ -29,15 +29,15 @@ class Tracker(ABC):
 
     @abstractmethod
     def end(self, scores: Mapping[str, float], done: bool) -> None:
-        """The run has ended: finished, with these scores by name, or not."""
+        """The run has ended: with these scores by name if `done`, otherwise early."""
 
 
 class TensorBoard(Tracker):
-    """Event files for TensorBoard. Reading them needs the package tensorboard, writing does not.
+    """Writes event files for TensorBoard; only reading them needs the package tensorboard.
 
     Args:
         folder: The run's folder.
-        experiment: What is run.
+        experiment: The run's experiment.
     """
 
     name = "TensorBoard"
@@ -47,7 +47,7 @@ class TensorBoard(Tracker):
 
         self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
         settings = "\n".join(f"{key} = {value}" for key, value in _settings(experiment))
-        fence = "`" * 40  # what the settings cannot end
+        fence = "`" * 40  # longer than any in the settings
         self._write("experiment", "text", f"{fence}\n{settings}\n{fence}", step=0)
 
     def epoch(self, epoch: Epoch) -> None:
@@ -63,7 +63,7 @@ class TensorBoard(Tracker):
         self._writer.close()
 
     def _write(self, tag: str, plugin: str, value: str | float, step: int) -> None:
-        # `tf.summary.scalar` and `text` come from the package tensorboard; these do what they do.
+        # As `tf.summary.scalar` and `text` do, which need the package tensorboard.
         import tensorflow as tf
 
         metadata = tf.compat.v1.SummaryMetadata()
@@ -74,19 +74,19 @@ class TensorBoard(Tracker):
 
 
 class MLflow(Tracker):
-    """An MLflow run: settings as parameters, figures an epoch, the run folder as artifacts.
+    """Creates an MLflow run: settings as parameters, figures per epoch, the folder as artifacts.
 
-    Where it goes is MLflow's own setting, such as the variable `MLFLOW_TRACKING_URI`. MLflow's
+    Its destination is MLflow's own setting, such as the variable `MLFLOW_TRACKING_URI`. MLflow's
     global state, such as an active run, is left alone.
 
     Args:
         folder: The run's folder.
-        experiment: What is run.
+        experiment: The run's experiment.
     """
 
     name = "MLflow"
-    at_once = 100  # how many parameters MLflow takes at once
-    longest = 6000  # and how long a value
+    max_params = 100  # MLflow's limit per request
+    max_length = 6000  # MLflow's limit per value
 
     def __init__(self, folder: Path, experiment: Experiment) -> None:
         from mlflow import MlflowClient
@@ -97,16 +97,16 @@ class MLflow(Tracker):
         known = self._client.get_experiment_by_name(title)
         number = known.experiment_id if known else self._client.create_experiment(title)
         self._run = self._client.create_run(number, run_name=folder.name).info.run_id
-        params = [Param(_key(k), v[: self.longest]) for k, v in _settings(experiment)]
-        for start in range(0, len(params), self.at_once):
-            self._client.log_batch(self._run, params=params[start : start + self.at_once])
+        params = [Param(_key(k), v[: self.max_length]) for k, v in _settings(experiment)]
+        for start in range(0, len(params), self.max_params):
+            self._client.log_batch(self._run, params=params[start : start + self.max_params])
 
     def epoch(self, epoch: Epoch) -> None:
         """Send the figures of an epoch."""
         self._send({name: float(getattr(epoch, name)) for name in FIGURES}, epoch.epoch)
 
     def end(self, scores: Mapping[str, float], done: bool) -> None:
-        """Send the scores and the folder, if there are such."""
+        """Send the scores, and the folder of a finished run."""
         self._send(scores, 0)
         for path in sorted(self._folder.iterdir()) if done else ():
             if path.is_file():
@@ -126,10 +126,10 @@ class MLflow(Tracker):
 
 
 def _key(name: str) -> str:
-    """Return a name of signs that MLflow allows.
+    """Return a name with only the characters that MLflow allows.
 
-    >>> _key("class_weights.weights.rare-one"), _key("<b>")
-    ('class_weights.weights.rare-one', '_b_')
+    >>> _key("class_weights.weights.oak-tree"), _key("<b>")
+    ('class_weights.weights.oak-tree', '_b_')
     """
     return re.sub(r"[^A-Za-z0-9_./ -]", "_", name)[:250]
 
@@ -142,54 +142,50 @@ def _settings(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 class Trackers:
-    """All of a run's trackers. What one of them raises is noted once, and it is left out then.
+    """The trackers of a run. One that raises is reported once and then left out.
 
     Args:
-        callback: Who is told.
+        callback: Hears of trackers that fail.
     """
 
     def __init__(self, callback: Callback) -> None:
-        self._watcher = callback
+        self._callback = callback
         self._working: list[Tracker] = []
 
-    def add(self, name: str, begin: Callable[[], Tracker]) -> None:
-        """Begin another."""
-        with self._noted(name):
-            self._working.append(begin())
+    def add(self, name: str, start: Callable[[], Tracker]) -> None:
+        """Start a tracker."""
+        with self._failures_reported(name):
+            self._working.append(start())
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch has ended."""
-        self._tell(lambda tracker: tracker.epoch(epoch))
+        self._for_each(lambda tracker: tracker.epoch(epoch))
 
     def end(self, scores: Mapping[str, float], done: bool) -> None:
-        """The run has ended."""
-        self._tell(lambda tracker: tracker.end(scores, done))
+        """The run has ended; later calls do nothing."""
+        self._for_each(lambda tracker: tracker.end(scores, done))
         self._working = []
 
-    def _tell(self, message: Callable[[Tracker], None]) -> None:
+    def _for_each(self, send: Callable[[Tracker], None]) -> None:
         for tracker in list(self._working):
-            with self._noted(tracker.name, tracker):
-                message(tracker)
+            with self._failures_reported(tracker.name, tracker):
+                send(tracker)
 
     @contextmanager
-    def _noted(self, name: str, tracker: Tracker | None = None) -> Iterator[None]:
+    def _failures_reported(self, name: str, tracker: Tracker | None = None) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever a tracker's package may raise
+        except Exception as error:  # a tracker's package may raise anything
             text = " ".join(str(error).split())[:200]
-            self._watcher.on_note(
-                f"{name} has stopped ({type(error).__name__}: {text}); go on without"
+            self._callback.on_note(
+                f"{name} failed ({type(error).__name__}: {text}); continuing without it"
             )
             if tracker is not None:
                 self._working.remove(tracker)
 
 
 def require_trackers(track: Track) -> None:
-    """Make sure that what the trackers need is installed.
-
-    Raises:
-        PartError: If it is not.
-    """
+    """Raise `PartError` if a tracker needs a package that is not installed."""
     if track.mlflow and importlib.util.find_spec("mlflow") is None:
         raise PartError(
             "track.mlflow: needs MLflow, which is not installed; pip install tlkit[mlflow]"
@@ -198,12 +194,12 @@ def require_trackers(track: Track) -> None:
 
 @contextmanager
 def tracked(experiment: Experiment, folder: Path, callback: Callback) -> Iterator[Trackers]:
-    """Give a run's trackers; those that have not been told of its end learn that it failed.
+    """Yield the trackers of a run; if it ends early, they hear that it failed.
 
     Args:
-        experiment: What is run.
+        experiment: The run's experiment.
         folder: The run's folder.
-        callback: Told if one of them fails.
+        callback: Hears of trackers that fail.
     """
     trackers = Trackers(callback)
     if experiment.track.tensorboard:
