@@ -187,7 +187,7 @@ class RunFolder:
 
     def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table as CSV; see `csv_table`."""
-        write_text(self.path / name, csv_table([columns, *rows]))
+        write_text(self.path / name, csv_table(columns, rows))
 
     @property
     def is_finished(self) -> bool:

@@ -61,7 +61,7 @@ def manifest_text(splits: Splits, hashes: Mapping[str, str]) -> str:
         for split, examples in splits.items()
         for e in examples
     ]
-    return csv_table([["path", "sha256", "split", "label", "patient", "source", "view"], *rows])
+    return csv_table(["path", "sha256", "split", "label", "patient", "source", "view"], rows)
 
 
 def write_manifest(folder: RunFolder, splits: Splits, hashes: Mapping[str, str]) -> None:

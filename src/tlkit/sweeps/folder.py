@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -13,11 +10,12 @@ from typing import Any
 
 from attrs import frozen
 
+from tlkit.runfolder.folder import claim_folder
 from tlkit.sweeps.summary import Outcome, Sweep, published_results, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
-from tlkit.system.errors import ResourceError, RunFolderError
+from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
-from tlkit.system.text import csv_cell
+from tlkit.system.text import csv_table
 
 SWEEP, RUNS = "sweep.json", "runs"
 
@@ -55,24 +53,7 @@ class SweepFolder:
             RunFolderError: If `out` exists.
             ResourceError: If it cannot be made.
         """
-        try:
-            if out is not None:
-                out.mkdir(parents=True)
-                return cls(out)
-            Path("sweeps").mkdir(exist_ok=True)
-            for number in itertools.count(1):
-                try:
-                    (path := Path("sweeps", f"{name}-{number}")).mkdir()
-                except FileExistsError:
-                    continue
-                return cls(path)
-        except FileExistsError:
-            message = f"{out}: the folder exists; choose another with --out, or use --resume"
-            raise RunFolderError(message) from None
-        except OSError as error:
-            where = out or "sweeps"
-            raise ResourceError(f"{where}: cannot be made: {error.strerror}") from None
-        raise AssertionError("there is a number for every folder")
+        return cls(claim_folder(out, "sweeps", name, _exists))
 
     def run(self, trial: Trial) -> Path:
         """Return the folder of a run."""
@@ -196,12 +177,11 @@ class SweepFolder:
             self._write_csv("published.csv", head, rows)
 
     def _write_csv(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(
-            [csv_cell(cell) if isinstance(cell, str) else cell for cell in row]
-            for row in (head, *rows)
-        )
-        write_text(self.path / name, buffer.getvalue())
+        write_text(self.path / name, csv_table(head, rows))
+
+
+def _exists(out: Path) -> str:
+    return f"{out}: the folder exists; choose another with --out, or use --resume"
 
 
 def _val_accuracy(outcome: Outcome) -> float | None:

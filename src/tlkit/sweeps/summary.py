@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +11,12 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from tlkit.metrics.intervals import wilson
+from tlkit.runfolder.folder import METRICS, UNFINISHED, RunFolder
+from tlkit.runfolder.record import MetricsRecord, read_record
 from tlkit.sweeps.trials import Trial, Trials, Variant
-from tlkit.system.errors import RunFolderError
 
 Confusion = tuple[tuple[int, ...], ...]  # counts; rows are true classes
 Status = Literal["done", "failed", "waiting"]
-METRICS, UNFINISHED = "metrics.json", "unfinished.json"
 LEVEL = 0.95
 
 
@@ -57,27 +56,17 @@ def read_outcome(trial: Trial, run: Path) -> Outcome:
     """
     if (run / UNFINISHED).is_file():  # it may have its metrics, but not yet all of its pages
         return Outcome(trial=trial, status="waiting")
-    try:
-        table: Any = json.loads((run / METRICS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    folder = RunFolder(run)
+    if not folder.is_finished:
         return Outcome(trial=trial, status="waiting")
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{run / METRICS}: cannot be read: {error}") from None
-    try:
-        confusions = {
-            split: tuple(tuple(map(int, row)) for row in table[split]["confusion"])
-            for split in ("val", "test")
-            if split in table
-        }
-        return Outcome(
-            trial=trial,
-            status="done",
-            split=table["evaluated_on"],
-            classes=tuple(table["classes"]),
-            confusions=confusions,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{run / METRICS}: is not as tlkit writes it: {error!r}") from None
+    metrics = read_record(folder, METRICS, MetricsRecord.from_json)
+    return Outcome(
+        trial=trial,
+        status="done",
+        split=metrics.evaluated_on,
+        classes=metrics.classes,
+        confusions={split: scores.confusion for split, scores in metrics.kept.scores.items()},
+    )
 
 
 @frozen(kw_only=True)

@@ -19,10 +19,10 @@ from typing import Any
 from tlkit.config.experiment import Experiment
 from tlkit.config.toml import load_experiment
 from tlkit.reports.progress import Terminal
+from tlkit.runfolder.folder import UNFINISHED
 from tlkit.runfolder.resume_state import OtherInputs
 from tlkit.runner.resume import resume
 from tlkit.runner.run import run
-from tlkit.sweeps.summary import UNFINISHED
 from tlkit.sweeps.trials import fingerprint
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, TlkitError
 from tlkit.system.files import remove_folder

@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # The beginning of a spreadsheet formula, also in full-width characters, and the blanks that some
@@ -83,9 +83,9 @@ def csv_line(cells: Iterable[Any]) -> str:
     return line.removesuffix("\r\n").encode("utf-8", "backslashreplace").decode()
 
 
-def csv_table(rows: Iterable[Iterable[Any]]) -> str:
-    """Return rows as CSV, with line feeds; see `csv_line`. The only place where CSV is written."""
-    return "".join(f"{csv_line(row)}\n" for row in rows)
+def csv_table(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return a table as CSV, with line feeds; see `csv_line`. All of tlkit's CSV files use it."""
+    return "".join(f"{csv_line(row)}\n" for row in (columns, *rows))
 
 
 class _Echo:
