@@ -57,7 +57,7 @@ name = "affine"
 [fit]
 epochs = 2
 """
-PHANTOMS = f"""
+DRAWN = f"""
 {small()}
 [fit]
 epochs = 2
@@ -336,7 +336,7 @@ def test_fresh_processes_leave_the_same_bytes(tmp_path: Path) -> None:
     for seed in ("0", "1"):
         top = tmp_path / seed
         top.mkdir()
-        (top / "study.toml").write_text(PHANTOMS, encoding="utf-8")
+        (top / "study.toml").write_text(DRAWN, encoding="utf-8")
         subprocess.run(
             [sys.executable, "-c", "import tlkit; tlkit.run('study.toml', 'out')"],
             cwd=top,

@@ -261,7 +261,7 @@ class CutTooEarly(Pooled):
 
 
 def test_a_head_that_says_cut_where_none_is_breaks_its_promise() -> None:
-    with pytest.raises(AssertionError, match=r"^layers: pool_avg says cut, but is no cut$"):
+    with pytest.raises(AssertionError, match=r"^layers: pool_avg is not a cut point$"):
         check_head(CutTooEarly(pooling="concat"))
 
 

@@ -184,10 +184,10 @@ class NotFinite(CrossEntropy):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (FromProbabilities(), "^build: certain and wrong answers have no slope"),
-        (OfTheBatch(), r"^build: must give one loss an image, got \(\)"),
-        (Neighbourly(), "^build: an image's loss depends on its neighbours"),
-        (NotFinite(), "^build: certain answers have losses .*inf"),
+        (FromProbabilities(), "^build: confident wrong answers have no gradient"),
+        (OfTheBatch(), r"^build: must return one loss per image, got \(\)"),
+        (Neighbourly(), "^build: an image's loss depends on other images"),
+        (NotFinite(), "^build: confident answers have losses .*inf"),
     ],
 )
 def test_a_loss_that_breaks_a_promise_is_told(loss: tlkit.Loss, message: str) -> None:

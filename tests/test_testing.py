@@ -132,7 +132,7 @@ BROKEN: dict[str, tuple[type[ClassWeights], dict[str, Any], str]] = {
 def test_what_the_docstring_calls_a_key_must_be_one(weightings: Registry[ClassWeights]) -> None:
     weightings.register("bad")(Untyped)
     message = (
-        r"^documented: .*: the docstring tells of other, which is no field: a field has a type$"
+        r"^documented: .*: the docstring describes other, which is not a field: a field has a type$"
     )
     with pytest.raises(AssertionError, match=message):
         check_part(weightings, "bad")
@@ -153,14 +153,14 @@ class TestBrokenPromises:
     ) -> None:
         cls, settings, _ = BROKEN[promise]
         weightings.register("bad")(cls)
-        message = f"^class weighting 'bad' breaks {promise}, as known: it was late$"
+        message = f"^class weighting 'bad' is known to break {promise}: it was late$"
         with pytest.warns(KnownFailure, match=message):
             check_part(weightings, "bad", known_failures={promise: "it was late"}, **settings)
 
     def test_a_known_one_that_is_kept_is_an_error(
         self, weightings: Registry[ClassWeights], promise: str
     ) -> None:
-        message = rf"^{promise}: class weighting 'good' keeps it; take it out of known_failures"
+        message = rf"^{promise}: class weighting 'good' keeps it; remove it from known_failures"
         with pytest.raises(AssertionError, match=message):
             check_part(weightings, "good", known_failures={promise: "it was late"})
 
@@ -203,8 +203,8 @@ CHANGES: dict[str, Act] = {
     r"keras\.config\.image_data_format": set_format,
     r"os\.environ": lambda: os.environ.update(A_PART="was here"),
     "the working directory": lambda: os.chdir("/"),
-    "the warnings' filters": lambda: warnings.simplefilter("ignore", ResourceWarning),
-    "the loggers' levels": lambda: logging.getLogger("somebody").setLevel(7),
+    "the warning filters": lambda: warnings.simplefilter("ignore", ResourceWarning),
+    "the logger levels": lambda: logging.getLogger("somebody").setLevel(7),
 }
 
 
@@ -274,7 +274,7 @@ def test_a_head_with_a_seed_of_its_own_is_named() -> None:
     start_keras()
     found = Registry("head", registries.heads.base)
     found.register("moody")(Moody)
-    with pytest.raises(AssertionError, match=r"^kind: .*the same seed must give the same first"):
+    with pytest.raises(AssertionError, match=r"^kind: .*the same seed must give the same initial"):
         check_part(found, "moody")
 
 
@@ -302,7 +302,7 @@ class Renaming(VGG16):
 
 
 def test_a_backbone_whose_arrays_are_named_anew_is_told() -> None:
-    message = r"^build: a second build names arrays anew: 001\.scale/factor_1, 001\.scale/factor_2$"
+    message = r"^build: a second build names arrays differently: 001\.scale/factor_1, 001\.scale/factor_2$"
     with pytest.raises(AssertionError, match=message):
         check_backbone(Renaming(weights="none", image_size=32))
 

@@ -1,8 +1,8 @@
-"""Class weights: pure functions from the training split's counts to a weight a class name.
+"""Class weights: pure functions from the number of training images per class to weights.
 
-Weights that are computed are scaled so that the mean weight of a training image is 1,
-Σ n_k · w_k = N: the loss keeps its size, and with it the learning rate its meaning.
-`median_frequency` alone keeps its own scale, since scaled so it would be `balanced`.
+Computed weights are scaled so that the mean weight of a training image is 1, Σ n_k · w_k = N: the
+loss keeps its size, and the learning rate its meaning. Only `median_frequency` keeps its own scale;
+scaled this way it would be `balanced`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tlkit.system.errors import FieldError
 from tlkit.system.text import suggest
 
 
-def normalised(counts: Mapping[str, int], proportions: Mapping[str, float]) -> dict[str, float]:
-    """Return weights in the given proportions that are 1 for a training image on average."""
+def normalized(counts: Mapping[str, int], proportions: Mapping[str, float]) -> dict[str, float]:
+    """Return weights in the given proportions with mean 1 over the training images."""
     total = math.fsum(counts[name] * part for name, part in proportions.items())
     scale = sum(counts.values()) / total
     return {name: scale * part for name, part in proportions.items()}
@@ -29,12 +29,12 @@ def normalised(counts: Mapping[str, int], proportions: Mapping[str, float]) -> d
 def _refuse_empty(counts: Mapping[str, int]) -> None:
     empty = [name for name, count in counts.items() if count < 1]
     if empty:
-        raise ValueError(f"class {empty[0]!r} has no training images, so it can have no weight")
+        raise ValueError(f"class {empty[0]!r} has no training images, so no weight can be computed")
 
 
 @part("none")
 class Unweighted(ClassWeights):
-    """Count every image once."""
+    """Weigh every image equally."""
 
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Return 1 for every class."""
@@ -43,10 +43,7 @@ class Unweighted(ClassWeights):
 
 @part("balanced")
 class Balanced(ClassWeights):
-    """Let every class count as much as every other: N / (K · n_k), as scikit-learn does.
-
-    The weighted number of images of each class is then N / K, and the mean weight of an image 1.
-    """
+    """Give every class the same total weight: N / (K · n_k), as in scikit-learn."""
 
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Return N / (K · n_k) for each class.
@@ -64,13 +61,13 @@ class Balanced(ClassWeights):
 
 @part("power")
 class Power(ClassWeights):
-    """Weights in proportion to (1 / n_k) to the power of alpha: balanced, but less so.
+    """Weights proportional to (1 / n_k)^alpha: between unweighted and balanced.
 
-    The square root is what Mahajan et al. 2018, Exploring the Limits of Weakly Supervised
-    Pretraining, sample by.
+    Mahajan et al. 2018, Exploring the Limits of Weakly Supervised Pretraining, use the square root
+    for sampling.
 
     Attributes:
-        alpha: From 0, which is `none`, to 1, which is `balanced`.
+        alpha: From 0, the same as `none`, to 1, the same as `balanced`.
     """
 
     alpha: float = field(default=0.5, validator=between(0, 1))
@@ -85,18 +82,18 @@ class Power(ClassWeights):
             ValueError: If a class has no images.
         """
         _refuse_empty(counts)
-        return normalised(counts, {name: n**-self.alpha for name, n in counts.items()})
+        return normalized(counts, {name: n**-self.alpha for name, n in counts.items()})
 
 
 @part("effective_number")
 class EffectiveNumber(ClassWeights):
-    """Weights in proportion to (1 - beta) / (1 - beta to the power of n_k).
+    """Weights proportional to (1 - beta) / (1 - beta^n_k).
 
-    Cui et al. 2019, Class-Balanced Loss Based on Effective Number of Samples: further
-    images of a class overlap with those there are, and at most 1 / (1 - beta) of them count.
+    Cui et al. 2019, Class-Balanced Loss Based on Effective Number of Samples: more images of a
+    class overlap with earlier ones, so at most 1 / (1 - beta) of them count.
 
     Attributes:
-        beta: From 0, which is `none`, to below 1; close to 1 it is `balanced`.
+        beta: From 0, the same as `none`, to below 1; close to 1 it approaches `balanced`.
     """
 
     beta: float = field(default=0.999, validator=fraction(below=1))
@@ -108,19 +105,18 @@ class EffectiveNumber(ClassWeights):
             ValueError: If a class has no images.
         """
         _refuse_empty(counts)
-        # 1 - beta**n loses all its digits as beta comes close to 1; expm1 keeps them. The factor
-        # 1 - beta is the same for all classes and goes with the scale.
+        # 1 - beta**n loses its digits as beta approaches 1; expm1 keeps them. The factor 1 - beta,
+        # common to all classes, cancels in the scale.
         log_beta = math.log(self.beta) if self.beta else -math.inf
-        return normalised(counts, {k: -1 / math.expm1(n * log_beta) for k, n in counts.items()})
+        return normalized(counts, {k: -1 / math.expm1(n * log_beta) for k, n in counts.items()})
 
 
 @part("median_frequency")
 class MedianFrequency(ClassWeights):
-    """The median of the classes' frequencies, divided by the class's own.
+    """The median of the class frequencies, divided by the class's own.
 
     Eigen and Fergus 2015, Predicting Depth, Surface Normals and Semantic Labels. A class of median
-    size has weight 1. With one label an image these are the `balanced` weights but for a factor
-    common to all classes.
+    size has weight 1. With one label per image, these are the `balanced` weights times a constant.
     """
 
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
@@ -145,16 +141,16 @@ def _check_weights(instance: object, attribute: object, weights: Mapping[str, fl
 
 @part("fixed")
 class Fixed(ClassWeights):
-    """Weights written down by class name.
+    """Fixed weights by class name.
 
     Attributes:
-        weights: One weight above 0 for every class of the data, no more and no fewer.
+        weights: One weight above 0 for every class of the data, and no others.
     """
 
     weights: dict[str, float] = field(validator=_check_weights)
 
     def for_counts(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """Return the written weights in the order of the classes.
+        """Return the weights in the order of the classes.
 
         Raises:
             FieldError: If the names are not exactly the data's classes.

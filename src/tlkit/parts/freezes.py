@@ -14,26 +14,26 @@ from tlkit.system.errors import FieldError
 
 @part("head_only")
 class HeadOnly(FreezePolicy):
-    """Train the head, hold the whole backbone fixed."""
+    """Train the head; freeze the whole backbone."""
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
-        """Return one stage in which the head's layers have the full rate."""
+        """Return one stage with the head at the full rate."""
         return (Stage(epochs, layers.rates(layers.named(HEAD))),)
 
 
 @part("layer_range")
 class TrainRange(FreezePolicy):
-    """Train the layers of one range, hold all others fixed.
+    """Train one range of layers; freeze the others.
 
     Attributes:
-        train: The layers that are trained, ends included: `19-22`, `19-`, `-18` or `20`.
+        train: The trained layers, both ends included: `19-22`, `19-`, `-18` or `20`.
             `tlkit layers` prints the numbers.
     """
 
     train: LayerRange
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
-        """Return one stage in which the layers of the range have the full rate."""
+        """Return one stage with the layers of the range at the full rate."""
         try:
             trained = layers.in_range(self.train)
         except LayerError as error:
@@ -48,7 +48,7 @@ def _check_names(instance: object, attribute: object, names: tuple[str, ...]) ->
 
 @part("layer_names")
 class TrainNames(FreezePolicy):
-    """Train the layers that some names denote, hold all others fixed.
+    """Train layers chosen by name; freeze the others.
 
     Attributes:
         train: Layer names, globs such as `block5_*`, block names such as `block5`, or `head`.
@@ -57,12 +57,12 @@ class TrainNames(FreezePolicy):
     train: tuple[str, ...] = field(validator=_check_names)
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
-        """Return one stage in which the named layers have the full rate."""
+        """Return one stage with the chosen layers at the full rate."""
         return (Stage(epochs, layers.rates(_chosen(layers, self.train))),)
 
 
 def _chosen(layers: LayerTable, names: tuple[str, ...]) -> frozenset[int]:
-    """Return the numbers of the layers that the key `train` denotes."""
+    """Return the numbers of the layers that the key `train` chooses."""
     try:
         return frozenset[int]().union(*(layers.named(name) for name in names))
     except LayerError as error:
@@ -74,7 +74,7 @@ class TrainAll(FreezePolicy):
     """Train every layer."""
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
-        """Return one stage in which every layer has the full rate."""
+        """Return one stage with every layer at the full rate."""
         return (Stage(epochs, (1.0,) * len(layers)),)
 
 
@@ -82,12 +82,12 @@ class TrainAll(FreezePolicy):
 class HeadThen(FreezePolicy):
     """Two phases: the head alone, then the head and some layers of the backbone.
 
-    A fresh head sends large gradients; training it alone first keeps them from the backbone.
+    A new head sends large gradients; training it alone first keeps them out of the backbone.
 
     Attributes:
-        head_epochs: How many epochs the head is trained alone; fewer than `fit.epochs`.
-        train: What joins it, as in `layer_names`.
-        rate: The learning-rate multiplier of what joins; the head keeps the full rate.
+        head_epochs: Epochs in which only the head is trained; fewer than `fit.epochs`.
+        train: The layers that join it, as in `layer_names`.
+        rate: Their learning-rate multiplier; the head keeps the full rate.
     """
 
     head_epochs: int = field(default=1, validator=at_least(1))
@@ -110,18 +110,18 @@ class HeadThen(FreezePolicy):
 class Gradual(FreezePolicy):
     """The head alone, then one more block of the backbone at a time, from the top down.
 
-    Blocks without parameters join with the one above. The last stage has the epochs that are left.
+    Blocks without parameters join with the one above. The last stage gets the remaining epochs.
 
     Attributes:
-        every: How many epochs pass before the next block joins.
-        blocks: How many blocks join at the most; unset: all, if the epochs suffice.
+        every: Epochs between two blocks.
+        blocks: The largest number of blocks that join; unset: all, if there are enough epochs.
     """
 
     every: int = field(default=1, validator=at_least(1))
     blocks: int | None = field(default=None, validator=unless_none(at_least(1)))
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
-        """Return a stage for each block that joins."""
+        """Return a stage for the head and one per joining block."""
         joining = [block for block in reversed(layers.blocks) if block != HEAD]
         joining = [block for block in joining if _params(layers, block)][: self.blocks]
         trained = layers.named(HEAD)
@@ -142,18 +142,18 @@ def _params(layers: LayerTable, block: str) -> int:
 
 @part("layer_decay")
 class LayerDecay(FreezePolicy):
-    """Train every layer, the lower the slower: general features change less than special ones.
+    """Train every layer, lower ones more slowly: general features change less than specific ones.
 
     Attributes:
-        factor: What the rate is multiplied with at each step down from the head.
-        per: Whether a step is a `block` or a `layer` that has parameters.
+        factor: Multiplies the rate at each step down from the head.
+        per: Whether a step is a `block` or a `layer` with parameters.
     """
 
     factor: float = field(default=0.5, validator=open_interval(0, 1))
     per: Literal["block", "layer"] = "block"
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
-        """Return one stage in which the head has rate 1 and each step down `factor` times less."""
+        """Return one stage with multiplier 1 for the head, times `factor` per step down."""
         steps, last, rates = 0, HEAD, []
         for number in range(len(layers), 0, -1):
             layer = layers[number]

@@ -12,13 +12,14 @@ from tlkit.model.layers import HEAD, Layer, LayerTable
 from tlkit.parts.kinds import Head, part
 from tlkit.parts.validators import above, at_least, each, fraction
 from tlkit.system.errors import FieldError
+from tlkit.system.keras import start_keras
 
 if TYPE_CHECKING:
     import keras
 
 SCORES = "scores"  # the last layer of every head: softmax over the classes
-# Keras's own 0.99 would keep 40 % of the initial statistics after 90 steps, ten epochs of a small
-# study, and judge the model by them.
+# Keras's default, 0.99, would keep 40 % of the initial statistics after 90 steps (ten epochs of a
+# small study) and evaluate the model with them.
 MOMENTUM = 0.9
 
 
@@ -29,10 +30,10 @@ def _dense_row(name: str, width: int, units: int) -> Layer:
 
 @part("flatten_dense")
 class FlattenDense(Head):
-    """Flatten, dense layers with ReLU, softmax: the study's head.
+    """Flatten, dense layers with ReLU, softmax, as in VGG.
 
     Attributes:
-        units: The widths of the dense layers before the scores.
+        units: Widths of the dense layers before the scores.
     """
 
     units: tuple[int, ...] = field(default=(1024, 1024), validator=each(at_least(1)))
@@ -47,9 +48,7 @@ class FlattenDense(Head):
         return LayerTable((*rows, _dense_row(SCORES, width, classes)))
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-        """Extend the graph by flatten, the dense layers and the scores."""
-        from tlkit.system.keras import start_keras
-
+        """Add flatten, the dense layers and the scores."""
         start_keras()
         import keras
 
@@ -61,16 +60,14 @@ class FlattenDense(Head):
 
 @part("pooled")
 class Pooled(Head):
-    """Average or maximum over the picture, dense layers with ReLU and dropout, softmax.
+    """Global pooling, dense layers with ReLU and dropout, softmax.
 
     Attributes:
-        pooling: `avg` or `max` over height and width, or `concat` for both side by side, the
-            averages first.
-        units: The widths of the dense layers before the scores.
-        batch_norm: Normalise each of these before its ReLU. BatchNorm layers of a new head must
+        pooling: `avg` or `max` over height and width, or `concat` for both, averages first.
+        units: Widths of the dense layers before the scores.
+        batch_norm: Normalize each of these before its ReLU. BatchNorm layers of a new head must
             learn, so this needs `batch_norm = "head"` or `"train"` in `[freeze]`.
-        dropout: The share of features set to 0 while training, before each dense layer and the
-            scores.
+        dropout: Fraction of features set to 0 in training, before each dense layer and the scores.
     """
 
     pooling: Literal["avg", "max", "concat"] = "avg"
@@ -82,10 +79,10 @@ class Pooled(Head):
         """Return the rows of pooling, dense layers, dropouts and the scores.
 
         Raises:
-            FieldError: If there is no dense layer for BatchNorm to normalise.
+            FieldError: If there is no dense layer for BatchNorm to normalize.
         """
         if self.batch_norm and not self.units:
-            raise FieldError("batch_norm", "has no dense layer to normalise; give head.units")
+            raise FieldError("batch_norm", "has no dense layer to normalize; set head.units")
         rows, width = list(self._pool_rows(features[-1])), features[-1]
         width *= 2 if self.pooling == "concat" else 1
         for number, units in enumerate((*self.units, classes), start=1):
@@ -109,16 +106,14 @@ class Pooled(Head):
         average, maximum = "GlobalAveragePooling2D", "GlobalMaxPooling2D"
         if self.pooling != "concat":
             return (Layer("pool", average if self.pooling == "avg" else maximum, HEAD, (width,)),)
-        return (  # between the two poolings the features are needed as well: no place to cut
+        return (  # between the two poolings the features are still needed: not cut points
             Layer("pool_avg", average, HEAD, (width,), is_cut_point=False),
             Layer("pool_max", maximum, HEAD, (width,), is_cut_point=False),
             Layer("pool", "Concatenate", HEAD, (2 * width,)),
         )
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-        """Extend the graph by pooling, dense layers, dropouts and the scores."""
-        from tlkit.system.keras import start_keras
-
+        """Add pooling, dense layers, dropouts and the scores."""
         start_keras()
         from keras import layers
 
@@ -136,8 +131,8 @@ class Pooled(Head):
             elif not self.batch_norm:
                 vector = layers.Dense(units, "relu", name=f"dense_{number}")(vector)
             else:
-                # No bias: the mean that BatchNorm takes off would take it too (Ioffe and Szegedy
-                # 2015, section 3.2).
+                # No bias: BatchNorm would subtract it with the mean (Ioffe and Szegedy 2015,
+                # section 3.2).
                 vector = layers.Dense(units, use_bias=False, name=f"dense_{number}")(vector)
                 norm = layers.BatchNormalization(momentum=MOMENTUM, name=f"batch_norm_{number}")
                 vector = layers.ReLU(name=f"relu_{number}")(norm(vector))
@@ -146,27 +141,27 @@ class Pooled(Head):
 
 @part("linear")
 class Linear(Head):
-    """Average over the picture, softmax: logistic regression on the features, a linear probe."""
+    """Global average pooling and softmax: a linear probe."""
 
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
         """Return the rows of pooling and the scores."""
         return Pooled().layers(features, classes)
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-        """Extend the graph by pooling and the scores."""
+        """Add pooling and the scores."""
         return Pooled().attach(features, classes)
 
 
 @part("cosine")
 class Cosine(Head):
-    """Average over the picture, then softmax of scale times the cosine to each class's weights.
+    """Global average pooling, then softmax of scaled cosines to each class's weights.
 
     Gidaris and Komodakis 2018, Dynamic Few-Shot Visual Learning without Forgetting. Lengths do not
-    count, so a rare class is not at a disadvantage because its weights have stayed short.
+    count, so the short weights of a rare class are no disadvantage.
 
     Attributes:
-        scale: What cosines are multiplied by, at first; the authors' code begins with 10.
-        learn_scale: Learn it, as they do; otherwise it stays.
+        scale: Initial factor of the cosines; the authors' code starts with 10.
+        learn_scale: Learn the factor, as the authors do; otherwise it is constant.
     """
 
     scale: float = field(default=10.0, validator=above(0))
@@ -180,9 +175,7 @@ class Cosine(Head):
         return LayerTable((pool, Layer(SCORES, "CosineScores", HEAD, (classes,), params=params)))
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-        """Extend the graph by pooling and the scores."""
-        from tlkit.system.keras import start_keras
-
+        """Add pooling and the scores."""
         start_keras()
         from keras import layers
 
@@ -192,15 +185,12 @@ class Cosine(Head):
 
 @cache
 def cosine_scores() -> Any:
-    """Return the Keras layer of the head `cosine`, a class; Keras is imported with the first call.
-
-    It is registered with Keras as `tlkit>CosineScores`.
-    """
+    """Return the Keras layer class of the head `cosine`, registered as `tlkit>CosineScores`."""
     import keras
     from keras import ops
 
     def unit(vectors: Any, axis: int) -> Any:
-        # Not `ops.normalize`: in Keras 3.15.1 under XLA its slope at zeros is no number.
+        # Not `ops.normalize`: in Keras 3.15.1 under XLA its gradient at zero vectors is NaN.
         squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
         return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))
 

@@ -495,37 +495,29 @@ class Registries:
         return tuple((n, getattr(self, n)) for n in fields_dict(Registries) if n != "lock")
 
 
-def _registry(kind: str, plural: str, base: type[K], *modules: str) -> Registry[K]:
+def _registry(kind: str, plural: str, base: type, *modules: str) -> Registry[Any]:
     """Return the registry of a kind, whose built-in parts are in `modules`, or in `plural`."""
     paths = tuple(f"tlkit.parts.{module}" for module in modules or (plural,))
     return Registry(kind, base, modules=paths, group=f"tlkit.{plural}")
 
 
-# mypy does not accept an abstract class as `type[K]`; here it is only compared with.
 registries = Registries(
-    datasets=_registry("dataset", "datasets", Dataset, "datasets", "shapes"),  # type: ignore[type-abstract]
+    datasets=_registry("dataset", "datasets", Dataset, "datasets", "shapes"),
     backbones=_registry(
         "backbone",
         "backbones",
-        Backbone,  # type: ignore[type-abstract]
-        "backbones.vgg",
-        "backbones.applications",
-        "backbones.keras_cv",
-        "backbones.keras_hub",
+        Backbone,
+        *("backbones.vgg", "backbones.applications", "backbones.keras_cv", "backbones.keras_hub"),
     ),
-    heads=_registry("head", "heads", Head),  # type: ignore[type-abstract]
-    freezes=_registry("freeze policy", "freezes", FreezePolicy),  # type: ignore[type-abstract]
-    class_weights=_registry("class weighting", "class_weights", ClassWeights),  # type: ignore[type-abstract]
+    heads=_registry("head", "heads", Head),
+    freezes=_registry("freeze policy", "freezes", FreezePolicy),
+    class_weights=_registry("class weighting", "class_weights", ClassWeights),
     augmentations=_registry(
-        "augmentation",
-        "augmentations",
-        Augmentation,  # type: ignore[type-abstract]
-        "augmentations",
-        "keras_cv_augmentations",
+        "augmentation", "augmentations", Augmentation, "augmentations", "keras_cv_augmentations"
     ),
-    losses=_registry("loss", "losses", Loss),  # type: ignore[type-abstract]
-    optimizers=_registry("optimizer", "optimizers", Optimizer),  # type: ignore[type-abstract]
-    schedules=_registry("schedule", "schedules", Schedule),  # type: ignore[type-abstract]
+    losses=_registry("loss", "losses", Loss),
+    optimizers=_registry("optimizer", "optimizers", Optimizer),
+    schedules=_registry("schedule", "schedules", Schedule),
 )
 
 

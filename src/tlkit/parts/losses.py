@@ -1,7 +1,7 @@
-"""Losses: what training makes small, image by image, before class weights.
+"""Training losses, per image and before class weights.
 
-Every loss works on the logits behind the probabilities: a probability that was rounded to 0 or 1
-has no gradient, so a certain and wrong answer could not be unlearnt.
+Every loss uses the logits behind the probabilities: a probability rounded to 0 or 1 has no
+gradient, so a confident wrong answer could not be corrected.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tlkit.parts.validators import at_least, fraction
 if TYPE_CHECKING:
     import tensorflow as tf
 
-SMALLEST = 1e-7  # Keras's own bound for probabilities that have no logits
+SMALLEST = 1e-7  # Keras's bound for probabilities without logits
 
 
 def logits_of(probabilities: tf.Tensor) -> tf.Tensor:
-    """Return what the softmax that gave these probabilities was given, `(batch, classes)`.
+    """Return the input of the softmax that produced these probabilities, `(batch, classes)`.
 
-    Keras notes it on the tensor, and its own losses look there; a graph knows it too. Failing both,
-    it is the logarithm of the probabilities, kept from being 0 or 1 as in Keras.
+    Keras stores it on the tensor, where its own losses look; a graph knows it as well. Failing
+    both, it is the logarithm of the probabilities, clipped as in Keras.
     """
     import tensorflow as tf
 
@@ -39,7 +39,7 @@ def logits_of(probabilities: tf.Tensor) -> tf.Tensor:
 
 
 def numbers_of(labels: tf.Tensor) -> tf.Tensor:
-    """Return class numbers as `(batch,)` int32; Keras's own `fit` hands them on as floats."""
+    """Return class numbers as `(batch,)` int32; Keras's `fit` passes floats."""
     import tensorflow as tf
 
     return tf.cast(tf.reshape(labels, [-1]), tf.int32)
@@ -58,11 +58,11 @@ def _from_logits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 @part("cross_entropy")
 class CrossEntropy(Loss):
-    """The logarithm of the right class's probability, negative.
+    """The negative logarithm of the correct class's probability.
 
     Attributes:
-        label_smoothing: How much of the target is spread evenly over all classes (Szegedy et al.
-            2016, Rethinking the Inception Architecture, section 7).
+        label_smoothing: Fraction of the target that is spread evenly over all classes (Szegedy et
+            al. 2016, Rethinking the Inception Architecture, section 7).
     """
 
     label_smoothing: float = field(default=0.0, validator=fraction(below=1))
@@ -85,13 +85,13 @@ class CrossEntropy(Loss):
 
 @part("focal")
 class Focal(Loss):
-    """Cross-entropy times (1 - p)^gamma, p the right class's probability: easy images count less.
+    """Cross-entropy times (1 - p)^gamma, p the correct class's probability: easy images count less.
 
     Lin et al. 2017, Focal Loss for Dense Object Detection, equation 4. Their alpha is a table of
     its own, `[class_weights]`.
 
     Attributes:
-        gamma: How much less; 0 is cross-entropy.
+        gamma: The exponent; 0 is cross-entropy.
     """
 
     gamma: float = field(default=2.0, validator=at_least(0))
@@ -105,7 +105,7 @@ class Focal(Loss):
             logits = logits_of(probabilities)
             right = tf.one_hot(numbers_of(labels), len(counts), True, False)
             others = tf.where(right, -math.inf, logits)
-            # log(1 - p) from the logits: 1 - p itself is 0 for a certain answer, where a power
+            # log(1 - p) from the logits: for a confident answer 1 - p rounds to 0, where a power
             # below 1 has an infinite slope.
             log_rest = tf.reduce_logsumexp(others, axis=1) - tf.reduce_logsumexp(logits, axis=1)
             return tf.exp(self.gamma * log_rest) * _from_logits(labels, logits)
@@ -115,21 +115,21 @@ class Focal(Loss):
 
 @part("logit_adjusted")
 class LogitAdjusted(Loss):
-    """Cross-entropy of logits raised by tau · log of each class's share of the training images.
+    """Cross-entropy of logits plus tau times the log of each class's share of the training images.
 
-    Menon et al. 2021, Long-Tail Learning via Logit Adjustment, equation 10. The network learns to
-    do without what the shares explain. Training alone adjusts: probabilities, predictions and the
-    validation loss come from the logits as they are.
+    Menon et al. 2021, Long-Tail Learning via Logit Adjustment, equation 10. Only the
+    training loss is adjusted: probabilities, predictions and the validation loss come from the
+    plain logits.
 
     Attributes:
-        tau: How much they are adjusted; 0 is cross-entropy, 1 makes up for the shares.
+        tau: Strength of the adjustment; 0 is cross-entropy, 1 compensates for the shares.
     """
 
     tau: float = field(default=1.0, validator=at_least(0))
 
     @property
     def balances(self) -> bool:
-        """Tell that it does, unless tau is 0."""
+        """Tell whether it compensates for class sizes: unless tau is 0."""
         return self.tau > 0
 
     def build(self, counts: Mapping[str, int]) -> LossFunction:

@@ -1,4 +1,4 @@
-"""Schedules: the next epoch's learning rate as a pure function of the epochs before."""
+"""Schedules: the next epoch's learning rate as a pure function of the finished epochs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Constant(Schedule):
 
 @part("plateau")
 class Plateau(Schedule):
-    """Lower the rate when a value has not got better for some epochs, as `ReduceLROnPlateau`.
+    """Lower the rate when a value stops improving, like Keras's `ReduceLROnPlateau`.
 
     Attributes:
-        monitor: The value watched, lower is better: `loss` is the epoch's mean weighted training
-            loss, `loss_unweighted` the same without class weights, `val_loss` is unweighted.
-        factor: What the rate is multiplied with.
-        patience: How many epochs without improvement lower the rate.
-        min_delta: The least change that counts as an improvement.
-        cooldown: How many epochs after a cut do not count.
-        min_rate: The rate never falls below it.
+        monitor: The value to watch; lower is better. `loss` is the epoch's mean weighted training
+            loss, `loss_unweighted` the same without class weights; `val_loss` is unweighted.
+        factor: Multiplies the rate when it is lowered.
+        patience: Epochs without improvement after which the rate is lowered.
+        min_delta: The smallest change that counts as an improvement.
+        cooldown: Epochs after a reduction that do not count as waiting.
+        min_rate: Lower bound of the rate.
     """
 
     monitor: Literal["loss", "loss_unweighted", "val_loss"] = "loss"
@@ -47,7 +47,7 @@ class Plateau(Schedule):
     def learning_rate(
         self, base: float, epochs: int, history: Sequence[Mapping[str, float]]
     ) -> float:
-        """Return `base`, lowered as often as the history demands."""
+        """Return `base`, reduced as often as the history requires."""
         rate, best, waited, cooling = base, float("inf"), 0, 0
         for epoch in history:
             if cooling > 0:
@@ -63,11 +63,11 @@ class Plateau(Schedule):
 
 @part("cosine")
 class Cosine(Schedule):
-    """Rise evenly for some epochs, then fall along half a cosine wave (Loshchilov and Hutter 2017).
+    """Linear warmup, then cosine decay (Loshchilov and Hutter 2017).
 
     Attributes:
-        warmup_epochs: How many epochs the rate rises; the next one has the full rate.
-        min_rate: What the rate falls towards; it would be reached an epoch after the last.
+        warmup_epochs: Epochs in which the rate rises; the next one has the full rate.
+        min_rate: The rate that the decay would reach one epoch after the last.
     """
 
     warmup_epochs: int = field(default=0, validator=at_least(0))
@@ -76,7 +76,7 @@ class Cosine(Schedule):
     def learning_rate(
         self, base: float, epochs: int, history: Sequence[Mapping[str, float]]
     ) -> float:
-        """Return the rate of the stage's next epoch, which depends on nothing but its number."""
+        """Return the rate of the stage's next epoch, which depends only on its number."""
         done = len(history)
         if done < self.warmup_epochs:
             return base * (done + 1) / (self.warmup_epochs + 1)

@@ -1,13 +1,13 @@
-"""For authors of parts: random inputs, and checks that a part keeps what its kind promises.
+"""For authors of parts: checks of what every part promises, and random inputs.
 
-Each check raises `AssertionError` with what was broken, so a test of a part is one line:
+A check raises `AssertionError` with the broken promise, so a part's test is one line:
 
 ```python
 def test_my_head() -> None:
     check_part(tlkit.registries.heads, "my_head", units=[8])
 ```
 
-This package needs Hypothesis; nothing else in tlkit imports it.
+This package needs Hypothesis; the rest of tlkit does not.
 """
 
 from __future__ import annotations

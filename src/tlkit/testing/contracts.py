@@ -1,4 +1,4 @@
-"""What every part must do, whatever its kind."""
+"""The check of everything that a part promises."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN = "a_key_that_no_part_has"
 
 
 class KnownFailure(UserWarning):
-    """A promise that a part is known to break, with the reason its author gave."""
+    """A promise that a part is known to break, with its author's reason."""
 
 
 def check_part(
@@ -36,28 +36,30 @@ def check_part(
     known_failures: Mapping[str, str] = MappingProxyType({}),
     **settings: Any,
 ) -> T:
-    """Check every promise a part makes, tlkit's own parts too, and return the one from `settings`.
+    """Check every promise of a part, and return the part made from `settings`.
 
-    `documented`: it is an attrs class itself, not just the child of one, whose fields would be no
-    keys; its docstring says what each key means. `defaults`: it can be made from the keys that have
-    no default. `round_trip`: it can be written out and read back. `unknown_key`: it refuses a key
-    that it does not have. `kind`: it does what every part of its kind must, see the other checks
-    here. `global_state`: none of this changes the process's random generators, environment,
-    warnings, loggers or Keras settings.
+    | promise | meaning |
+    |---|---|
+    | `documented` | it is an attrs class, and its docstring explains each key |
+    | `defaults` | it can be made from its required keys |
+    | `round_trip` | it can be written and read back |
+    | `unknown_key` | it rejects an unknown key |
+    | `kind` | it does what every part of its kind must; see the other checks |
+    | `global_state` | it leaves random generators, environment, warnings, loggers and Keras alone |
 
     Args:
         registry: The registry of its kind.
-        name: The name it is registered under.
-        check: What every part of the kind must do; unset: this module's check of the kind.
+        name: Its registered name.
+        check: The check for `kind`; unset: the one of this package.
         known_failures: Promises that it is known to break, each with the reason. They are reported
-            as `KnownFailure` warnings; one that is kept after all is an error.
-        **settings: Its keys as TOML would give them, at least those that have no default. Paths
-            are relative: an absolute one is written out relative to the working directory.
+            as `KnownFailure` warnings; a promise that is kept after all is an error.
+        **settings: Its keys as in TOML, at least the required ones. Paths are relative: an
+            absolute one is written relative to the working directory.
 
     Raises:
         AssertionError: If it breaks a promise; the message begins with which.
         ConfigError: If the settings are wrong.
-        ValueError: If `known_failures` names something that is no promise.
+        ValueError: If `known_failures` has an unknown promise.
     """
     cls = registry.get(name)
 
@@ -87,24 +89,24 @@ def check_part(
             if promise not in known_failures:
                 raise AssertionError(f"{promise}: {registry.kind} {name!r}: {error}") from error
             reason = known_failures[promise]
-            message = f"{registry.kind} {name!r} breaks {promise}, as known: {reason}"
+            message = f"{registry.kind} {name!r} is known to break {promise}: {reason}"
             warnings.warn(message, KnownFailure, stacklevel=2)
         else:
             assert promise not in known_failures, (
-                f"{promise}: {registry.kind} {name!r} keeps it; take it out of known_failures"
+                f"{promise}: {registry.kind} {name!r} keeps it; remove it from known_failures"
             )
     part: T = held.part
     return part
 
 
 def _check_documented(cls: type) -> None:
-    assert "__attrs_attrs__" in vars(cls), "decorate the class itself with attrs.frozen"
+    assert "__attrs_attrs__" in vars(cls), "decorate the class with @tlkit.part"
     assert (cls.__doc__ or "").strip(), "give the class a docstring"
     for key in describe_keys(cls):
         assert key.meaning, f"the docstring has no entry `{key.name}:` below `Attributes:`"
     for name in meanings(cls):
         assert hasattr(fields(cls), name), (
-            f"the docstring tells of {name}, which is no field: a field has a type"
+            f"the docstring describes {name}, which is not a field: a field has a type"
         )
 
 
@@ -127,11 +129,11 @@ def _check_unknown_key(holder: type, held: Any) -> None:
 
 
 def _check_global_state(before: ProcessState, use: Callable[[], object]) -> None:
-    """Check that nothing has changed but by what the first use imported; put all of it back."""
+    """Check that nothing changes except by imports in the first use; restore everything."""
     try:
         if before.changed():
             before.restore()
-            with suppress(AssertionError):  # that is told of `kind`
+            with suppress(AssertionError):  # reported under `kind`
                 use()
         assert not before.changed(), f"it changes {' and '.join(before.changed())}"
     finally:
@@ -139,7 +141,7 @@ def _check_global_state(before: ProcessState, use: Callable[[], object]) -> None
 
 
 def _kind_check(part: Any) -> Callable[[Any], object]:
-    """Return this module's check of a part's kind; one that does nothing for a kind without."""
+    """Return the check of a part's kind; one that does nothing for a kind without a check."""
     return next((check for kind, check in KIND_CHECKS.items() if isinstance(part, kind)), bool)
 
 

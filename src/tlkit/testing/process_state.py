@@ -1,7 +1,7 @@
-"""What a part must leave as it is: the process's random generators, settings and environment.
+"""The process state that a part must leave unchanged.
 
-A part that draws from a global generator or changes a global setting makes the results of others
-depend on whether and when it was used.
+A part that uses a global random generator or changes a global setting makes other results depend on
+whether and when it was used.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tlkit.system.keras import start_keras
 
 @frozen
 class Fact:
-    """One thing that all code in a process shares.
+    """One piece of shared state.
 
     Attributes:
-        name: What it is called in messages.
-        get: Return it as values that can be compared.
-        put: Put such values back.
+        name: Its name in messages.
+        get: Returns its value, comparable by `==`.
+        put: Restores such a value.
     """
 
     name: str
@@ -38,22 +38,22 @@ class ProcessState:
     """The process's shared state at one moment.
 
     Attributes:
-        values: Each fact's value, by its name.
+        values: Each fact's value, by name.
     """
 
     values: dict[str, Any] = field(repr=False)
 
     @classmethod
     def now(cls) -> ProcessState:
-        """Look at them; imports TensorFlow, whose import itself changes some."""
+        """Return the current state; imports TensorFlow first, which itself changes some."""
         return cls({fact.name: fact.get() for fact in _facts()})
 
     def changed(self) -> list[str]:
-        """Return what is different now."""
+        """Return the names of the facts that differ now."""
         return [fact.name for fact in _facts() if fact.get() != self.values[fact.name]]
 
     def restore(self) -> None:
-        """Put back what is different now."""
+        """Restore the facts that differ now."""
         for fact in _facts():
             if fact.get() != self.values[fact.name]:
                 fact.put(self.values[fact.name])
@@ -93,13 +93,13 @@ def _facts() -> tuple[Fact, ...]:
         ),
         Fact("os.environ", lambda: dict(os.environ), _set_environment),
         Fact("the working directory", os.getcwd, os.chdir),
-        Fact("the warnings' filters", lambda: list(warnings.filters), _set_filters),
-        Fact("the loggers' levels", _levels, _set_levels),
+        Fact("the warning filters", lambda: list(warnings.filters), _set_filters),
+        Fact("the logger levels", _levels, _set_levels),
     )
 
 
 def _plain(value: Any) -> Any:
-    """Return an array as a list, so that it can be compared."""
+    """Return an array as a list, which `==` compares as a whole."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -110,13 +110,13 @@ def _set_environment(values: dict[str, str]) -> None:
 
 def _set_filters(values: list[Any]) -> None:
     warnings.filters[:] = values  # type: ignore[index]  # typeshed calls the list a Sequence
-    warnings._filters_mutated()  # type: ignore[attr-defined]  # else the old ones are image_index
+    warnings._filters_mutated()  # type: ignore[attr-defined]  # otherwise cached results of old filters stay
 
 
 def _levels() -> dict[str, int]:
-    """Return the level of every logger that has one of its own."""
+    """Return the level of every logger that sets one."""
     known = logging.root.manager.loggerDict
-    loggers = [logging.root, *(one for one in known.values() if isinstance(one, logging.Logger))]
+    loggers = [logging.root, *(log for log in known.values() if isinstance(log, logging.Logger))]
     return {logger.name: logger.level for logger in loggers if logger.level}
 
 

@@ -1,4 +1,4 @@
-"""Random inputs of parts, for Hypothesis."""
+"""Hypothesis strategies for the inputs of parts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ KINDS = ("Conv2D", "Dense", "BatchNormalization", "MaxPooling2D")
 
 @st.composite
 def layer_tables(draw: st.DrawFn) -> LayerTable:
-    """Return a strategy for layer tables: one to eight backbone rows, then one to three of a head.
+    """Return a strategy for layer tables: 1 to 8 rows of a backbone, then 1 to 3 of a head.
 
-    Names are unique and begin with their block's; blocks are in order; the last row has weights.
+    Names are unique and start with their block's; blocks are in order; the last row has weights.
     """
     blocks = sorted(draw(st.lists(st.integers(1, 4), min_size=1, max_size=8)))
     named = [*(f"block{block}" for block in blocks), *[HEAD] * draw(st.integers(0, 2))]
@@ -43,12 +43,12 @@ def _layers(draw: st.DrawFn, block: str, number: int) -> Layer:
 
 @st.composite
 def layer_ranges(draw: st.DrawFn, length: int) -> LayerRange:
-    """Return a strategy for ranges that fit a table of `length` layers, open ones included."""
+    """Return a strategy for layer ranges, also open ones, in a table of `length` layers."""
     first = draw(st.integers(1, length))
     return LayerRange(first, draw(st.none() | st.integers(first, length)))
 
 
 def class_counts(min_classes: int = 2) -> st.SearchStrategy[dict[str, int]]:
-    """Return a strategy for images a class: `min_classes` to seven classes, none empty."""
+    """Return a strategy for images per class: `min_classes` to 7 classes, none empty."""
     names = st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=9)
     return st.dictionaries(names, st.integers(1, 100_000), min_size=min_classes, max_size=7)
