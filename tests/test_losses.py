@@ -210,7 +210,7 @@ def test_settings_out_of_range_are_refused(part: Any, keys: dict[str, Any], mess
 
 def test_a_loss_of_the_whole_batch_is_refused_before_training() -> None:
     """It would be spread over the images without a word."""
-    with pytest.raises(tlkit.PartError, match=r"one loss an image, \(batch,\), got \(\)$"):
+    with pytest.raises(tlkit.PartError, match=r"one loss per image, \(batch,\), got \(\)$"):
         check_shape(OfTheBatch().build(COUNTS), classes=3)
     for loss in (CrossEntropy(label_smoothing=0.1), Focal(), LogitAdjusted()):
         check_shape(loss.build(COUNTS), classes=3)

@@ -1,9 +1,10 @@
-"""KerasCV's augmentations, drawn from one key an image.
+"""KerasCV's augmentations, with every draw determined by the image's key.
 
-KerasCV's layers draw from generators with a state, so what an image gets depends on all that was
-drawn before. Here a layer's own generators and samplers are replaced, on our instance only, by ones
-that draw from the image's key and their place in the layer's graph. KerasCV is imported when one of
-these is used and not before.
+KerasCV's layers use stateful generators, so an image's result depends on everything drawn before.
+On our instances of the layers, the generators and samplers are replaced by ones that draw from the
+image's key and their position in the layer's graph. Keras's own RandAugment and AugMix cannot be
+used: they ignore the seed they are given and choose operations with Python's global generator.
+KerasCV is imported only when one of these parts is used.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class KeyedDraws:
-    """Stands in for a `tf.random.Generator`: the n-th draw since `begin` depends on key and n only.
+    """A replacement of `tf.random.Generator`: draw n since `begin` depends only on the key and n.
 
-    Draws are counted while a graph is traced, so the n-th is always the same operation; two
-    branches of a condition have numbers of their own.
+    Draws are counted while a graph is traced, so draw n is always the same operation; the two
+    branches of a condition have different numbers.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class KeyedDraws:
 
     @contextmanager
     def within(self, number: tf.Tensor) -> Iterator[None]:
-        """Draw from the key and a number too, such as a loop's round, while the body runs."""
+        """Draw from the key and a number, such as a loop's iteration, while the body runs."""
         inner = _folded(self._next_key(), number)
         outer, self._key, self._count = (self._key, self._count), inner, 0
         try:
@@ -64,7 +65,7 @@ class KeyedDraws:
         maxval: Any = None,
         dtype: Any = "float32",
     ) -> tf.Tensor:
-        """Return evenly distributed numbers, as `tf.random.Generator.uniform`."""
+        """Return uniform numbers, like `tf.random.Generator.uniform`."""
         import tensorflow as tf
 
         key = self._next_key()
@@ -75,7 +76,7 @@ class KeyedDraws:
     def normal(
         self, shape: Sequence[Any], mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = "float32"
     ) -> tf.Tensor:
-        """Return normally distributed numbers, as `tf.random.Generator.normal`."""
+        """Return normal numbers, like `tf.random.Generator.normal`."""
         import tensorflow as tf
 
         return tf.random.stateless_normal(
@@ -83,7 +84,7 @@ class KeyedDraws:
         )
 
     def gamma(self, alpha: tf.Tensor) -> tf.Tensor:
-        """Return one gamma-distributed number for each `alpha`."""
+        """Return one gamma-distributed number per `alpha`."""
         import tensorflow as tf
 
         return tf.random.stateless_gamma(alpha.shape, self._next_key(), alpha)
@@ -103,11 +104,11 @@ RANGE = (0, 255)
 @typed_init
 @frozen(kw_only=True)
 class KerasCV(StrengthAugmentation):
-    """An augmentation that is one of KerasCV's layers."""
+    """An augmentation made of a KerasCV layer."""
 
     @abstractmethod
     def layer(self, draws: KeyedDraws) -> Any:
-        """Return a new layer; what it draws by itself will be drawn from `draws`."""
+        """Return a new layer; its own draws will come from `draws`."""
 
     def require(self) -> None:
         """Raise `PartError` if KerasCV is not installed."""
@@ -116,7 +117,7 @@ class KerasCV(StrengthAugmentation):
             raise PartError(f"augmentation {name!r}: needs KerasCV; pip install keras-cv")
 
     def augment(self, images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        """Return the images as the layer changes them, each apart from the others."""
+        """Return the images changed by the layer, one at a time."""
         if not self.changes:
             return images
         self.require()
@@ -125,19 +126,19 @@ class KerasCV(StrengthAugmentation):
 
 @part("randaugment")
 class RandAugment(KerasCV):
-    """KerasCV's RandAugment: a few operations, drawn from a list (Cubuk et al., 2019).
+    """KerasCV's RandAugment: a few random operations per image (Cubuk et al. 2019).
 
-    At strength 1 as KerasCV does by default: magnitude 0.5 ± 0.15. Magnitudes are multiplied by
-    the strength; below 1, so is how often an operation is applied, for some have no magnitude.
+    Strength 1 is KerasCV's default, magnitude 0.5 ± 0.15. Magnitudes are multiplied by the
+    strength; below 1, so is the rate, since some operations have no magnitude.
 
     Attributes:
-        operations: How many are drawn for each image; one may come again.
-        rate: How often each of them is applied; the rest are left out.
-        geometric: Shear and shift too.
+        operations: Operations drawn per image, with replacement.
+        rate: Probability that a drawn operation is applied.
+        geometric: Include shears and shifts.
     """
 
     operations: int = field(default=3, validator=at_least(1))
-    # KerasCV's list lacks the paper's identity, one operation of eleven.
+    # KerasCV lacks the paper's identity, one of eleven operations.
     rate: float = field(default=10 / 11, validator=between(0, 1))
     geometric: bool = True
 
@@ -157,25 +158,25 @@ class RandAugment(KerasCV):
 
 @part("augmix")
 class AugMix(KerasCV):
-    """KerasCV's AugMix: the image mixed with chains of operations on it (Hendrycks et al., 2020).
+    """KerasCV's AugMix: the image mixed with chains of operations on it (Hendrycks et al. 2020).
 
-    At strength 1 the severity is drawn up to 0.3, as KerasCV does by default. It is multiplied by
-    the strength; below 1, so is the share of the chains in the mixture.
+    At strength 1 the severity is up to 0.3, KerasCV's default. It is multiplied by the strength;
+    below 1, so is the share of the chains in the mixture.
 
-    Two of KerasCV 0.9.0's operations are replaced by the paper's: it takes 30 × severity as
-    radians where degrees are meant, so that images are turned upside down, and it inverts more
-    pixels the lower the severity is.
+    Two operations of KerasCV 0.9.0 are replaced by the paper's: it takes 30 × severity as radians
+    instead of degrees, which turns images upside down, and it inverts more pixels at lower
+    severity.
 
     Attributes:
-        chains: How many chains are mixed.
-        operations: How many operations a chain has at most; from 1 to that many are drawn.
+        chains: Number of chains to mix.
+        operations: The largest number of operations in a chain; each has 1 to this many.
     """
 
     chains: int = field(default=3, validator=at_least(1))
     operations: int = field(default=3, validator=at_least(1))
 
     def layer(self, draws: KeyedDraws) -> Any:
-        """Return KerasCV's layer with the steps replaced that draw or work otherwise."""
+        """Return KerasCV's layer with keyed draws and two operations corrected."""
         import keras_cv
         import tensorflow as tf
         from keras_cv.src.utils import preprocessing
@@ -188,11 +189,11 @@ class AugMix(KerasCV):
                 return gammas / tf.reduce_sum(gammas)
 
             def _sample_from_beta(self, alpha: float, beta: float) -> tf.Tensor:
-                """Draw the share of the image itself."""
+                """Draw the share of the original image."""
                 gammas = draws.gamma(tf.constant([alpha, beta]))
                 return 1 - share_of_chains * gammas[1] / tf.reduce_sum(gammas)
 
-            # Loops are traced once: what tells their rounds apart is the round's number.
+            # Loops are traced once, so each iteration adds its number to the key.
             def _loop_on_width(self, image: Any, weights: Any, chain: Any, result: Any) -> Any:
                 with draws.within(chain):
                     return super()._loop_on_width(image, weights, chain, result)
@@ -219,12 +220,12 @@ class AugMix(KerasCV):
 
 @part("gridmask")
 class GridMask(KerasCV):
-    """KerasCV's GridMask: a turned grid of squares is covered (Chen et al., 2020).
+    """KerasCV's GridMask: cover a rotated grid of squares (Chen et al. 2020).
 
     Attributes:
-        ratio_frac: How much of a grid cell's side is covered at most.
-        rotation_deg: The largest angle by which the grid is turned, in degrees.
-        fill_value: The grey that covers: 0 is black, 255 is white.
+        ratio_frac: The largest covered fraction of a grid cell's side.
+        rotation_deg: The largest angle of the grid, in degrees.
+        fill_value: Gray value of the squares: 0 is black, 255 is white.
     """
 
     ratio_frac: float = field(default=0.5, validator=between(0, 0.5))
@@ -242,14 +243,14 @@ class GridMask(KerasCV):
         )
 
 
-@functools.lru_cache(maxsize=8)  # tracing takes a second, and an eager caller comes again
+@functools.lru_cache(maxsize=8)  # tracing takes a second; an eager caller calls repeatedly
 def _program(augmentation: KerasCV, shape: tuple[int, ...]) -> Any:
-    """Return the function of images and keys, for images of a shape."""
+    """Return the compiled function of images and keys, for images of one shape."""
     start_keras()
     import tensorflow as tf
 
     draws = KeyedDraws()
-    with tf.init_scope():  # a layer makes variables, which a caller's graph would refuse
+    with tf.init_scope():  # a layer creates variables, which a caller's graph would refuse
         layer = augmentation.layer(draws)
     _replace_generators(layer, draws)
 
@@ -261,13 +262,13 @@ def _program(augmentation: KerasCV, shape: tuple[int, ...]) -> Any:
     def program(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(change, (images, keys), fn_output_signature=tf.float32)
 
-    # A graph always: eagerly, a branch that is not taken would not count its draws.
+    # Always a graph: eagerly, a branch that is not taken would not count its draws.
     types = [tf.TensorSpec((None, *shape), tf.float32), tf.TensorSpec((None, 2), tf.int32)]
     return tf.function(program, input_signature=types)
 
 
 def _replace_generators(layer: Any, draws: KeyedDraws) -> None:
-    """Let a KerasCV layer, and all layers in it, draw from `draws`."""
+    """Make a KerasCV layer, and all layers in it, draw from `draws`."""
     from keras_cv.core import ConstantFactorSampler, FactorSampler
 
     for inner in layer._flatten_layers():
@@ -279,7 +280,7 @@ def _replace_generators(layer: Any, draws: KeyedDraws) -> None:
 
 
 def _sampler(original: Any, draws: KeyedDraws) -> Callable[..., tf.Tensor]:
-    """Return what draws as one of KerasCV's samplers, but from `draws`."""
+    """Return a function that draws like one of KerasCV's samplers, but from `draws`."""
     import tensorflow as tf
     from keras_cv.core import NormalFactorSampler, UniformFactorSampler
 

@@ -1,4 +1,4 @@
-"""Contact sheets: what an augmentation draws, to look at before training with it."""
+"""Contact sheets: what an augmentation does to images, to look at before training with it."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from tlkit.data.images import Pixels, Reader
 from tlkit.parts.kinds import Augmentation
 from tlkit.parts.shapes import SHAPES, draw_shape
 from tlkit.system.files import atomic_write
-from tlkit.system.keras import start_keras
+from tlkit.system.keras import tf
 from tlkit.train.feature_key import augmentation_keys
 
 GAP_PX = 4
-SEED = 0  # the draws shown are those of a run with this seed, in its first epochs
+SEED = 0  # the sheet shows the first epochs of a run with this seed
 
 
 def write_contact_sheet(
     path: Path, augmentation: Augmentation, files: Sequence[Path], image_px: int, draws: int = 5
 ) -> None:
-    """Write a PNG file that shows what an augmentation draws; its folder is made if need be.
+    """Write a contact sheet as a PNG file; create its folder if necessary.
 
     Args:
         path: The file.
-        augmentation: What draws.
-        files: The images to draw from; none: drawn shapes.
-        image_px: The side of each picture.
-        draws: How many draws of each image are shown.
+        augmentation: The augmentation to show.
+        files: The images to augment; empty: drawn shapes.
+        image_px: Height and width of each image.
+        draws: The number of augmented versions per image.
 
     Raises:
         DataError: If an image cannot be read; the message names it.
     """
-    images = _read(files, image_px) if files else drawn_shapes(image_px)
+    images = _read(files, image_px) if files else _drawn_shapes(image_px)
     sheet = contact_sheet(augmentation, images, draws)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         sheet.save(partial, "PNG", optimize=True)
 
 
-def drawn_shapes(image_px: int) -> Pixels:
-    """Return one drawing of each shape, `(3, image_px, image_px, 3)`."""
+def _drawn_shapes(image_px: int) -> Pixels:
+    """Return one drawing of each shape, `(shapes, image_px, image_px, 3)`."""
     return np.stack([draw_shape(number, (number,), image_px) for number in range(len(SHAPES))])
 
 
@@ -53,16 +53,13 @@ def _read(files: Sequence[Path], image_px: int) -> Pixels:
 
 
 def contact_sheet(augmentation: Augmentation, images: Pixels, draws: int) -> Image.Image:
-    """Return a picture with a row for each image: first as it is, then drawn several times.
+    """Return a picture with one row per image: the original, then its augmented versions.
 
     Args:
-        augmentation: What draws.
+        augmentation: The augmentation to show.
         images: `(images, height, width, 3)`.
-        draws: How many columns of draws there are.
+        draws: The number of augmented versions per image.
     """
-    start_keras()
-    import tensorflow as tf
-
     augment = tf.function(augmentation.augment)
     pixels = tf.constant(images, tf.float32)
     columns = [images]
@@ -73,11 +70,11 @@ def contact_sheet(augmentation: Augmentation, images: Pixels, draws: int) -> Ima
 
 
 def _grid(pictures: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return pictures, `(rows, columns, height, width, 3)`, side by side on white."""
+    """Return pictures, `(rows, columns, height, width, 3)`, arranged on white."""
     rows, columns, height, width, _ = pictures.shape
     step_x, step_y = width + GAP_PX, height + GAP_PX
     sheet = Image.new("RGB", (columns * step_x - GAP_PX, rows * step_y - GAP_PX), "white")
     for row, column in np.ndindex(rows, columns):
         sheet.paste(Image.fromarray(pictures[row, column]), (column * step_x, row * step_y))
-    grey = (pictures == pictures[..., :1]).all()
-    return sheet.convert("L") if grey else sheet
+    gray = (pictures == pictures[..., :1]).all()
+    return sheet.convert("L") if gray else sheet
