@@ -19,6 +19,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.runner.run import prepare_run
 from tlkit.system.errors import ConfigError, NumericalError, Problem
 from tlkit.system.files import write_text
+from tlkit.system.renames import renamed_keywords
 from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     return float(rates[int(slopes[:-1].argmin())])
 
 
+@renamed_keywords(watcher="callback")
 def lr_find(
     experiment: Experiment | str | Path | Mapping[str, Any],
     out: str | Path | None = None,

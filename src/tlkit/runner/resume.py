@@ -14,6 +14,7 @@ from tlkit.parts.kinds import Backbone, Dataset
 from tlkit.runner.run import Run, execute, prepare_run
 from tlkit.system.errors import DataError, RunFolderError, TlkitError
 from tlkit.system.lock import locked
+from tlkit.system.renames import renamed_keywords
 from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ ELSEWHERE = (
 )
 
 
+@renamed_keywords(watcher="callback")
 def resume(
     run: str | Path,
     *,

@@ -23,6 +23,7 @@ from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ConfigError, Problem, ResourceError, RunFolderError
 from tlkit.system.keras import start_keras
 from tlkit.system.lock import locked
+from tlkit.system.renames import renamed_keywords
 from tlkit.system.signals import Interrupted, graceful_stop, stop_if_asked
 from tlkit.system.text import shell_quoted
 from tlkit.train.callback import Callback, Epoch
@@ -192,6 +193,7 @@ def check(
     return make_plan(experiment, load_splits(experiment.data))
 
 
+@renamed_keywords(watcher="callback")
 def run(
     experiment: Experiment | str | Path | Mapping[str, Any],
     out: str | Path | None = None,

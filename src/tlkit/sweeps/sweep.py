@@ -14,11 +14,13 @@ from tlkit.sweeps.summary import Outcome, Sweep, read_outcome
 from tlkit.sweeps.trials import Trials, plan_trials
 from tlkit.system.errors import RunFolderError
 from tlkit.system.lock import locked
+from tlkit.system.renames import renamed_keywords, renamed_methods
 from tlkit.system.signals import raise_on_signal
 
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+@renamed_methods(planned="on_plan", run_done="on_run_end")
 class SweepCallback:
     """Callback base class for sweeps; every method does nothing."""
 
@@ -36,6 +38,7 @@ class SweepCallback:
         """
 
 
+@renamed_keywords(watcher="callback")
 def sweep(
     file: str | Path,
     out: str | Path | None = None,
@@ -69,6 +72,7 @@ def sweep(
     return _execute(folder, trials, in_process, callback or SweepCallback())
 
 
+@renamed_keywords(watcher="callback")
 def resume_sweep(
     folder: str | Path, *, in_process: bool = False, callback: SweepCallback | None = None
 ) -> Sweep:

@@ -13,6 +13,7 @@ from tlkit.system.errors import RenamedWarning
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C", bound=type)
 
 
 def warn_renamed(old: str, new: str) -> None:
@@ -43,8 +44,29 @@ def renamed_keywords(**new_names: str) -> Callable[[Callable[P, R]], Callable[P,
     return decorate
 
 
+def renamed_methods(**new_names: str) -> Callable[[C], C]:
+    """Return a class decorator for a base class whose methods were renamed.
+
+    Subclasses may still define, call and extend methods under the old names.
+    """
+
+    def decorate(cls: C) -> C:
+        base: Any = cls
+
+        def init_subclass(subclass: type, /, **options: Any) -> None:
+            super(base, subclass).__init_subclass__(**options)
+            adopt_old_methods(subclass, new_names)
+
+        for old, new in new_names.items():
+            setattr(cls, old, renamed_method(old, new))
+        base.__init_subclass__ = classmethod(init_subclass)
+        return cls
+
+    return decorate
+
+
 def adopt_old_methods(cls: type, new_names: Mapping[str, str]) -> None:
-    """Give a class's methods with old names their new names too; call in `__init_subclass__`."""
+    """Give methods that a class defines under old names their new names too."""
     for old, new in new_names.items():
         method = cls.__dict__.get(old)
         if isinstance(method, FunctionType) and new not in cls.__dict__:

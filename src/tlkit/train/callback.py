@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from tlkit.system.renames import renamed_methods
+
 if TYPE_CHECKING:
     from tlkit.data.splits import Splits
     from tlkit.train.plan import Plan, PlannedStage
@@ -55,6 +57,19 @@ def should_stop(epochs: Sequence[Epoch], monitor: str, patience: int | None) -> 
     return len(epochs) - 1 - epochs.index(best_of(epochs, monitor)) >= patience
 
 
+@renamed_methods(
+    planned="on_plan",
+    checking="on_image_checked",
+    checked="on_images_checked",
+    loaded="on_weights_loaded",
+    resumed="on_resume",
+    note="on_note",
+    computing="on_features_progress",
+    stage_begins="on_stage_begin",
+    epoch_begins="on_epoch_begin",
+    step_done="on_batch_end",
+    epoch_done="on_epoch_end",
+)
 class Callback:
     """Callback base class; every method does nothing."""
 
