@@ -39,25 +39,25 @@ every_family = pytest.mark.parametrize(
 
 
 def part(family: Family, model: Model, **changed: Any) -> Any:
-    settings: dict[str, Any] = {"weights": "none", "image_size": family.least_px, **changed}
+    settings: dict[str, Any] = {"weights": "none", "image_size": family.min_px, **changed}
     return tlkit.registries.backbones.get(model.name)(**settings)
 
 
 def published(family: Family, model: Model, **settings: Any) -> Any:
     """Keras's own model, with random weights."""
-    shape = (family.least_px, family.least_px, 3)
+    shape = (family.min_px, family.min_px, 3)
     function = getattr(keras.applications, model.function)
     with seeded(0):
         return function(include_top=False, weights=None, input_shape=shape, **settings)
 
 
 def without_preprocessing(family: Family, model: Model) -> Any:
-    settings = {"include_preprocessing": False} if family.carries else {}
+    settings = {"include_preprocessing": False} if family.preprocesses else {}
     return published(family, model, **settings)
 
 
 def pixels(family: Family) -> Any:
-    shape = (2, family.least_px, family.least_px, 3)
+    shape = (2, family.min_px, family.min_px, 3)
     return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
 
@@ -124,7 +124,7 @@ def test_a_file_in_keras_own_layout_gives_keras_own_features(
 @every_family
 def test_native_input_is_what_keras_prepares(family: Family, model: Model) -> None:
     found = np.asarray(part(family, model).preprocess_images(pixels(family)))
-    if family.carries:
+    if family.preprocesses:
         with_it = published(family, model, include_preprocessing=True)
         first = next(
             layer for layer in with_it.layers if layer.weights and "normalization" not in layer.name
@@ -142,10 +142,10 @@ def test_native_input_is_what_keras_prepares(family: Family, model: Model) -> No
 
 @every_family
 def test_its_least_size_is_keras_own(family: Family, model: Model) -> None:
-    with pytest.raises(tlkit.FieldError, match=f"^image_size: must be at least {family.least_px}"):
-        part(family, model, image_size=family.least_px - 1)
-    shape = (family.least_px - 1, family.least_px - 1, 3)
-    with pytest.raises(ValueError, match=f"at least {family.least_px}"):
+    with pytest.raises(tlkit.FieldError, match=f"^image_size: must be at least {family.min_px}"):
+        part(family, model, image_size=family.min_px - 1)
+    shape = (family.min_px - 1, family.min_px - 1, 3)
+    with pytest.raises(ValueError, match=f"at least {family.min_px}"):
         getattr(keras.applications, model.function)(
             include_top=False, weights=None, input_shape=shape
         )

@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit.cli import app
 from tlkit.config.structure import structure, unstructure
-from tlkit.parts.backbones.hub_presets import PRESETS, find
-from tlkit.parts.backbones.keras_hub import NETWORKS, KerasHub
+from tlkit.parts.backbones.keras_hub import NETWORKS, PRESETS, KerasHub, find_preset
 from tlkit.train.assemble import seeded
 
 WritePreset = Callable[..., Path]
@@ -241,7 +240,7 @@ def test_the_place_of_a_named_preset_is_where_kagglehub_puts_it(
     for name, address in PRESETS.items():
         place = Path(cache.get_cached_path(handle.parse_model_handle(address)))
         with_json_below(place, name)
-        assert find(name) == place
+        assert find_preset(name) == place
 
 
 def with_json_below(folder: Path, kind: str) -> None:
@@ -333,7 +332,7 @@ def test_without_a_converter_native_is_an_error_and_unit_is_none(stated: Path) -
 )
 def test_a_scale_that_is_no_number_a_channel_is_refused(value: Any, stated: Path) -> None:
     with_json(stated, "image_converter.json", "ImageConverter", {"scale": value})
-    with pytest.raises(tlkit.WeightsError, match=r"json: scale must be a number or one a channel"):
+    with pytest.raises(tlkit.WeightsError, match=r"json: scale must be a number or one per"):
         KerasHub(preset=stated).layers()
 
 
@@ -342,7 +341,7 @@ def test_a_scale_that_is_no_number_a_channel_is_refused(value: Any, stated: Path
 )
 def test_a_broken_file_is_named(text: str, stated: Path) -> None:
     (stated / "config.json").write_text(text)
-    with pytest.raises(tlkit.WeightsError, match=r"config\.json: is no KerasHub file"):
+    with pytest.raises(tlkit.WeightsError, match=r"config\.json: is not a KerasHub file"):
         KerasHub(preset=stated).layers()
 
 

@@ -1,4 +1,4 @@
-"""Layer tables kept on disk: built once, built again when anything is different or damaged."""
+"""Layer tables cached on disk: built once, and again when anything differs or is damaged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tlkit.model.graph import cached_table
 from tlkit.model.layers import Layer, LayerTable
-from tlkit.parts.backbones.layer_tables import kept_table
 
 TABLE = LayerTable(
     (
@@ -37,24 +37,24 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
 
 
 def test_a_table_is_built_once_and_read_as_it_was(builder: Builder) -> None:
-    assert [kept_table("a", {"image_size": 32}, builder) for _ in range(3)] == [TABLE] * 3
+    assert [cached_table("a", {"image_size": 32}, builder) for _ in range(3)] == [TABLE] * 3
     assert builder.asked == 1
 
 
 @pytest.mark.parametrize("other", [("b", {"image_size": 32}), ("a", {"image_size": 33})])
 def test_another_network_has_another_table(builder: Builder, other: tuple[str, Any]) -> None:
-    kept_table("a", {"image_size": 32}, builder)
-    kept_table(*other, builder)
+    cached_table("a", {"image_size": 32}, builder)
+    cached_table(*other, builder)
     assert builder.asked == 2
 
 
 @pytest.mark.parametrize("content", ["", "[", "{}", '[{"name": 1}]', "[1]"])
 def test_a_damaged_table_is_built_again(builder: Builder, tmp_path: Path, content: str) -> None:
-    kept_table("a", {}, builder)
+    cached_table("a", {}, builder)
     (kept,) = (tmp_path / "cache" / "layers").iterdir()
     kept.write_text(content)
-    assert kept_table("a", {}, builder) == TABLE
-    assert kept_table("a", {}, builder) == TABLE
+    assert cached_table("a", {}, builder) == TABLE
+    assert cached_table("a", {}, builder) == TABLE
     assert builder.asked == 2
 
 
@@ -63,6 +63,6 @@ def test_a_table_that_cannot_be_kept_is_still_returned(
 ) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
     with caplog.at_level(logging.INFO, logger="tlkit"):
-        assert kept_table("a", {}, builder) == TABLE
+        assert cached_table("a", {}, builder) == TABLE
     assert "building a once to number its layers" in caplog.text
-    assert "the layers of a cannot be kept" in caplog.text
+    assert "the layers of a cannot be cached" in caplog.text

@@ -66,10 +66,10 @@ def _default(field: attrs.Attribute[Any]) -> str:
     if "registry" in field.metadata:
         return repr(field.metadata["default"]) if field.metadata["default"] else ""
     default: Any = field.default
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types it as a function
+        default = None if default.takes_self else default.factory()
     if default is NOTHING or default is None:
         return ""
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types it as a function
-        default = default.factory()
     if attrs.has(type(default)) and not hasattr(default, "parse"):
         return "its own defaults"
     return repr(unstructure(default)).replace("True", "true").replace("False", "false")
@@ -209,7 +209,7 @@ def _key(cls: type, field: Attribute[Any], meaning: str) -> Schema:
 def _schema_default(field: Attribute[Any]) -> Schema:
     default: Any = field.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types it as a function
-        default = default.factory()
+        default = None if default.takes_self else default.factory()
     return {} if default is NOTHING or default is None else {"default": unstructure(default)}
 
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
+import json
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from attrs import asdict
+
 from tlkit.model.layers import Layer, LayerTable
+from tlkit.system.cache import default_folder, entry_key
+from tlkit.system.files import write_text
 from tlkit.system.keras import start_keras
 
 if TYPE_CHECKING:
     import keras
+
+PACKAGES = ("tlkit", "keras", "keras-cv", "keras-hub")  # the packages that layers come from
+
+log = logging.getLogger(__name__)
 
 
 def layer_table(model: keras.Model) -> LayerTable:
@@ -25,7 +37,7 @@ def layer_table(model: keras.Model) -> LayerTable:
     for name, layer in leaves(model):
         output = getattr(layer, "output", None)  # a layer that was never called has no output
         shape = getattr(output, "shape", (None,))[1:]
-        params = sum(map(_size, _trainable_when_unfrozen(layer)))
+        params = sum(map(_size, learnable_variables(layer)))
         layers.append(
             Layer(
                 name,
@@ -39,6 +51,42 @@ def layer_table(model: keras.Model) -> LayerTable:
             )
         )
     return LayerTable(tuple(layers))
+
+
+def cached_table(
+    name: str, settings: Mapping[str, Any], build: Callable[[], LayerTable]
+) -> LayerTable:
+    """Return a backbone's layer table from the user's cache; if it is not there, build it.
+
+    Args:
+        name: The backbone's name.
+        settings: What its layers depend on.
+        build: Makes the table; a message is logged before, since it may take a while.
+    """
+    versions = dict(_versions())
+    key = entry_key(backbone=name, settings=settings, versions=versions)
+    path = default_folder() / "layers" / f"{name}-{key[:16]}.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        layers = tuple(Layer(**row | {"output_shape": tuple(row["output_shape"])}) for row in rows)
+        if layers:
+            return LayerTable(layers)
+    except (OSError, ValueError, TypeError, KeyError):  # missing or damaged
+        pass
+    log.info("building %s once to number its layers", name)
+    table = build()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps([asdict(layer) for layer in table.layers]))
+    except OSError as error:
+        log.info("the layers of %s cannot be cached: %s", name, error.strerror)
+    return table
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            yield package, importlib.metadata.version(package)
 
 
 def _block_from(name: str) -> str:
@@ -120,8 +168,8 @@ def _size(variable: Any) -> int:
     return size
 
 
-def _trainable_when_unfrozen(layer: keras.Layer) -> list[Any]:
-    """Return the variables that learn if nothing is frozen.
+def learnable_variables(layer: keras.Layer) -> list[Any]:
+    """Return the variables that learn when nothing is frozen.
 
     Keras's public lists depend on the `trainable` flags, which must not matter here.
     """

@@ -1,7 +1,7 @@
-"""Backbones from `keras.applications`: one table, one class, one part for each of its models.
+"""Backbones from `keras.applications`: one table, one class, one part per model.
 
-Numbers and hashes are those of Keras 3.15.1 (keras/src/applications). Where a model carries its
-preprocessing inside, it is built without; `native` does the same arithmetic before the first layer.
+Numbers and checksums are those of Keras 3.15.1 (keras/src/applications). A model that contains its
+own preprocessing is built without it; `native` does the same before the first layer.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import field, frozen
 
-from tlkit.model.graph import flattened, layer_table, named_weights, renumber_names, set_blocks
+from tlkit.model.graph import (
+    cached_table,
+    flattened,
+    layer_table,
+    learnable_variables,
+    named_weights,
+    renumber_names,
+    set_blocks,
+)
 from tlkit.model.layers import LayerTable
-from tlkit.parts.backbones.layer_tables import kept_table
-from tlkit.parts.backbones.pixels import MODES
-from tlkit.parts.kinds import Backbone, registries, typed_init
+from tlkit.parts.backbones.preprocessing import MODES
+from tlkit.parts.kinds import Backbone, part, typed_init
 from tlkit.parts.validators import at_least
 from tlkit.system.keras import start_keras
 from tlkit.weights import sources as weights
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
 
 HOST = "https://storage.googleapis.com/tensorflow/keras-applications/"
 EFFICIENTNET_HOST = "https://storage.googleapis.com/keras-applications/"
-NOTOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"  # how most files' names end
+NOTOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"  # the end of most file names
 PREPROCESSING = ("rescaling", "normalization")  # layers that change pixels and never learn
 
 
@@ -39,9 +46,9 @@ class Model:
     Attributes:
         name: The part's name.
         function: The function in `keras.applications`.
-        params: How many parameters it has without its classifier.
-        image_px: The size it was trained at.
-        checksum: MD5 or SHA-256 of its ImageNet weights; empty where Keras publishes none.
+        params: The number of parameters without its classifier.
+        image_px: The image size it was trained with.
+        checksum: MD5 or SHA-256 of its ImageNet weights; empty if Keras publishes neither.
     """
 
     name: str
@@ -53,17 +60,17 @@ class Model:
 
 @frozen(kw_only=True)
 class Family:
-    """What the models of a family have in common.
+    """The settings that the models of a family share.
 
     Attributes:
-        mode: How pixels are prepared for the published weights; see `MODES`.
-        file: Where these are, below `host`.
-        host: What that address begins with.
+        mode: The preprocessing that goes with the published weights; see `MODES`.
+        file: The path of the weights below `host`.
+        host: The beginning of their address.
         block: A pattern whose first group in a layer's name is its block.
-        prefix: What stands before it in the block's name.
-        closes: Layers whose names do not match belong to the block after them, not before.
-        carries: The function can be asked to leave its preprocessing out.
-        least_px: The smallest image size.
+        prefix: The beginning of block names, before the group.
+        closes: Whether layers whose names do not match belong to the next block, not the previous.
+        preprocesses: Whether the models contain their preprocessing, which is left out.
+        min_px: The smallest image size.
         models: The models.
     """
 
@@ -73,20 +80,20 @@ class Family:
     block: str
     prefix: str = ""
     closes: bool = False
-    carries: bool = False
-    least_px: int = 32
+    preprocesses: bool = False
+    min_px: int = 32
     models: tuple[Model, ...]
 
     def remote(self, model: Model) -> weights.RemoteFile:
-        """Return where a model's ImageNet weights are published."""
+        """Return the published file of a model's ImageNet weights."""
         names = {"joined": model.name.replace("_", ""), "last": model.name.rpartition("_")[2]}
         url = self.host + self.file.format(name=model.name, notop=NOTOP, **names)
-        # NASNet's files have another name in Keras's own folder.
-        place = model.name + "_no_top.h5" if model.name.startswith("nasnet") else ""
-        return weights.RemoteFile(url, model.checksum, place)
+        # NASNet's files have another name in Keras's folder.
+        name = model.name + "_no_top.h5" if model.name.startswith("nasnet") else ""
+        return weights.RemoteFile(url, model.checksum, name)
 
 
-# One line a model.
+# One line per model.
 # fmt: off
 FAMILIES = (
     Family(mode="caffe", file="resnet/{joined}{notop}",
@@ -102,16 +109,16 @@ FAMILIES = (
         Model("resnet152_v2", "ResNet152V2", 58_331_648, 224, "ed17cf2e0169df9d443503ef94b23b33"),
     )),
     Family(mode="tf", file="inception_v3/{name}{notop}",
-           block=r"^(mixed\d+)$", closes=True, least_px=75, models=(
+           block=r"^(mixed\d+)$", closes=True, min_px=75, models=(
         Model("inception_v3", "InceptionV3", 21_802_784, 299, "bcbd6486424b2319ff4ef7d526e38f63"),
     )),
     Family(mode="tf", file="inception_resnet_v2/{name}{notop}",
-           block=r"^(mixed_\d\w|block\d+_\d+|conv_7b)", closes=True, least_px=75, models=(
+           block=r"^(mixed_\d\w|block\d+_\d+|conv_7b)", closes=True, min_px=75, models=(
         Model("inception_resnet_v2", "InceptionResNetV2", 54_336_736, 299,
               "d19885ff4a710c122648d3b5c3b684e4"),
     )),
     Family(mode="tf", file="xception/{name}{notop}",
-           block=r"^(block\d+)_", least_px=71, models=(
+           block=r"^(block\d+)_", min_px=71, models=(
         Model("xception", "Xception", 20_861_480, 299, "b0042744bf5b25fce3cb969f33bebb97"),
     )),
     Family(mode="torch", file="densenet/{name}{notop}",
@@ -130,7 +137,7 @@ FAMILIES = (
         Model("mobilenet_v2", "MobileNetV2", 2_257_984, 224, ""),
     )),
     Family(mode="tf", file="mobilenet_v3/weights_{name}_224_1.0_float_no_top_v2.h5",
-           block=r"^(expanded_conv(?:_\d+)?|conv_1|conv)(?=_|$)", carries=True, models=(
+           block=r"^(expanded_conv(?:_\d+)?|conv_1|conv)(?=_|$)", preprocesses=True, models=(
         Model("mobilenet_v3_small", "MobileNetV3Small", 939_120, 224,
               "d3e8ec802a04aa4fc771ee12a9a9b836"),
         Model("mobilenet_v3_large", "MobileNetV3Large", 2_996_352, 224,
@@ -156,7 +163,7 @@ FAMILIES = (
               "cbcfe4450ddf6f3ad90b1b398090fe4a"),
     )),
     Family(mode="torch", file="efficientnet_v2/efficientnetv2-{last}_notop.h5",
-           block=r"^(stem|block\d|top)", carries=True, models=(
+           block=r"^(stem|block\d|top)", preprocesses=True, models=(
         Model("efficientnet_v2_b0", "EfficientNetV2B0", 5_919_312, 224,
               "893217f2bb855e2983157299931e43ff"),
         Model("efficientnet_v2_b1", "EfficientNetV2B1", 6_931_124, 240,
@@ -167,7 +174,7 @@ FAMILIES = (
               "f6abf7b5849ac99a89b50dd3fd532856"),
     )),
     Family(mode="half", file="efficientnet_v2/efficientnetv2-{last}_notop.h5",
-           block=r"^(stem|block\d|top)", carries=True, models=(
+           block=r"^(stem|block\d|top)", preprocesses=True, models=(
         Model("efficientnet_v2_s", "EfficientNetV2S", 20_331_360, 384,
               "af0682fb74e8c54910f2d4393339c070"),
         Model("efficientnet_v2_m", "EfficientNetV2M", 53_150_388, 480,
@@ -181,7 +188,7 @@ FAMILIES = (
         Model("nasnet_large", "NASNetLarge", 84_916_818, 331, "d81d89dc07e6e56530c4e77faddd61b5"),
     )),
     Family(mode="torch", file="convnext/{name}_notop.h5",
-           block=r"_(stem|stage_\d)", closes=True, carries=True, models=(
+           block=r"_(stem|stage_\d)", closes=True, preprocesses=True, models=(
         Model("convnext_tiny", "ConvNeXtTiny", 27_820_128, 224,
               "d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1"),
         Model("convnext_small", "ConvNeXtSmall", 49_454_688, 224,
@@ -212,51 +219,51 @@ class KerasApplication(Backbone):
 
     @property
     def params(self) -> int:
-        """Return how many parameters it has, without building it."""
+        """Return the number of its parameters, without building it."""
         return self.published.params
 
     def layers(self) -> LayerTable:
-        """Return its layers; it is built for that once, and the table kept on disk."""
+        """Return its layers; the network is built once, and the table is kept on disk."""
         settings = {"image_size": self.image_size}
-        return kept_table(self.published.name, settings, lambda: layer_table(self.build()))
+        return cached_table(self.published.name, settings, lambda: layer_table(self.build()))
 
     def build(self) -> keras.Model:
-        """Return the flat model, its layers named by their order in it."""
+        """Return the model without nested models, with its layers named in their order."""
         start_keras()
         model = self._as_published()
         renumber_names(model)
-        order = tuple(_file_order(model))
-        if any(map(_inside, model.layers)):
+        if any(map(_must_go, model.layers)):
             model = flattened(model, drop=_is_preprocessing)
             renumber_names(model)
         set_blocks(model, self.family.block, self.family.prefix, self.family.closes)
-        model.file_order = order  # how files of Keras 2's time list the weights
         return model
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
-        """Turn RGB pixels into what the published weights were trained with."""
+        """Preprocess RGB pixels as in the training of the published weights."""
         return MODES[self.family.mode](images)
 
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
         """Load the first available source into `model`."""
+        order = tuple(_keras_2_order(model))
 
-        def arrays(source: WeightsSource) -> Arrays:
-            arrays = weights.read_source(source, self.imagenet, PREPROCESSING)
-            return arrays.in_order_of(model.file_order)
+        def read(source: WeightsSource) -> Arrays:
+            return weights.read_source(source, self.imagenet, PREPROCESSING).in_order_of(order)
 
-        return weights.load_first(model, self.sources, arrays)
+        return weights.load_first(model, self.sources, read)
 
     def _as_published(self) -> keras.Model:
         import keras
 
-        settings: dict[str, Any] = {"include_preprocessing": False} if self.family.carries else {}
+        settings: dict[str, Any] = (
+            {"include_preprocessing": False} if self.family.preprocesses else {}
+        )
         shape = (self.image_size, self.image_size, 3)
         function = getattr(keras.applications, self.published.function)
         return function(include_top=False, weights=None, input_shape=shape, **settings)
 
 
-def _inside(layer: keras.Layer) -> bool:
-    """Tell whether a layer must go: a model in the model, or preprocessing."""
+def _must_go(layer: keras.Layer) -> bool:
+    """Tell whether a layer is a nested model or preprocessing."""
     import keras
 
     return isinstance(layer, keras.Model) or _is_preprocessing(layer)
@@ -268,26 +275,21 @@ def _is_preprocessing(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization)
 
 
-def _file_order(model: keras.Model) -> Iterator[str]:
-    """Yield the names of a model's weights as files of Keras 2's time list them."""
-    import keras
-
+def _keras_2_order(model: keras.Model) -> Iterator[str]:
+    """Yield the names of a model's weights in the order in which files of Keras 2 list them."""
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _file_order(layer)
-        elif not _is_preprocessing(layer):
-            learning = {id(variable) for variable in layer.trainable_variables}
-            listed = sorted(named_weights(layer), key=lambda pair: id(pair[1]) not in learning)
-            yield from (f"{layer.name}/{name}" for name, _ in listed)
+        learnable = {id(variable) for variable in learnable_variables(layer)}
+        listed = sorted(named_weights(layer), key=lambda pair: id(pair[1]) not in learnable)
+        yield from (f"{layer.name}/{name}" for name, _ in listed)
 
 
 def _part(family: Family, model: Model) -> type[KerasApplication]:
-    size = field(default=model.image_px, validator=at_least(family.least_px))
+    size = field(default=model.image_px, validator=at_least(family.min_px))
     body = {
         "__doc__": f"""{model.function} of `keras.applications`.
 
         Attributes:
-            image_size: Height and width of the input, in pixels, at least {family.least_px}.
+            image_size: Height and width of the input, in pixels, at least {family.min_px}.
         """,
         "__module__": __name__,
         "__annotations__": {"image_size": int},
@@ -296,10 +298,14 @@ def _part(family: Family, model: Model) -> type[KerasApplication]:
         "published": model,
         "imagenet": family.remote(model),
     }
-    part = frozen(kw_only=True)(type(model.function, (KerasApplication,), body))
-    return registries.backbones.register(model.name)(part)
+    return part(model.name)(type(model.function, (KerasApplication,), body))
 
 
-globals().update(  # so that each can be found under its name in this module
-    {model.function: _part(family, model) for family in FAMILIES for model in family.models}
-)
+PARTS = {model.function: _part(family, model) for family in FAMILIES for model in family.models}
+
+
+def __getattr__(name: str) -> Any:
+    """Return the class of a model, so that each is found under its name in this module."""
+    if name not in PARTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return PARTS[name]

@@ -1,11 +1,11 @@
 """Backbones from KerasCV, with their architecture stated key by key.
 
-KerasCV is no longer developed; everything else in tlkit works without it. Its presets are not
-used: they download when they are built. Left out are networks of composite layers, whose parts can
-be neither frozen nor loaded apart (CSPDarkNet, MiT), or of models in the model, named anew in every
-build (ViTDet); ResNetV2, which with one block a stack fails under Keras 3.15.1: 'The name
-"v2_stack_0_block1_use_preactivation_bn" is used 2 times in the model'; and MobileNetV3 and
-EfficientNet, which `keras.applications` has.
+KerasCV is no longer developed, and nothing else in tlkit's backbones needs it. Its presets are not
+used, because building one downloads it. Left out are: networks of composite layers, whose parts
+cannot be frozen or loaded separately (CSPDarkNet, MiT), and of nested models with new names in
+every build (ViTDet); ResNetV2, which fails under Keras 3.15.1 with one block per stack ('The name
+"v2_stack_0_block1_use_preactivation_bn" is used 2 times in the model'); and MobileNetV3 and
+EfficientNet, which are in `keras.applications`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import asdict, field, frozen
 
-from tlkit.model.graph import layer_table, renumber_names, set_blocks
+from tlkit.model.graph import cached_table, layer_table, renumber_names, set_blocks
 from tlkit.model.layers import LayerTable
-from tlkit.parts.backbones.layer_tables import kept_table
 from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.kinds import Backbone, part, typed_init
 from tlkit.parts.validators import at_least, each, open_interval
@@ -41,10 +40,10 @@ def models() -> Any:
 
 @part("keras_cv_vgg16")
 class KerasCVVGG16(VGG16):
-    """VGG-16 as KerasCV builds it: the same layers as `vgg16`, and the same weights."""
+    """VGG-16 as built by KerasCV, with the same layers and weights as `vgg16`."""
 
     def build(self) -> keras.Model:
-        """Return KerasCV's, `(batch, size, size, 3) -> (batch, size/32, size/32, 512)`."""
+        """Return KerasCV's model, `(batch, size, size, 3) -> (batch, size/32, size/32, 512)`."""
         shape = (self.image_size, self.image_size, 3)
         built = models().VGG16Backbone(
             include_rescaling=False, include_top=False, input_shape=shape
@@ -58,8 +57,8 @@ class KerasCVBackbone(Backbone):
     """A network of KerasCV; pixels are divided by 255, as in its own training.
 
     Attributes:
-        weights: A file of this very network's weights, or `none`; KerasCV publishes its own only
-            as presets that download.
+        weights: The path of a file of this network's weights, or `none`; KerasCV publishes its
+            weights only as presets, which are downloaded.
     """
 
     block: ClassVar[str]  # a pattern whose first group in a layer's name is its block
@@ -68,15 +67,15 @@ class KerasCVBackbone(Backbone):
 
     @abstractmethod
     def network(self, cv: Any, **settings: Any) -> keras.Model:
-        """Return KerasCV's model from `cv`, which is `keras_cv.models`."""
+        """Return the model; `cv` is the module `keras_cv.models`."""
 
     def layers(self) -> LayerTable:
-        """Return its layers; it is built for that once, and the table kept on disk."""
+        """Return its layers; the network is built once, and the table is kept on disk."""
         settings = asdict(self) | {"weights": None, "preprocess": None}
-        return kept_table(type(self).__name__, settings, lambda: layer_table(self.build()))
+        return cached_table(type(self).__name__, settings, lambda: layer_table(self.build()))
 
     def build(self) -> keras.Model:
-        """Return the network without its rescaling, its layers named by their order in it."""
+        """Return the network without its rescaling, with its layers named in their order."""
         shape = (self.image_size, self.image_size, 3)
         model = _functional(self.network(models(), include_rescaling=False, input_shape=shape))
         renumber_names(model)
@@ -84,7 +83,7 @@ class KerasCVBackbone(Backbone):
         return model
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
-        """Return the pixels divided by 255."""
+        """Divide the pixels by 255."""
         return images / 255.0
 
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
@@ -100,11 +99,11 @@ def _functional(model: keras.Model) -> keras.Model:
 
 @part("keras_cv_resnet")
 class KerasCVResNet(KerasCVBackbone):
-    """ResNet of any depth (He et al. 2016): by default ResNet-18, which `keras.applications` lacks.
+    """ResNet of any depth (He et al. 2016); by default ResNet-18, not in `keras.applications`.
 
     Attributes:
-        blocks: How many blocks each stack has. The first has 64 channels; from stack to stack the
-            channels double and the sides are halved.
+        blocks: The number of blocks in each stack. The first stack has 64 channels; each further
+            one has twice the channels and half the height and width.
         block_type: `basic_block` (two 3×3 convolutions) or `block` (bottleneck).
     """
 
@@ -130,9 +129,9 @@ class KerasCVDenseNet(KerasCVBackbone):
     """DenseNet of any depth (Huang et al. 2017).
 
     Attributes:
-        repeats: How many layers each dense block has.
-        growth: How many channels each of them adds.
-        compression: What share of the channels a transition keeps.
+        repeats: The number of layers in each dense block.
+        growth: The number of channels that each layer adds.
+        compression: The share of channels that a transition keeps.
     """
 
     block = r"^(conv\d)"

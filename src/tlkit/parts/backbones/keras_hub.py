@@ -1,21 +1,29 @@
-"""Backbones from KerasHub: image classifiers' networks, by the name or the folder of a preset."""
+"""Backbones from KerasHub: the networks of its presets for image classifiers.
+
+A preset is a folder: `config.json` describes the network, `model.weights.h5` holds its weights, and
+`image_converter.json` describes how pixels are prepared. The JSON files are only read for numbers
+and settings, no objects are made from them, and nothing is downloaded.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import evolve, field, frozen
+from attrs import Factory, evolve, field, frozen
 
-from tlkit.model.graph import layer_table, renumber_names, set_blocks, snake_case
+from tlkit.model.graph import cached_table, layer_table, renumber_names, set_blocks, snake_case
 from tlkit.model.layers import LayerTable
-from tlkit.parts.backbones.hub_presets import CONFIG, PRESETS, WEIGHTS, Tables, find, place
-from tlkit.parts.backbones.layer_tables import kept_table
 from tlkit.parts.kinds import Backbone, check_sources, part
 from tlkit.system.errors import PartError, WeightsError
 from tlkit.system.keras import extra_package
+from tlkit.system.text import nearest
 from tlkit.weights import sources as weights
 from tlkit.weights.files import Arrays, read_arrays
 
@@ -23,22 +31,82 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
+CONFIG, WEIGHTS, CONVERTER = "config.json", "model.weights.h5", "image_converter.json"
+# The presets of KerasHub 0.32.0 whose networks tlkit supports, below their addresses on Kaggle. The
+# other presets of EfficientNet have composite layers, or the address of another preset.
+ADDRESSES: Mapping[str, Sequence[str]] = {
+    "resnetv1/keras/{}/3": (
+        "resnet_18_imagenet",
+        "resnet_50_imagenet",
+        "resnet_101_imagenet",
+        "resnet_152_imagenet",
+    ),
+    "resnetv2/keras/{}/3": ("resnet_v2_50_imagenet", "resnet_v2_101_imagenet"),
+    "resnet_vd/keras/{}/2": (
+        "resnet_vd_18_imagenet",
+        "resnet_vd_34_imagenet",
+        "resnet_vd_50_imagenet",
+        "resnet_vd_50_ssld_imagenet",
+        "resnet_vd_50_ssld_v2_imagenet",
+        "resnet_vd_50_ssld_v2_fix_imagenet",
+        "resnet_vd_101_imagenet",
+        "resnet_vd_101_ssld_imagenet",
+        "resnet_vd_152_imagenet",
+        "resnet_vd_200_imagenet",
+    ),
+    "vgg/keras/{}/3": ("vgg_11_imagenet", "vgg_13_imagenet", "vgg_16_imagenet", "vgg_19_imagenet"),
+    "densenet/keras/{}/3": (
+        "densenet_121_imagenet",
+        "densenet_169_imagenet",
+        "densenet_201_imagenet",
+    ),
+    "efficientnet/keras/{}/5": ("efficientnet_b1_ft_imagenet",),
+    "efficientnet/keras/{}/2": (
+        "efficientnet_b0_ra_imagenet",
+        "efficientnet_b0_ra4_e3600_r224_imagenet",
+        "efficientnet_b1_ra4_e3600_r240_imagenet",
+        "efficientnet_b2_ra_imagenet",
+        "efficientnet_b3_ra2_imagenet",
+        "efficientnet_b4_ra2_imagenet",
+        "efficientnet_b5_sw_imagenet",
+        "efficientnet_b5_sw_ft_imagenet",
+        "efficientnet_lite0_ra_imagenet",
+    ),
+    "xception/keras/{}/2": ("xception_41_imagenet",),
+    "cspdarknet/keras/{}/2": ("csp_darknet_53_ra_imagenet",),
+    "cspdarknet/keras/{}/1": (
+        "csp_resnext_50_ra_imagenet",
+        "csp_resnet_50_ra_imagenet",
+        "darknet_53_imagenet",
+    ),
+}
+PRESETS: Mapping[str, str] = {
+    name: f"keras/{address.format(name)}" for address, names in ADDRESSES.items() for name in names
+}
+# The keys that an image converter may have; any other would change pixels unnoticed. Sizes and
+# cropping are the business of `image_size` and `[data] resize`.
+SCALING = {"scale", "offset", "mean", "variance"}
+RESIZING = {"image_size", "height", "width", "crop_to_aspect_ratio", "pad_to_aspect_ratio",
+            "interpolation", "antialias", "bounding_box_format", "data_format",
+            "name", "trainable", "dtype"}  # fmt: skip
+Channels = tuple[float, ...]  # red, green, blue
+
 
 @frozen
 class Network:
-    """What is to be known of one of KerasHub's networks.
+    """One of KerasHub's network classes.
 
     Attributes:
         block: A pattern whose first group in a layer's name is its block.
-        shape: What the key of its input's shape is called.
+        shape: The name of the setting for the input's shape.
     """
 
     block: str
     shape: str = "image_shape"
 
 
-# Those that are made of plain layers. The others (MobileNet, HGNetV2, MiT, ViT, DeiT, Swin …) have
-# composite layers, whose parts can be neither frozen nor loaded apart.
+# Networks of plain layers. The others (MobileNet, HGNetV2, MiT, ViT, DeiT, Swin …) have composite
+# layers, whose parts cannot be frozen or loaded separately.
 NETWORKS: Mapping[str, Network] = {
     "CSPNetBackbone": Network(r"^(csp_stem|stage_\d+)"),
     "DenseNetBackbone": Network(r"^(conv1|stack\d+|transition\d+)"),
@@ -54,117 +122,237 @@ else:
 Source = Literal["preset", "none"] | Path
 
 
-@part("keras_hub")
-class KerasHub(Backbone):
-    """The network of one of KerasHub's presets for image classifiers (extra `hub`).
+def preset_folder(preset: str | Path) -> Path:
+    """Return where a preset's folder is or should be; for a name, where kagglehub puts it."""
+    address = PRESETS.get(str(preset))
+    if address is None:
+        return Path(preset)
+    home = os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub"
+    return Path(home) / "models" / address
+
+
+def find_preset(preset: str | Path) -> Path:
+    """Return a preset's folder.
+
+    Raises:
+        WeightsError: If it does not exist, with what to do.
+    """
+    folder = preset_folder(preset)
+    if (folder / CONFIG).is_file():
+        return folder
+    if preset not in PRESETS:
+        raise WeightsError(
+            f"backbone.preset: there is no preset in {folder}, for it has no {CONFIG}"
+            f"{nearest(folder.name, PRESETS)}"
+        )
+    fetch = f"kagglehub.model_download('{PRESETS[str(preset)]}')"
+    raise WeightsError(
+        f"backbone.preset: {preset} is not on this machine; where there is a connection: "
+        f'python -c "import kagglehub; {fetch}", or put its files into {weights.short(folder)}'
+    )
+
+
+@frozen
+class PresetFiles:
+    """The JSON files of a preset.
 
     Attributes:
-        preset: The name of a preset, such as `resnet_50_imagenet`, that is on this machine, or the
+        folder: The preset's folder, for messages.
+        texts: Their contents by file name.
+    """
+
+    folder: Path
+    texts: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> PresetFiles:
+        """Read the files that exist."""
+        texts = {}
+        for name in (CONFIG, CONVERTER):
+            with suppress(OSError):
+                texts[name] = (folder / name).read_text(encoding="utf-8", errors="replace")
+        return cls(folder, texts)
+
+    @classmethod
+    def parse(cls, folder: Path, text: str) -> PresetFiles:
+        """Read the result of `str`."""
+        try:
+            return cls(folder, dict(json.loads(text)))
+        except (ValueError, TypeError, RecursionError):
+            raise WeightsError("backbone.recorded: is not as tlkit writes it") from None
+
+    def __str__(self) -> str:
+        return json.dumps(dict(self.texts), sort_keys=True)
+
+    def where(self, name: str) -> str:
+        """Return the beginning of a message about a file."""
+        return f"backbone.preset: {weights.short(self.folder / name)}"
+
+    def config(self, name: str) -> tuple[Any, dict[str, Any]]:
+        """Return the class and the settings in a file.
+
+        Raises:
+            WeightsError: If it has none.
+        """
+        try:
+            table = json.loads(self.texts.get(name, ""))
+            return table["class_name"], dict(table["config"])
+        except (ValueError, RecursionError, TypeError, KeyError):
+            raise WeightsError(
+                f"{self.where(name)}: is not a KerasHub file with a class_name and a config"
+            ) from None
+
+    def network(self) -> tuple[str, dict[str, Any]]:
+        """Return the network's class and settings.
+
+        Raises:
+            WeightsError: If the file does not describe a network.
+            PartError: If the network is not supported.
+        """
+        kind, config = self.config(CONFIG)
+        if kind not in NETWORKS:
+            raise PartError(
+                f"{self.where(CONFIG)}: must be one of {', '.join(NETWORKS)}, got {kind!r}; "
+                "the others do not classify images or are made of composite layers"
+            )
+        for key in ("name", "trainable", "dtype"):  # set by tlkit
+            config.pop(key, None)
+        if "data_format" in config:
+            config["data_format"] = "channels_last"
+        return kind, config
+
+    def scaling(self) -> tuple[Channels, Channels]:
+        """Return the factor and the offset of each channel.
+
+        Raises:
+            WeightsError: If the file is missing or broken.
+            PartError: If pixels are not only scaled and shifted.
+        """
+        where = self.where(CONVERTER)
+        if CONVERTER not in self.texts:
+            raise WeightsError(
+                f"{where}: is missing, and it defines native preprocessing; "
+                'set preprocess = "unit", or put that file there'
+            )
+        kind, config = self.config(CONVERTER)
+        own = str(self.config(CONFIG)[0]).replace("Backbone", "ImageConverter")
+        other = sorted(config.keys() - SCALING - RESIZING)
+        if kind not in {"ImageConverter", own} or other:
+            raise PartError(
+                f"{where}: does more than scale and shift: {', '.join(other) or kind}; "
+                'set preprocess = "unit"'
+            )
+        given = {key: _channels(where, key, config[key]) for key in SCALING & config.keys()}
+        scale = given.get("scale", (1.0,) * 3)
+        if "mean" in given and "variance" in given:  # in files of KerasHub's first versions
+            deviations = [math.sqrt(value) for value in given["variance"]]
+            scale = tuple(s / d for s, d in zip(scale, deviations, strict=True))
+            return scale, tuple(-m / d for m, d in zip(given["mean"], deviations, strict=True))
+        return scale, given.get("offset", (0.0,) * 3)
+
+
+def _channels(where: str, key: str, value: Any) -> Channels:
+    """Return one number per channel."""
+    if value is None:
+        return (0.0 if key == "offset" else 1.0,) * 3
+    row = value if isinstance(value, list) else [value] * 3
+    numbers = [item for item in row if type(item) in {int, float} and math.isfinite(item)]
+    if len(row) != 3 or len(numbers) != 3 or (key == "variance" and min(numbers) <= 0):
+        raise WeightsError(f"{where}: {key} must be a number or one per channel, got {value!r}")
+    return tuple(numbers)
+
+
+def _files_if_there(part: KerasHub) -> str | None:
+    folder = preset_folder(part.preset)
+    return str(PresetFiles.read(folder)) if (folder / CONFIG).is_file() else None
+
+
+@part("keras_hub")
+class KerasHub(Backbone):
+    """The network of a KerasHub preset for image classifiers (extra `hub`).
+
+    Attributes:
+        preset: The name of a preset that is on this machine, such as `resnet_50_imagenet`, or the
             path of a preset's folder. Nothing is downloaded.
-        weights: Where the first weights come from, or several sources tried in this order:
-            `preset` (those in its folder), `none` (random), or the path of a weights file.
+        weights: The initial weights, or several sources tried in this order: `preset` (those in its
+            folder), `none` (random), or the path of a weights file.
         preprocess: How pixels become the network's input: `native` scales and shifts them as the
             preset's `image_converter.json` says, `unit` divides by 255.
-        recorded: What the preset's tables say. A run writes it down, and is loaded by it where
-            the preset is not; unset: read from the folder.
+        recorded: The preset's JSON files. A run records them, so that it can be loaded where the
+            preset is not; unset: read from the folder.
     """
 
     preset: Preset = field()
-    weights: Source | tuple[Source, ...] = field(default="preset", validator=check_sources)  # type: ignore[assignment]  # other words than the kind's
-    recorded: str | None = field(default=None, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        folder = place(self.preset)
-        if self.recorded is None and (folder / CONFIG).is_file():
-            object.__setattr__(self, "recorded", str(Tables.read(folder)))
+    weights: Source | tuple[Source, ...] = field(default="preset", validator=check_sources)  # type: ignore[assignment]  # other sources than the base class
+    recorded: str | None = field(default=Factory(_files_if_there, takes_self=True), repr=False)
 
     def layers(self) -> LayerTable:
-        """Return its layers; it is built for that once, and the table kept on disk."""
-        settings = {"config": self._config(), "image_size": self.image_size}
+        """Return its layers; the network is built once, and the table is kept on disk."""
+        files = self._files()
+        settings = {"config": files.network(), "image_size": self.image_size}
         if self.preprocess == "native":
-            self._tables().scaling()  # so that a plan says whether it can be done
-        return kept_table("keras_hub", settings, lambda: layer_table(self.build()))
+            files.scaling()  # so that a plan fails if it cannot be done
+        return cached_table("keras_hub", settings, lambda: layer_table(self.build()))
 
     def build(self) -> keras.Model:
-        """Return the network, its layers named by their order in it."""
+        """Return the network, with its layers named in their order."""
         hub = extra_package("keras_hub", "'tlkit[hub]'")
         import keras
 
-        where = self._tables().where(CONFIG)
-        kind, config = self._config()
+        where = self._files().where(CONFIG)
+        kind, config = self._files().network()
         network = NETWORKS[kind]
         config[network.shape] = (self.image_size, self.image_size, 3)
         try:
             built = getattr(hub.models, kind)(**config)
         except (TypeError, ValueError) as error:
             raise WeightsError(f"{where}: makes no {kind}: {error}") from None
-        inside = [layer.name for layer in built.layers if len(layer._flatten_layers()) > 1]
-        if inside:
+        composite = [layer.name for layer in built.layers if len(layer._flatten_layers()) > 1]
+        if composite:
             raise PartError(
-                f"{where}: {inside[0]} is a composite layer, whose parts "
-                "can be neither frozen nor loaded apart; choose another preset"
+                f"{where}: {composite[0]} is a composite layer, whose parts "
+                "cannot be frozen or loaded separately; choose another preset"
             )
         model = keras.Model(built.input, built.output)
-        places = _places(model)
         renumber_names(model)
         set_blocks(model, network.block)
-        model.places = {spot: layer.name for spot, layer in zip(places, model.layers, strict=True)}
         return model
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
         """Scale and shift the pixels as the preset says."""
         import tensorflow as tf
 
-        scale, offset = (tf.constant(row, tf.float32) for row in self._tables().scaling())
+        scale, offset = (tf.constant(row, tf.float32) for row in self._files().scaling())
         return images * scale + offset
 
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
         """Load the first available source into `model`."""
 
-        def arrays(source: Any) -> Arrays:
-            if source != "preset":
-                return _by_layer(read_arrays(Path(source)), model.places)
-            path = find(self.preset) / WEIGHTS
-            if not path.is_file():
+        def read(source: Any) -> Arrays:
+            path = find_preset(self.preset) / WEIGHTS if source == "preset" else Path(source)
+            if source == "preset" and not path.is_file():
                 raise weights.NotAvailableError(f"the preset has no {WEIGHTS}")
-            return _by_layer(read_arrays(path), model.places)
+            return _by_layer_name(read_arrays(path), model)
 
-        return weights.load_first(model, self.sources, arrays)
+        return weights.load_first(model, self.sources, read)
 
-    def _config(self) -> tuple[str, dict[str, Any]]:
-        """Return the network's name and settings."""
-        tables = self._tables()
-        kind, config = tables.stated(CONFIG)
-        if kind not in NETWORKS:
-            raise PartError(
-                f"{tables.where(CONFIG)}: must be one of {', '.join(NETWORKS)}, got {kind!r}; "
-                "the others are no classifiers of images or are made of composite layers"
-            )
-        for key in ("name", "trainable", "dtype"):  # tlkit's own affair
-            config.pop(key, None)
-        if "data_format" in config:
-            config["data_format"] = "channels_last"
-        return kind, config
-
-    def _tables(self) -> Tables:
+    def _files(self) -> PresetFiles:
         if self.recorded is None:
-            return Tables.read(find(self.preset))  # says where it should be
-        return Tables.parse(place(self.preset), self.recorded)
+            return PresetFiles.read(find_preset(self.preset))  # raises with where it should be
+        return PresetFiles.parse(preset_folder(self.preset), self.recorded)
 
 
-def _places(model: keras.Model) -> list[str]:
-    """Return where Keras puts each layer in a weights file: numbered within its class."""
+def _by_layer_name(arrays: Arrays, model: keras.Model) -> Arrays:
+    """Return the arrays under their layers' names where a file has only layers by class and number.
+
+    Keras stores the n-th layer of a class at `layers/CLASS_N`.
+    """
     counts: Counter[str] = Counter()
-    places = []
+    names = {}
     for layer in model.layers:
         kind = snake_case(type(layer).__name__)
-        places.append(f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}")
+        names[f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"] = layer.name
         counts[kind] += 1
-    return places
-
-
-def _by_layer(arrays: Arrays, names: Mapping[str, str]) -> Arrays:
-    """Return the same arrays under their layers' names, if the file has only their places."""
     named = {}
     for key, array in arrays.named.items():
         place, _, number = key.rpartition("/vars/")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import field, frozen
 
 from tlkit.model.layers import Layer, LayerTable
-from tlkit.parts.backbones import pixels
+from tlkit.parts.backbones.preprocessing import caffe
 from tlkit.parts.kinds import Backbone, part, typed_init
 from tlkit.parts.validators import at_least
 from tlkit.system.keras import start_keras
@@ -84,7 +84,7 @@ class VGG(Backbone):
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
         """Reorder the channels to BGR and subtract ImageNet's mean."""
-        return pixels.caffe(images)
+        return caffe(images)
 
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
         """Load the first available source into `model`."""
