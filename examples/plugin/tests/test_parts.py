@@ -1,4 +1,4 @@
-"""tlkit's own checks on this package's parts; each needs this package to be installed."""
+"""tlkit's checks of this package's parts; the package must be installed."""
 
 import tlkit
 from tlkit.testing import check_part

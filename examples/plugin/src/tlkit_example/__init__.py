@@ -1,1 +1,1 @@
-"""Parts for tlkit. Nothing is imported here: tlkit imports a part's own module when it is used."""
+"""Parts for tlkit. tlkit imports a part's module when the part is used, so this file is empty."""
