@@ -44,69 +44,73 @@ def build(
     rsna: Annotated[Path | None, folder_option("--rsna", "RSNA challenge, stage 2")] = None,
     lists: Annotated[Path | None, folder_option("--lists", "COVID-Net, with the lists")] = None,
     out: Annotated[
-        Path, typer.Option(help="Where the manifests and images go.", metavar="DIR")
+        Path, typer.Option(help="Folder for the manifests and images.", metavar="DIR")
     ] = HERE / "data",
     as_of: Annotated[
         str | None,
         typer.Option(
-            help="Take the two growing collections as they were at the end of this day (UTC), "
-            "from the history of their clones.",
+            help="Use the two growing collections as of the end of this day (UTC), from the "
+            "history of their clones.",
             metavar="YYYY-MM-DD",
         ),
     ] = None,
     keep_surplus: Annotated[
         bool,
         typer.Option(
-            "--keep-surplus", help="Keep validation images that came after the study; not Table 2."
+            "--keep-surplus",
+            help="Keep validation images added after the study; differs from Table 2.",
         ),
     ] = False,
     leave_out_unmatched: Annotated[
         bool,
         typer.Option(
             "--leave-out-unmatched",
-            help="Build without what cannot be matched or decoded; listed in left_out.txt.",
+            help="Skip images that cannot be matched or decoded; list them in left_out.txt.",
         ),
     ] = False,
     leave_out_shared: Annotated[
         bool,
         typer.Option(
             "--leave-out-shared",
-            help="Leave out validation images of patients in training or test.",
+            help="Skip validation images of patients in training or test.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Draws COVIDxMINI from COVIDxPLUS.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed for drawing COVIDxMINI from COVIDxPLUS.")] = 10,
     max_side: Annotated[
         int | None,
         typer.Option(
             min=32,
-            help="Make larger pictures smaller, to this many pixels: 512 takes a quarter of the "
-            "disk. Unset: as they are.",
+            help="Shrink larger images to this many pixels; 512 needs a quarter of the disk space. "
+            "Unset: original size.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Images decoded at the same time.")] = (
+    workers: Annotated[int, typer.Option(min=1, help="Images decoded in parallel.")] = (
         os.cpu_count() or 1
     ),
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what to get, what is missing and what would be built."),
+        typer.Option(
+            "--dry-run", help="Show what to download, what is missing and what would be built."
+        ),
     ] = False,
     find_date: Annotated[
         bool,
         typer.Option(
             "--find-date",
-            help="Show for each day how many validation images there were; needs git.",
+            help="Show the number of validation images per day; needs git.",
         ),
     ] = False,
     show_all: Annotated[
-        bool, typer.Option("--all", help="List every problem, not the first ten of a kind.")
+        bool, typer.Option("--all", help="List all problems, not only the first ten of each kind.")
     ] = False,
 ) -> None:
     """Build COVIDxPLUS and COVIDxMINI from local copies of the public sources.
 
-    Begin with --dry-run: it tells which projects to get and where each goes, and checks what is
-    there. Then run it without. Train and test are what the COVIDx lists (version 2) say,
+    Start with --dry-run: it shows which projects to download and where to put them, and checks
+    what you have. Then run without it. Train and test follow the COVIDx lists (version 2);
     validation is what the sources have beyond them. The counts are checked against the paper's
-    Table 2; nothing is dropped or guessed in silence. An interrupted build goes on where it was.
+    Table 2; nothing is skipped or guessed silently. An interrupted build continues where it
+    stopped.
     """
     given = {COHEN: cohen, FIGURE1: figure1, RSNA: rsna, LISTS: lists}
     folders = {project.folder: given[project] or sources / project.folder for project in PROJECTS}
@@ -114,12 +118,12 @@ def build(
         typer.echo(guide(folders))
     if absent := missing(folders):
         if dry_run:
-            raise DataError(f"{len(absent)} files or folders are missing, see above")
+            raise DataError(f"{len(absent)} files or folders are missing; see above")
         lines = [f"{path}: is missing" for path in absent]
-        raise DataError("\n".join([*lines, "what they are and where to get them: --dry-run"]))
+        raise DataError("\n".join([*lines, "--dry-run shows where to get them"]))
     if as_of is not None:
         _check_date(as_of)
-    wishes = study.Wishes(
+    options = study.Options(
         folders=folders,
         out=out,
         as_of=as_of,
@@ -132,20 +136,20 @@ def build(
         show_all=show_all,
     )
     if find_date:
-        _show_days(wishes)
+        _show_days(options)
         return
     require_pydicom()
-    plus = study.gather(wishes)
+    plus = study.gather(options)
     for note in plus.notes:
         typer.echo(f"note: {printable(note)}", err=True)
     if dry_run:
-        typer.echo(tables.table("COVIDxPLUS", tables.sizes(plus.images), wishes.plus))
-        typer.echo("everything is there; next: the same without --dry-run")
+        typer.echo(tables.table("COVIDxPLUS", tables.sizes(plus.images), options.plus))
+        typer.echo("everything is there; next: run without --dry-run")
         return
-    _build(wishes, plus)
+    _build(options, plus)
 
 
-def _build(wishes: study.Wishes, plus: study.Plus) -> None:
+def _build(options: study.Options, plus: study.Plus) -> None:
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description}"),
@@ -153,7 +157,7 @@ def _build(wishes: study.Wishes, plus: study.Plus) -> None:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("writing PNG files", total=len(plus.images))
 
@@ -162,17 +166,17 @@ def _build(wishes: study.Wishes, plus: study.Plus) -> None:
             if done % 1000 == 0 and not console.is_terminal:
                 typer.echo(f"{done:,} of {len(plus.images):,} images", err=True)
 
-        said = study.build(wishes, plus, on_image)
-    seconds = time.perf_counter() - begun
-    typer.echo(said)
-    typer.echo(f"{seconds:.0f} s, {len(plus.images) / seconds:.0f} images a second")
-    typer.echo(f"\n{wishes.out}\nnext: tlkit check {HERE / 'exp3.toml'}")
+        summary = study.build(options, plus, on_image)
+    seconds = time.perf_counter() - start
+    typer.echo(summary)
+    typer.echo(f"{seconds:.0f} s, {len(plus.images) / seconds:.0f} images per second")
+    typer.echo(f"\n{options.out}\nnext: tlkit check {HERE / 'exp3.toml'}")
 
 
-def _show_days(wishes: study.Wishes) -> None:
+def _show_days(options: study.Options) -> None:
     typer.echo("validation images: day, normal, pneumonia, covid-19")
-    wanted = wishes.plus["val"]
-    for day, counts in study.days(wishes):
+    wanted = options.plus["val"]
+    for day, counts in study.days(options):
         mark = "  as in Table 2" if counts == wanted else ""
         typer.echo(f"{day}  {'  '.join(f'{count:>5}' for count in counts)}{mark}")
 
@@ -186,14 +190,14 @@ def _check_date(text: str) -> None:
 
 
 def main() -> None:
-    """Run the command and end with tlkit's exit codes: 4 for anything wrong with the data."""
+    """Run the command; exit with tlkit's codes, 4 for problems with the data."""
     try:
         app()
     except TlkitError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on", err=True)
+        typer.echo("interrupted; run the same command to continue", err=True)
         sys.exit(130)
 
 

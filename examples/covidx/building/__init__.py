@@ -1,1 +1,1 @@
-"""From the public sources to the study's two manifests; see `build.py` beside this folder."""
+"""Builds the study's two manifests from the public sources; used by `build.py`."""

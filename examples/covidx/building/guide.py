@@ -1,4 +1,4 @@
-"""What a newcomer is told: which projects to get, where each goes, and what is still missing."""
+"""The step-by-step guide: which projects to download, where to put them, what is missing."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from building.sources import PROJECTS, Project
 
 STUDY = Path(__file__).parents[1]
 BEGIN = """\
-The study's images come from three public sources; which of them train and test is said by lists
-of the COVID-Net project. Nothing is downloaded here: their licences ask for your consent.
-Once: pip install 'tlkit[dicom]'. What is built takes 7 GB, with --max-side 512 it takes 2 GB.
+The study's images come from three public sources; lists of the COVID-Net project assign them to
+training and test. Nothing is downloaded here, since the licenses ask for your consent.
+Once: pip install 'tlkit[dicom]'. The result takes 7 GB, or 2 GB with --max-side 512.
 """
 END = """\
-5. Check, find the study's day, build
+5. Check, find the study's date, build
    python {study}/build.py --dry-run
    python {study}/build.py --find-date
    python {study}/build.py --as-of DATE
-   The collections of steps 1 and 2 have grown since the study. Its date is not on record; its
-   counts and the lists tell that it was soon after 13 May 2020. --find-date marks the days that
-   give the paper's counts, --as-of DATE builds from one. To build from all that there is now:
-   --keep-surplus. What cannot be matched is listed, with the option that builds without it.
+   The collections of steps 1 and 2 have grown since the study. Its date is not recorded; its
+   counts and the lists show that it was soon after 13 May 2020. --find-date marks the days that
+   match the paper's counts; --as-of DATE builds from one of them. To build from all current
+   images: --keep-surplus. Images that cannot be matched are listed, with the option to skip them.
 
 6. Look at the images, run the experiments
    tlkit data inspect {study}/data/covidxmini.csv
@@ -31,23 +31,23 @@ END = """\
 
 
 def missing(folders: Mapping[str, Path]) -> list[Path]:
-    """Return the files and folders that are needed and not there."""
-    return [path for project in PROJECTS for path in _needed(project, folders) if _lacks(path)]
+    """Return the required files and folders that are missing."""
+    return [path for project in PROJECTS for path in _needed(project, folders) if _is_missing(path)]
 
 
 def guide(folders: Mapping[str, Path]) -> str:
-    """Return the steps, each with what is there."""
+    """Return the guide, with what is there and what is missing."""
     lines = [BEGIN]
     for number, project in enumerate(PROJECTS, start=1):
         states = [
-            f"   {'missing' if _lacks(path) else 'there  '}  {path.relative_to(top)}"
+            f"   {'missing' if _is_missing(path) else 'there  '}  {path.relative_to(top)}"
             for top in [folders[project.folder]]
             for path in _needed(project, folders)
         ]
         lines += [
             f"{number}. {project.name}",
             f"   where:   {project.address}",
-            f"   licence: {project.licence}",
+            f"   license: {project.license}",
             f"   get it:  {project.get}",
             f"   into:    {folders[project.folder]}",
             *states,
@@ -62,5 +62,5 @@ def _needed(project: Project, folders: Mapping[str, Path]) -> list[Path]:
     return [folders[project.folder] / name for name in project.holds]
 
 
-def _lacks(path: Path) -> bool:
+def _is_missing(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))

@@ -1,4 +1,4 @@
-"""The COVIDx split lists: one image a row, the class told by its name and found from the right."""
+"""The COVIDx split lists: one image per row, parsed from the right, starting at the class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-# The lists' names of the classes, and the manifests'.
+# Class names in the lists, and in the manifests.
 LABELS = {"normal": "normal", "pneumonia": "pneumonia", "COVID-19": "covid-19"}
 CLASSES = tuple(LABELS.values())
 
@@ -20,7 +20,7 @@ class Row:
         where: The list's name and the line.
         file: The image file's name.
         label: Its class, as in the manifests.
-        patient: The patient as the list has it; may hold spaces.
+        patient: The patient as in the list; may contain spaces.
     """
 
     where: str
@@ -31,13 +31,13 @@ class Row:
 
 @frozen
 class Lists:
-    """What the lists say.
+    """The content of both lists.
 
     Attributes:
         train: The rows of the training list by file name.
-        test: Those of the test list.
-        problems: Rows that contradict others or cannot be read.
-        notes: Rows that stand twice and say the same.
+        test: The rows of the test list.
+        problems: Rows that contradict others or cannot be parsed.
+        notes: Repeated rows.
     """
 
     train: Mapping[str, Row] = field(factory=dict)
@@ -52,10 +52,10 @@ class Lists:
 
 
 def parse_row(text: str, where: str) -> Row | None:
-    """Return a row; None if it has no class, or nothing before it.
+    """Return a row; None if it has no class, or nothing before the class.
 
-    The class is the last word that is one. Left of it stand the patient, which may have spaces
-    (version 8A), and the file; right of it a source (from version 3 on) or a view, or nothing.
+    The class is the last word that is a class name. Before it come the patient, which may contain
+    spaces (version 8A), and the file; after it a source (from version 3 on), a view, or nothing.
 
     >>> parse_row("COVID 1 COVID(1).png COVID-19 sirm", "").patient
     'COVID 1'
@@ -68,7 +68,7 @@ def parse_row(text: str, where: str) -> Row | None:
 
 
 def read_lists(train: Path, test: Path) -> Lists:
-    """Read both lists; a file that stands in both is a problem of the second."""
+    """Read both lists; a file in both is a problem of the second."""
     problems: list[str] = []
     notes: list[str] = []
     taken: dict[str, Row] = {}
@@ -85,7 +85,7 @@ def read_lists(train: Path, test: Path) -> Lists:
             elif row.file not in taken:
                 rows[row.file] = taken[row.file] = row
             elif row.file in rows and rows[row.file].label == row.label:
-                notes.append(f"{where}: {row.file}: stands in {rows[row.file].where} already")
+                notes.append(f"{where}: {row.file}: is already in {rows[row.file].where}")
             else:
                 before = taken[row.file]
                 problems.append(

@@ -1,4 +1,4 @@
-"""Which source image each row of the lists means, and which images are left for validation."""
+"""Matching of the lists' rows to source images; the rest becomes validation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from attrs import frozen
 from building.lists import Lists, Row
 from building.sources import Candidate
 
-HINTS = (
-    50  # with more rows unmatched, a whole source is missing and looking for likely names is slow
-)
+MAX_HINTS = 50  # more unmatched rows mean a missing source; similar names take long to find
 
 
 @frozen(kw_only=True)
@@ -23,8 +21,8 @@ class Image:
     Attributes:
         split: `train`, `val` or `test`.
         label: Its class.
-        patient: Whose it is.
-        source: Where it comes from.
+        patient: The patient.
+        source: The source's short name.
         view: The projection, if known.
         file: The source's file.
         path: The PNG file, relative to the manifests.
@@ -41,13 +39,13 @@ class Image:
 
 @frozen(kw_only=True)
 class Match:
-    """What was found.
+    """The result of matching.
 
     Attributes:
         images: The images whose row, class and file agree.
-        unmatched: What could not be matched, and why; these images are not in `images`.
-        shared: Validation images whose patient is in training or test, with the reason by path.
-        notes: What else is worth knowing.
+        unmatched: Rows and images that could not be matched, with the reason.
+        shared: By path, the reason why a validation image shares a patient with training or test.
+        notes: Other remarks.
     """
 
     images: tuple[Image, ...]
@@ -57,7 +55,7 @@ class Match:
 
 
 def match(lists: Lists, candidates: Iterable[Candidate]) -> Match:
-    """Find the image of every row, and take the images in neither list for validation."""
+    """Find the image of every row; use the images in neither list for validation."""
     offered: dict[str, Candidate] = {}
     problems = list(lists.problems)
     notes = list(lists.notes)
@@ -66,21 +64,21 @@ def match(lists: Lists, candidates: Iterable[Candidate]) -> Match:
         if before is candidate:
             continue
         if (before.source, before.label) == (candidate.source, candidate.label):
-            notes.append(f"{candidate.where}: {candidate.name}: stands in {before.where} already")
+            notes.append(f"{candidate.where}: {candidate.name}: is already in {before.where}")
         else:
             problems.append(
-                f"{candidate.where}: {candidate.name}: is {candidate.told or 'unnamed'} of "
-                f"{candidate.source} here and {before.told or 'unnamed'} of {before.source} "
+                f"{candidate.where}: {candidate.name}: is {candidate.finding or 'unnamed'} of "
+                f"{candidate.source} here and {before.finding or 'unnamed'} of {before.source} "
                 f"in {before.where}"
             )
     images: list[Image] = []
     unknown: list[Row] = []
-    there = _Files(offered)
+    existing = _Files(offered)
     for split, rows in (("train", lists.train), ("test", lists.test)):
         for row in rows.values():
             if row.file not in offered:
                 unknown.append(row)
-            elif problem := _problem(row, offered[row.file], there):
+            elif problem := _problem(row, offered[row.file], existing):
                 problems.append(problem)
             else:
                 images.append(_image(split, offered[row.file]))
@@ -88,14 +86,14 @@ def match(lists: Lists, candidates: Iterable[Candidate]) -> Match:
     for candidate in offered.values():
         if candidate.name in listed or not (candidate.label and candidate.frontal):
             continue
-        if candidate.file in there:
+        if candidate.file in existing:
             images.append(_image("val", candidate))
         else:
             problems.append(f"{candidate.where}: {candidate.name}: its file is missing")
     spare = [name for name in offered if name not in listed]
     problems += [
-        f"{row.where}: {row.file}: is in no source's metadata"
-        + (_hint(row.file, spare) if len(unknown) <= HINTS else "")
+        f"{row.where}: {row.file}: is not in any source's metadata"
+        + (_hint(row.file, spare) if len(unknown) <= MAX_HINTS else "")
         for row in unknown
     ]
     shared = _shared(images)
@@ -108,14 +106,14 @@ def match(lists: Lists, candidates: Iterable[Candidate]) -> Match:
     )
 
 
-def _problem(row: Row, candidate: Candidate, there: _Files) -> str:
-    """Return what is wrong with a row's image, or nothing."""
+def _problem(row: Row, candidate: Candidate, existing: _Files) -> str:
+    """Return the problem with a row's image; empty if there is none."""
     if candidate.label != row.label:
-        told = candidate.told or "of no class"
-        return f"{row.where}: {row.file}: is {row.label} here and {told!r} in {candidate.where}"
-    if candidate.file not in there:
-        near = difflib.get_close_matches(candidate.file.name, there.spare(candidate.file), n=1)
-        hint = f"; {near[0]!r} is there: rename it if it is the same" if near else ""
+        finding = candidate.finding or "of no class"
+        return f"{row.where}: {row.file}: is {row.label} here and {finding!r} in {candidate.where}"
+    if candidate.file not in existing:
+        near = difflib.get_close_matches(candidate.file.name, existing.spare(candidate.file), n=1)
+        hint = f"; {near[0]!r} exists; rename it if it is the same" if near else ""
         return f"{row.where}: {row.file}: its file is missing: {candidate.file.name}{hint}"
     return ""
 
@@ -123,7 +121,9 @@ def _problem(row: Row, candidate: Candidate, there: _Files) -> str:
 def _hint(name: str, spare: list[str]) -> str:
     same = [other for other in spare if PurePosixPath(other).stem == PurePosixPath(name).stem]
     near = same or difflib.get_close_matches(name, spare, n=1, cutoff=0.8)
-    return f"; {near[0]!r} is there, in neither list: rename it if it is the same" if near else ""
+    return (
+        f"; {near[0]!r} exists and is in neither list; rename it if it is the same" if near else ""
+    )
 
 
 def _image(split: str, candidate: Candidate) -> Image:
@@ -140,7 +140,7 @@ def _image(split: str, candidate: Candidate) -> Image:
 
 
 def _shared(images: Iterable[Image]) -> dict[str, tuple[str, str]]:
-    """Return split and trouble of each image whose patient is in an earlier split as well."""
+    """Return split and message for each image whose patient is also in an earlier split."""
     order = ("train", "test", "val")
     first: dict[str, str] = {}
     found: dict[str, tuple[str, str]] = {}
@@ -152,10 +152,10 @@ def _shared(images: Iterable[Image]) -> dict[str, tuple[str, str]]:
 
 
 class _Files:
-    """Which files there are, asking the disk once a folder: the RSNA challenge has 26,684."""
+    """The existing files, listed once per folder: the RSNA challenge has 26,684."""
 
     def __init__(self, offered: Mapping[str, Candidate]) -> None:
-        self.told = {candidate.file for candidate in offered.values()}
+        self.offered = {candidate.file for candidate in offered.values()}
         self.folders: dict[Path, set[str]] = {}
         self.spares: dict[Path, list[str]] = {}
 
@@ -167,9 +167,9 @@ class _Files:
         return path.name in self.folders[folder]
 
     def spare(self, path: Path) -> list[str]:
-        """Return the names beside a missing file of which no metadata tell."""
+        """Return the names in a missing file's folder that no metadata mention."""
         folder = path.parent
         if folder not in self.spares:
             names = sorted(self.folders[folder])
-            self.spares[folder] = [name for name in names if folder / name not in self.told]
+            self.spares[folder] = [name for name in names if folder / name not in self.offered]
         return self.spares[folder]

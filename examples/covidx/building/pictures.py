@@ -1,4 +1,4 @@
-"""Writing the PNG files: in parallel, in bounded memory, and only those that are not there yet."""
+"""Writing of the PNG files: in parallel, in bounded memory, and only missing ones."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from attrs import frozen
 from building.matching import Image
 from tlkit.system.files import write_bytes, write_text
 
-JOURNAL = "images.csv"  # which PNG was made from which bytes, so that a restart can tell
+JOURNAL = "images.csv"  # which PNG was made from which bytes, for a restart
 COLUMNS = ("path", "made_from", "rules", "sha256")
-EVERY = 1000  # images after which the journal is written
+EVERY = 1000  # images between two writes of the journal
 
 
 @frozen
 class Made:
-    """A PNG file that was made.
+    """A PNG file.
 
     Attributes:
-        made_from: SHA-256 of the source's file.
+        made_from: SHA-256 of the source file.
         rules: How it was made.
         sha256: SHA-256 of the PNG file.
     """
@@ -35,12 +35,12 @@ class Made:
 
 @frozen
 class Outcome:
-    """What became of the images.
+    """The result of writing.
 
     Attributes:
-        hashes: SHA-256 of each PNG file, by its path.
-        broken: What is wrong with each image that has none, by its path.
-        kept: How many were there already.
+        hashes: SHA-256 of each PNG file, by path.
+        broken: The problem of each image without a PNG file, by path.
+        kept: The number of files that existed already.
     """
 
     hashes: Mapping[str, str]
@@ -60,11 +60,11 @@ def write_pictures(
     Args:
         images: The images.
         out: The manifests' folder.
-        max_side: Larger pictures are made smaller, to this many pixels; None leaves them.
-        workers: How many are decoded at the same time.
-        on_image: Told how many are done.
+        max_side: Shrink larger images to this many pixels; None: keep their size.
+        workers: Images decoded in parallel.
+        on_image: Called with the number of finished images.
     """
-    from tlkit.data.images import ImageError, in_parallel  # behind TensorFlow, so not for --help
+    from tlkit.data.images import ImageError, in_parallel  # starts TensorFlow: not for --help
 
     rules = f"1 max_side={max_side or 'none'}"
     for folder in {(out / image.path).parent for image in images}:
@@ -111,18 +111,20 @@ def _make(
     if max_side:
         picture.thumbnail((max_side, max_side))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)  # 6 takes seven times as long to save 15 %
+    picture.save(
+        buffer, "PNG", compress_level=1
+    )  # level 6 takes seven times as long and saves 15 %
     write_bytes(target, buffer.getvalue())
     return Made(made_from, rules, hashlib.sha256(buffer.getvalue()).hexdigest()), ""
 
 
 def _is(path: Path, sha256: str) -> bool:
-    """Tell whether a file is there, to the byte."""
+    """Tell whether a file exists with this content."""
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def read_journal(path: Path) -> dict[str, Made]:
-    """Return what was made before; nothing if there is no journal or it is of another kind."""
+    """Return the files made so far; empty if there is no journal, or one of another format."""
     if not path.is_file():
         return {}
     rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
@@ -132,7 +134,7 @@ def read_journal(path: Path) -> dict[str, Made]:
 
 
 def write_journal(path: Path, journal: Mapping[str, Made]) -> None:
-    """Write what was made, sorted by path."""
+    """Write the files made so far, sorted by path."""
     rows = [(name, made.made_from, made.rules, made.sha256) for name, made in journal.items()]
     write_text(path, csv_text(COLUMNS, sorted(rows)))
 

@@ -1,4 +1,4 @@
-"""The three public sources: what each is, where it keeps what, and which images it offers."""
+"""The three public sources: where they are, their files, and the images they offer."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tlkit.system.errors import DataError
 
 @frozen(kw_only=True)
 class Project:
-    """A source as a newcomer needs to know it.
+    """A project to download.
 
     Attributes:
         name: Its name.
-        folder: What its folder is called below `sources`.
-        address: Where it is.
-        licence: What is known of its licence.
-        get: How to get it.
-        holds: What must be in the folder.
+        folder: Name of its folder below `sources`.
+        address: Its web page.
+        license: What is known about its license.
+        get: How to download it.
+        holds: Required files and folders.
     """
 
     name: str
     folder: str
     address: str
-    licence: str
+    license: str
     get: str
     holds: tuple[str, ...]
 
@@ -38,7 +38,7 @@ COHEN = Project(
     name="COVID-19 Image Data Collection",
     folder="covid-chestxray-dataset",
     address="https://github.com/ieee8023/covid-chestxray-dataset",
-    licence="each image has its own, in the column `license` of metadata.csv",
+    license="each image has its own, in the column `license` of metadata.csv",
     get="git clone https://github.com/ieee8023/covid-chestxray-dataset",
     holds=("metadata.csv", "images"),
 )
@@ -46,7 +46,7 @@ FIGURE1 = Project(
     name="Figure 1 COVID-19 Chest X-ray Dataset Initiative",
     folder="Figure1-COVID-chestxray-dataset",
     address="https://github.com/agchung/Figure1-COVID-chestxray-dataset",
-    licence="its README says: for research purposes only",
+    license="its README says: for research purposes only",
     get="git clone https://github.com/agchung/Figure1-COVID-chestxray-dataset",
     holds=("metadata.csv", "images"),
 )
@@ -54,7 +54,7 @@ RSNA = Project(
     name="RSNA Pneumonia Detection Challenge, stage 2",
     folder="rsna-pneumonia-detection-challenge",
     address="https://www.kaggle.com/c/rsna-pneumonia-detection-challenge",
-    licence="the challenge's rules, to be accepted at Kaggle; attribution to RSNA and NIH",
+    license="the challenge's rules, to be accepted at Kaggle; attribution to RSNA and NIH",
     get="accept the rules at Kaggle, then download the two below there and unpack them, or all: "
     "kaggle competitions download -c rsna-pneumonia-detection-challenge",
     holds=("stage_2_detailed_class_info.csv", "stage_2_train_images"),
@@ -63,20 +63,20 @@ LISTS = Project(
     name="COVIDx lists, version 2, of the COVID-Net project",
     folder="COVID-Net",
     address="https://github.com/lindawangg/COVID-Net",
-    licence="see LICENSE.md there",
+    license="see LICENSE.md there",
     get="git clone https://github.com/lindawangg/COVID-Net",
     holds=("labels/train_COVIDx2.txt", "labels/test_COVIDx2.txt"),
 )
 PROJECTS = (COHEN, FIGURE1, RSNA, LISTS)
 
-# Findings as COVID-Net's create_COVIDx_v2.ipynb maps them; all others are of no class.
+# Findings as mapped by COVID-Net's create_COVIDx_v2.ipynb; all others have no class.
 FINDINGS = {
     "COVID-19": "covid-19",
     **dict.fromkeys(
         ("SARS", "MERS", "Streptococcus", "Klebsiella", "Chlamydophila", "Legionella"), "pneumonia"
     ),
 }
-# The views that count as frontal there.
+# The views that it counts as frontal.
 VIEWS = frozenset({"PA", "AP", "AP Supine", "AP semi erect", "AP erect"})
 RSNA_CLASSES = {"Normal": "normal", "Lung Opacity": "pneumonia"}
 
@@ -86,20 +86,20 @@ class Candidate:
     """An image that a source offers.
 
     Attributes:
-        name: What the lists call its file.
-        label: Its class; empty if it is of none.
-        told: The source's own word for that.
-        patient: Whose it is, told apart from other sources' patients.
+        name: Its file name in the lists.
+        label: Its class; empty for none.
+        finding: The source's own term for the class.
+        patient: The patient, with the source's name as a prefix.
         source: The source's short name.
-        view: The projection, if the metadata tell.
-        frontal: Whether it may be taken for validation.
-        file: The image file, there or not.
-        where: The row that tells of it.
+        view: The projection, if known.
+        frontal: Whether it may be used for validation.
+        file: The image file, which may be missing.
+        where: The metadata row.
     """
 
     name: str
     label: str
-    told: str
+    finding: str
     patient: str
     source: str
     view: str = ""
@@ -113,14 +113,14 @@ def cohen(folder: Path, metadata: str | None = None) -> Iterator[Candidate]:
 
     Args:
         folder: A clone of it.
-        metadata: The text of `metadata.csv` if another than the one there is meant.
+        metadata: Text to use instead of the current `metadata.csv`.
     """
     for where, row in _rows(folder / "metadata.csv", metadata, "filename", "finding", "view"):
         name, view = row["filename"], row["view"]
         yield Candidate(
             name=name,
             label=FINDINGS.get(_finding(row["finding"]), ""),
-            told=row["finding"],
+            finding=row["finding"],
             patient=f"cohen-{row['patientid']}",
             source="cohen",
             view=view,
@@ -131,7 +131,7 @@ def cohen(folder: Path, metadata: str | None = None) -> Iterator[Candidate]:
 
 
 def figure1(folder: Path, metadata: str | None = None) -> Iterator[Candidate]:
-    """Return the images of the Figure 1 initiative; their files are called after the patient."""
+    """Return the images of the Figure 1 initiative; files are named after the patient."""
     there = _names(folder / "images")
     for where, row in _rows(folder / "metadata.csv", metadata, "finding", "view"):
         stem = row["patientid"]
@@ -139,8 +139,8 @@ def figure1(folder: Path, metadata: str | None = None) -> Iterator[Candidate]:
         yield Candidate(
             name=name,
             label=FINDINGS.get(_finding(row["finding"]), ""),
-            told=row["finding"],
-            patient=f"figure1-{stem.rstrip('abcdefgh')}",  # 15a and 15b are two images of one
+            finding=row["finding"],
+            patient=f"figure1-{stem.rstrip('abcdefgh')}",  # 15a and 15b are of one patient
             source="figure1",
             view=row["view"],
             file=folder / "images" / name,
@@ -149,18 +149,18 @@ def figure1(folder: Path, metadata: str | None = None) -> Iterator[Candidate]:
 
 
 def rsna(folder: Path) -> Iterator[Candidate]:
-    """Return the images of the RSNA challenge: one a patient, with a row for each box drawn."""
-    told: dict[str, str] = {}
+    """Return the images of the RSNA challenge: one per patient, with a row per bounding box."""
+    classes: dict[str, str] = {}
     for where, row in _rows(folder / "stage_2_detailed_class_info.csv", None, "class"):
         patient, kind = row["patientid"], row["class"]
-        if told.setdefault(patient, kind) != kind:
-            raise DataError(f"{where}: {patient} is {kind!r} here and {told[patient]!r} before")
-        if told[patient] is not kind:
+        if classes.setdefault(patient, kind) != kind:
+            raise DataError(f"{where}: {patient} is {kind!r} here and {classes[patient]!r} before")
+        if classes[patient] is not kind:
             continue
         yield Candidate(
             name=f"{patient}.png",
             label=RSNA_CLASSES.get(kind, ""),
-            told=kind,
+            finding=kind,
             patient=f"rsna-{patient}",
             source="rsna",
             file=folder / "stage_2_train_images" / f"{patient}.dcm",
@@ -172,21 +172,21 @@ def commit_as_of(clone: Path, date: str) -> str:
     """Return the clone's last commit of a day, in UTC.
 
     Raises:
-        DataError: If it is no clone with its history, or was begun later.
+        DataError: If the folder is not a clone with history, or the project is younger.
     """
-    found = _git(clone, "rev-list", "-1", f"--before={date}T23:59:59+00:00", "HEAD").strip()
-    if not found:
-        raise DataError(f"{clone}: has no commit up to {date}; clone it with its whole history")
-    return found
+    commit = _git(clone, "rev-list", "-1", f"--before={date}T23:59:59+00:00", "HEAD").strip()
+    if not commit:
+        raise DataError(f"{clone}: has no commit up to {date}; clone it with its full history")
+    return commit
 
 
 def metadata_at(clone: Path, commit: str) -> str:
-    """Return `metadata.csv` as it was."""
+    """Return `metadata.csv` as of a commit."""
     return _git(clone, "show", f"{commit}:metadata.csv")
 
 
 def days_of_change(clone: Path) -> set[str]:
-    """Return the days, in UTC, on which `metadata.csv` was changed."""
+    """Return the days, in UTC, on which `metadata.csv` changed."""
     day = ["log", "--date=format-local:%Y-%m-%d", "--format=%cd", "HEAD", "--", "metadata.csv"]
     return set(_git(clone, *day).split())
 
@@ -198,10 +198,10 @@ def _git(clone: Path, *arguments: str) -> str:
             command, capture_output=True, check=True, env=_environment()
         )
     except FileNotFoundError:
-        raise DataError("git: is needed for --as-of and --find-date, and is not there") from None
+        raise DataError("git: needed for --as-of and --find-date, but not installed") from None
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        raise DataError(f"{clone}: git: {said[-1] if said else 'failed'}") from None
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        raise DataError(f"{clone}: git: {lines[-1] if lines else 'failed'}") from None
     return _text(done.stdout)
 
 
@@ -212,12 +212,12 @@ def _environment() -> Mapping[str, str]:
 
 
 def _rows(path: Path, text: str | None, *needed: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Return a table's rows with the file and line of each; columns in lower case."""
+    """Yield a table's rows, each with file and line; column names in lower case."""
     reader = csv.reader(io.StringIO(_text(path.read_bytes()) if text is None else text))
     columns = [name.strip().lower() for name in next(reader, [])]
     missing = [name for name in ("patientid", *needed) if name not in columns]
     if missing:
-        raise DataError(f"{path}: there is no column {missing[0]!r}, got {', '.join(columns)}")
+        raise DataError(f"{path}: has no column {missing[0]!r}, got {', '.join(columns)}")
     for line in reader:
         if line:
             values = (value.strip() for value in line)
@@ -226,20 +226,20 @@ def _rows(path: Path, text: str | None, *needed: str) -> Iterator[tuple[str, dic
 
 
 def _text(content: bytes) -> str:
-    """Return text in UTF-8; the Figure 1 metadata are in Latin-1."""
+    """Decode UTF-8, or else Latin-1, as in the Figure 1 metadata."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("latin-1")
 
 
-def _finding(told: str) -> str:
-    """Return the first finding of several, by its last name.
+def _finding(text: str) -> str:
+    """Return the last level of the first finding.
 
     >>> _finding("COVID-19, ARDS"), _finding("Pneumonia/Viral/SARS")
     ('COVID-19', 'SARS')
     """
-    return told.split(",")[0].split("/")[-1].strip()
+    return text.split(",")[0].split("/")[-1].strip()
 
 
 def _names(folder: Path) -> set[str]:

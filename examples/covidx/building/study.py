@@ -1,4 +1,4 @@
-"""The whole way: sources and lists -> images of PLUS -> PNG files -> two manifests."""
+"""The build: sources and lists -> images of PLUS -> PNG files -> two manifests."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from tlkit.system.errors import DataError
 from tlkit.system.files import write_text
 from tlkit.system.text import printable
 
-SHOWN = 10  # how many lines of a kind a message lists
+SHOWN = 10  # lines per kind that a message lists
 COLUMNS = ("path", "label", "split", "patient", "source", "view", "sha256")
 
 
 @frozen(kw_only=True)
-class Wishes:
-    """What is to be built, and what may be left out.
+class Options:
+    """What to build, and what may be skipped.
 
     Attributes:
-        folders: Where the projects are, by their folders' names.
-        out: Where the manifests and images go.
-        as_of: Take the two growing collections as they were at the end of this day; None: as
-            they are.
+        folders: The projects' folders, by name.
+        out: The folder for manifests and images.
+        as_of: Use the two growing collections as of the end of this day; None: as they are now.
         keep_surplus: Keep more validation images than the paper has.
-        leave_out_unmatched: Build without what cannot be matched or decoded.
-        leave_out_shared: Leave out validation images of patients in training or test.
-        seed: Draws MINI from PLUS.
-        max_side: Larger pictures are made smaller; None leaves them.
-        workers: How many images are decoded at the same time.
-        show_all: List every problem, not the first ten of a kind.
-        plus: The counts that PLUS must have.
-        mini: The counts that MINI is drawn to.
+        leave_out_unmatched: Skip images that cannot be matched or decoded.
+        leave_out_shared: Skip validation images of patients in training or test.
+        seed: The seed for drawing MINI from PLUS.
+        max_side: Shrink larger images to this many pixels; None: keep their size.
+        workers: Images decoded in parallel.
+        show_all: List all problems, not only the first ten of each kind.
+        plus: The required counts of PLUS.
+        mini: The counts of MINI.
     """
 
     folders: Mapping[str, Path]
@@ -57,13 +56,13 @@ class Wishes:
 
 @frozen(kw_only=True)
 class Plus:
-    """The images of COVIDxPLUS, before any is decoded.
+    """The images of COVIDxPLUS, not decoded yet.
 
     Attributes:
-        images: They.
-        left_out: What was left out, and why.
-        notes: What else is worth knowing.
-        used: What they were made from, for the record.
+        images: The images.
+        left_out: Skipped images, with the reason.
+        notes: Other remarks.
+        used: Hashes of the files used, for the record.
     """
 
     images: tuple[Image, ...]
@@ -77,22 +76,22 @@ def study_lists(folder: Path) -> Lists:
     return read_lists(*(folder / name for name in sources.LISTS.holds))
 
 
-def gather(wishes: Wishes) -> Plus:
+def gather(options: Options) -> Plus:
     """Find the images of PLUS and check them against Table 2.
 
     Raises:
-        DataError: If some cannot be matched, a patient is shared, or the counts are not the
-            paper's, and the wishes do not allow for it; with every kind of trouble at once.
+        DataError: With all problems that the options do not allow: unmatched images, shared
+            patients, other counts than the paper's.
     """
-    folders = wishes.folders
+    folders = options.folders
     cohen, figure1 = folders[sources.COHEN.folder], folders[sources.FIGURE1.folder]
     used: dict[str, str] = {}
     texts: dict[Path, str | None] = {cohen: None, figure1: None}
-    if wishes.as_of:
+    if options.as_of:
         for clone in texts:
-            commit = sources.commit_as_of(clone, wishes.as_of)
+            commit = sources.commit_as_of(clone, options.as_of)
             texts[clone] = sources.metadata_at(clone, commit)
-            used[f"{clone.name} as of {wishes.as_of}"] = commit
+            used[f"{clone.name} as of {options.as_of}"] = commit
     for project in sources.PROJECTS:
         for name in project.holds:
             path = folders[project.folder] / name
@@ -107,99 +106,99 @@ def gather(wishes: Wishes) -> Plus:
         ],
     )
     images = found.images
-    if wishes.leave_out_shared:
+    if options.leave_out_shared:
         images = tuple(image for image in images if image.path not in found.shared)
-    if troubles := list(_troubles(found, images, wishes)):
-        raise DataError("\n\n".join(troubles))
-    left_out = [*found.unmatched, *(found.shared.values() if wishes.leave_out_shared else ())]
+    if problems := list(_problems(found, images, options)):
+        raise DataError("\n\n".join(problems))
+    left_out = [*found.unmatched, *(found.shared.values() if options.leave_out_shared else ())]
     return Plus(images=images, left_out=tuple(left_out), notes=found.notes, used=used)
 
 
-def _troubles(found: Match, images: Sequence[Image], wishes: Wishes) -> Iterable[str]:
-    if found.unmatched and not wishes.leave_out_unmatched:
+def _problems(found: Match, images: Sequence[Image], options: Options) -> Iterable[str]:
+    if found.unmatched and not options.leave_out_unmatched:
         yield listed(
-            f"{len(found.unmatched)} cannot be matched; mend the sources, or build without them: "
+            f"{len(found.unmatched)} cannot be matched; fix the sources, or build without them: "
             "--leave-out-unmatched",
             found.unmatched,
-            wishes.show_all,
+            options.show_all,
         )
-    if found.shared and not wishes.leave_out_shared:
+    if found.shared and not options.leave_out_shared:
         yield listed(
             f"{len(found.shared)} validation images are of patients in training or test, which "
-            "tlkit refuses: --leave-out-shared",
+            "tlkit rejects; to skip them: --leave-out-shared",
             list(found.shared.values()),
-            wishes.show_all,
+            options.show_all,
         )
     counts = tables.sizes(images)
     more = [
         label
-        for label, count, wanted in zip(CLASSES, counts["val"], wishes.plus["val"], strict=True)
+        for label, count, wanted in zip(CLASSES, counts["val"], options.plus["val"], strict=True)
         if count > wanted
     ]
-    if more and not wishes.keep_surplus:
+    if more and not options.keep_surplus:
         way = (
-            "the collections have grown since the study: --as-of DATE takes them as of a day "
+            "the collections have grown since the study: --as-of DATE uses them as of a day "
             "(--find-date shows which), --keep-surplus keeps all"
         )
         yield listed(
             f"more validation images than the paper has; {way}\n"
-            + tables.table("COVIDxPLUS", counts, wishes.plus)
+            + tables.table("COVIDxPLUS", counts, options.plus)
             + "\nvalidation images of "
             + ", ".join(more),
             [image.path for image in images if image.split == "val" and image.label in more],
-            wishes.show_all,
+            options.show_all,
         )
-    elif not more and counts != dict(wishes.plus) and not wishes.leave_out_unmatched:
+    elif not more and counts != dict(options.plus) and not options.leave_out_unmatched:
         yield (
-            "fewer images than the paper has; to build with what is there: --leave-out-unmatched\n"
-            + tables.table("COVIDxPLUS", counts, wishes.plus)
+            "fewer images than the paper has; to build anyway: --leave-out-unmatched\n"
+            + tables.table("COVIDxPLUS", counts, options.plus)
         )
 
 
-def build(wishes: Wishes, plus: Plus, on_image: Callable[[int], None]) -> str:
+def build(options: Options, plus: Plus, on_image: Callable[[int], None]) -> str:
     """Write the PNG files and the manifests.
 
     Returns:
-        The tables, and what was left out.
+        The tables, and what was skipped.
 
     Raises:
-        DataError: If images cannot be decoded and may not be left out; those that can be are kept
-            for the next time.
+        DataError: If images cannot be decoded and may not be skipped. The others are kept for the
+            next build.
     """
-    wishes.out.mkdir(parents=True, exist_ok=True)
-    outcome = write_pictures(plus.images, wishes.out, wishes.max_side, wishes.workers, on_image)
-    if outcome.broken and not wishes.leave_out_unmatched:
+    options.out.mkdir(parents=True, exist_ok=True)
+    outcome = write_pictures(plus.images, options.out, options.max_side, options.workers, on_image)
+    if outcome.broken and not options.leave_out_unmatched:
         raise DataError(
             listed(
                 f"{len(outcome.broken)} cannot be decoded; replace them, or build without them: "
                 "--leave-out-unmatched",
                 list(outcome.broken.values()),
-                wishes.show_all,
+                options.show_all,
             )
         )
     images = [image for image in plus.images if image.path in outcome.hashes]
     images.sort(key=lambda image: (image.split, image.label, image.path))
-    mini = tables.draw_mini(images, wishes.seed, wishes.mini)
+    mini = tables.draw_mini(images, options.seed, options.mini)
     left_out = [*plus.left_out, *outcome.broken.values()]
     for name, chosen in (("covidxplus", images), ("covidxmini", mini)):
-        write_text(wishes.out / f"{name}.csv", manifest(chosen, outcome.hashes))
-    write_text(wishes.out / "left_out.txt", "".join(f"{line}\n" for line in left_out))
+        write_text(options.out / f"{name}.csv", manifest(chosen, outcome.hashes))
+    write_text(options.out / "left_out.txt", "".join(f"{line}\n" for line in left_out))
     record = {
         "sources": plus.used,
-        "as_of": wishes.as_of,
-        "seed": wishes.seed,
-        "max_side": wishes.max_side,
+        "as_of": options.as_of,
+        "seed": options.seed,
+        "max_side": options.max_side,
         "counts": {"covidxplus": tables.sizes(images), "covidxmini": tables.sizes(mini)},
     }
-    write_text(wishes.out / "build.json", json.dumps(record, indent=2) + "\n")
-    said = [
-        tables.table("COVIDxPLUS", tables.sizes(images), wishes.plus),
-        tables.table("COVIDxMINI", tables.sizes(mini), wishes.mini),
-        f"{len(outcome.hashes):,} images, {outcome.kept:,} of them there already",
+    write_text(options.out / "build.json", json.dumps(record, indent=2) + "\n")
+    parts = [
+        tables.table("COVIDxPLUS", tables.sizes(images), options.plus),
+        tables.table("COVIDxMINI", tables.sizes(mini), options.mini),
+        f"{len(outcome.hashes):,} images, {outcome.kept:,} of them from before",
     ]
     if left_out:
-        said.append(listed(f"{len(left_out)} left out, see left_out.txt", left_out, False))
-    return "\n\n".join(said)
+        parts.append(listed(f"{len(left_out)} left out; see left_out.txt", left_out, False))
+    return "\n\n".join(parts)
 
 
 def manifest(images: Iterable[Image], hashes: Mapping[str, str]) -> str:
@@ -210,12 +209,12 @@ def manifest(images: Iterable[Image], hashes: Mapping[str, str]) -> str:
     )
 
 
-def days(wishes: Wishes) -> Iterable[tuple[str, tuple[int, ...]]]:
-    """Return, for each day on which a collection changed, the validation images there were.
+def days(options: Options) -> Iterable[tuple[str, tuple[int, ...]]]:
+    """Yield each day on which a collection changed, with the validation images as of then.
 
-    Files are not looked for: only the metadata of the time are read.
+    Reads the metadata of that day; image files are not checked.
     """
-    folders = wishes.folders
+    folders = options.folders
     clones = (folders[sources.COHEN.folder], folders[sources.FIGURE1.folder])
     listed_files = study_lists(folders[sources.LISTS.folder]).rows
     fixed = _left(sources.rsna(folders[sources.RSNA.folder]), listed_files)
@@ -232,7 +231,7 @@ def days(wishes: Wishes) -> Iterable[tuple[str, tuple[int, ...]]]:
 def _left(
     candidates: Iterable[sources.Candidate], listed_files: Mapping[str, object]
 ) -> tuple[int, ...]:
-    """Return how many candidates of each class are in neither list."""
+    """Return the number of candidates per class that are in neither list."""
     names = {
         candidate.name: candidate.label
         for candidate in candidates
@@ -242,7 +241,7 @@ def _left(
 
 
 def listed(head: str, lines: Sequence[str], everything: bool) -> str:
-    """Return a message with its first lines, printable whatever they hold."""
+    """Return a message with its first lines, made printable."""
     shown = lines if everything else lines[:SHOWN]
     more = [f"  … and {len(lines) - len(shown)} more (--all)"] if len(shown) < len(lines) else []
     return "\n".join([head, *(f"  {printable(line)}" for line in shown), *more])

@@ -139,10 +139,10 @@ class Sources:
             path = self.folder(LISTS) / "labels" / f"{split}_COVIDx2.txt"
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def wishes(self, out: Path, **more: Any) -> study.Wishes:
+    def options(self, out: Path, **more: Any) -> study.Options:
         sizes = {"plus": SMALL, "mini": SMALL_MINI} | more
         folders = {project.folder: self.folder(project) for project in PROJECTS}
-        return study.Wishes(folders=folders, out=out, **sizes)
+        return study.Options(folders=folders, out=out, **sizes)
 
 
 def write_csv(
@@ -212,23 +212,23 @@ def sources(pristine: Sources, tmp_path: Path) -> Sources:
     return found
 
 
-def made(wishes: study.Wishes, on_image: Callable[[int], None] = lambda done: None) -> str:
-    return study.build(wishes, study.gather(wishes), on_image)
+def made(options: study.Options, on_image: Callable[[int], None] = lambda done: None) -> str:
+    return study.build(options, study.gather(options), on_image)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
     return [*csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))]
 
 
-def refused(wishes: study.Wishes) -> str:
+def refused(options: study.Options) -> str:
     with pytest.raises(tlkit.DataError, match=r".") as caught:
-        made(wishes)
-    assert not (wishes.out / "covidxplus.csv").exists()
+        made(options)
+    assert not (options.out / "covidxplus.csv").exists()
     return str(caught.value)
 
 
 def test_the_sources_of_the_study_give_its_counts(sources: Sources, tmp_path: Path) -> None:
-    said = made(sources.wishes(tmp_path / "data"))
+    said = made(sources.options(tmp_path / "data"))
     assert "paper" not in said
     for name, sizes in (("covidxplus", SMALL), ("covidxmini", SMALL_MINI)):
         path = tmp_path / "data" / f"{name}.csv"
@@ -239,7 +239,7 @@ def test_the_sources_of_the_study_give_its_counts(sources: Sources, tmp_path: Pa
 
 
 def test_every_png_has_the_pixels_of_its_source(sources: Sources, tmp_path: Path) -> None:
-    made(sources.wishes(tmp_path))
+    made(sources.options(tmp_path))
     plus = rows(tmp_path / "covidxplus.csv")
     assert {row["source"] for row in plus} == {"cohen", "figure1", "rsna"}
     for row in plus:
@@ -260,7 +260,7 @@ def test_mini_is_a_part_of_plus_and_another_seed_draws_another(
 ) -> None:
     drawn = []
     for seed in (10, 10, 11):
-        made(sources.wishes(tmp_path, seed=seed))
+        made(sources.options(tmp_path, seed=seed))
         drawn.append((tmp_path / "covidxmini.csv").read_text())
     plus = (tmp_path / "covidxplus.csv").read_text().splitlines()
     assert set(drawn[0].splitlines()) < set(plus)
@@ -268,7 +268,7 @@ def test_mini_is_a_part_of_plus_and_another_seed_draws_another(
 
 
 def test_an_image_more_moves_no_other_into_or_out_of_mini(sources: Sources, tmp_path: Path) -> None:
-    images = study.gather(sources.wishes(tmp_path)).images
+    images = study.gather(sources.options(tmp_path)).images
     before = {image.path for image in tables.draw_mini(images, 10, SMALL_MINI)}
     extra = attrs.evolve(images[0], path="images/rsna/one-more.png")
     after = {image.path for image in tables.draw_mini([*images, extra], 10, SMALL_MINI)}
@@ -291,7 +291,7 @@ def missing_validation_file(sources: Sources) -> str:
 def renamed_file(sources: Sources) -> str:
     path = sources.image("cohen", "covid-train-3.jpg")
     path.rename(path.with_suffix(".jpeg"))
-    return "covid-train-3.jpg; 'covid-train-3.jpeg' is there: rename it if it is the same"
+    return "covid-train-3.jpg; 'covid-train-3.jpeg' exists; rename it if it is the same"
 
 
 def renamed_row(sources: Sources) -> str:
@@ -300,7 +300,7 @@ def renamed_row(sources: Sources) -> str:
             row["filename"] = "covid-train-3.jpeg"
     path = sources.image("cohen", "covid-train-3.jpg")
     path.rename(path.with_suffix(".jpeg"))
-    return "covid-train-3.jpg: is in no source's metadata; 'covid-train-3.jpeg' is there, in neit"
+    return "covid-train-3.jpg: is not in any source's metadata; 'covid-train-3.jpeg' exists and is"
 
 
 def wrong_class(sources: Sources) -> str:
@@ -355,9 +355,9 @@ def test_a_fault_is_named_and_nothing_is_built_unless_told_to(
     expected = plant(sources)
     sources.write()
     # A renamed image is in neither list, but its patient is: it may not go to validation.
-    wishes = sources.wishes(tmp_path / "data", leave_out_shared=True)
-    assert expected in refused(wishes)
-    assert expected in made(attrs.evolve(wishes, leave_out_unmatched=True))
+    options = sources.options(tmp_path / "data", leave_out_shared=True)
+    assert expected in refused(options)
+    assert expected in made(attrs.evolve(options, leave_out_unmatched=True))
     left_out = (tmp_path / "data" / "left_out.txt").read_text().splitlines()
     assert len(left_out) == (2 if plant is renamed_row else 1)
     built = len(rows(tmp_path / "data" / "covidxplus.csv"))
@@ -369,7 +369,7 @@ def test_a_file_that_the_metadata_tell_of_is_not_proposed_for_another(
     sources: Sources, tmp_path: Path
 ) -> None:
     missing_file(sources)  # others have nearly its name
-    assert "rename it" not in refused(sources.wishes(tmp_path / "data"))
+    assert "rename it" not in refused(sources.options(tmp_path / "data"))
 
 
 def test_a_row_that_stands_twice_is_counted_once_and_named(
@@ -378,25 +378,26 @@ def test_a_row_that_stands_twice_is_counted_once_and_named(
     sources.lists["train"].append(sources.lists["train"][0])
     sources.cohen.append(sources.cohen[-1])
     sources.write()
-    plus = study.gather(sources.wishes(tmp_path))
+    plus = study.gather(sources.options(tmp_path))
     patient = sources.lists["train"][0].split()[0]
     assert (
-        f"train_COVIDx2.txt:77: {patient}.png: stands in train_COVIDx2.txt:1 already" in plus.notes
+        f"train_COVIDx2.txt:77: {patient}.png: is already in train_COVIDx2.txt:1 already"
+        in plus.notes
     )
-    assert any("nothing.jpg: stands in metadata.csv:" in note for note in plus.notes)
+    assert any("nothing.jpg: is already in metadata.csv:" in note for note in plus.notes)
 
 
 def test_monochrome1_is_inverted(sources: Sources, tmp_path: Path) -> None:
     patient = sources.lists["train"][0].split()[0]
     pixels = bytes(range(SIDE * SIDE))
     sources.image("rsna", f"{patient}.dcm").write_bytes(dicom(pixels, "MONOCHROME1"))
-    made(sources.wishes(tmp_path))
+    made(sources.options(tmp_path))
     found = np.asarray(Image.open(tmp_path / "images" / "rsna" / f"{patient}.png"))
     assert (255 - found).tobytes() == pixels
 
 
 def test_nothing_personal_leaves_the_dicom_files(sources: Sources, tmp_path: Path) -> None:
-    made(sources.wishes(tmp_path / "data"))
+    made(sources.options(tmp_path / "data"))
     for path in (tmp_path / "data").rglob("*"):
         assert path.is_dir() or b"SECRET" not in path.read_bytes()
 
@@ -410,9 +411,9 @@ def test_a_validation_image_of_a_training_patient_is_named(
     ]
     sources.write()
     expected = "images/cohen/new-1.png: is in val, and patient cohen-train3 is in train"
-    wishes = sources.wishes(tmp_path / "data")
-    assert expected in refused(wishes)
-    allowed = attrs.evolve(wishes, leave_out_shared=True)
+    options = sources.options(tmp_path / "data")
+    assert expected in refused(options)
+    allowed = attrs.evolve(options, leave_out_shared=True)
     assert "val 9 7 4 (paper 5, -1)" in " ".join(refused(allowed).split())  # nor in silence
     said = made(attrs.evolve(allowed, leave_out_unmatched=True))
     assert expected in said
@@ -442,26 +443,26 @@ def grown(sources: Sources) -> Sources:
 def test_what_came_after_the_study_is_listed_and_needs_a_word(
     grown: Sources, tmp_path: Path
 ) -> None:
-    wishes = grown.wishes(tmp_path / "data", show_all=True)
-    message = refused(wishes)
+    options = grown.options(tmp_path / "data", show_all=True)
+    message = refused(options)
     assert "--as-of DATE" in message
     assert "6 (paper 5, +1)" in message
     assert "images/cohen/later.jpg.png" in message
-    assert "later.jpg" not in made(attrs.evolve(wishes, as_of="2020-05-31"))
+    assert "later.jpg" not in made(attrs.evolve(options, as_of="2020-05-31"))
     assert "later.jpg" not in (tmp_path / "data" / "covidxplus.csv").read_text()
-    assert "6 (paper 5, +1)" in made(attrs.evolve(wishes, keep_surplus=True))
+    assert "6 (paper 5, +1)" in made(attrs.evolve(options, keep_surplus=True))
     assert "later.jpg" in (tmp_path / "data" / "covidxplus.csv").read_text()
 
 
 def test_the_day_counts_to_its_end_in_utc(grown: Sources, tmp_path: Path) -> None:
-    assert "paper 5, +1" in refused(grown.wishes(tmp_path / "data", as_of="2020-06-01"))
+    assert "paper 5, +1" in refused(grown.options(tmp_path / "data", as_of="2020-06-01"))
     with pytest.raises(tlkit.DataError, match="has no commit up to 2020-05-19"):
-        study.gather(grown.wishes(tmp_path, as_of="2020-05-19"))
+        study.gather(grown.options(tmp_path, as_of="2020-05-19"))
 
 
 def test_the_days_with_the_papers_counts_can_be_found(grown: Sources, tmp_path: Path) -> None:
     normal, pneumonia, covid = SMALL["val"]
-    assert [*study.days(grown.wishes(tmp_path))] == [
+    assert [*study.days(grown.options(tmp_path))] == [
         ("2020-05-20", (normal, pneumonia, covid)),
         ("2020-06-01", (normal, pneumonia, covid + 1)),
     ]
@@ -469,30 +470,30 @@ def test_the_days_with_the_papers_counts_can_be_found(grown: Sources, tmp_path: 
 
 def test_a_copy_that_is_no_clone_has_no_history(sources: Sources, tmp_path: Path) -> None:
     with pytest.raises(tlkit.DataError, match="git: fatal: not a git repository"):
-        study.gather(sources.wishes(tmp_path, as_of="2020-05-20"))
+        study.gather(sources.options(tmp_path, as_of="2020-05-20"))
 
 
 def test_a_finished_build_is_not_redone(sources: Sources, tmp_path: Path) -> None:
-    wishes = sources.wishes(tmp_path)
-    made(wishes)
+    options = sources.options(tmp_path)
+    made(options)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").rglob("*.png")}
     count = sum(map(sum, SMALL.values()))
-    assert f"{count} images, {count} of them there already" in made(wishes)
+    assert f"{count} images, {count} of them from before" in made(options)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_only_what_is_not_right_is_redone(sources: Sources, tmp_path: Path) -> None:
-    wishes = sources.wishes(tmp_path)
-    made(wishes)
+    options = sources.options(tmp_path)
+    made(options)
     manifest = (tmp_path / "covidxplus.csv").read_bytes()
     files = sorted((tmp_path / "images").rglob("*.png"))
     files[0].unlink()
     files[1].write_bytes(files[1].read_bytes()[:-1])
     count = len(files)
-    assert f"{count} images, {count - 2} of them there already" in made(wishes)
+    assert f"{count} images, {count - 2} of them from before" in made(options)
     assert (tmp_path / "covidxplus.csv").read_bytes() == manifest
-    smaller = attrs.evolve(wishes, max_side=4)
-    assert f"{count} images, 0 of them there already" in made(smaller)
+    smaller = attrs.evolve(options, max_side=4)
+    assert f"{count} images, 0 of them from before" in made(smaller)
     with Image.open(files[0]) as smaller_picture:
         assert smaller_picture.size == (4, 4)
 
@@ -502,13 +503,13 @@ def test_an_interrupted_build_goes_on_and_ends_alike(sources: Sources, tmp_path:
         if done == 40:
             raise KeyboardInterrupt
 
-    made(sources.wishes(tmp_path / "straight"))
-    wishes = sources.wishes(tmp_path / "data")
+    made(sources.options(tmp_path / "straight"))
+    options = sources.options(tmp_path / "data")
     with pytest.raises(KeyboardInterrupt):
-        made(wishes, interrupt)
+        made(options, interrupt)
     assert not (tmp_path / "data" / "covidxplus.csv").exists()
-    said = made(wishes)
-    assert ", 40 of them there already" in said
+    said = made(options)
+    assert ", 40 of them from before" in said
     assert tree(tmp_path / "data") == tree(tmp_path / "straight")
 
 
@@ -597,6 +598,7 @@ def test_the_command_gives_tables_1_and_2_and_the_experiments_accept_it(
     done = CliRunner().invoke(build.app, arguments)
     assert done.exit_code == 0, done.output
     assert "(paper" not in done.output
+    shutil.copy(STUDY / "parts.py", tmp_path)
     for number, sizes in ((1, tables.PLUS), (2, tables.PLUS), (3, tables.MINI), (4, tables.MINI)):
         path = shutil.copy(STUDY / f"exp{number}.toml", tmp_path)
         plan = tlkit.check(tlkit.load_experiment(path))
@@ -610,9 +612,9 @@ def test_a_dry_run_on_nothing_tells_what_to_get_and_where_it_goes(
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(build.app, ["--sources", str(tmp_path / "none"), "--dry-run"])
     assert isinstance(done.exception, tlkit.DataError)
-    assert str(done.exception) == "8 files or folders are missing, see above"
+    assert str(done.exception) == "8 files or folders are missing; see above"
     for project in PROJECTS:
-        for told in (project.name, project.address, project.licence, project.get, *project.holds):
+        for told in (project.name, project.address, project.license, project.get, *project.holds):
             assert told in done.output
         assert str(tmp_path / "none" / project.folder) in done.output
     for told in ("pip install 'tlkit[dicom]'", f"python {build.HERE}/build.py --as-of DATE"):
