@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import structure, unstructure
@@ -205,49 +202,6 @@ class TestManifest:
         for path in (tmp_path / "none.csv", tmp_path):
             with pytest.raises(DataError, match=rf"^{path}: the manifest is not there; set data\."):
                 Manifest(path=path).load()
-
-
-class TestShapes:
-    def test_images_are_spread_evenly_over_the_classes(self) -> None:
-        splits = Shapes(train=31, val=7, test=3).load()
-        assert splits.classes == ("circle", "square", "triangle")
-        assert splits.counts("train") == {"circle": 11, "square": 10, "triangle": 10}
-        assert splits.counts("val") == {"circle": 3, "square": 2, "triangle": 2}
-        assert splits.counts("test") == {"circle": 1, "square": 1, "triangle": 1}
-
-    def test_test_may_be_empty_and_classes_may_have_names(self) -> None:
-        splits = Shapes(classes=("no", "yes"), test=0).load()
-        assert splits.test == ()
-        assert splits.counts("val") == {"no": 8, "yes": 7}
-
-    def test_an_image_is_a_png_of_the_wanted_size(self) -> None:
-        splits = Shapes(image_px=48).load()
-        image = Image.open(io.BytesIO(splits.read(splits.train[0].path)))
-        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (48, 48))
-
-    def test_every_image_is_another_and_another_seed_gives_others(self) -> None:
-        studies = [Shapes(train=6, val=3, test=3, image_px=16, draw_seed=n).load() for n in (0, 1)]
-        contents = [
-            splits.read(example.path)
-            for splits in studies
-            for _, examples in splits.items()
-            for example in examples
-        ]
-        assert Counter(contents).most_common(1)[0][1] == 1
-
-    def test_the_picture_shows_what_its_class_says_whatever_the_class_is_called(self) -> None:
-        named = Shapes(classes=("x", "y", "z"), image_px=32).load()
-        plain = Shapes(image_px=32).load()
-        for one, other in zip(named.train, plain.train, strict=True):
-            assert named.read(one.path) == plain.read(other.path)
-
-    def test_more_classes_than_shapes_are_refused(self) -> None:
-        with pytest.raises(DataError, match=r"^shapes: draws at most 3 classes, got 4$"):
-            Shapes(classes=("a", "b", "c", "d")).load()
-
-    def test_too_few_images_for_every_class_are_refused(self) -> None:
-        with pytest.raises(DataError, match=r"^val split: every class needs at least one image"):
-            Shapes(val=2).load()
 
 
 class TestStandIn:

@@ -43,7 +43,7 @@ CASES = (
         expected="6, or named by `tlkit.testing.check_part`",
         tests=(
             "test_registry.py::test_an_object_of_the_wrong_kind_is_refused_with_its_distribution",
-            "test_testing.py::test_each_is_named",
+            "test_contracts.py::test_each_is_named",
         ),
     ),
     Case(
@@ -51,7 +51,7 @@ CASES = (
         what="A part that changes global state",
         expected="named by `tlkit.testing.check_part`",
         tests=(
-            "test_testing.py::test_a_part_that_changes_shared_state_is_named_and_the_state_put_back",
+            "test_contracts.py::test_a_part_that_changes_shared_state_is_named_and_the_state_put_back",
         ),
     ),
     Case(
@@ -66,7 +66,7 @@ CASES = (
         expected="named by `tlkit.testing.check_part`",
         tests=(
             "test_augmentations.py::test_draws_are_equal_if_and_only_if_keys_are",
-            "test_testing.py::test_every_kind_has_a_check",
+            "test_contracts.py::test_every_kind_has_a_check",
         ),
     ),
     Case(
