@@ -191,7 +191,7 @@ class TestReading:
         load_experiment(study)
         mine.write_text(MINE + "raise SystemExit\n")
         with pytest.raises(
-            tlkit.ConfigError, match=r"plugins\.sha256\[0\]: \S+/mine\.py must hash"
+            tlkit.ConfigError, match=r"plugins\.sha256\[0\]: \S+/mine\.py: SHA-256 must be"
         ):
             load_experiment(study)
         study.write_text(STUDY.replace('["mine.py"]', '["mine.py"]\nsha256 = ["a", "b"]'))

@@ -62,6 +62,7 @@ from .parts.kinds import Optimizer as Optimizer
 from .parts.kinds import Registries as Registries
 from .parts.kinds import Schedule as Schedule
 from .parts.kinds import Stage as Stage
+from .parts.kinds import StandIn as StandIn
 from .parts.kinds import part as part
 from .parts.kinds import registries as registries
 from .parts.plugins import Plugins as Plugins

@@ -91,7 +91,7 @@ def read_plugins(plugins: Plugins, base: Path, source: str = "") -> tuple[Plugin
             continue
         files.append(file)
         if (wanted := plugins.sha256[number : number + 1]) and wanted[0] != file.sha256:
-            what = f"{path} must hash to {wanted[0]}, got {file.sha256}; it was changed"
+            what = f"{path}: SHA-256 must be {wanted[0]}, got {file.sha256}; the file has changed"
             problems.append(Problem(f"plugins.sha256[{number}]", what))
     if problems:
         raise ConfigError(problems, source)
