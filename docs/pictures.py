@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from markupsafe import Markup
@@ -252,51 +252,26 @@ def rooms() -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(levels)
 
 
-def room_files(room: str) -> list[Path]:
-    """Return the source files of a room."""
+def summary(room: str) -> str:
+    """Return the first line of a room's docstring."""
     folder = SOURCE / room
-    return sorted(folder.rglob("*.py")) if folder.is_dir() else [SOURCE / f"{room}.py"]
-
-
-def imported_rooms(room: str, known: Sequence[str]) -> set[str]:
-    """Return the other rooms that a room imports."""
-    modules = {
-        node.module
-        for path in room_files(room)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.module
-    }
-    names = {module.split(".")[1] for module in modules if module.startswith("tlkit.")}
-    return (names & set(known)) - {room}
+    path = folder / "__init__.py" if folder.is_dir() else SOURCE / f"{room}.py"
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return doc.partition("\n")[0].replace("`", "")
 
 
 def house_picture() -> str:
     """Draw the rooms of `src/tlkit`; imports go down only."""
-    levels = rooms()
-    known = [room for _, names in levels for room in names]
     marks: list[Markup] = []
-    for level, (what, names) in enumerate(levels):
-        y = 12.0 + 52 * level
-        marks.append(text(10, y + 24, what, "small"))
-        for place, room in enumerate(names):
-            x = 150.0 + 142 * place
-            uses = (
-                ", ".join(sorted(imported_rooms(room, known), key=known.index)) or "nothing of ours"
-            )
-            count = len(room_files(room))
-            title = tag("title", f"{room} imports {uses}")
-            marks.append(
-                tag(
-                    "g",
-                    title,
-                    box(x, y, 130, 40),
-                    text(x + 65, y + 18, room, "mid bold"),
-                    text(x + 65, y + 33, f"{count} file{'s' if count > 1 else ''}", "mid small"),
-                )
-            )
-    return picture(
-        590, 12 + 52 * len(levels), "The rooms of src/tlkit; a room imports rooms below it", *marks
-    )
+    y = 12.0
+    for what, names in rooms():
+        marks.append(text(10, y + 19, what, "small"))
+        for room in names:
+            marks += [box(140, y, 110, 28), text(195, y + 19, room, "mid bold")]
+            marks.append(text(262, y + 19, summary(room), "small"))
+            y += 32
+        y += 8
+    return picture(800, y, "The rooms of src/tlkit; a room imports rooms below it only", *marks)
 
 
 PICTURES = {
