@@ -118,3 +118,40 @@ def test_a_sweep_that_is_killed_takes_its_process_with_it_and_the_run_can_go_on(
     newest = max((out / "checkpoints").iterdir())
     assert len(Checkpoint.read(newest).history) > 0
     assert (out / "unfinished.json").exists()
+
+
+SWEEP_WITHOUT_TENSORFLOW = """
+import sys
+for name in ("tensorflow", "keras", "keras_cv"):
+    sys.modules[name] = None
+from tlkit.cli import main
+from tlkit.sweeps import executors
+executors.COMMAND = ("-c", sys.argv.pop(1))
+main()
+"""
+WRITES_METRICS = """
+import json, os, sys
+for line in sys.stdin:
+    out = json.loads(line)["out"]
+    os.mkdir(out)
+    table = {"evaluated_on": "val", "classes": ["a", "b"], "val": {"confusion": [[3, 1], [0, 2]]}}
+    with open(os.path.join(out, "metrics.json"), "w") as file:
+        json.dump(table, file)
+    print("{}", flush=True)
+"""
+
+
+def test_a_sweeps_own_process_does_not_import_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "quick.toml").write_text(QUICK)
+    arguments = [WRITES_METRICS, "sweep", "quick.toml", "--seeds", "0-1"]
+    done = subprocess.run(
+        [sys.executable, "-c", SWEEP_WITHOUT_TENSORFLOW, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "83.3 %" in done.stdout
+    assert (tmp_path / "sweeps" / "quick-1" / "sweep.html").is_file()
+    assert (tmp_path / "sweeps" / "quick-1" / "accuracy.svg").is_file()

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +156,7 @@ def test_without_the_images_the_report_says_so_and_is_whole_otherwise(copied: Pa
     images = copied.parent.parent / "images"
     images.rename(images.with_name("elsewhere"))
     _, missing = tlkit.report(copied)
-    assert "say where the images are with --data" in missing
+    assert "give the images' new place with --data" in missing
     text = (copied / "report.html").read_text(encoding="utf-8")
     assert "No images are shown" in text
     assert "<img" not in text
@@ -235,3 +237,22 @@ def test_the_command_says_where_the_pages_are(copied: Path) -> None:
     (copied / "weights.safetensors").unlink()
     done = CliRunner().invoke(app, ["report", str(copied)])
     assert done.stderr.startswith("note: no images in the report: ")
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+for name in ("tensorflow", "keras", "keras_cv"):
+    sys.modules[name] = None
+from tlkit.cli import main
+main()
+"""
+
+
+def test_reports_without_pictures_and_comparisons_do_not_import_tensorflow(copied: Path) -> None:
+    images = copied.parent.parent / "images"
+    images.rename(images.with_name("elsewhere"))
+    for arguments in (["report", str(copied)], ["compare", str(copied), str(copied)]):
+        command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "No images are shown" in (copied / "report.html").read_text(encoding="utf-8")

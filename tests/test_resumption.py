@@ -326,7 +326,7 @@ def test_the_command_goes_on_and_prints_the_results(unfinished: Path) -> None:
     done = CliRunner().invoke(app, ["resume", str(unfinished), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["run"] == str(unfinished)
-    assert "going on after epoch 4\n" in done.stderr
+    assert "resuming after epoch 4\n" in done.stderr
     assert "epoch 5/6 " in done.stderr
     assert "epoch 4/6 " not in done.stderr
 

@@ -13,8 +13,9 @@ from tlkit.sweeps.trials import brief
 WIDTH = 720
 CURVE_HEIGHT = 340
 LOG_FROM = 10  # values that span this factor get a logarithmic axis
-LABEL_WIDTH, ROW_HEIGHT, AXIS_HEIGHT = 310, 24, 26
+ROW_HEIGHT, AXIS_HEIGHT = 24, 26
 MAX_ROWS, MAX_LABEL = 80, 58
+CHARACTER = 5.8  # units of width per character of a label, a little more than most fonts need
 
 Point = tuple[float, VariantSummary]
 
@@ -33,17 +34,17 @@ def curve_chart(summaries: Sequence[VariantSummary], swept: Sequence[str]) -> Ma
     log = min(values) > 0 and max(values) / min(values) >= LOG_FROM
     low = _axis_start([summary for _, summary in points])
     frame = Frame.of(
-        (values[0], values[-1]), (low, 100), CURVE_HEIGHT, width=WIDTH, top=34, log_x=log
+        (values[0], values[-1]), (low, 100), CURVE_HEIGHT, width=WIDTH, top=14, log_x=log
     )
     y_ticks = [(at, f"{at:g}") for at in _tens(low)]
-    axes = frame.axes(swept[0], [(v, f"{v:g}") for v in values], y_ticks, "accuracy, %")
+    axes = frame.axes(swept[0], [(v, f"{v:g}") for v in values], y_ticks)
     marks, means = [], []
     for value, summary in points:
         accuracy = summary.figures["accuracy"]
         if accuracy.interval:
-            x, (bottom, top) = number(frame.x(value)), accuracy.interval
-            ends = f"V{number(frame.y.clipped(100 * top))}"
-            d = f"M{x} {number(frame.y.clipped(100 * bottom))}{ends}"
+            bottom, top = (number(frame.y.clipped(100 * end)) for end in accuracy.interval)
+            x, left = number(frame.x(value)), number(frame.x(value) - 4)
+            d = f"M{x} {bottom}V{top}M{left} {bottom}h8M{left} {top}h8"
             marks.append(tag("path", class_="whisker c0", d=d))
         marks += [
             tag("circle", class_="single c0", cx=frame.x(value), cy=frame.y(100 * dot), r=3.5)
@@ -77,19 +78,22 @@ def rows_chart(summaries: Sequence[VariantSummary]) -> Markup | None:
         return None
     low = _axis_start(shown)
     height = ROW_HEIGHT * len(shown) + AXIS_HEIGHT
-    x = Scale(low, 100, LABEL_WIDTH, WIDTH - 14)
+    labels = [_label(number, summary) for number, summary in enumerate(shown, start=1)]
+    left = max(70, CHARACTER * max(map(len, labels)) + 14)
+    x = Scale(low, 100, left, WIDTH - 14)
     bottom = height - AXIS_HEIGHT + 4
     parts = [
         tag("path", class_="grid", d=f"M{number(x(at))} 2V{number(bottom)}")
         + tag("text", f"{at}", class_="tick", x=x(at), y=bottom + 14.0, text_anchor="middle")
         for at in _tens(low)
     ]
-    for index, summary in enumerate(shown):
+    parts.append(tag("text", "accuracy, %", class_="tick", x=2.0, y=bottom + 14.0))
+    for index, (label, summary) in enumerate(zip(labels, shown, strict=True)):
         y = ROW_HEIGHT * (index + 0.5)
         accuracy = summary.figures["accuracy"]
         ends = accuracy.interval and (100 * accuracy.interval[0], 100 * accuracy.interval[1])
         parts += [
-            tag("text", _label(index + 1, summary), x=0.0, y=y + 4),
+            tag("text", label, x=2.0, y=y + 4),
             *(
                 tag("circle", class_="single c0", cx=x(100 * dot), cy=y, r=3.5)
                 for dot in _dots(summary)
