@@ -11,7 +11,8 @@ from attrs import evolve
 from tlkit.config.experiment import Experiment, ModelCard, PublishedResult
 from tlkit.config.structure import structure
 from tlkit.data.splits import Example, Splits
-from tlkit.metrics.scoring import score
+from tlkit.metrics.scores import EpochScores
+from tlkit.metrics.scoring import score, score_confusion
 from tlkit.runfolder.record import (
     EnvironmentRecord,
     ExperimentRecord,
@@ -129,3 +130,11 @@ def made_up(
         manifest={split: tuple(some) for split, some in splits.items()},
         predictions={"test": predictions, "val": predictions},
     )
+
+
+def metrics_table(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> dict[str, Any]:
+    """Return the content of `metrics.json` of a run without a test split."""
+    epoch = EpochScores(1, {"val": score_confusion(confusion, classes)})
+    return MetricsRecord(
+        evaluated_on="val", classes=tuple(classes), keep="last", kept=epoch, other=epoch
+    ).as_json()

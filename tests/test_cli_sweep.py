@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.finished_runs import metrics_table
 from typer.testing import CliRunner, Result
 
 import tlkit
@@ -19,11 +20,6 @@ data = { name = "shapes", train = 6, val = 3, test = 0, image_px = 32 }
 backbone = { weights = "none", image_size = 32 }
 head = { name = "pooled" }
 """
-
-
-def metrics(right: int) -> dict[str, Any]:
-    scores = {"confusion": [[right, 10 - right], [0, 10]]}
-    return {"evaluated_on": "val", "classes": ["a", "b"], "val": scores}
 
 
 class Pretended:
@@ -41,7 +37,8 @@ class Pretended:
             raise KeyboardInterrupt
         Path(job["out"]).mkdir()
         right = 2 * int(job["overrides"][-1].partition("=")[2])
-        Path(job["out"], "metrics.json").write_text(json.dumps(metrics(right)))
+        table = metrics_table([[right, 10 - right], [0, 10]], "ab")
+        Path(job["out"], "metrics.json").write_text(json.dumps(table))
         return {}
 
 

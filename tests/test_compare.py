@@ -204,11 +204,11 @@ def test_two_runs_that_differ_in_one_key_name_it(two_runs: tuple[Path, Path]) ->
     ("spoil", "message"),
     [
         (lambda folder: (folder / "metrics.json").unlink(), r"the run is not finished, it has no"),
-        (lambda folder: (folder / "manifest.csv").unlink(), r"manifest\.csv: cannot be read: "),
+        (lambda folder: (folder / "manifest.csv").unlink(), r"it has no manifest\.csv"),
         (lambda folder: (folder / "history.csv").write_bytes(b"\xff"), r"cannot be read: "),
-        (lambda folder: (folder / "history.csv").write_text("epoch\n1\n"), r"is not as tlkit "),
-        (rewrite("metrics.json", lambda table: table.clear()), r"is not as tlkit writes"),
-        (rewrite("plan.json", lambda table: table.update(classes=3)), r"is not as tlkit writes"),
+        (lambda folder: (folder / "history.csv").write_text("epoch\n1\n"), r"has no column"),
+        (rewrite("metrics.json", lambda table: table.clear()), r"metrics\.json: classes: missing"),
+        (rewrite("plan.json", lambda table: table.update(classes=3)), r"classes: expected"),
     ],
     ids=["unfinished", "absent", "no text", "other columns", "no metrics", "no classes"],
 )  # fmt: skip

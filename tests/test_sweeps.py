@@ -58,9 +58,8 @@ def listener() -> Listener:
 def done(top: Path, listener: Listener) -> Sweep:
     """Two optimizers, of which one diverges, with three folds."""
     file = top / "<b>.toml"
-    reference = (
-        '\n[[reference]]\nsource = "<i>paper</i>\\u202E"\naccuracy = 0.5\nrecall = {clear = 0.25}\n'
-    )
+    reference = '\n[[reference]]\nsource = "<i>paper</i>\\u202E"\naccuracy = 0.5\n'
+    reference += "recall = {circle = 0.25}\n"
     file.write_text(QUICK + reference)
     return tlkit.sweep(file, top / "out", overrides=ASKED, in_process=True, callback=listener)
 
@@ -108,7 +107,7 @@ def test_published_figures_are_a_table_too(done: Sweep) -> None:
     found = rows(done.folder / "published.csv")
     assert [row["figure"] for row in found] == [
         f"<b>, optimizer {name}{what}"
-        for what in (", accuracy", ", clear recall")
+        for what in (", accuracy", ", circle recall")
         for name in ("adam", "sgd")
     ]
     assert [row["published"] for row in found] == ["0.5", "0.5", "0.25", "0.25"]
@@ -119,7 +118,7 @@ def test_published_figures_are_a_table_too(done: Sweep) -> None:
 def test_the_text_has_published_figures_and_what_failed(done: Sweep) -> None:
     text = sweep_text(done)
     assert "[1] <i>paper</i>" in text
-    assert "<b>, optimizer adam, clear recall" in text
+    assert "<b>, optimizer adam, circle recall" in text
     assert "failed: 3 of 6" in text
     assert text.endswith(f"next: tlkit sweep --resume {done.folder}")
     assert "the 3 folds of each seed are pooled" in text

@@ -17,8 +17,8 @@ from tlkit.parts.kinds import Backbone, Dataset
 from tlkit.reports.card import write_card
 from tlkit.reports.gallery import Source, make_gallery, unchanged, without_pictures
 from tlkit.reports.report import REPORT, write_report
-from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.experiment import read_experiment
+from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import RunRecord, read_run
 from tlkit.system.errors import ConfigError, DataError, TlkitError
 
