@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 from tests.finished_runs import HOSTILE, made_up
 
 from tlkit.config.experiment import ModelCard
@@ -17,6 +21,10 @@ from tlkit.reports.compare import Answer, ComparedRun, comparison, paired
 from tlkit.reports.gallery import Gallery, Pair, Picture, data_url
 from tlkit.reports.report import report
 from tlkit.runfolder.record import RunRecord
+from tlkit.sweeps.charts import sweep_chart
+from tlkit.sweeps.page import sweep_page
+from tlkit.sweeps.summary import Outcome, Sweep
+from tlkit.sweeps.trials import Variant
 
 SCRIPT = Path(__file__).parent / "page_check.mjs"
 PACKAGES = ("playwright-core@1.65.1", "axe-core@4.14.1")
@@ -80,9 +88,36 @@ def report_page(make: Callable[[], RunRecord]) -> str:
     return report(run, pictures(run))
 
 
+def made_up_sweep() -> str:
+    outcomes = []
+    for number, (name, seed) in enumerate(itertools.product("ab", (0, 1)), start=1):
+        run = made_up(seed=number)
+        plan = SimpleNamespace(stand_in="shapes", classes=run.classes)
+        experiment = SimpleNamespace(reference=run.experiment.reference)
+        variant = Variant(Path("study.toml"), {"head.name": name})
+        trial: Any = SimpleNamespace(
+            name=f"{number:03d}-study", label=variant.label, variant=variant, seed=seed, fold=None,
+            plan=plan, experiment=experiment,
+        )  # fmt: skip
+        confusions = {"val": run.scores.confusion, "test": run.scores.confusion}
+        outcomes.append(
+            Outcome(trial=trial, status="done", split="test", classes=run.classes,
+                    confusions=confusions)
+        )  # fmt: skip
+    failed = evolve(outcomes[-1], status="failed", error=HOSTILE[1], confusions={})
+    trials: Any = SimpleNamespace(
+        file=Path("study.toml"), trials=tuple(o.trial for o in outcomes),
+        variants=(outcomes[0].trial.variant, outcomes[2].trial.variant), swept=("head.name",),
+        notes=(HOSTILE[0],),
+    )  # fmt: skip
+    sweep = Sweep.of(Path("nowhere"), trials, [*outcomes[:-1], failed])
+    return sweep_page(sweep, sweep_chart(sweep.summaries, trials.swept))
+
+
 PAGES: dict[str, Callable[[], str]] = {
     **{name: partial(report_page, make) for name, make in RUNS.items()},
     "comparison": comparison_page,
+    "sweep": made_up_sweep,
 }
 
 
