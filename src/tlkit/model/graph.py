@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import json
 import logging
@@ -84,9 +83,11 @@ def cached_table(
 
 
 def _versions() -> Iterator[tuple[str, str]]:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
     for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            yield package, importlib.metadata.version(package)
+        with suppress(PackageNotFoundError):
+            yield package, version(package)
 
 
 def _block_from(name: str) -> str:

@@ -22,8 +22,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.version import Version
-
 from tlkit.system.errors import PartError, ResourceError
 
 if TYPE_CHECKING:
@@ -45,7 +43,9 @@ def start_keras() -> None:
         ResourceError: If Keras is older than 3.15.1, does not run on TensorFlow, or is replaced by
             the legacy tf_keras.
     """
-    from importlib.metadata import version  # slower to import than all of this module
+    from importlib.metadata import version  # slow to import
+
+    from packaging.version import Version
 
     if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() not in {"", "0", "false"}:
         raise ResourceError("TF_USE_LEGACY_KERAS: tlkit needs Keras 3; unset the variable")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -173,13 +172,15 @@ def installed_file(distribution: str, name: str) -> Path:
     Raises:
         NotAvailableError: If the distribution or the file is not installed.
     """
+    from importlib.metadata import PackageNotFoundError, files  # slow to import
+
     try:
-        files = importlib.metadata.files(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
+        candidates = files(distribution) or []
+    except PackageNotFoundError:
         raise NotAvailableError(
             f"the package {distribution} is not installed; pip install 'tlkit[offline]'"
         ) from None
-    for file in files:
+    for file in candidates:
         if file.as_posix() == name:
             return Path(str(file.locate()))
     raise NotAvailableError(f"the package {distribution} has no file {name}")
