@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,11 +11,11 @@ import tlkit
 from tlkit.cli.app import AsJson, app
 from tlkit.data.splits import SPLITS
 from tlkit.reports.console import table
-from tlkit.sweeps.summary import Outcome, Sweep
-from tlkit.sweeps.sweep import SweepCallback
-from tlkit.sweeps.text import outcome_text, sweep_text
-from tlkit.sweeps.trials import Trials
 from tlkit.system.text import json_text, shell_quoted
+
+if TYPE_CHECKING:
+    from tlkit.sweeps.summary import Sweep
+    from tlkit.sweeps.trials import Trials
 
 
 @app.command("sweep")
@@ -74,6 +74,8 @@ def sweep(
     if file is not None and dry_run:
         typer.echo(_list(tlkit.plan_trials(file, overrides or [], seeds)))
         return
+    from tlkit.sweeps.text import Lines, sweep_text
+
     callback = Lines()
     try:
         if file is not None:
@@ -88,28 +90,6 @@ def sweep(
     typer.echo(json_text(_as_json(done)) if as_json else sweep_text(done))
     if done.failed:
         raise typer.Exit(done.failed[0].exit_code)
-
-
-class Lines(SweepCallback):
-    """Prints a line per run on standard error."""
-
-    def __init__(self) -> None:
-        self.folder: Path | None = None
-
-    def on_plan(self, trials: Trials, folder: Path) -> None:
-        """Print the number of runs and what the user should know."""
-        self.folder = folder
-        for note in trials.notes:
-            typer.echo(f"note: {note}", err=True)
-        count, variants = len(trials.trials), len(trials.variants)
-        what = f"{count} runs of {variants} variant{'s' * (variants > 1)}"
-        typer.echo(f"{what}, all checked; results in {folder}", err=True)
-
-    def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
-        """Print the run's outcome."""
-        took = f"{seconds:.0f} s" if seconds else "kept"
-        width = len(str(count))
-        typer.echo(f"[{number:{width}d}/{count}] {outcome_text(outcome)}  ({took})", err=True)
 
 
 def _list(trials: Trials) -> str:

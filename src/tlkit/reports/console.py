@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlkit.metrics.intervals import format_interval, format_share, format_value
-from tlkit.metrics.scores import ClassScores, Scores
 from tlkit.system.text import printable
-from tlkit.train.plan import Plan, PlannedStage
+
+if TYPE_CHECKING:  # so that the command line, which imports this module, starts quickly
+    from tlkit.metrics.scores import ClassScores, Scores
+    from tlkit.train.plan import Plan, PlannedStage
 
 MAX_WIDTH = 100  # of a confusion matrix, in columns
 MAX_NAME = 32  # of a class, in characters

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import stand_in_banner, table
@@ -16,7 +18,35 @@ from tlkit.sweeps.summary import (
     published_results,
     values_of,
 )
+from tlkit.sweeps.sweep import SweepCallback
+from tlkit.sweeps.trials import Trials
 from tlkit.system.text import shell_quoted
+
+
+class Lines(SweepCallback):
+    """Prints a line per run on standard error.
+
+    Attributes:
+        folder: The sweep's folder; None before the first run.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+
+    def on_plan(self, trials: Trials, folder: Path) -> None:
+        """Print the number of runs and what the user should know."""
+        self.folder = folder
+        for note in trials.notes:
+            print(f"note: {note}", file=sys.stderr)
+        count, variants = len(trials.trials), len(trials.variants)
+        what = f"{count} runs of {variants} variant{'s' * (variants > 1)}"
+        print(f"{what}, all checked; results in {folder}", file=sys.stderr)
+
+    def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
+        """Print the run's outcome."""
+        took = f"{seconds:.0f} s" if seconds else "kept"
+        line = f"[{number:{len(str(count))}d}/{count}] {outcome_text(outcome)}  ({took})"
+        print(line, file=sys.stderr)
 
 
 def sweep_text(sweep: Sweep) -> str:
