@@ -220,7 +220,7 @@ def test_the_plan_is_written_as_plain_json_with_every_layer_and_rate() -> None:
         ),
         (
             {"class_weights": Fixed(weights={"normal": 1, "pneumonia": 1})},
-            r"class_weights\.weights: no weight for class 'covid-19'; give every class one$",
+            r"class_weights\.weights: no weight for class 'covid-19'; every class needs one$",
         ),
         (
             {

@@ -1,1 +1,1 @@
-"""The parts an experiment is made of: one module a kind, and `kinds` with what a kind asks."""
+"""The parts that experiments are made of: the kinds, and one module per kind."""

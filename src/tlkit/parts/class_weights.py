@@ -160,5 +160,7 @@ class Fixed(ClassWeights):
                 raise FieldError("weights", f"no class named {name!r}{suggest(name, counts)}")
         missing = [name for name in counts if name not in self.weights]
         if missing:
-            raise FieldError("weights", f"no weight for class {missing[0]!r}; give every class one")
+            raise FieldError(
+                "weights", f"no weight for class {missing[0]!r}; every class needs one"
+            )
         return {name: float(self.weights[name]) for name in counts}

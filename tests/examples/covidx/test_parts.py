@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,12 @@ def test_an_experiment_without_data_runs_on_them_with_a_banner(tmp_path: Path) -
     assert done.plan.counts["train"] == dict.fromkeys(("normal", "pneumonia", "covid-19"), 15)
     assert "STAND-IN DATA: synthetic images (phantom)" in stand_in_banner(done.plan.stand_in)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["stand_in"] == "phantom"
+
+
+def test_the_library_knows_nothing_of_the_study() -> None:
+    words = re.compile("covid|lung|chest", re.IGNORECASE)
+    texts = {".py", ".pyi", ".j2", ".css", ".html", ".md", ".typed"}
+    sources = [path for path in (STUDY.parents[1] / "src").rglob("*") if path.suffix in texts]
+    assert len(sources) > 100
+    for path in sources:
+        assert not words.search(path.read_text(encoding="utf-8")), path
