@@ -514,7 +514,7 @@ class TestMixedPrecision:
         splits = experiment.data.load()
         read = Reader(splits.read, 32)
         pixels = np.stack([read(example.path) for example in splits.test])
-        found = tlkit.load(run.folder).probabilities(pixels)
+        found = tlkit.load(run.folder).predict_proba(pixels)
         written = (run.folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[-3:]
         expected = [[np.float32(p) for p in row.split(",")[4:]] for row in written]
         np.testing.assert_array_equal(found, np.array(expected))

@@ -200,9 +200,9 @@ def test_a_run_keeps_and_applies_what_it_has_learnt(tmp_path: Path) -> None:
     for path, example in zip(files, splits.test, strict=True):
         path.write_bytes(splits.read(example.path))
     classifier = tlkit.load(run.folder)
-    np.testing.assert_array_equal(classifier.probabilities(files), found)
+    np.testing.assert_array_equal(classifier.predict_proba(files), found)
     assert classifier.predict(files) == [row["predicted"] for row in rows]
-    answers = list(classifier.answers(map(str, files)))
+    answers = list(classifier.iter_predict(map(str, files)))
     assert [answer.predicted for answer in answers] == classifier.predict(files)  # type: ignore[union-attr]  # none is rejected
 
 

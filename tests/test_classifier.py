@@ -85,7 +85,7 @@ def test_it_is_the_model_that_was_trained(finished: RunRecord) -> None:
 
 
 def test_probabilities_of_files_are_those_of_the_run_to_the_digit(finished: RunRecord) -> None:
-    found = finished.classifier.probabilities(finished.test_files)
+    found = finished.classifier.predict_proba(finished.test_files)
     np.testing.assert_array_equal(found, predictions(finished, "test"))
     assert found.dtype == np.float32
 
@@ -94,34 +94,34 @@ def test_pixels_give_what_their_files_give(finished: RunRecord) -> None:
     reader = Reader(lambda path: Path(path).read_bytes(), size=32)
     pixels = np.stack([reader(str(path)) for path in finished.test_files])
     np.testing.assert_array_equal(
-        finished.classifier.probabilities(pixels),
-        finished.classifier.probabilities(finished.test_files),
+        finished.classifier.predict_proba(pixels),
+        finished.classifier.predict_proba(finished.test_files),
     )
 
 
 def test_the_predicted_class_is_the_most_probable(finished: RunRecord) -> None:
     classes = finished.classifier.classes
     found = finished.classifier.predict([str(path) for path in finished.test_files])
-    best = finished.classifier.probabilities(finished.test_files).argmax(axis=1)
+    best = finished.classifier.predict_proba(finished.test_files).argmax(axis=1)
     assert found == [classes[number] for number in best]
 
 
 def test_an_images_answer_does_not_depend_on_the_others(finished: RunRecord) -> None:
-    together = finished.classifier.probabilities(finished.test_files)
-    one_by_one = [finished.classifier.probabilities([path])[0] for path in finished.test_files]
+    together = finished.classifier.predict_proba(finished.test_files)
+    one_by_one = [finished.classifier.predict_proba([path])[0] for path in finished.test_files]
     np.testing.assert_array_equal(together, one_by_one)
 
 
 def test_more_than_one_batch_of_pixels_keeps_its_order(finished: RunRecord) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (33, 32, 32, 3), dtype=np.uint8)
-    found = finished.classifier.probabilities(pixels)
+    found = finished.classifier.predict_proba(pixels)
     assert found.shape == (33, 3)
-    np.testing.assert_array_equal(found[32], finished.classifier.probabilities(pixels[32:])[0])
+    np.testing.assert_array_equal(found[32], finished.classifier.predict_proba(pixels[32:])[0])
 
 
 @pytest.mark.parametrize("images", [[], np.empty((0, 32, 32, 3), np.uint8)], ids=["files", "array"])
 def test_no_images_have_no_answers(finished: RunRecord, images: Any) -> None:
-    assert finished.classifier.probabilities(images).shape == (0, 3)
+    assert finished.classifier.predict_proba(images).shape == (0, 3)
     assert finished.classifier.predict(images) == []
 
 
@@ -142,7 +142,7 @@ def test_pixels_of_another_shape_or_type_are_refused(
 ) -> None:
     """A picture from 0 to 1 would be all black as bytes: nothing is converted in silence."""
     with pytest.raises(tlkit.DataError, match=r"^images: must be \(count, 32, 32, 3\) uint8"):
-        finished.classifier.probabilities(np.zeros(shape, dtype))
+        finished.classifier.predict_proba(np.zeros(shape, dtype))
 
 
 def test_a_file_that_is_no_image_is_named(finished: RunRecord, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_answers_come_in_order_with_a_reason_for_what_has_none(
     sound = [str(path) for path in finished.test_files[:9]]
     files: list[str | Rejected] = [str(text)]
     files += [*sound[:5], before, str(absent), tmp_path.name, *sound[5:], str(pipe)]
-    found = list(finished.classifier.answers(files))
+    found = list(finished.classifier.iter_predict(files))
     assert [answer.path for answer in found] == [getattr(file, "path", file) for file in files]
     reasons = [answer.reason for answer in found if isinstance(answer, Rejected)]
     assert reasons[0].startswith("is no image")
@@ -169,7 +169,7 @@ def test_answers_come_in_order_with_a_reason_for_what_has_none(
     assert reasons[4] == "is no regular file"
     rows = [answer for answer in found if not isinstance(answer, Rejected)]
     np.testing.assert_array_equal(
-        [row.probabilities for row in rows], finished.classifier.probabilities(sound)
+        [row.probabilities for row in rows], finished.classifier.predict_proba(sound)
     )
     assert [row.predicted for row in rows] == finished.classifier.predict(sound)
     assert all(row.features is None for row in rows)
@@ -184,7 +184,7 @@ def test_answers_are_not_computed_ahead_of_need(finished: RunRecord) -> None:
             taken.append(path)
             yield path
 
-    answers = finished.classifier.answers(endless())
+    answers = finished.classifier.iter_predict(endless())
     for _ in range(3):
         next(answers)
     assert len(taken) <= 6 * finished.classifier.extractor.batch
@@ -201,7 +201,7 @@ def test_features_are_the_backbone_s_averaged_over_the_picture(finished: RunReco
     again = hidden @ scores.kernel.numpy() + scores.bias.numpy()
     powers = np.exp(again - again.max(axis=1, keepdims=True))
     np.testing.assert_allclose(
-        powers / powers.sum(axis=1, keepdims=True), classifier.probabilities(files), atol=1e-5
+        powers / powers.sum(axis=1, keepdims=True), classifier.predict_proba(files), atol=1e-5
     )
 
 
@@ -209,14 +209,14 @@ def test_features_are_the_backbone_s_averaged_over_the_picture(finished: RunReco
     ("layer", "width"), [("block1_conv1", 64), ("1", 64), ("dense_1", 4), ("scores", 3)]
 )
 def test_features_can_be_those_of_any_layer(layer: str, width: int, finished: RunRecord) -> None:
-    answers = list(finished.classifier.answers(map(str, finished.test_files), True, layer))
+    answers = list(finished.classifier.iter_predict(map(str, finished.test_files), True, layer))
     rows = [answer.features for answer in answers if not isinstance(answer, Rejected)]
     whole = finished.classifier.features(finished.test_files, layer)
     assert whole.shape == (len(finished.test_files), width)
     np.testing.assert_array_equal(rows, whole)
     np.testing.assert_array_equal(
         [answer.probabilities for answer in answers if not isinstance(answer, Rejected)],
-        finished.classifier.probabilities(finished.test_files),
+        finished.classifier.predict_proba(finished.test_files),
     )
 
 
@@ -254,12 +254,14 @@ def test_features_explanations_and_freezing_refuse_a_layer_alike(
 def test_a_folder_of_splits_is_scored_as_the_run_was(
     finished: RunRecord, split: str | None, expected: str
 ) -> None:
-    assert finished.classifier.evaluate(finished.images, split) == finished.run.scores[expected]
+    assert (
+        finished.classifier.evaluate(finished.images, split).scores == finished.run.scores[expected]
+    )
 
 
 def test_a_folder_of_classes_is_scored(finished: RunRecord) -> None:
     found = finished.classifier.evaluate(finished.images / "test")
-    assert found == finished.run.scores["test"]
+    assert found.scores == finished.run.scores["test"]
 
 
 @pytest.mark.parametrize(("split", "expected"), [(None, "test"), ("val", "val")])
@@ -271,7 +273,7 @@ def test_a_manifest_is_scored(finished: RunRecord, split: str | None, expected: 
         for example in examples
     ]
     path.write_text("\n".join(["path,label,split", *lines]), encoding="utf-8")
-    assert finished.classifier.evaluate(path, split) == finished.run.scores[expected]
+    assert finished.classifier.evaluate(path, split).scores == finished.run.scores[expected]
 
 
 def test_data_of_other_classes_are_refused_with_both_lists(
@@ -299,7 +301,7 @@ def copy(finished: RunRecord, tmp_path: Path) -> Path:
 
 
 def test_a_run_can_be_moved(finished: RunRecord, copy: Path) -> None:
-    found = tlkit.load(str(copy)).probabilities(finished.test_files)
+    found = tlkit.load(str(copy)).predict_proba(finished.test_files)
     np.testing.assert_array_equal(found, predictions(finished, "test"))
 
 
@@ -364,3 +366,17 @@ def test_a_folder_that_is_not_a_sound_run_is_refused(
     spoil(copy)
     with pytest.raises(error, match=message):
         tlkit.load(copy)
+
+
+def test_old_names_work_and_name_the_new_ones(finished: RunRecord) -> None:
+    classifier, files = finished.classifier, finished.test_files[:1]
+    with pytest.warns(FutureWarning, match=r"probabilities: is now called predict_proba"):
+        old = classifier.probabilities(files)
+    np.testing.assert_array_equal(old, classifier.predict_proba(files))
+    with pytest.warns(FutureWarning, match=r"answers: is now called iter_predict"):
+        assert len(list(classifier.answers(map(str, files)))) == 1
+    with pytest.warns(FutureWarning, match=r"evaluation: is now called evaluate"):
+        evaluation = classifier.evaluation(finished.images)
+    with pytest.warns(FutureWarning, match=r"evaluate\(\.\.\.\)\.scores\.accuracy"):
+        assert evaluation.accuracy == evaluation.scores.accuracy
+    assert not hasattr(evaluation, "accurate")

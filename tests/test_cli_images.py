@@ -124,11 +124,11 @@ def test_features_have_a_row_for_each_row_printed(command: CommandLine, run: Pat
 
 def test_a_layer_is_for_features(command: CommandLine, run: Path) -> None:
     done = command("predict", run, "in", "--layer", "1")
-    assert (done.code, "is for --features" in done.err) == (2, True)
+    assert (done.code, "needs --features" in done.err) == (2, True)
 
 
 def test_evaluate_writes_its_answers(command: CommandLine, run: Path) -> None:
-    lines = ["path,label,split,source", "c.png,clear,test,one", "a.png,clear,test,two"]
+    lines = ["path,label,split,source", "c.png,circle,test,one", "a.png,circle,test,two"]
     Path("list.csv").write_text("\n".join([*lines, "in/b.png,triangle,test,two"]))
     done = command("evaluate", run, "--data", "list.csv", "--out", "there")
     assert done.code == 0
@@ -192,7 +192,7 @@ def test_with_a_threshold_it_is_the_called_class_that_is_explained(
 ) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     table = json.loads((copy / "experiment.json").read_text(encoding="utf-8"))
-    least = CLASSES[int(tlkit.load(run).probabilities(["a.png"])[0].argmin())]
+    least = CLASSES[int(tlkit.load(run).predict_proba(["a.png"])[0].argmin())]
     table["calibration"] = {"temperature": False, "min_recall": {least: 1.0}}
     learnt = {"temperature": 1.0, "threshold": {"class": least, "p": 0.0}, "raw": {}}
     for name, content in (("experiment.json", table), ("calibration.json", learnt)):
@@ -207,7 +207,7 @@ def test_a_chosen_class_is_explained_by_any_method(command: CommandLine, run: Pa
                    "--out", "there")  # fmt: skip
     (row,) = rows(Path("there/explanations.csv").read_text())
     assert (done.code, row["class"]) == (0, "circle")
-    p = dict(zip(CLASSES, tlkit.load(run).probabilities(["a.png"])[0], strict=True))["circle"]
+    p = dict(zip(CLASSES, tlkit.load(run).predict_proba(["a.png"])[0], strict=True))["circle"]
     assert float(row["p_class"]) == pytest.approx(p, abs=5e-4)
 
 

@@ -358,7 +358,7 @@ def test_dicoms_train_and_predict_and_nothing_personal_reaches_the_run_folder(
     }
     done = tlkit.run(structure(tlkit.Experiment, table), tmp_path / "run")
     image = data / "val" / "normal" / "0.dcm"
-    assert np.shape(tlkit.load(done.folder).probabilities([str(image)])) == (1, 2)
+    assert np.shape(tlkit.load(done.folder).predict_proba([str(image)])) == (1, 2)
     written = [path.read_bytes() for path in done.folder.rglob("*") if path.is_file()]
     assert written
     for content in written:

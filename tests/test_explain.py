@@ -149,8 +149,8 @@ def test_the_layer_is_the_last_with_a_map_or_the_chosen_one(
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ("dense", r"^explain: layer: 'dense' has no feature map of several places, its output: 3$"),
-        ("4", r"'4' has no feature map of several places, its output: 1×1×8$"),
+        ("dense", r"^explain: layer: 'dense' has no feature map, its output is 3$"),
+        ("4", r"'4' has no feature map, its output is 1×1×8$"),
         ("a", r"must be one layer, got 'a', which selects 2\n"),
         ("9", r"layers 9 reach past the last one, 7"),
         ("cnov", r"no layer or block matches 'cnov'; did you mean 'conv'\?"),

@@ -78,7 +78,7 @@ def test_a_run_trains_a_copy_and_is_loaded_with_the_same_layers(tmp_path: Path) 
     loaded = tlkit.load(tmp_path / "run", backbone=other_weights)
     assert arrays(loaded.model) == arrays(run.model)
     pixels = np.zeros((2, 16, 16, 3), np.uint8)
-    assert loaded.probabilities(pixels).shape == (2, 3)
+    assert loaded.predict_proba(pixels).shape == (2, 3)
 
     with pytest.raises(
         tlkit.PartError, match=r"/run: was made with a Keras model, which no folder"

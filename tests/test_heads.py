@@ -243,12 +243,12 @@ def test_a_run_is_loaded_in_a_fresh_process(head: tlkit.Head, tmp_path: Path) ->
     np.save(tmp_path / "pixels.npy", pixels)
     code = (
         "import sys, numpy as np, tlkit\n"
-        "found = tlkit.load(sys.argv[1]).probabilities(np.load(sys.argv[2]))\n"
+        "found = tlkit.load(sys.argv[1]).predict_proba(np.load(sys.argv[2]))\n"
         "np.save(sys.argv[3], found)"
     )
     files = [folder, tmp_path / "pixels.npy", tmp_path / "found.npy"]
     subprocess.run([sys.executable, "-c", code, *map(str, files)], check=True)
-    expected = tlkit.load(folder).probabilities(pixels)
+    expected = tlkit.load(folder).predict_proba(pixels)
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
 
 

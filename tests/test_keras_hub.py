@@ -219,10 +219,10 @@ def test_a_run_trains_on_it_and_is_loaded_again(tmp_path: Path, write_preset: Wr
     assert environment["weights"]["source"] == "preset"
     with h5py.File(folder / "model.weights.h5") as file:
         first = file["layers/conv2d/vars/0"][()]
-    expected = tlkit.load(tmp_path / "run").probabilities([image(tmp_path)])
+    expected = tlkit.load(tmp_path / "run").predict_proba([image(tmp_path)])
     shutil.rmtree(folder)  # what a run needs of its preset, it has recorded
     classifier = tlkit.load(tmp_path / "run")
-    np.testing.assert_array_equal(classifier.probabilities([image(tmp_path)]), expected)
+    np.testing.assert_array_equal(classifier.predict_proba([image(tmp_path)]), expected)
     np.testing.assert_array_equal(classifier.model.get_layer("conv1_conv").kernel.numpy(), first)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlkit.classifier import Prediction
-from tlkit.cli.predict import Format, Listing
+from tlkit.cli.listing import Format, Listing
 from tlkit.data.sources import Rejected
 from tlkit.system.text import csv_text
 

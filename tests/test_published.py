@@ -13,10 +13,10 @@ from tlkit.config.toml import load_experiment
 from tlkit.metrics.intervals import wilson
 from tlkit.metrics.published import (
     Share,
-    beside,
     figure_names,
     figures,
     reference_figures,
+    reference_rows,
     remarks,
     rounds_to,
 )
@@ -66,8 +66,8 @@ def impossible(number: int) -> dict[str, str]:
 def test_what_table_5_says_cannot_come_from_231_images() -> None:
     """Figure 6 shows 83.5 % where Table 5 says 86.9 %; 201 right ones would be 87.0 %."""
     table_5 = "paper, Table 5, which differs"
-    assert impossible(1) == {table_5: "accuracy 86.9 % is no share of 231 images"}
-    assert impossible(4) == {table_5: "accuracy 43.4 % is no share of 231 images"}
+    assert impossible(1) == {table_5: "accuracy 86.9 % is not a share of 231 images"}
+    assert impossible(4) == {table_5: "accuracy 43.4 % is not a share of 231 images"}
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -86,7 +86,7 @@ def test_a_rounded_share_can_be_whatever_it_is_rounded_to(
 def test_a_result_differs_beyond_chance_or_it_does_not() -> None:
     """COVID-Net's 92.6 % of the same 231 images, against the paper's 77.9 %."""
     experiment, scores = study(3)
-    rows = {row.name: row for row in beside(scores, experiment.reference[1])}
+    rows = {row.name: row for row in reference_rows(scores, experiment.reference[1])}
     assert list(rows) == ["accuracy", "covid-19 recall"]
     assert rows["accuracy"].theirs == Share(0.926, 231)
     assert rows["accuracy"].verdict == "beyond chance"
@@ -97,12 +97,12 @@ def test_a_result_differs_beyond_chance_or_it_does_not() -> None:
 
 def test_a_result_is_within_chance_of_itself() -> None:
     experiment, scores = study(3)
-    assert {row.p for row in beside(scores, experiment.reference[0])} == {1.0}
+    assert {row.p for row in reference_rows(scores, experiment.reference[0])} == {1.0}
 
 
 def test_a_result_on_other_images_has_no_size_and_no_verdict() -> None:
     experiment, scores = study(3)
-    (row,) = beside(scores, experiment.reference[2])
+    (row,) = reference_rows(scores, experiment.reference[2])
     assert (row.theirs, row.p, row.verdict) == (Share(0.982, None), None, "")
     assert row.theirs.interval is None
 
@@ -110,14 +110,14 @@ def test_a_result_on_other_images_has_no_size_and_no_verdict() -> None:
 def test_a_precision_without_a_matrix_is_of_an_unknown_number() -> None:
     """How many images somebody else called so is not published."""
     _, scores = study(3)
-    (row,) = beside(scores, PublishedResult(source="paper", precision={"normal": 0.95}))
+    (row,) = reference_rows(scores, PublishedResult(source="paper", precision={"normal": 0.95}))
     assert (row.theirs.n, row.verdict) == (None, "")
 
 
 def test_ours_may_be_undefined_where_theirs_is_not() -> None:
     experiment, _ = study(3)
     nothing = score_confusion([[0, 100, 0], [0, 100, 0], [0, 31, 0]], CLASSES)
-    rows = {row.name: row for row in beside(nothing, experiment.reference[0])}
+    rows = {row.name: row for row in reference_rows(nothing, experiment.reference[0])}
     assert rows["covid-19 precision"].ours == Share(None, 0)
     assert rows["covid-19 precision"].verdict == ""
     assert rows["covid-19 recall"].verdict == "beyond chance"

@@ -122,7 +122,7 @@ def test_ids_are_unique_and_every_link_leads_somewhere(text: str) -> None:
 
 def test_published_results_stand_beside_ours_and_what_cannot_be_is_said(text: str) -> None:
     assert ">Published results</h2>" in text
-    assert "86.9 % is no share of 231 images" in text
+    assert "86.9 % is not a share of 231 images" in text
     assert "within chance" in text
 
 

@@ -308,7 +308,9 @@ def test_what_a_stopped_run_says(file: Path, tmp_path: Path) -> None:
     assert len(Checkpoint.read(path).history) == 1
     with pytest.raises(tlkit.RunFolderError, match=r"is not finished.*; tlkit resume "):
         tlkit.load(tmp_path / "run")
-    with pytest.raises(tlkit.RunFolderError, match=rf"go on with it: tlkit resume {tmp_path}/run"):
+    with pytest.raises(
+        tlkit.RunFolderError, match=rf"continue it with: tlkit resume {tmp_path}/run"
+    ):
         tlkit.run(file, tmp_path / "run")
 
 
@@ -592,7 +594,9 @@ def test_a_study_s_own_parts_are_named_once_more(tmp_path: Path) -> None:
     file.write_text(TABLES + tables, encoding="utf-8")
     done = tlkit.run(file, tmp_path / "straight")
     folder = stopped(file, tmp_path / "run", 4)
-    with pytest.raises(tlkit.PartError, match=r"was made with .*mine\.py, which is not run unless"):
+    with pytest.raises(
+        tlkit.PartError, match=r"was made with .*mine\.py, which is executed only if"
+    ):
         tlkit.resume(folder)
     tlkit.resume(folder, plugins=[plugin])
     assert contents(folder) == contents(done.folder)

@@ -154,12 +154,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         images = _images(X)
         classifier: Classifier = self.classifier_
         if isinstance(images, list):
-            return classifier.probabilities(images)
+            return classifier.predict_proba(images)
         data, size = classifier.experiment.data, classifier.experiment.backbone.image_size
         pixels = np.empty((len(images), size, size, 3), np.uint8)
         for number, image in enumerate(images):
             pixels[number] = to_pixels(png(image), size, data.resize, data.mask_center)
-        return classifier.probabilities(pixels)
+        return classifier.predict_proba(pixels)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
         """Return the label of each image."""

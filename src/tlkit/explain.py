@@ -1,7 +1,7 @@
-"""Where in an image a class is seen: heatmaps, from gradients on the flat model or by occlusion.
+"""Heatmaps of where in an image the model sees a class, from gradients or by occlusion.
 
-All methods explain the class's score before the softmax, whose slopes do not vanish where the model
-is sure.
+All methods explain the class's score before the softmax, whose gradients do not vanish where the
+model is confident.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tlkit.train.plan import PREFIX_BATCH
 
 Heatmaps = npt.NDArray[np.float32]
 Method = Literal["grad_cam", "grad_cam_pp", "hires_cam", "occlusion"]
-GRID = 8  # occlusion covers an image in 8 × 8 squares: 64 passes through the model
+GRID = 8  # occlusion covers the squares of an 8 × 8 grid: 64 passes through the model
 
 
 def heatmaps(
@@ -37,19 +37,19 @@ def heatmaps(
 
     Args:
         model: A flat functional model that ends in class probabilities.
-        backbone: Its backbone, which prepares the pixels.
+        backbone: Its backbone, which preprocesses the pixels.
         pixels: `(images, height, width, 3)` uint8 RGB, of the model's size.
-        class_numbers: The class to be explained, one an image.
-        layer: The number or name of the layer whose feature maps are weighted; unset: see
-            `feature_layer`. Occlusion looks at none.
+        class_numbers: The class to explain for each image.
+        layer: Number or name of the layer whose feature maps are weighted; None: see
+            `feature_layer`. Occlusion ignores it.
         method: `grad_cam` (Selvaraju et al. 2017), `grad_cam_pp` (Chattopadhay et al. 2018),
-            `hires_cam` (Draelos and Carin 2020: slopes are not averaged over the picture, which is
-            true to heads that flatten) or `occlusion` (how far the log-odds of the class fall when
-            a square is covered).
+            `hires_cam` (Draelos and Carin 2020: gradients are not averaged over the image, which is
+            faithful for heads that flatten) or `occlusion` (how much the log-odds of the class
+            fall when a square is covered).
 
     Returns:
-        `(images, height, width)` float32 in [0, 1]. The highest value of a map is 1; a map is all
-        0 where nothing speaks for the class.
+        `(images, height, width)` float32 in [0, 1]. The maximum of each map is 1; a map is all 0 if
+        nothing speaks for the class.
 
     Raises:
         ConfigError: If there is no such layer or it has no feature maps.
@@ -58,9 +58,9 @@ def heatmaps(
 
 
 class Explainer:
-    """Draws heatmaps; what is compiled for the first images serves the next.
+    """Computes heatmaps; compiled once and reused for all images.
 
-    Args and errors are those of `heatmaps`.
+    Arguments and errors are those of `heatmaps`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Explainer:
         method: Method = "grad_cam",
     ) -> None:
         if method not in get_args(Method):
-            raise _wrong("method", f"must be one of {', '.join(get_args(Method))}, got {method!r}")
+            raise _error("method", f"must be one of {', '.join(get_args(Method))}, got {method!r}")
         self.layer = ""
         size = backbone.image_size
         images = tf.TensorSpec((PREFIX_BATCH, size, size, 3), tf.float32)
@@ -83,14 +83,14 @@ class Explainer:
             others = tf.reduce_logsumexp(tf.where(own, -np.inf, scores), axis=1)
             return tf.gather(scores, numbers, batch_dims=1) - others
 
-        def mapped(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-            prepared = backbone.preprocess_images(images)
+        def weighted_maps(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+            inputs = backbone.preprocess_images(images)
             with tf.GradientTape() as tape:
-                tape.watch(prepared)
-                features, probabilities = both(prepared, training=False)
+                tape.watch(inputs)
+                features, probabilities = both(inputs, training=False)
                 score = tf.gather(_scores(probabilities), numbers, batch_dims=1)
-            slopes = tf.cast(tape.gradient(score, features), tf.float32)
-            return tf.nn.relu(_combined(tf.cast(features, tf.float32), slopes, method))
+            gradients = tf.cast(tape.gradient(score, features), tf.float32)
+            return tf.nn.relu(_weighted_map(tf.cast(features, tf.float32), gradients, method))
 
         if method == "occlusion":
             score = tf.function(log_odds, input_signature=[images, numbers])
@@ -99,66 +99,63 @@ class Explainer:
             layers = layer_table(model)
             self.layer = layers[feature_layer(layers, layer)].name
             both = keras.Model(model.input, [model.get_layer(self.layer).output, model.output])
-            self._coarse = tf.function(mapped, input_signature=[images, numbers])
+            self._coarse = tf.function(weighted_maps, input_signature=[images, numbers])
 
     def __call__(
         self, pixels: Pixels, class_numbers: Sequence[int] | npt.NDArray[np.integer[Any]]
     ) -> Heatmaps:
         """Return a heatmap for each image and its class; see `heatmaps`."""
         numbers = np.asarray(class_numbers, np.int32)
-        found = np.zeros(pixels.shape[:3], np.float32)
-        for chosen in _batches(len(pixels)):
+        maps = np.zeros(pixels.shape[:3], np.float32)
+        for batch in _batches(len(pixels)):
             x = np.zeros((PREFIX_BATCH, *pixels.shape[1:]), np.float32)
             k = np.zeros(PREFIX_BATCH, np.int32)
-            count = len(pixels[chosen])
-            x[:count], k[:count] = pixels[chosen], numbers[chosen]
+            count = len(pixels[batch])
+            x[:count], k[:count] = pixels[batch], numbers[batch]
             coarse = self._coarse(x, k)[:count]
-            found[chosen] = tf.image.resize(coarse[..., None], pixels.shape[1:3])[..., 0]
-        highest = found.max(axis=(1, 2), keepdims=True)
-        np.divide(found, highest, out=found, where=highest > 0)
-        return found
+            maps[batch] = tf.image.resize(coarse[..., None], pixels.shape[1:3])[..., 0]
+        highest = maps.max(axis=(1, 2), keepdims=True)
+        np.divide(maps, highest, out=maps, where=highest > 0)
+        return maps
 
 
 def feature_layer(layers: LayerTable, chosen: str | None = None) -> int:
     """Return the number of the layer whose feature maps are weighted.
 
-    Unless one is chosen it is the last that has a map, that everything after it depends on alone
-    and that is no pooling: a pooling only makes the map behind the last convolution coarser.
-
     Args:
         layers: The model's layers.
-        chosen: A layer's number or name.
+        chosen: A layer's number or name. None: the last layer that has feature maps, is the only
+            input of everything after it, and is not a pooling layer, which would only make the map
+            of the last convolution coarser.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is no such layer, or it has no feature maps.
     """
     if chosen is None:
-        able = [
-            n
-            for n, x in layers
-            if _has_map(x.output_shape) and x.is_cut_point and "Pool" not in x.kind
+        suitable = [
+            number
+            for number, layer in layers
+            if _has_map(layer.output_shape) and layer.is_cut_point and "Pool" not in layer.kind
         ]
-        if not able:
-            raise _wrong("layer", 'no layer has a feature map; use the method "occlusion"')
-        return able[-1]
+        if not suitable:
+            raise _error("layer", 'no layer has a feature map; use the method "occlusion"')
+        return suitable[-1]
     try:
         number = layers.choose(chosen)
     except ValueError as error:
-        raise _wrong("layer", str(error)) from None
+        raise _error("layer", str(error)) from None
     if not _has_map(layers[number].output_shape):
         shape = "×".join(map(str, layers[number].output_shape))
-        raise _wrong(
-            "layer", f"{chosen!r} has no feature map of several places, its output: {shape}"
-        )
+        raise _error("layer", f"{chosen!r} has no feature map, its output is {shape}")
     return number
 
 
 def _has_map(shape: tuple[int, ...]) -> bool:
-    """Tell whether an output is `(height, width, channels)` with more than one place."""
+    """Return whether an output is `(height, width, channels)` with more than one position."""
     return len(shape) == 3 and shape[0] * shape[1] > 1
 
 
-def _wrong(key: str, message: str) -> ConfigError:
+def _error(key: str, message: str) -> ConfigError:
     return ConfigError([Problem(key, message)], "explain")
 
 
@@ -167,7 +164,7 @@ def _batches(count: int) -> Iterator[slice]:
 
 
 def _scores(probabilities: tf.Tensor) -> tf.Tensor:
-    """Return what the softmax was taken of; logarithms of the probabilities if there was none."""
+    """Return the softmax's input, or the logarithms of the probabilities if there is no softmax."""
     tensor = probabilities
     while tensor.op.type in {"Cast", "Identity"}:
         tensor = tensor.op.inputs[0]
@@ -176,30 +173,30 @@ def _scores(probabilities: tf.Tensor) -> tf.Tensor:
     return tf.math.log(tf.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
-def _combined(features: tf.Tensor, slopes: tf.Tensor, method: Method) -> tf.Tensor:
-    """Return maps, `(images, height, width)`, from features and the score's slopes on them."""
+def _weighted_map(features: tf.Tensor, gradients: tf.Tensor, method: Method) -> tf.Tensor:
+    """Return maps, `(images, height, width)`, from features and the score's gradients there."""
     if method == "hires_cam":
-        return tf.reduce_sum(features * slopes, axis=-1)
+        return tf.reduce_sum(features * gradients, axis=-1)
     if method == "grad_cam_pp":  # the paper's equations 19 and 5, for exp(score)
-        squares = slopes**2
+        squares = gradients**2
         sums = tf.reduce_sum(features, axis=(1, 2), keepdims=True)
-        alphas = tf.math.divide_no_nan(squares, 2 * squares + sums * slopes**3)
-        weights = tf.reduce_sum(alphas * tf.nn.relu(slopes), axis=(1, 2), keepdims=True)
+        alphas = tf.math.divide_no_nan(squares, 2 * squares + sums * gradients**3)
+        weights = tf.reduce_sum(alphas * tf.nn.relu(gradients), axis=(1, 2), keepdims=True)
     else:
-        weights = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)
+        weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
     return tf.reduce_sum(weights * features, axis=-1)
 
 
 def _occluded(
     score: Callable[..., Any], images: npt.NDArray[np.float32], numbers: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """Return how much each square's covering lowers the score, `(images, GRID, GRID)`."""
+    """Return how much covering each square lowers the score, `(images, GRID, GRID)`."""
     edges = np.linspace(0, images.shape[1], GRID + 1).round().astype(int)
     means = images.mean(axis=(1, 2), keepdims=True)
-    whole = score(images, numbers).numpy()
-    found = np.zeros((len(images), GRID, GRID), np.float32)
+    uncovered = score(images, numbers).numpy()
+    drops = np.zeros((len(images), GRID, GRID), np.float32)
     for row, column in np.ndindex(GRID, GRID):
         covered = images.copy()
         covered[:, edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = means
-        found[:, row, column] = whole - score(covered, numbers).numpy()
-    return np.maximum(found, 0)
+        drops[:, row, column] = uncovered - score(covered, numbers).numpy()
+    return np.maximum(drops, 0)

@@ -1,4 +1,4 @@
-"""A finished run as one model file for programs without tlkit: pixels in, probabilities out."""
+"""Export of a finished run as a model file for programs without tlkit."""
 
 from __future__ import annotations
 
@@ -9,46 +9,45 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from tlkit.classifier import Classifier, load
+from tlkit.metrics.calibration import TINY
 from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import PartError, ResourceError, RunFolderError, WeightsError
 from tlkit.system.files import new_folder, write_text
-from tlkit.system.keras import keras
-
-if TYPE_CHECKING:
-    from tlkit.classifier import Classifier
-
+from tlkit.system.keras import keras, tf
 
 # RGB pixels in [0, 255], (batch, size, size, 3) -> probabilities (batch, classes).
-Answers = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+Predictor = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 @frozen(kw_only=True)
 class Format:
-    """How one kind of file is written and read.
+    """A file format.
 
     Attributes:
-        file: Its name in the folder.
+        file: The file's name in the folder.
         write: Writes a model.
-        read: Returns what a written model answers; None if what reads it is not installed.
-        tolerance: By how much a probability may differ from the run's.
-        script: The lines of `predict.py` after which `probabilities` takes pixels.
+        read: Loads a written model; returns None if the package for that is not installed.
+        tolerance: The largest allowed difference of a probability from the run's.
+        script: The lines of `predict.py` that define `probabilities`.
         needs: Modules that writing needs and tlkit itself does not.
-        extra: The extra of tlkit that brings them.
-        keras_only: It holds layers of Keras itself only.
-        float32_only: It holds float32 arithmetic only.
+        extra: The extra of tlkit that installs them.
+        keras_only: The format can only hold Keras's own layers.
+        float32_only: The format can only hold float32 arithmetic.
     """
 
     file: str
     write: Callable[[keras.Model, Path], None]
-    read: Callable[[Path], Answers | None]
+    read: Callable[[Path], Predictor | None]
     script: str
     tolerance: float
     needs: tuple[str, ...] = ()
@@ -57,7 +56,7 @@ class Format:
     float32_only: bool = False
 
     def predict_py(self, resize: str) -> str:
-        """Return the text of `predict.py` for models that saw images brought to size this way."""
+        """Return the text of `predict.py` for a way to resize images."""
         return BEGIN + self.script + END.format(resize=RESIZE[resize])
 
     def require(self) -> None:
@@ -69,13 +68,13 @@ class Format:
             )
 
     def check(self, model: keras.Model, mixed_precision: str | None) -> None:
-        """Raise `PartError` if the model has something that the format cannot hold."""
+        """Raise `PartError` if the format cannot hold the model."""
         if self.float32_only and mixed_precision:
             raise PartError(f"{self.file}: holds float32 only, not mixed precision; use savedmodel")
         foreign = _foreign_layers(model) if self.keras_only else []
         if foreign:
             raise PartError(
-                f"{self.file}: would need code that is not Keras's to be read, for "
+                f"{self.file}: could not be read without code outside Keras, for "
                 f"{', '.join(foreign)}; export to savedmodel or onnx"
             )
 
@@ -85,7 +84,7 @@ def _installed(module: str) -> bool:
 
 
 def _foreign_layers(model: keras.Model) -> list[str]:
-    """Return the layers that Keras reads only with somebody else's code, or not at all."""
+    """Return the layers that Keras alone cannot read."""
     layers = {id(x): x for x in model._flatten_layers()}.values()
     return sorted(
         f"{layer.name} ({type(layer).__name__})"
@@ -99,9 +98,7 @@ def _write_savedmodel(model: keras.Model, path: Path) -> None:
     model.export(path, format="tf_saved_model", verbose=False)
 
 
-def _read_savedmodel(path: Path) -> Answers:
-    import tensorflow as tf
-
+def _read_savedmodel(path: Path) -> Predictor:
     model = tf.saved_model.load(str(path))
     return lambda pixels: model.serve(pixels).numpy()
 
@@ -110,21 +107,21 @@ def _write_keras(model: keras.Model, path: Path) -> None:
     model.save(path)
 
 
-def _read_keras(path: Path) -> Answers:
+def _read_keras(path: Path) -> Predictor:
     model = keras.models.load_model(path)
     return lambda pixels: model.predict(pixels, verbose=0)
 
 
 @contextmanager
-def _as_onnx_knows(model: keras.Model) -> Iterator[None]:
-    """Compute GELU and convolutions in groups, as in ConvNeXt, by operators that tf2onnx knows."""
+def _onnx_operators(model: keras.Model) -> Iterator[None]:
+    """Compute GELU and grouped convolutions, as in ConvNeXt, by operators that tf2onnx supports."""
     changed = []
     for layer in model._flatten_layers():
         if getattr(layer, "activation", None) is keras.activations.gelu:
             layer.activation = _gelu
             changed.append(layer)
         if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
-            layer.convolution_op = partial(_in_groups, layer)
+            layer.convolution_op = partial(_grouped_convolution, layer)
             changed.append(layer)
     try:
         yield
@@ -136,12 +133,12 @@ def _as_onnx_knows(model: keras.Model) -> Iterator[None]:
 
 
 def _gelu(x: Any) -> Any:
-    """Return x · Φ(x) by the error function; TensorFlow's own uses its complement."""
+    """Return x · Φ(x) by the error function; TensorFlow uses the complementary one."""
     return 0.5 * x * (1 + keras.ops.erf(x / math.sqrt(2)))
 
 
-def _in_groups(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
-    """Return the convolution of each group of channels by itself; Keras compiles it with XLA."""
+def _grouped_convolution(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
+    """Convolve each group of channels separately; Keras would compile with XLA."""
     settings = {
         "strides": layer.strides,
         "padding": layer.padding,
@@ -149,8 +146,8 @@ def _in_groups(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
         "data_format": layer.data_format,
     }
     if layer.groups == layer.filters == inputs.shape[-1]:
-        turned = keras.ops.transpose(kernel, (0, 1, 3, 2))
-        return keras.ops.depthwise_conv(inputs, turned, **settings)
+        transposed = keras.ops.transpose(kernel, (0, 1, 3, 2))
+        return keras.ops.depthwise_conv(inputs, transposed, **settings)
     parts = zip(
         keras.ops.split(inputs, layer.groups, axis=-1),
         keras.ops.split(kernel, layer.groups, axis=-1),
@@ -161,14 +158,14 @@ def _in_groups(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
 
 def _write_onnx(model: keras.Model, path: Path) -> None:
     pixels = keras.InputSpec(shape=model.input.shape, dtype="float32", name="pixels")
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # reading the file back tells it all
-    with _as_onnx_knows(model), warnings.catch_warnings():
-        # Keras 3.15.1 looks for an attribute that NumPy 2 warns of, to mend tf2onnx.
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # the file is read back and checked
+    with _onnx_operators(model), warnings.catch_warnings():
+        # To patch tf2onnx, Keras 3.15.1 looks for an attribute that NumPy 2 warns about.
         warnings.filterwarnings("ignore", r"In the future `np\.\w+` will be defined")
         model.export(path, format="onnx", input_signature=[pixels], verbose=False)
 
 
-def _read_onnx(path: Path) -> Answers | None:
+def _read_onnx(path: Path) -> Predictor | None:
     if not _installed("onnxruntime"):
         return None
     import onnxruntime
@@ -177,7 +174,7 @@ def _read_onnx(path: Path) -> Answers | None:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own, without a public name
         raise PartError(
-            f"{path.name}: tf2onnx knows no operator for a layer of this network; export to "
+            f"{path.name}: tf2onnx has no operator for a layer of this network; export to "
             f"savedmodel or keras ({' '.join(str(error).split())[:200]})"
         ) from error
     name = session.get_inputs()[0].name
@@ -218,7 +215,7 @@ def probabilities(pixels):
     ),
     "onnx": Format(
         file="model.onnx",
-        tolerance=1e-4,  # ONNX Runtime orders and fuses the arithmetic its own way
+        tolerance=1e-4,  # ONNX Runtime reorders and fuses operations
         write=_write_onnx,
         read=_read_onnx,
         needs=("tf2onnx", "onnx"),
@@ -228,7 +225,7 @@ def probabilities(pixels):
 import onnxruntime
 
 session = onnxruntime.InferenceSession(str(HERE / "model.onnx"))
-(name,) = [one.name for one in session.get_inputs()]
+(name,) = [entry.name for entry in session.get_inputs()]
 
 
 def probabilities(pixels):
@@ -244,7 +241,7 @@ RESIZE = {
     "crop": "ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR)",
 }
 BEGIN = '''\
-"""Classify image files with the model beside this file: python predict.py IMAGE..."""
+"""Classify image files with the model in this folder: python predict.py IMAGE..."""
 
 import json
 import sys
@@ -268,16 +265,16 @@ def pixels_of(path):
 
 if __name__ == "__main__":
     for path in sys.argv[1:]:
-        found = probabilities(pixels_of(path)[None])[0]
-        print(path, FACTS["classes"][found.argmax()], *(format(p, ".6f") for p in found))
+        row = probabilities(pixels_of(path)[None])[0]
+        print(path, FACTS["classes"][row.argmax()], *(format(p, ".6f") for p in row))
 '''
 
 
 Target = Literal["savedmodel", "keras", "onnx"]
 FACTS, SCRIPT = "model.json", "predict.py"
-# An exported model is compared with the run on random images of coloured patches: they differ more
-# from each other, and so do their probabilities, than images of noise.
-TRIED, PATCHES = 8, 7
+# An exported model is compared with the run on images of random colored patches. These differ more
+# from each other than images of noise, and so do their probabilities.
+CHECK_IMAGES, PATCHES = 8, 7
 
 
 @frozen(kw_only=True)
@@ -285,12 +282,12 @@ class Exported:
     """An exported model.
 
     Attributes:
-        folder: What holds it.
-        file: The model in it.
-        classes: Class names in the order of its outputs.
-        image_size: Height and width of its input, in pixels.
-        difference: By how much a probability differs from the run's own at most, on eight random
-            images; None if it was not tried, because ONNX Runtime is not installed.
+        folder: The folder.
+        file: The model's file in it.
+        classes: Class names in the order of the model's outputs.
+        image_size: Height and width of the input, in pixels.
+        difference: The largest difference of a probability from the run's on eight random images;
+            None if not checked because ONNX Runtime is not installed.
     """
 
     folder: Path
@@ -308,27 +305,28 @@ def export(
     plugins: Sequence[str | Path] = (),
     backbone: Backbone | None = None,
 ) -> Exported:
-    """Write a finished run's model for programs without tlkit.
+    """Export a finished run's model for programs without tlkit.
 
-    Its input is RGB pixels from 0 to 255, `(batch, size, size, 3)` float32: the preprocessing is
-    part of the model. The folder holds the model, `model.json` with the class names and what else
-    one must know, and `predict.py`, which shows how to use it. The model is read back and compared
-    with the run.
+    The input is RGB pixels from 0 to 255, `(batch, size, size, 3)` float32: preprocessing is part
+    of the model. The folder contains the model, `model.json` with class names and other facts, and
+    `predict.py`, an example of its use. The exported model is read back and compared with the run.
 
     Args:
         run: The run folder.
-        out: The folder to make, which must not exist; unset: `exports/RUN-TO`.
-        to: `savedmodel` (TensorFlow), `keras` (one `.keras` file, layers of Keras only) or `onnx`.
-        plugins: The files with the study's own parts, as for `tlkit.load`.
-        backbone: What was the backbone, if that was a `FromModel`.
+        out: The new folder; None: `exports/RUN-TO`.
+        to: `savedmodel` (TensorFlow), `keras` (one `.keras` file, Keras's own layers only) or
+            `onnx`.
+        plugins: Files with the run's own parts, as for `tlkit.load`.
+        backbone: The `FromModel` of a run that was made with one.
+
+    Returns:
+        The exported model.
 
     Raises:
-        RunFolderError: If it is not the folder of a finished run, or `out` exists.
-        PartError: If a package is missing, or the model has something that the format cannot hold.
-        WeightsError: If the exported model does not answer as the run does.
+        RunFolderError: If the run is not finished or `out` exists.
+        PartError: If a package is missing, or the format cannot hold the model.
+        WeightsError: If the exported model's probabilities differ from the run's.
     """
-    from tlkit.classifier import load
-
     run = Path(run)
     out = Path("exports") / f"{run.resolve().name}-{to}" if out is None else Path(out)
     if out.exists():
@@ -364,52 +362,46 @@ def export(
 
 
 def with_preprocessing(classifier: Classifier) -> keras.Model:
-    """Return a model from RGB pixels in [0, 255] to probabilities; it shares the weights.
+    """Return a model from RGB pixels in [0, 255] to probabilities, with shared weights.
 
     Raises:
-        PartError: If the preprocessing works on TensorFlow's tensors only.
+        PartError: If the preprocessing only works on TensorFlow's tensors.
     """
-    import keras
-
-    from tlkit.metrics.calibration import TINY
-
     backbone = classifier.experiment.backbone
     size = backbone.image_size
     pixels = keras.Input((size, size, 3), name="pixels")
     try:
-        prepared = backbone.preprocess_images(pixels)
-    except Exception as error:  # a stranger's function may raise anything
+        inputs = backbone.preprocess_images(pixels)
+    except Exception as error:  # foreign code may raise anything
         raise PartError(
             f"backbone: its preprocessing cannot be put into a model: {type(error).__name__}; "
             "write it with arithmetic or keras.ops, not with tf"
         ) from error
-    found, temperature = classifier.model(prepared), classifier.calibrator.temperature
+    outputs, temperature = classifier.model(inputs), classifier.calibrator.temperature
     if temperature != 1:
-        logarithms = keras.ops.log(keras.ops.maximum(found, TINY))
-        found = keras.ops.softmax(logarithms / temperature)
-    return keras.Model(pixels, found, name="tlkit")
+        logarithms = keras.ops.log(keras.ops.maximum(outputs, TINY))
+        outputs = keras.ops.softmax(logarithms / temperature)
+    return keras.Model(pixels, outputs, name="tlkit")
 
 
-def _difference(classifier: Classifier, answers: Answers | None) -> float | None:
-    """Return by how much a model's probabilities differ from the classifier's at most."""
-    if answers is None:
+def _difference(classifier: Classifier, predictor: Predictor | None) -> float | None:
+    """Return the largest difference of a model's probabilities from the classifier's."""
+    if predictor is None:
         return None
-    import numpy as np
-
     size = classifier.experiment.backbone.image_size
-    patches = np.random.default_rng(0).integers(0, 256, (TRIED, PATCHES, PATCHES, 3), np.uint8)
-    place = np.arange(size) * PATCHES // size
-    pixels = patches[:, place][:, :, place]
-    found = answers(pixels.astype(np.float32))
-    return float(np.abs(found - classifier.probabilities(pixels)).max())
+    patches = np.random.default_rng(0).integers(
+        0, 256, (CHECK_IMAGES, PATCHES, PATCHES, 3), np.uint8
+    )
+    index = np.arange(size) * PATCHES // size
+    pixels = patches[:, index][:, :, index]
+    probabilities = predictor(pixels.astype(np.float32))
+    return float(np.abs(probabilities - classifier.predict_proba(pixels)).max())
 
 
 def _facts(
     classifier: Classifier, run: Path, to: Target, difference: float | None
 ) -> dict[str, Any]:
-    """Return what `model.json` says."""
-    from importlib.metadata import version
-
+    """Return the content of `model.json`."""
     size, resize = classifier.experiment.backbone.image_size, classifier.experiment.data.resize
     calibrator, threshold = classifier.calibrator, None
     if calibrator.favored is not None:

@@ -1,4 +1,4 @@
-"""The command that shows where in an image a run sees a class: `explain`."""
+"""`tlkit explain`: heatmaps of where a run sees a class."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tlkit.cli.app import PluginFiles, RunFolder, app
-from tlkit.cli.predict import Images, loaded, named, report
+from tlkit.cli.predict import Images, load_run, must_be_new, named_images, raise_rejected
 from tlkit.data.sources import Rejected
 from tlkit.reports.console import table
+from tlkit.runfolder import folder as runfolder
 from tlkit.system.files import atomic_write
-from tlkit.system.text import csv_cell, printable
+from tlkit.system.text import printable
 
 if TYPE_CHECKING:
     from tlkit.classifier import Classifier
     from tlkit.data.images import Pixels
     from tlkit.explain import Explainer
-    from tlkit.runfolder.folder import RunFolder as Folder
 
 
 @app.command()
@@ -29,7 +29,9 @@ def explain(
     images: Images,
     class_name: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="Explain this class. Unset: the predicted."),
+        typer.Option(
+            "--class", metavar="NAME", help="Explain this class. Unset: the predicted class."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -39,45 +41,42 @@ def explain(
         str | None,
         typer.Option(
             metavar="LAYER",
-            help="Weight this layer's feature maps: a number or name, see tlkit layers. Unset: the "
-            "last layer with feature maps that is no pooling.",
+            help="Use this layer's feature maps: a number or name, see tlkit layers. Unset: the "
+            "last layer with feature maps, pooling excepted.",
         ),
     ] = None,
     method: Annotated[
         Literal["grad_cam", "grad_cam_pp", "hires_cam", "occlusion"],
         typer.Option(
-            help="grad_cam and grad_cam_pp: for heads that pool; hires_cam: true to heads that "
-            "flatten; occlusion: covers square after square, needs no gradients and is slow."
+            help="grad_cam and grad_cam_pp: for heads that pool; hires_cam: faithful for heads "
+            "that flatten; occlusion: covers one square after another, needs no gradients, slow."
         ),
     ] = "grad_cam",
     plugins: PluginFiles = None,
 ) -> None:
-    """Draw where in each image the model sees a class: a picture an image, and a CSV file.
+    """Draw where the model sees a class: one picture per image, and a CSV file.
 
-    A heatmap shows what the model looks at, not whether it is right to. Each is scaled by its own
-    highest value, so two of them say nothing about which image is surer.
+    A heatmap shows what the model uses, not whether it is right to use it. Each is scaled to its
+    own maximum, so heatmaps of different images cannot be compared in strength.
     """
-    from tlkit.reports.progress import with_bar
-    from tlkit.runfolder.folder import RunFolder as Folder
-
-    classifier = loaded(run, plugins)
+    must_be_new(out, "--out")
+    classifier = load_run(run, plugins)
     if class_name is not None and class_name not in classifier.classes:
         raise typer.BadParameter(
             f"must be one of {', '.join(classifier.classes)}, got {class_name!r}",
             param_hint="--class",
         )
-    if out is not None and out.exists():
-        raise typer.BadParameter(f"{out} exists; nothing is overwritten", param_hint="--out")
+    from tlkit.reports.progress import with_bar
+
     explainer = classifier.explainer(layer, method)
-    files = named(images)
-    folder: Folder | None = None
+    folder: runfolder.RunFolder | None = None
     rows, rejected = list[list[str]](), list[Rejected]()
-    for chunk in with_bar(classifier.opened(files), None):
-        sound = [item for item in chunk if not isinstance(item, Rejected)]
+    for chunk in with_bar(classifier.read_images(named_images(images)), None):
+        valid = [item for item in chunk if not isinstance(item, Rejected)]
         rejected += [item for item in chunk if isinstance(item, Rejected)]
-        if sound:
-            folder = folder or Folder.claim(out, f"{run.resolve().name}-explain")
-            rows += _explained(classifier, explainer, class_name, sound, folder, len(rows))
+        if valid:
+            folder = folder or runfolder.RunFolder.claim(out, f"{run.resolve().name}-explain")
+            rows += _draw(classifier, explainer, class_name, valid, folder.path, len(rows))
     if folder is not None:
         columns = ["path", "predicted", "p_predicted", "class", "p_class", "picture"]
         folder.write_csv("explanations.csv", columns, rows)
@@ -85,57 +84,55 @@ def explain(
         typer.echo(table(["path", "class", "p", "picture"], shown))
         at = f", layer {explainer.layer}" if explainer.layer else ""
         typer.echo(f"\nmethod: {method}{at}\nexplanations: {folder.path}")
-    report(rejected)
+    raise_rejected(rejected)
 
 
-def _explained(
+def _draw(
     classifier: Classifier,
     explainer: Explainer,
     class_name: str | None,
     images: Sequence[tuple[str, Pixels]],
-    folder: Folder,
+    folder: Path,
     count: int,
 ) -> list[list[str]]:
     """Draw the heatmaps of some images and return a row for each.
 
     Args:
-        classifier: What classifies them.
-        explainer: What explains it.
-        class_name: The class to be explained; None: the predicted one.
+        classifier: Classifies them.
+        explainer: Computes the heatmaps.
+        class_name: The class to explain; None: the predicted one.
         images: Paths and pixels.
         folder: Where the pictures go.
-        count: How many were drawn before.
+        count: Number of pictures drawn before.
     """
     import numpy as np
 
     from tlkit.reports.heatmap import explanation
 
-    classes, pixels = classifier.classes, np.stack([found for _, found in images])
-    probabilities = classifier.probabilities(pixels)
+    classes, pixels = classifier.classes, np.stack([array for _, array in images])
+    probabilities = classifier.predict_proba(pixels)
     predicted = classifier.calibrator.predicted(probabilities)
     chosen = predicted if class_name is None else predicted * 0 + classes.index(class_name)
     rows = []
     for number, heat in enumerate(explainer(pixels, chosen)):
         path, best, shown = images[number][0], predicted[number], chosen[number]
-        p = [f"{probabilities[number, k]:.3f}" for k in (best, shown)]
-        caption = [Path(path).name, f"{classes[shown]}  {p[1]}"]
+        p_best, p_shown = (f"{probabilities[number, k]:.3f}" for k in (best, shown))
+        caption = [Path(path).name, f"{classes[shown]}  {p_shown}"]
         if shown != best:
-            caption[1] += f"  (predicted: {classes[best]}  {p[0]})"
+            caption[1] += f"  (predicted: {classes[best]}  {p_best})"
         if not heat.any():
             caption.append("nothing in the image speaks for this class")
-        picture = f"{count + number + 1:03d}-{_safe(Path(path).stem)}.png"
-        with atomic_write(folder.path / picture) as partial:
+        picture = f"{count + number + 1:03d}-{_file_name(Path(path).stem)}.png"
+        with atomic_write(folder / picture) as partial:
             explanation(pixels[number], heat, caption).save(partial, "PNG")
-        text = path.encode("utf-8", "backslashreplace").decode()  # of a name that is none
-        names = [csv_cell(one) for one in (text, classes[best], classes[shown])]
-        rows.append([*names[:2], p[0], names[2], p[1], picture])
+        rows.append([path, classes[best], p_best, classes[shown], p_shown, picture])
     return rows
 
 
-def _safe(name: str) -> str:
-    """Return a name of letters, digits, dots and hyphens for a file of ours, not too long.
+def _file_name(name: str) -> str:
+    """Return a short file name of letters, digits, dots and hyphens.
 
-    >>> _safe("../<b> x")
+    >>> _file_name("../<b> x")
     '.._b_x'
     """
     return re.sub(r"[^\w.-]+", "_", name)[:40]

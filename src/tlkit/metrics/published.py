@@ -1,4 +1,4 @@
-"""Published results beside ours: their intervals, and whether ours differs beyond chance."""
+"""Published results next to ours: their intervals, and whether the difference is chance."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Verdict = Literal["beyond chance", "within chance", ""]
 
 @frozen
 class Share:
-    """A share with the number of images it is of.
+    """A share of a number of images.
 
     Attributes:
-        value: From 0 to 1; None if it is not defined or not given.
-        n: Of how many images; None if that is not known.
+        value: From 0 to 1; None if undefined or not given.
+        n: Number of images; None if unknown.
     """
 
     value: float | None
@@ -31,12 +31,12 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Return Wilson's 95 % interval, if it can be told."""
+        """Wilson's 95 % interval; None if unknown."""
         return wilson(self.value, self.n) if self.value is not None and self.n else None
 
     @property
     def hits(self) -> int | None:
-        """Return the number of hits, if it can be told."""
+        """The number of hits; None if unknown."""
         return None if self.value is None or not self.n else round(self.value * self.n)
 
 
@@ -46,11 +46,11 @@ class ReferenceRow:
 
     Attributes:
         name: For example `cat recall`.
-        ours: Ours.
-        theirs: The published one.
-        p: Fisher's exact test of both as shares of different images; None if it cannot be made.
-            On the same images it is cautious: what was right on which image is not published.
-        impossible: Whether no number of hits among so many images rounds to the published share.
+        ours: Our figure.
+        theirs: The published figure.
+        p: Fisher's exact test, taking the images as different ones; None if not possible. On the
+            same images it is conservative, since the published predictions are not known.
+        impossible: Whether no number of hits among that many images rounds to the published share.
     """
 
     name: str
@@ -61,7 +61,7 @@ class ReferenceRow:
 
     @property
     def verdict(self) -> Verdict:
-        """Return whether the figures differ beyond chance, at 5 %; empty if that is not known."""
+        """Whether the figures differ beyond chance, at 5 %; empty if unknown."""
         if self.p is None:
             return ""
         return "beyond chance" if self.p < LEVEL else "within chance"
@@ -71,14 +71,14 @@ def reference_figures(
     reference: PublishedResult, classes: Sequence[str]
 ) -> dict[str, float | None]:
     """Return a published result's figures under the names of `figures`; None where not given."""
-    found: dict[str, float | None] = {}
+    given: dict[str, float | None] = {}
     if reference.confusion is not None:
-        found = figures(score_confusion(reference.confusion, classes))
+        given = figures(score_confusion(reference.confusion, classes))
     if reference.accuracy is not None:
-        found["accuracy"] = reference.accuracy
+        given["accuracy"] = reference.accuracy
     for kind, values in (("precision", reference.precision), ("recall", reference.recall)):
-        found |= {f"{name} {kind}": value for name, value in values.items()}
-    return {name: found.get(name) for name in figure_names(classes)}
+        given |= {f"{name} {kind}": value for name, value in values.items()}
+    return {name: given.get(name) for name in figure_names(classes)}
 
 
 def cited_figures(
@@ -93,61 +93,61 @@ def cited_figures(
 
 
 def figure_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the figures that are set beside published ones."""
+    """Return the names of the figures that are compared with published ones."""
     kinds = ("precision", "recall")
     return ("accuracy", *(f"{name} {kind}" for name in classes for kind in kinds))
 
 
 def figures(scores: Scores) -> dict[str, float | None]:
-    """Return the figures that are set beside published ones, by name."""
-    found: dict[str, float | None] = {"accuracy": scores.accuracy}
-    for name, one in scores.per_class.items():
-        found[f"{name} precision"], found[f"{name} recall"] = one.precision, one.recall
-    return found
+    """Return the figures that are compared with published ones, by name."""
+    values: dict[str, float | None] = {"accuracy": scores.accuracy}
+    for name, own in scores.per_class.items():
+        values[f"{name} precision"], values[f"{name} recall"] = own.precision, own.recall
+    return values
 
 
-def beside(scores: Scores, reference: PublishedResult) -> tuple[ReferenceRow, ...]:
-    """Return our figures beside a published result's, those that it gives.
+def reference_rows(scores: Scores, reference: PublishedResult) -> tuple[ReferenceRow, ...]:
+    """Return our figures next to those that a published result gives.
 
     Args:
-        scores: Ours.
-        reference: The published result; without a matrix its shares are of as many images as ours
-            if it was obtained on the same test images.
+        scores: Our scores.
+        reference: The published result. Without a confusion matrix, its shares are taken to be of
+            as many images as ours if it was obtained on the same test images.
     """
     theirs = reference_figures(reference, scores.classes)
     known = sizes(scores)
     if reference.confusion is not None:
         of = sizes(score_confusion(reference.confusion, scores.classes))
-    else:  # how often a class was called is not known
+    else:  # how often a class was predicted is unknown
         of = {name: None if name.endswith("precision") else n for name, n in known.items()}
         of = of if reference.same_test else dict.fromkeys(of)
     return tuple(
-        _beside(name, Share(figures(scores)[name], known[name]), Share(theirs[name], of[name]))
+        _row(name, Share(figures(scores)[name], known[name]), Share(theirs[name], of[name]))
         for name in figure_names(scores.classes)
         if theirs[name] is not None
     )
 
 
-def _beside(name: str, ours: Share, theirs: Share) -> ReferenceRow:
+def _row(name: str, ours: Share, theirs: Share) -> ReferenceRow:
     impossible = theirs.value is not None and bool(theirs.n) and not rounds_to(theirs)
-    found = ReferenceRow(name, ours, theirs, None, impossible)
+    row = ReferenceRow(name, ours, theirs, None, impossible)
     if ours.hits is None or theirs.hits is None or not ours.n or not theirs.n:
-        return found
+        return row
     table = [[share.hits, share.n - share.hits] for share in (ours, theirs)]  # type: ignore[operator]  # neither is None
-    return evolve(found, p=float(fisher_exact(table).pvalue))
+    return evolve(row, p=float(fisher_exact(table).pvalue))
 
 
 def sizes(scores: Scores) -> dict[str, int | None]:
-    """Return of how many images each of `figures` is a share, under the same names."""
-    found: dict[str, int | None] = {"accuracy": scores.images}
-    for k, (name, one) in enumerate(scores.per_class.items()):
-        found[f"{name} precision"] = sum(row[k] for row in scores.confusion)
-        found[f"{name} recall"] = one.support
-    return found
+    """Return the number of images that each of `figures` is a share of, by name."""
+    images: dict[str, int | None] = {"accuracy": scores.images}
+    for k, (name, own) in enumerate(scores.per_class.items()):
+        images[f"{name} precision"] = sum(row[k] for row in scores.confusion)
+        images[f"{name} recall"] = own.support
+    return images
 
 
 def rounds_to(share: Share) -> bool:
-    """Tell whether some number of hits among `n` images rounds to a share as it is written.
+    """Return whether some number of hits among `n` images rounds to a share as printed.
 
     >>> rounds_to(Share(0.835, 231)), rounds_to(Share(0.869, 231))
     (True, False)
@@ -161,10 +161,10 @@ def rounds_to(share: Share) -> bool:
 
 
 def remarks(scores: Scores, reference: PublishedResult) -> list[str]:
-    """Return which of a published result's figures cannot be, a sentence each."""
+    """Return a sentence for each of a published result's figures that is impossible."""
     return [
-        f"{row.name} {100 * row.theirs.value:.4g} % is no share of {row.theirs.n} images: the "
-        "published figure is misprinted or was obtained on others"
-        for row in beside(scores, reference)
+        f"{row.name} {100 * row.theirs.value:.4g} % is not a share of {row.theirs.n} images: the "
+        "published figure is a misprint or was obtained on other images"
+        for row in reference_rows(scores, reference)
         if row.impossible and row.theirs.value is not None
     ]

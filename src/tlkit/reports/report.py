@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from tlkit.metrics.intervals import format_interval
-from tlkit.metrics.published import ReferenceRow, beside, remarks
+from tlkit.metrics.published import ReferenceRow, reference_rows, remarks
 from tlkit.metrics.scores import Scores
 from tlkit.reports.card import weights_text
 from tlkit.reports.caveats import caveats, source_table
@@ -204,7 +204,7 @@ def _references(run: RunRecord) -> list[dict[str, Any]]:
         {
             "source": reference.source,
             "same_test": reference.same_test,
-            "rows": [_reference_row(row) for row in beside(run.scores, reference)],
+            "rows": [_reference_row(row) for row in reference_rows(run.scores, reference)],
             "remarks": [] if run.stand_in else remarks(run.scores, reference),
         }
         for reference in run.experiment.reference

@@ -177,6 +177,8 @@ class RunFolder:
     def _missing(self, name: str) -> str:
         if not (self.path / EXPERIMENT).is_file():
             return f"{self.path}: this is not a run folder, it has no {name}"
+        if self.is_finished:
+            return f"{self.path}: the run folder is incomplete, it has no {name}"
         hint = f"; tlkit resume {shell_quoted(self.path)}" if name == METRICS else ""
         return f"{self.path}: the run is not finished, it has no {name}{hint}"
 
