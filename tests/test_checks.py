@@ -1,4 +1,4 @@
-"""Looking at every image once: what is refused, what is skipped, told and image_index."""
+"""The check of every image: what is refused, skipped, noted and indexed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from PIL import Image
 import tlkit
 from tlkit.data import checks
 from tlkit.data.checks import Checked, check_images
-from tlkit.data.image_index import DecodedImageIndex
-from tlkit.data.images import Reader, decode
+from tlkit.data.images import DecodedImageIndex, Reader, decode
 from tlkit.parts.datasets import Folder
-from tlkit.parts.shapes import Shapes
 
 
 def png(seed: int, side: int = 40, kind: str = "PNG") -> bytes:
@@ -45,16 +43,14 @@ def splits_of(train: dict[str, bytes], val: dict[str, bytes] | None = None) -> t
     )
 
 
-def look(
-    splits: tlkit.Splits, image_index: DecodedImageIndex | None = None, **keys: Any
-) -> Checked:
-    return check_images(splits, Shapes(**keys), lambda *_: None, image_index)
+def look(splits: tlkit.Splits, index: DecodedImageIndex | None = None, **settings: Any) -> Checked:
+    return check_images(splits, index=index, **settings)
 
 
 def test_every_image_is_looked_at_and_hashed() -> None:
     splits = splits_of({"a.png": png(1), "b.png": png(2)})
     heard: list[tuple[int, int]] = []
-    found = check_images(splits, Shapes(), lambda done, count: heard.append((done, count)))
+    found = check_images(splits, on_image=lambda done, count: heard.append((done, count)))
     assert found.hashes == {
         path: hashlib.sha256(splits.read(path)).hexdigest()
         for path in ("a.png", "b.png", "val0.png", "val1.png")
@@ -72,18 +68,18 @@ def test_an_image_that_is_not_the_one_listed_is_named(listed: Callable[[str], st
     look(evolve(splits, train=(evolve(first, sha256=listed(found)), second)))
     another = evolve(splits, train=(evolve(first, sha256="0" * 64), second))
     message = rf"^a\.png: has SHA-256 {found}, expected 0{{64}}\nreplace or remove them, then run a"
-    for on_bad_image in ("error", "skip"):  # it is sound, and somebody has exchanged it
+    for skip_bad in (False, True):  # the image is sound, but somebody has replaced it
         with pytest.raises(tlkit.DataError, match=message):
-            look(another, on_bad_image=on_bad_image)
+            look(another, skip_bad=skip_bad)
 
 
 @pytest.mark.parametrize(("broken", "more"), [(1, ""), (10, ""), (13, "\n… and 3 more images")])
 def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str) -> None:
     files = {f"{number:02d}.png": b"text" for number in range(broken)}
-    with pytest.raises(tlkit.DataError, match=r"^00\.png: is no image") as caught:
+    with pytest.raises(tlkit.DataError, match=r"^00\.png: is not an image") as caught:
         look(splits_of(files | {"sound.png": png(1)}))
     lines = [
-        f"{number:02d}.png: is no image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"
+        f"{number:02d}.png: is not an image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"
         for number in range(min(broken, 10))
     ]
     way_out = "replace or remove them, then run again; or leave them out with data.on_bad_image"
@@ -95,19 +91,19 @@ BAD = {"a.png": png(1), "b.png": png(2), "c.png": b"text", "d.png": png(4)[:300]
 
 class TestSkip:
     def test_what_cannot_be_decoded_is_left_out_told_and_recorded(self) -> None:
-        found = look(splits_of(BAD), on_bad_image="skip").splits
+        found = look(splits_of(BAD), skip_bad=True).splits
         assert [example.path for example in found.train] == ["a.png", "b.png"]
         assert found.counts("train") == {"one": 1, "two": 1}
         reasons = [(s.split, s.example.path, s.example.label) for s in found.skipped]
         assert reasons == [("train", "c.png", "one"), ("train", "d.png", "two")]
         assert found.facts()["skipped"] == {"train": 2}
-        assert found.notes[0].startswith("2 images are skipped, such as c.png: is no image; ")
+        assert found.notes[0].startswith("2 images are skipped, such as c.png: is not an image; ")
 
     def test_a_class_that_is_left_empty_is_an_error(self) -> None:
         files = {"a.png": png(1), "b.png": b"text"}
         message = r"^train split: every class needs .* none of 'two' after 1 that cannot be used$"
         with pytest.raises(tlkit.DataError, match=message):
-            look(splits_of(files), on_bad_image="skip")
+            look(splits_of(files), skip_bad=True)
 
     def test_a_file_that_has_gone_is_skipped_too(self) -> None:
         splits = splits_of(BAD | {"gone.png": b""})
@@ -117,7 +113,7 @@ class TestSkip:
                 raise FileNotFoundError(2, "No such file or directory")
             return splits.read(path)
 
-        found = look(evolve(splits, read=read), on_bad_image="skip").splits
+        found = look(evolve(splits, read=read), skip_bad=True).splits
         assert found.skipped[-1].reason == "cannot be read: No such file or directory"
 
     def test_the_run_has_the_counts_and_weights_of_what_is_left(self, tmp_path: Path) -> None:
@@ -142,7 +138,7 @@ class TestSkip:
         assert done.plan.class_weights == {"a": 4 / 6, "b": 2.0}
         assert done.plan.as_json()["data"]["skipped"] == {"train": 2}
         rows = (tmp_path / "run" / "skipped.csv").read_text().splitlines()
-        reason = '"is no image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"'
+        reason = '"is not an image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"'
         assert rows == ["path,split,label,reason"] + [
             f"train/b/{n}.png,train,b,{reason}" for n in (1, 2)
         ]
@@ -202,11 +198,11 @@ class TestLeakage:
 def test_images_that_hardly_show_anything_are_told() -> None:
     flat = io.BytesIO()
     Image.new("L", (50, 50), 7).save(flat, "PNG")
-    small, one_colour = look(
+    small, one_color = look(
         splits_of({"tiny.png": png(1, side=31), "flat.png": flat.getvalue()})
     ).splits.notes
     assert small == "1 image has a side below 32 pixels, such as tiny.png"
-    assert one_colour == "1 image has only one colour, such as flat.png"
+    assert one_color == "1 image has only one color, such as flat.png"
 
 
 def test_an_image_that_changes_afterwards_is_refused_when_it_is_read() -> None:
@@ -217,11 +213,11 @@ def test_an_image_that_changes_afterwards_is_refused_when_it_is_read() -> None:
     reader = Reader(found.read, 8)
     reader("a.png")
     changing["a.png"] = png(9)
-    with pytest.raises(tlkit.DataError, match=r"^a\.png: has changed since the run began; "):
+    with pytest.raises(tlkit.DataError, match=r"^a\.png: has changed since the run started; "):
         reader("a.png")
 
 
-class TestRemembered:
+class TestIndex:
     @pytest.fixture
     def decoded(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         """What was decoded."""
@@ -249,7 +245,7 @@ class TestRemembered:
     def test_what_was_broken_is_looked_at_again(self, tmp_path: Path, decoded: list[bytes]) -> None:
         splits = splits_of({"a.png": png(1), "b.png": b"text"})
         for _ in range(2):
-            with pytest.raises(tlkit.DataError, match=r"^b\.png: is no image"):
+            with pytest.raises(tlkit.DataError, match=r"^b\.png: is not an image"):
                 look(splits, DecodedImageIndex(tmp_path))
         assert decoded.count(b"text") == 2
         assert len(decoded) == 5

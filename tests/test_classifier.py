@@ -147,7 +147,7 @@ def test_pixels_of_another_shape_or_type_are_refused(
 
 def test_a_file_that_is_no_image_is_named(finished: RunRecord, tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("a note", encoding="utf-8")
-    with pytest.raises(tlkit.DataError, match=r"/note\.png: is no image"):
+    with pytest.raises(tlkit.DataError, match=r"/note\.png: is not an image"):
         finished.classifier.predict([finished.test_files[0], tmp_path / "note.png"])
 
 
@@ -164,9 +164,9 @@ def test_answers_come_in_order_with_a_reason_for_what_has_none(
     found = list(finished.classifier.iter_predict(files))
     assert [answer.path for answer in found] == [getattr(file, "path", file) for file in files]
     reasons = [answer.reason for answer in found if isinstance(answer, Rejected)]
-    assert reasons[0].startswith("is no image")
+    assert reasons[0].startswith("is not an image")
     assert reasons[1:4] == ["no file matches", *["No such file or directory"] * 2]
-    assert reasons[4] == "is no regular file"
+    assert reasons[4] == "is not a regular file"
     rows = [answer for answer in found if not isinstance(answer, Rejected)]
     np.testing.assert_array_equal(
         [row.probabilities for row in rows], finished.classifier.predict_proba(sound)

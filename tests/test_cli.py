@@ -85,7 +85,7 @@ def test_run_prints_results_on_stdout_and_messages_on_stderr(tlkit_command: Comm
     assert "test: accuracy" in done.out
     assert "truth \\ predicted" in done.out
     assert "[1] somebody" in done.out
-    assert "\nweights of the last epoch, 2" in done.out
+    assert "\nweights from epoch 2, the last" in done.out
     assert done.out.rstrip().endswith("next: tlkit predict runs/quick-1 IMAGE...")
     assert [line.split("  ")[0] for line in done.err.splitlines() if line[:5] == "epoch"] == [
         "epoch 1/2",
@@ -245,9 +245,9 @@ MISTAKES = {
         "quick.toml: freeze.train: layers 19-25 reach past the last one, 20 (scores)",
     ),
     "weight for no class": (
-        ["check", "quick.toml", "--set", 'class_weights={name="fixed", weights={claer=1}}'],
+        ["check", "quick.toml", "--set", 'class_weights={name="fixed", weights={cicrle=1}}'],
         3,
-        "class_weights.weights: no class named 'claer'; did you mean 'clear'? known: ",
+        "class_weights.weights: no class named 'cicrle'; did you mean 'circle'? known: ",
     ),
     "no such file": (["check", "none.toml"], 3, "none.toml: cannot be read: No such file"),
     "missing data": (
@@ -402,8 +402,8 @@ def test_a_pattern_that_no_part_matches_is_told(
 
 
 def test_info_of_an_unknown_name_suggests_one(tlkit_command: CommandLine) -> None:
-    done = tlkit_command("info", "covdix")
-    assert (done.code, "did you mean 'covidx'?" in done.err) == (6, True)
+    done = tlkit_command("info", "afine")
+    assert (done.code, "did you mean 'affine'?" in done.err) == (6, True)
 
 
 def test_predict_keeps_the_order_and_names_what_it_rejects(
@@ -419,7 +419,7 @@ def test_predict_keeps_the_order_and_names_what_it_rejects(
     rows = list(csv.DictReader(io.StringIO(done.out)))
     assert [row["path"] for row in rows] == names
     assert done.code == 4
-    assert "bad.png: is no image" in done.err
+    assert "bad.png: is not an image" in done.err
     for row in rows:
         assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-5)
 

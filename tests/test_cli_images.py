@@ -84,7 +84,7 @@ def test_rows_come_in_the_order_named_and_what_was_rejected_at_the_end(
         assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-5)
     assert done.code == 4
     lines = done.err.splitlines()
-    assert lines[0].startswith("bad.png: is no image")
+    assert lines[0].startswith("bad.png: is not an image")
     assert lines[1:] == ["none*.png: no file matches this pattern"]
 
 
@@ -93,7 +93,7 @@ def test_json_has_rows_and_rejected_together(command: CommandLine, run: Path) ->
     good, bad = json.loads(done.out)
     assert good["path"] == "a.png"
     assert good["top"][0]["class"] == good["predicted"]
-    assert (bad["path"], bad["error"][:11]) == ("bad.png", "is no image")
+    assert (bad["path"], bad["error"][:15]) == ("bad.png", "is not an image")
     assert done.code == 4
 
 
@@ -172,7 +172,7 @@ def test_explain_draws_a_picture_an_image(command: CommandLine, run: Path) -> No
     done = command("explain", run, "in", "bad.png", "a.png")
     folder = Path("runs/run-explain-1")
     assert done.code == 4
-    assert done.err.startswith("bad.png: is no image")
+    assert done.err.startswith("bad.png: is not an image")
     assert done.out.endswith(f"method: grad_cam, layer block5_conv3\nexplanations: {folder}\n")
     found = rows((folder / "explanations.csv").read_text())
     assert [row["path"] for row in found] == ["in/b.png", "in/d.png", "a.png"]
@@ -218,7 +218,7 @@ def test_a_chosen_class_is_explained_by_any_method(command: CommandLine, run: Pa
         (["a.png", "--layer", "dense"], 3, "explain: layer: no layer or block matches 'dense'"),
         (["a.png", "--method", "lime"], 2, "lime"),
         (["a.png", "--out", "in"], 2, "in exists; nothing is overwritten"),
-        (["bad.png"], 4, "bad.png: is no image"),
+        (["bad.png"], 4, "bad.png: is not an image"),
     ],
     ids=["class", "layer", "method", "folder", "image"],
 )

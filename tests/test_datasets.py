@@ -73,7 +73,7 @@ class TestFolder:
         assert splits.counts("train") == {"a": 1, "b": 1}
         (note,) = splits.notes
         assert note.startswith(
-            "3 file(s) that are no images by name or kind were left out, such as "
+            "3 file(s) left out: not an image file, or not in the folder of a class, such as "
         )
         assert note.endswith("notes.txt")
 
@@ -272,5 +272,5 @@ def test_what_a_dataset_gives_must_be_splits() -> None:
         def load(self) -> Splits:
             return ["a.png"]  # type: ignore[return-value]  # somebody's mistake
 
-    with pytest.raises(PartError, match=r"^Wrong: its `load` must give Splits, got \['a\.png'\]$"):
+    with pytest.raises(PartError, match=r"^Wrong: its `load` must return Splits, got \['a\.png'"):
         load_splits(Wrong())

@@ -262,7 +262,11 @@ def checked(part: Any) -> Any:
         train, val = tuple(examples[:2]), tuple(examples[2:])
         splits = tlkit.Splits(classes=("x", "y"), train=train, val=val, read=read)
         try:
-            found.append(check_images(splits, part, lambda *_: None).splits.facts())
+            found.append(
+                check_images(
+                    splits, skip_bad=part.on_bad_image == "skip", allow_leakage=part.allow_leakage
+                ).splits.facts()
+            )
         except tlkit.DataError as error:
             found.append({"refused": str(error)})
     return found

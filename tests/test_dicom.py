@@ -196,7 +196,7 @@ def test_baseline_jpeg_as_in_the_rsna_challenge_needs_nothing_else() -> None:
 
 def test_a_compression_without_its_decoder_is_named_with_what_to_install() -> None:
     content = dicom(RAMP, JPEGLosslessSV1, PixelData=encapsulate([bytes(100)]))
-    match = r"JPEG Lossless.*1\.2\.840\.10008\.1\.2\.4\.70\); to read such: pip install pylibjpeg "
+    match = r"JPEG Lossless.*1\.2\.840\.10008\.1\.2\.4\.70\); to read it: pip install pylibjpeg "
     with pytest.raises(ImageError, match=match):
         decode(content)
 
@@ -238,7 +238,7 @@ def test_a_dicomdir_is_refused_and_its_paths_are_not_followed() -> None:
     FileDataset("", {}, file_meta=meta, preamble=bytes(128)).save_as(
         buffer, enforce_file_format=True
     )
-    with pytest.raises(ImageError, match=r"^is a DICOMDIR, a list of files and no image$"):
+    with pytest.raises(ImageError, match=r"^is a DICOMDIR, a list of files without an image$"):
         decode(buffer.getvalue())
 
 

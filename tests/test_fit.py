@@ -139,7 +139,7 @@ class Trained:
         self.plan = make_plan(experiment, splits)
         self.model, weights = assemble(experiment.backbone, experiment.head, 3, experiment.seed)
         self.first_weights = self.weights
-        hashes = check_images(splits, experiment.data, lambda *_: None).hashes
+        hashes = check_images(splits).hashes
         self.recorded: list[int] = []
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = Checkpoints(Path(folder) / "checkpoints")

@@ -182,4 +182,4 @@ def test_a_subset_is_of_the_fold_and_a_stand_in_has_folds_too(tmp_path: Path) ->
 
 def test_without_the_keys_nothing_is_changed() -> None:
     study = plain(6)
-    assert resplit(Shapes(), study) is study
+    assert resplit(study) is study

@@ -64,7 +64,7 @@ def test_jpeg_comes_back_as_jpeg_does() -> None:
 )
 def test_other_content_is_no_image_and_the_formats_are_listed(content: bytes) -> None:
     with pytest.raises(
-        ValueError, match=r"^is no image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read$"
+        ValueError, match=r"^is not an image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read$"
     ):
         decode(content)
 
@@ -81,7 +81,7 @@ def test_several_frames_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_truncated_image_is_refused_and_never_filled_with_grey(kind: str, tenth: int) -> None:
     content = encoded(noise(64, 64), kind)
-    with pytest.raises(ValueError, match=r"^(is empty$|is no image; |cannot be decoded: )"):
+    with pytest.raises(ValueError, match=r"^(is empty$|is not an image; |cannot be decoded: )"):
         decode(content[: len(content) * tenth // 10])
 
 
@@ -119,13 +119,13 @@ def test_32_bit_grey_is_read_where_it_is_16_bit_grey() -> None:
     np.testing.assert_array_equal(decoded(content), [[0, 255]])
     for wrong in (-1, 65536):
         content = encoded(Image.fromarray(np.array([[0, wrong]], np.int32)), "TIFF")
-        with pytest.raises(ValueError, match=r"has grey values outside 0-65535$"):
+        with pytest.raises(ValueError, match=r"has gray values outside 0-65535$"):
             decode(content)
 
 
 def test_floating_point_grey_is_refused() -> None:
     content = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
-    with pytest.raises(ValueError, match=r"has floating-point grey values"):
+    with pytest.raises(ValueError, match=r"has floating-point gray values"):
         decode(content)
 
 
@@ -278,7 +278,7 @@ def test_the_reader_names_what_it_cannot_read() -> None:
     files = {"good.png": encoded(noise()), "bad.png": b"text"}
     reader = Reader(files.__getitem__, size=8)
     np.testing.assert_array_equal(reader("good.png"), to_pixels(files["good.png"], 8))
-    with pytest.raises(tlkit.DataError, match=r"^bad\.png: is no image"):
+    with pytest.raises(tlkit.DataError, match=r"^bad\.png: is not an image"):
         reader("bad.png")
 
 

@@ -71,7 +71,7 @@ def test_what_is_accepted_is_counted() -> None:
 
 def test_images_of_nobody_known_and_of_one_patient_in_one_split_are_fine() -> None:
     found = splits(train=("p1", "p1"), val=("", ""))
-    assert shared_patients(found) == []
+    assert shared_patients(found.rows()) == []
     assert load_splits(Study(given=found)) == found
 
 
@@ -90,12 +90,12 @@ def test_a_name_in_a_message_is_printable() -> None:
     given = splits()
     odd = evolve(given, val=(Example("a\n\x1b.png", "one"), Example("b", "two")))
     pictures = {example.path: "same" for _, found in odd.items() for example in found}
-    (found,) = shared_pictures(odd, pictures)
+    (found,) = shared_pictures(odd.rows(), pictures)
     assert r"a\n\x1b.png (val, one)" in str(found)
     assert str(found).isprintable()
 
 
 def test_ten_rows_are_shown_and_the_rest_counted() -> None:
     many = tuple(Example(f"{n}.png", ("one", "two")[n % 2], "p") for n in range(12))
-    (found,) = shared_patients(evolve(splits(val=("p", "p")), train=many))
+    (found,) = shared_patients(evolve(splits(val=("p", "p")), train=many).rows())
     assert str(found).endswith("9.png (train) and 4 more")

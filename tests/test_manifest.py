@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tlkit.data.manifest import refuse_rows
 from tlkit.data.sources import read_manifest
-from tlkit.data.splits import Example
+from tlkit.data.splits import SPLITS, Example
 from tlkit.system.errors import DataError
 
 CLASSES = ("normal", "covid-19")
@@ -24,12 +25,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def by_split(
+    path: Path, classes: tuple[str, ...] | None = CLASSES
+) -> dict[str, tuple[Example, ...]]:
+    """Read a manifest as a run does."""
+    found = read_manifest(path, classes, required=("path", "label", "split"))
+    refuse_rows(path, found.problems)
+    return {split: found.examples(split) for split in SPLITS}
+
+
 def read(
     folder: Path, *lines: str, classes: tuple[str, ...] | None = CLASSES
-) -> dict[str, list[Example]]:
+) -> dict[str, tuple[Example, ...]]:
     path = folder / "data.csv"
     path.write_text("\n".join(lines), encoding="utf-8")
-    return read_manifest(path, classes)
+    return by_split(path, classes)
 
 
 def test_rows_are_read_in_their_order(folder: Path) -> None:
@@ -41,12 +51,12 @@ def test_rows_are_read_in_their_order(folder: Path) -> None:
         "normal,1.png,train,,,",
     )
     assert found == {
-        "train": [
+        "train": (
             Example("a/1.png", "covid-19", "p7", source="Bath", view="PA"),
             Example("1.png", "normal"),
-        ],
-        "val": [],
-        "test": [Example("with, comma.png", "normal")],
+        ),
+        "val": (),
+        "test": (Example("with, comma.png", "normal"),),
     }
 
 
@@ -57,12 +67,12 @@ def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_accepted(
 ) -> None:
     path = folder / "data.csv"
     path.write_bytes(mark + end.join([HEADER, "", "1.png,normal,train", "", ""]).encode())
-    assert read_manifest(path, CLASSES)["train"] == [Example("1.png", "normal")]
+    assert by_split(path)["train"] == (Example("1.png", "normal"),)
 
 
 def test_other_columns_are_left_alone(folder: Path) -> None:
     found = read(folder, f"{HEADER},age,finding", "1.png,normal,val,61,none")
-    assert found["val"] == [Example("1.png", "normal")]
+    assert found["val"] == (Example("1.png", "normal"),)
 
 
 def test_labels_are_text_and_are_kept_as_they_are(folder: Path) -> None:
@@ -82,7 +92,7 @@ def test_labels_are_text_and_are_kept_as_they_are(folder: Path) -> None:
         ("1.png,normal,Train", "split: must be one of train, val, test, got 'Train'$"),
         ("1.png,normal,valid", "split: must be one of train, val, test, got 'valid'$"),
         ("3.png,normal,train", "path: there is no file '3.png'$"),
-        ("a,normal,train", "path: 'a' is no ordinary file$"),
+        ("a,normal,train", "path: 'a' is not a regular file$"),
         (",normal,train", "path: is empty or not a path$"),
         ("1\0.png,normal,train", "path: is empty or not a path$"),
         ("../outside.png,normal,train", "path: must stay below the images' folder, got "),
@@ -90,10 +100,10 @@ def test_labels_are_text_and_are_kept_as_they_are(folder: Path) -> None:
         ("/etc/hosts,normal,train", "path: must stay below the images' folder, got "),
         ("C:/scan.png,normal,train", "path: must stay below the images' folder, got "),
         ("file://1.png,normal,train", "path: must stay below the images' folder, got "),
-        ("2.png,normal,val", "path: '2.png' stands in row 2 already$"),
-        ("./2.png,normal,val", r"path: '\./2\.png' stands in row 2 already$"),
-        (".//2.png,normal,val", r"path: '\.//2\.png' stands in row 2 already$"),
-        ("a//1.png,normal,val", r"path: 'a//1\.png' stands in row 3 already$"),
+        ("2.png,normal,val", "path: '2.png' is in row 2 already$"),
+        ("./2.png,normal,val", r"path: '2\.png' is in row 2 already$"),
+        (".//2.png,normal,val", r"path: '2\.png' is in row 2 already$"),
+        ("a//1.png,normal,val", r"path: 'a/1\.png' is in row 3 already$"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_number_and_reason(
@@ -111,7 +121,7 @@ def test_a_wrong_row_is_named_with_its_number_and_reason(
         (["Path,label,split"], "there is no column 'path', got Path, label, split$"),
         (["path;label;split"], "there is no column 'path', got path;label;split$"),
         (["path, label,split"], "there is no column 'label', got path,  label, split$"),
-        (["path,label,split,label"], "a column stands twice, got path, label, split, label$"),
+        (["path,label,split,label"], "a column appears twice, got path, label, split, label$"),
         ([f"{HEADER},pateint"], r"unknown column 'pateint'; did you mean 'patient'\?$"),
         ([f"{HEADER},Patient"], r"unknown column 'Patient'; did you mean 'patient'\?$"),
         ([HEADER, "1.png,normal"], "row 2: expected 3 values, got 2$"),
@@ -129,7 +139,7 @@ def test_a_file_that_is_not_utf_8_is_refused(folder: Path) -> None:
     path = folder / "data.csv"
     path.write_bytes(f"{HEADER}\n".encode() + b"caf\xe9.png,normal,train")
     with pytest.raises(DataError, match=r"data\.csv: must be UTF-8, got another byte at 20$"):
-        read_manifest(path, CLASSES)
+        by_split(path)
 
 
 def test_a_row_is_counted_by_its_line_in_the_file(folder: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_broken_image_leaves_no_folder(tmp_path: Path) -> None:
             (tmp_path / "data" / split / label).mkdir(parents=True)
             (tmp_path / "data" / split / label / "image.png").write_bytes(b"not a picture")
     experiment = evolve(SMALL, data=Folder(path=tmp_path / "data"))
-    with pytest.raises(tlkit.DataError, match=r"train/one/image\.png: is no image"):
+    with pytest.raises(tlkit.DataError, match=r"train/one/image\.png: is not an image"):
         tlkit.run(experiment, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

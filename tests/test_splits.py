@@ -87,14 +87,14 @@ def test_a_label_that_is_no_class_is_refused(split: str) -> None:
 def test_a_file_in_two_splits_is_refused(one: str, other: str) -> None:
     examples = (Example("same.png", "normal"), Example("x.png", "covid-19"))
     paths = {one: examples, other: (examples[0], Example("y.png", "covid-19"))}
-    message = rf"^image 'same\.png': must be there once, got {one} and {other}$"
+    message = rf"^image 'same\.png': appears in {one} and {other}; each image must appear once$"
     with pytest.raises(DataError, match=message):
         splits(**paths)
 
 
 def test_a_file_twice_in_one_split_is_refused() -> None:
     twice = (Example("a.png", "normal"), Example("a.png", "covid-19"))
-    with pytest.raises(DataError, match=r"^image 'a\.png': must be there once, is twice in train$"):
+    with pytest.raises(DataError, match=r"^image 'a\.png': appears twice in train; each image"):
         splits(train=twice)
 
 

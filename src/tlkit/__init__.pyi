@@ -12,8 +12,8 @@ from .config.experiment import Origin as Origin
 from .config.experiment import PublishedResult as PublishedResult
 from .config.experiment import Track as Track
 from .config.toml import load_experiment as load_experiment
-from .data.image_index import Picture as Picture
-from .data.sources import Listed as Listed
+from .data.images import Picture as Picture
+from .data.sources import LabeledImage as LabeledImage
 from .data.sources import Rejected as Rejected
 from .data.splits import Example as Example
 from .data.splits import Skipped as Skipped

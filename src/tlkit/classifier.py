@@ -13,7 +13,8 @@ from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Pixels, Reader, in_parallel
-from tlkit.data.sources import SUFFIXES, ImageRoot, Rejected, folders, read_manifest, read_regular
+from tlkit.data.root import read_file
+from tlkit.data.sources import Rejected, read_evaluation_images
 from tlkit.data.splits import Example
 from tlkit.explain import Explainer, Method
 from tlkit.metrics.calibration import Calibrator
@@ -183,8 +184,8 @@ class Classifier:
         Raises:
             DataError: If there are no such images or one is not valid.
         """
-        examples, read = _labeled(Path(data), self.classes, split)
-        raw = self._classify([example.path for example in examples], read)
+        examples, root = read_evaluation_images(Path(data), self.classes, split)
+        raw = self._classify([example.path for example in examples], root.read)
         probabilities = self.calibrator.probabilities(raw)
         predicted = self.calibrator.predicted(probabilities)
 
@@ -225,7 +226,7 @@ class Classifier:
         Args:
             files: Paths of image files, and entries that were rejected earlier.
         """
-        reader = self._reader(read_regular)
+        reader = self._reader(read_file)
 
         def read(file: str | Rejected) -> tuple[str, Pixels] | Rejected:
             if isinstance(file, Rejected):
@@ -264,7 +265,7 @@ class Classifier:
 
     def _outputs(self, extractor: Extractor, images: Images) -> Probabilities:
         if not isinstance(images, np.ndarray):
-            return self._classify([str(path) for path in images], read_regular, extractor)
+            return self._classify([str(path) for path in images], read_file, extractor)
         size = self.experiment.backbone.image_size
         if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
             raise DataError(
@@ -292,36 +293,6 @@ class Classifier:
     answers = renamed_method("answers", "iter_predict")
     evaluation = renamed_method("evaluation", "evaluate")
     opened = renamed_method("opened", "read_images")
-
-
-def _labeled(
-    data: Path, classes: Sequence[str], split: str | None = None
-) -> tuple[list[Example], Callable[[str], bytes]]:
-    """Return labeled images and what reads them; see `Classifier.evaluate`."""
-    if data.is_file():
-        top, links = data.parent, False
-        rows = read_manifest(data, classes)
-        chosen = split or ("test" if rows["test"] else "val")
-        examples = rows.get(chosen, [])
-    else:
-        top, links = data, True
-        if split is not None or not any((data / name).is_dir() for name in classes):
-            top = data / (split or ("test" if (data / "test").is_dir() else "val"))
-        others = [name for name in folders(top) if name not in classes] if top.is_dir() else []
-        if others:
-            raise DataError(
-                f"{top}: has folders of other classes than the run's: {', '.join(others)}; "
-                f"the run knows {', '.join(classes)}"
-            )
-        examples = [
-            Example(path.relative_to(top).as_posix(), label)
-            for label in classes
-            for path in sorted((top / label).rglob("*"))
-            if path.suffix.lower() in SUFFIXES and path.is_file()
-        ]
-    if not examples:
-        raise DataError(f"{top}: has no images of the classes {', '.join(classes)}")
-    return examples, ImageRoot(top, links).read
 
 
 def _joined(extractor: Extractor, batches: Iterable[Any]) -> Probabilities:

@@ -181,8 +181,8 @@ CASES = (
         what="Text or a web page called .png; another format than the name says",
         expected="the content decides: text is refused, a JPEG called .png is read",
         faults=(
-            image("text", b"just text", "is no image"),
-            image("web page", b"<!DOCTYPE html><html></html>", "is no image"),
+            image("text", b"just text", "is not an image"),
+            image("web page", b"<!DOCTYPE html><html></html>", "is not an image"),
             Fault(
                 "JPEG called .png",
                 ("run", "study.toml", "--out", "data/../run"),
@@ -244,14 +244,14 @@ CASES = (
     ),
     Case(
         id="D12",
-        what="An image of one colour",
+        what="An image of one color",
         expected="used; a note counts them; nothing is divided by its spread",
         faults=(
             Fault(
                 "all black",
                 RUN,
                 0,
-                r"note: 1 image has only one colour, such as .*data/train/a/0\.png",
+                r"note: 1 image has only one color, such as .*data/train/a/0\.png",
                 lambda folder: (folder / "data/train/a/0.png").write_bytes(
                     saved(np.zeros((40, 40), np.uint8))
                 ),
@@ -344,7 +344,7 @@ CASES = (
         what="One file in two rows; one picture twice in a split, under one label or two",
         expected="rows: 4; pictures: a note with every path and, if they differ, the labels",
         faults=(
-            row("two rows", "train/a/0.png,b,train", "path: 'train/a/0.png' stands in row 2"),
+            row("two rows", "train/a/0.png,b,train", "path: 'train/a/0.png' is in row 2 already"),
             copied(
                 "one label",
                 "data/train/a/0.png",
@@ -388,8 +388,8 @@ CASES = (
         what="Nearly the same picture in two splits: resized, compressed, brighter, mirrored",
         expected="`tlkit data inspect`, `split` and `verify` find them; a run does not look",
         tests=(
-            "test_inspection.py::test_a_changed_copy_is_nearly_the_same",
-            "test_inspection.py::test_a_copy_in_another_split_is_named",
+            "test_duplicates.py::test_a_changed_copy_is_nearly_the_same",
+            "test_verify.py::test_a_copy_in_another_split_is_named",
         ),
     ),
     Case(
@@ -436,8 +436,8 @@ CASES = (
         what="Size, border, format or source alone predict the label",
         expected="`tlkit data inspect` measures it and says so",
         tests=(
-            "test_inspection.py::test_what_is_planted_betrays_the_label_and_nothing_else_does",
-            "test_inspection.py::test_nothing_planted_is_nothing_found",
+            "test_shortcuts.py::test_what_is_planted_predicts_the_label_and_nothing_else_does",
+            "test_shortcuts.py::test_nothing_planted_is_nothing_found",
         ),
     ),
     Case(
@@ -559,11 +559,11 @@ CASES = (
                 "in a folder",
                 RUN,
                 0,
-                r"note: 2 file\(s\) that are no images by name or kind were left out",
+                r"note: 2 file\(s\) left out: not an image file",
                 pipes_and_loops,
             ),
         ),
-        tests=("test_image_root.py::test_what_is_no_file_is_told_and_never_blocks",),
+        tests=("test_root.py::test_what_is_not_a_file_is_named_and_never_blocks",),
     ),
     Case(
         id="D40",

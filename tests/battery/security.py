@@ -88,9 +88,9 @@ CASES = (
         what="A manifest that reaches out; a link put in a file's place after the check",
         expected="4",
         tests=(
-            "test_image_root.py::test_what_leads_out_is_refused_unless_links_are_followed",
-            "test_image_root.py::test_a_link_put_in_a_files_place_leads_nowhere",
-            "test_image_root.py::test_a_link_that_is_there_for_a_moment_leads_nowhere",
+            "test_root.py::test_what_leads_out_is_refused_unless_links_are_followed",
+            "test_root.py::test_a_link_put_in_a_files_place_leads_nowhere",
+            "test_root.py::test_a_link_that_is_there_for_a_moment_leads_nowhere",
         ),
     ),
     Case(

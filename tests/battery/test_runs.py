@@ -12,7 +12,7 @@ from tests.battery.hostile import WEIGHTS
 
 import tlkit
 from tlkit.data.checks import check_images
-from tlkit.data.image_index import DecodedImageIndex
+from tlkit.data.images import DecodedImageIndex
 from tlkit.model.graph import layer_table
 from tlkit.parts.datasets import Folder, load_splits
 from tlkit.train.assemble import assemble
@@ -69,7 +69,7 @@ def test_an_image_that_changes_meanwhile_ends_the_run(study: Path, deleted: bool
     image = study / "data" / "train" / "a" / "0.png"
     other = (study / "data" / "train" / "b" / "0.png").read_bytes()
     meddler = Meddler(image, None if deleted else other)
-    message = "No such file" if deleted else "has changed since the run began"
+    message = "No such file" if deleted else "has changed since the run started"
     with pytest.raises(tlkit.DataError, match=rf"^train/a/0\.png: {message}"):
         tlkit.run(study / "study.toml", study / "run", callback=meddler)
     assert meddler.heard == [1]
@@ -109,9 +109,9 @@ def test_many_images_take_little_memory(tmp_path: Path) -> None:
     heard: list[int] = []
     splits = load_splits(dataset)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    image_index = DecodedImageIndex(tmp_path)
+    index = DecodedImageIndex(tmp_path)
     for _ in range(2):
-        check_images(splits, dataset, lambda done, count: heard.append(done), image_index)
+        check_images(splits, on_image=lambda done, count: heard.append(done), index=index)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert heard == [*range(1, 20_001)] * 2
     assert grown < 100_000  # kB; 5 kB an image

@@ -61,18 +61,12 @@ def is_module(name: str) -> bool:
 
 
 MODULES = sorted(SOURCE.rglob("*.py"))
-PENDING = {
-    "data/checks.py",
-    "data/folds.py",
-}  # still import upward; each goes when its room is done
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_go_down_the_list_only(path: Path) -> None:
     module = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
     own = level(module)
-    if str(path.relative_to(SOURCE)) in PENDING:
-        pytest.skip("pending")
     assert not [name for name in imported(path) if level(name) < own]
 
 

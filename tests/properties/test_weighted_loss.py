@@ -311,7 +311,7 @@ def first_epoch(
     splits = experiment.data.load()
     plan = make_plan(experiment, splits)
     model, loaded = assemble(experiment.backbone, experiment.head, len(plan.classes), seed=0)
-    hashes = check_images(splits, experiment.data, lambda *_: None).hashes
+    hashes = check_images(splits).hashes
     with tempfile.TemporaryDirectory() as folder:
         training = Training(
             experiment=experiment, plan=plan, splits=splits, hashes=hashes, model=model,

@@ -1,4 +1,4 @@
-"""Commands about data: `data inspect`, `data split`, `data verify`."""
+"""Commands for data before training: `data inspect`, `data split`, `data verify`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, app
-from tlkit.system.text import json_text, printable
+from tlkit.system.text import first_lines, json_text, printable
 
 if TYPE_CHECKING:
     from tlkit.inspect.inspect import Inspection
     from tlkit.inspect.shortcuts import Shortcut
 
-data = typer.Typer(no_args_is_help=True, help="Look at data, split them, verify a manifest.")
+data = typer.Typer(no_args_is_help=True, help="Inspect data, split them, verify a manifest.")
 app.add_typer(data, name="data")
 
-SHOWN = 10  # how many lines of a kind are printed; --json has all
 Where = Annotated[
     Path,
     typer.Argument(
-        help="A folder with a folder a class, in train, val and test or not, or a CSV file.",
+        help="A folder with a folder per class, in train, val and test or not; or a CSV file.",
         metavar="PATH",
     ),
 ]
 Patient = Annotated[
     str | None,
     typer.Option(
-        help="Where the data do not say whose an image is: a regular expression whose group in "
-        "the file's name is the patient, such as '^(p[0-9]+)_'.",
+        help="For data that do not state patients: a regular expression whose one group, searched "
+        "in the file name, is the patient, such as '^(p[0-9]+)_'.",
         metavar="REGEX",
     ),
 ]
@@ -41,10 +40,10 @@ NearBits = Annotated[
     typer.Option(
         min=0,
         max=256,
-        help="In how many of 256 bits the hashes of near-duplicates may differ.",
+        help="The most bits, of 256, in which the hashes of near duplicates may differ.",
     ),
 ]
-DEFAULT_NEAR_BITS = 12  # tlkit.inspect.duplicates.NEAR_BITS, which is behind NumPy
+DEFAULT_NEAR_BITS = 12  # tlkit.inspect.duplicates.NEAR_BITS, whose module imports NumPy
 
 
 @data.command("inspect")
@@ -58,16 +57,16 @@ def data_inspect(
     ] = 0.6,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what is there, what is there twice, and what betrays the label without any medicine.
+    """Show the contents of a data set, its duplicates, and shortcuts to the label.
 
-    Small models are given the source, the size, the file or the border alone. Where they tell the
-    label, a network can do the same: its score then says little about what is in the images.
+    A shortcut is a property such as source, size, format or border that predicts the label by
+    itself. A network can use it too, and its score then says little about what the images show.
     """
     from tlkit.inspect.inspect import inspect_data
     from tlkit.reports.progress import counting_bar
 
-    with counting_bar("looking at images") as on_image:
-        found = inspect_data(
+    with counting_bar("reading images") as on_image:
+        inspection = inspect_data(
             path,
             patient=patient,
             near_bits=near_bits,
@@ -75,11 +74,13 @@ def data_inspect(
             on_image=on_image,
         )
     if as_json:
-        typer.echo(json_text(found.as_json()))
+        typer.echo(json_text(inspection.as_json()))
     else:
-        typer.echo(_inspection_text(found))
-    if found.problems:
-        raise tlkit.DataError(_listed(f"{len(found.problems)} cannot be read", found.problems))
+        typer.echo(_inspection_text(inspection))
+    _print_notes(inspection.notes)
+    if inspection.problems:
+        head = f"{len(inspection.problems)} cannot be read"
+        raise tlkit.DataError(_listed(head, inspection.problems))
 
 
 @data.command("split")
@@ -88,18 +89,18 @@ def data_split(
     out: Annotated[
         Path,
         typer.Option(
-            help="The manifest; must not exist, and lie in the images' folder or above.",
+            help="The new manifest, in the images' folder or above it.",
             metavar="FILE",
         ),
     ],
     val: Annotated[float, typer.Option(help="The share of validation images.")] = 0.15,
     test: Annotated[float, typer.Option(help="The share of test images; 0: no test split.")] = 0.15,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the draw.")] = 0,
     patient: Patient = None,
     near_bits: NearBits = DEFAULT_NEAR_BITS,
     as_json: AsJson = False,
 ) -> None:
-    """Write a manifest whose splits share no patient and no two images that are alike.
+    """Write a manifest whose splits share no patient and no duplicates.
 
     Every class has about the same share in each split.
     """
@@ -107,8 +108,8 @@ def data_split(
     from tlkit.reports.console import table
     from tlkit.reports.progress import counting_bar
 
-    with counting_bar("looking at images") as on_image:
-        done = split_data(
+    with counting_bar("reading images") as on_image:
+        result = split_data(
             path,
             out,
             val=val,
@@ -119,22 +120,18 @@ def data_split(
             on_image=on_image,
         )
     if as_json:
-        typer.echo(json_text({"counts": done.counts, "target": done.target}))
+        typer.echo(json_text({"counts": result.counts, "target": result.target}))
         return
     rows = [
-        [split, *(f"{n} of {done.target[split][name]:.1f}" for name, n in counts.items())]
-        for split, counts in done.counts.items()
+        [split, *(f"{n} of {result.target[split][name]:.1f}" for name, n in counts.items())]
+        for split, counts in result.counts.items()
     ]
-    typer.echo(table(["images, of target", *next(iter(done.counts.values()))], rows))
-    typer.echo(f"\n{done.groups} groups of one patient or of images alike were kept together")
-    if done.without_patient:
-        typer.echo(
-            f"note: {done.without_patient} images have no patient (--patient); "
-            "they are told apart by likeness alone",
-            err=True,
-        )
-    for note in done.notes:
-        typer.echo(f"note: {note}", err=True)
+    typer.echo(table(["images, of target", *next(iter(result.counts.values()))], rows))
+    typer.echo(f"\n{result.groups} groups of one patient or of duplicates were kept together")
+    if result.without_patient:
+        note = f"{result.without_patient} images have no patient (--patient)"
+        typer.echo(f"note: {note}; only likeness separates them", err=True)
+    _print_notes(result.notes)
     typer.echo(f"\n{out}\nnext: tlkit data verify {shlex.quote(str(out))}")
 
 
@@ -145,35 +142,39 @@ def data_verify(
     near_bits: NearBits = DEFAULT_NEAR_BITS,
     as_json: AsJson = False,
 ) -> None:
-    """Check that every row is true and that no split knows another's images; exit 4 if not.
+    """Check that every row holds and that splits share nothing; exit with 4 if not.
 
-    Each file is there, decodes and has the hash it should; no patient, file, picture or
-    near-duplicate is in two splits; no picture has two labels.
+    Every file exists, decodes and has the stated hash; no patient, file, picture or near duplicate
+    is in two splits; no picture has two labels.
     """
     from tlkit.inspect.verify import verify_manifest
     from tlkit.reports.progress import counting_bar
 
-    with counting_bar("looking at images") as on_image:
-        found = verify_manifest(manifest, patient=patient, near_bits=near_bits, on_image=on_image)
+    with counting_bar("reading images") as on_image:
+        result = verify_manifest(manifest, patient=patient, near_bits=near_bits, on_image=on_image)
     if as_json:
-        typer.echo(json_text(found.as_json()))
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
-    if not found.sound:
+        typer.echo(json_text(result.as_json()))
+    _print_notes(result.notes)
+    if not result.sound:
         kinds = (
-            ("rows are wrong", found.problems),
-            ("are in two splits", found.leaks),
-            ("pictures have two labels", found.conflicts),
+            ("rows are wrong", result.problems),
+            ("are in two splits", result.leaks),
+            ("pictures have two labels", result.conflicts),
         )
-        told = [
+        found = [
             _listed(f"{manifest}: {len(lines)} {what}", lines) for what, lines in kinds if lines
         ]
-        raise tlkit.DataError("\n".join(told))
+        raise tlkit.DataError("\n".join(found))
     if not as_json:
-        typer.echo(f"{manifest}: {found.rows} rows are as they should be")
+        typer.echo(f"{manifest}: all {result.rows} rows are sound")
 
 
-def _inspection_text(found: Inspection) -> str:
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {printable(note)}", err=True)
+
+
+def _inspection_text(inspection: Inspection) -> str:
     from tlkit.reports.console import table
 
     def counts(what: str, by: Mapping[str, Mapping[str, int]], unnamed: str) -> str:
@@ -181,58 +182,65 @@ def _inspection_text(found: Inspection) -> str:
             [key or unnamed, *map(str, row.values()), str(sum(row.values()))]
             for key, row in by.items()
         ]
-        return table([what, *found.classes, "all"], rows)
+        return table([what, *inspection.classes, "all"], rows)
 
-    sides = " to ".join(f"{w}×{h}" for w, h in zip(found.widths, found.heights, strict=True))
-    least, middle, most = sides.split(" to ")
-    formats = ", ".join(f"{count} {kind}" for kind, count in found.formats.items())
-    alike = found.duplicates.count
-    twice = (
-        f"alike: {alike('bytes')} files and {alike('pixels')} pictures stand twice, "
-        f"{alike('near')} pairs are nearly the same"
-    )
+    least, middle, most = map("{}×{}".format, inspection.widths, inspection.heights)
+    formats = ", ".join(f"{count} {kind}" for kind, count in inspection.formats.items())
+    number = inspection.duplicates.count
     lines = [
-        counts("images", found.counts, "no split"),
+        counts("images", inspection.counts, "no split"),
         "",
         f"sides: {least} to {most} px, median {middle}; {formats}",
-        f"patients: {found.patients} known, {found.without_patient} images without",
+        f"patients: {inspection.patients} known, {inspection.without_patient} images without",
         "",
-        *([counts("source", found.sources, "unknown"), ""] if any(found.sources) else []),
-        twice,
     ]
+    if any(inspection.sources):
+        lines += [counts("source", inspection.sources, "unknown"), ""]
+    lines.append(
+        f"duplicates: {number('bytes')} files and {number('pixels')} pictures appear again, "
+        f"{number('near')} pairs are nearly the same"
+    )
     pairs = [
         f"{pair['kind']}: {pair['one']} and {pair['other']}"
         + (f", {' and '.join(pair['labels'])}" if len(pair["labels"]) > 1 else "")
         + (f", in {' and '.join(pair['splits'])}" if len(pair["splits"]) > 1 else "")
-        for pair in found.pairs()
+        for pair in inspection.pairs()
     ]
-    lines += [_listed("", pairs).removeprefix("\n")] if pairs else []
-    rows = [_shortcut_row(shortcut) for shortcut in found.shortcuts]
-    lines += ["", table(["label told from", "AUC", "95 %", "shortcut"], rows), "", _summary(found)]
-    return "\n".join(lines)
+    lines += _indented(pairs)
+    rows = [_shortcut_row(shortcut) for shortcut in inspection.shortcuts]
+    head = ["label predicted from", "AUC", "95 %", "shortcut"]
+    return "\n".join([*lines, "", table(head, rows), "", _summary(inspection)])
 
 
-def _shortcut_row(one: Shortcut) -> list[str]:
-    if one.auc is None:
-        return [one.what, "", "", one.verdict]
-    verdict = "control" if one.control else {"strong": "STRONG"}.get(one.verdict, one.verdict)
-    return [one.what, f"{one.auc:.2f}", f"{one.low:.2f}-{one.high:.2f}", verdict]
+def _shortcut_row(shortcut: Shortcut) -> list[str]:
+    if shortcut.auc is None:
+        return [shortcut.what, "", "", shortcut.verdict]
+    verdict = {"strong": "STRONG"}.get(shortcut.verdict, shortcut.verdict)
+    interval = f"{shortcut.low:.2f}-{shortcut.high:.2f}"
+    last = "control" if shortcut.control else verdict
+    return [shortcut.what, f"{shortcut.auc:.2f}", interval, last]
 
 
-def _summary(found: Inspection) -> str:
+def _summary(inspection: Inspection) -> str:
     """Return what the figures mean."""
-    guilty = [
-        one.what for one in found.shortcuts if one.verdict in {"strong", "some"} and not one.control
+    shortcuts = [
+        shortcut.what
+        for shortcut in inspection.shortcuts
+        if shortcut.verdict in {"strong", "some"} and not shortcut.control
     ]
-    if not guilty:
-        return "no shortcut was found; that is no proof that there is none"
+    if not shortcuts:
+        return "no shortcut was found; this does not prove that there is none"
     return (
-        f"the label can be told from {', '.join(guilty)} alone: a network can do so too, and its "
-        "score may say\nlittle about what is in the images; a control without their middle: "
+        f"{', '.join(shortcuts)} alone can predict the label: a network can use this too, and its\n"
+        "score may say little about what the images show; a control without their center:\n"
         "tlkit run FILE --set data.mask_center=0.6"
     )
 
 
 def _listed(head: str, lines: Sequence[str]) -> str:
-    more = [f"  … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([head, *(f"  {printable(line)}" for line in lines[:SHOWN]), *more])
+    return "\n".join([head, *_indented(lines)])
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    """Return the first lines, indented; --json has all of them."""
+    return [f"  {printable(line)}" for line in first_lines(lines)]

@@ -1,4 +1,4 @@
-"""Looking at every image once before anything starts: can it be used, is it there twice."""
+"""The check of every image before training: is it usable, and does it appear elsewhere."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ from functools import partial
 
 from attrs import evolve, frozen
 
-from tlkit.data.image_index import DecodedImageIndex, Picture
-from tlkit.data.images import ImageError, decode, in_parallel, picture_of
+from tlkit.data.images import (
+    DecodedImageIndex,
+    ImageError,
+    Picture,
+    decode,
+    in_parallel,
+    picture_of,
+)
 from tlkit.data.leakage import Shared, refuse, shared_pictures
 from tlkit.data.splits import Example, Skipped, Splits
-from tlkit.parts.kinds import Dataset
 from tlkit.system.errors import DataError
-from tlkit.system.text import printable
+from tlkit.system.text import first_lines, printable
 
-SHOWN = 10  # how many bad images a message lists
-NAMED = 3  # how many a note names
-SMALL_PX = 32  # of a smaller picture VGG-16 leaves not one pixel
-CHANGED = "has changed since the run began; put the file back, or begin a new run"
+NAMED = 3  # images that a note names
+SMALL_PX = 32  # VGG-16 reduces a smaller picture to nothing
+CHANGED = "has changed since the run started; restore the file, or start a new run"
 
 
 @frozen
 class Checked:
-    """Images that were all looked at.
+    """Images that have all been checked.
 
     Attributes:
-        splits: Those that can be used; what is read of them is what was looked at, to the bit.
-        hashes: SHA-256 of each image file by path.
+        splits: The usable images; reading one returns the bytes that were checked, or fails.
+        hashes: SHA-256 of each image file, by path.
     """
 
     splits: Splits
@@ -37,15 +41,15 @@ class Checked:
 
 
 @frozen
-class _Look:
-    """What was found about one image: either `problem` says why it cannot be used, or nothing does.
+class _Check:
+    """The result for one image.
 
     Attributes:
-        split: Where it is.
-        example: What it is said to be.
-        sha256: The hash of its file; empty if that cannot be read.
+        split: Its split.
+        example: The image.
+        sha256: The hash of its file; empty if the file cannot be read.
         picture: What it shows; None if it cannot be decoded.
-        problem: Why it cannot be used.
+        problem: Why it cannot be used; empty if it can.
     """
 
     split: str
@@ -55,119 +59,126 @@ class _Look:
     problem: str = ""
 
     @property
-    def another(self) -> bool:
-        """Tell whether the file is sound, but not the one that the data say."""
+    def is_other_file(self) -> bool:
+        """Return whether the file is a sound image, but not the one that the data state."""
         return bool(self.problem and self.picture)
 
 
 def check_images(
     splits: Splits,
-    dataset: Dataset,
-    on_image: Callable[[int, int], None],
-    image_index: DecodedImageIndex | None = None,
+    *,
+    skip_bad: bool = False,
+    allow_leakage: bool = False,
+    on_image: Callable[[int, int], None] = lambda done, count: None,
+    index: DecodedImageIndex | None = None,
 ) -> Checked:
-    """Decode every image once, unless its bytes are image_index, and compare all of them.
+    """Decode every image once, unless `index` knows its bytes, and compare all of them.
 
     Args:
         splits: The images.
-        dataset: Says what happens to bad images and to leakage.
-        on_image: Told how many of how many are done.
-        image_index: Which files are known to be sound; unset: none, and none is image_index.
+        skip_bad: Leave out images that cannot be decoded, instead of raising.
+        allow_leakage: Accept pictures that are in two splits.
+        on_image: Called with the number of images done and of all images.
+        index: The files that are known to be sound; new ones are added.
 
     Raises:
-        DataError: With the images that cannot be used, unless they are skipped; that are not those
-            the data say; or that are in two splits, unless that is allowed.
+        DataError: With the images that cannot be used, are not the stated ones, or are in two
+            splits.
     """
-    looks = _look_at_all(splits, on_image, image_index)
-    _refuse_bad(splits, looks, skip=dataset.on_bad_image == "skip")
-    splits = _without_bad(splits, looks)
-    hashes = {look.example.path: look.sha256 for look in looks if look.picture}
-    pictures = {look.example.path: look.picture for look in looks if look.picture}
-    shared = shared_pictures(splits, {path: found.pixels for path, found in pictures.items()})
-    leaks = [one for one in shared if len(one.splits) > 1]
-    if not dataset.allow_leakage:
+    checks = _check_all(splits, on_image, index)
+    _refuse_bad(splits, checks, skip_bad)
+    splits = _without_bad(splits, checks)
+    hashes = {check.example.path: check.sha256 for check in checks if check.picture}
+    pictures = {check.example.path: check.picture for check in checks if check.picture}
+    pixels = {path: picture.pixels for path, picture in pictures.items()}
+    shared = shared_pictures(splits.rows(), pixels)
+    leaks = [picture for picture in shared if len(picture.splits) > 1]
+    if not allow_leakage:
         refuse(leaks, printable(splits.root))
     if leaks:
         splits = evolve(splits, leakage={**splits.leakage, "picture": len(leaks)})
     notes = (*splits.notes, *_copies(shared), *_odd(splits, pictures))
-    return Checked(
-        evolve(splits, notes=notes, read=partial(_unchanged, splits.read, hashes)), hashes
-    )
+    read = partial(_unchanged, splits.read, hashes)
+    return Checked(evolve(splits, notes=notes, read=read), hashes)
 
 
-def _look_at_all(
-    splits: Splits, on_image: Callable[[int, int], None], image_index: DecodedImageIndex | None
-) -> list[_Look]:
-    """Look at every image, and remember what was sound even if that is broken off."""
-    known = image_index.read() if image_index else {}
-    places = [(split, example) for split, examples in splits.items() for example in examples]
-    looks: list[_Look] = []
+def _check_all(
+    splits: Splits, on_image: Callable[[int, int], None], index: DecodedImageIndex | None
+) -> list[_Check]:
+    """Check every image, and remember the sound ones even if this is interrupted."""
+    known = index.read() if index else {}
+    rows = list(splits.rows())
+    checks: list[_Check] = []
     try:
-        for look in in_parallel(partial(_look, splits, known), places, os.cpu_count() or 1):
-            looks.append(look)
-            on_image(len(looks), len(places))
+        for check in in_parallel(partial(_check, splits, known), rows, os.cpu_count() or 1):
+            checks.append(check)
+            on_image(len(checks), len(rows))
     finally:
-        new = {look.sha256: look.picture for look in looks if look.picture}
-        if image_index and new.keys() - known.keys():
-            image_index.add(new)
-    return looks
+        new = {check.sha256: check.picture for check in checks if check.picture}
+        if index and new.keys() - known.keys():
+            index.add(new)
+    return checks
 
 
-def _look(splits: Splits, known: Mapping[str, Picture], place: tuple[str, Example]) -> _Look:
-    split, example = place
+def _check(splits: Splits, known: Mapping[str, Picture], row: tuple[str, Example]) -> _Check:
+    split, example = row
     try:
         content = splits.read(example.path)
-        found = hashlib.sha256(content).hexdigest()
-        picture = known.get(found) or picture_of(decode(content))
+        sha256 = hashlib.sha256(content).hexdigest()
+        picture = known.get(sha256) or picture_of(decode(content))
     except OSError as error:
-        return _Look(split, example, problem=f"cannot be read: {error.strerror or error}")
+        return _Check(split, example, problem=f"cannot be read: {error.strerror or error}")
     except ImageError as error:
-        return _Look(split, example, problem=str(error))
-    wrong = f"has SHA-256 {found}, expected {example.sha256}"
-    same = example.sha256.lower() in {"", found}
-    return _Look(split, example, found, picture, "" if same else wrong)
+        return _Check(split, example, problem=str(error))
+    problem = hash_problem(example, sha256)
+    return _Check(split, example, sha256, picture, problem)
 
 
-def _refuse_bad(splits: Splits, looks: Sequence[_Look], skip: bool) -> None:
-    """Raise for images that cannot be used; for those that are others than the data say always."""
-    bad = [look for look in looks if look.another or (look.problem and not skip)]
+def hash_problem(example: Example, sha256: str) -> str:
+    """Return what is wrong if a file does not have the stated hash, or an empty string."""
+    if example.sha256 in {"", sha256}:
+        return ""
+    return f"has SHA-256 {sha256}, expected {example.sha256}"
+
+
+def _refuse_bad(splits: Splits, checks: Sequence[_Check], skip: bool) -> None:
+    """Raise for images that cannot be used; other files than the stated ones are never skipped."""
+    bad = [check for check in checks if check.is_other_file or (check.problem and not skip)]
     if not bad:
         return
-    rows = [f"{splits.where(one.example.path)}: {printable(one.problem)}" for one in bad[:SHOWN]]
-    if len(bad) > SHOWN:
-        rows.append(f"… and {len(bad) - SHOWN} more images")
+    rows = [f"{splits.where(check.example.path)}: {printable(check.problem)}" for check in bad]
     way_out = "replace or remove them, then run again"
-    if not any(look.another for look in bad):
+    if not any(check.is_other_file for check in bad):
         way_out += '; or leave them out with data.on_bad_image = "skip"'
-    raise DataError("\n".join([*rows, way_out]))
+    raise DataError("\n".join([*first_lines(rows, "images"), way_out]))
 
 
-def _without_bad(splits: Splits, looks: Sequence[_Look]) -> Splits:
+def _without_bad(splits: Splits, checks: Sequence[_Check]) -> Splits:
     """Return the splits without the images that cannot be used, which they record."""
-    skipped = tuple(Skipped(one.split, one.example, one.problem) for one in looks if one.problem)
+    skipped = tuple(Skipped(c.split, c.example, c.problem) for c in checks if c.problem)
     if not skipped:
         return splits
-    gone = {one.example.path for one in skipped}
+    paths = {image.example.path for image in skipped}
     train, val, test = (
-        tuple(example for example in examples if example.path not in gone)
+        tuple(example for example in examples if example.path not in paths)
         for examples in (splits.train, splits.val, splits.test)
     )
-    named = ", ".join(f"{splits.where(one.example.path)}: {one.reason}" for one in skipped[:NAMED])
-    note = f"{_counted(skipped, 'image is', 'images are')} skipped, such as {named}"
+    named = [f"{splits.where(image.example.path)}: {image.reason}" for image in skipped[:NAMED]]
+    note = f"{_counted(skipped, 'image is', 'images are')} skipped, such as {', '.join(named)}"
     notes = (*splits.notes, note)
     return evolve(splits, train=train, val=val, test=test, skipped=skipped, notes=notes)
 
 
-def _copies(shared: Sequence[Shared]) -> list[str]:
+def _copies(shared: Sequence[Shared[Example]]) -> list[str]:
     """Return notes on pictures that are in one split several times, or under two labels."""
     notes = []
-    inside = [one for one in shared if len(one.splits) == 1]
+    inside = [picture for picture in shared if len(picture.splits) == 1]
     if inside:
-        copies = [place for one in inside for place in one.places[1:]]
+        copies = [place for picture in inside for place in picture.places[1:]]
         named = "; ".join(map(str, inside[:NAMED]))
         what = _counted(copies, "image is a copy of another", "images are copies of others")
         notes.append(f"{what} in the same split: {named}")
-    torn = [one for one in shared if len(one.labels) > 1]
+    torn = [picture for picture in shared if len(picture.labels) > 1]
     if torn:
         named = "; ".join(map(str, torn[:NAMED]))
         notes.append(f"{_counted(torn, 'picture has', 'pictures have')} two labels: {named}")
@@ -175,28 +186,28 @@ def _copies(shared: Sequence[Shared]) -> list[str]:
 
 
 def _odd(splits: Splits, pictures: Mapping[str, Picture]) -> list[str]:
-    """Return notes on images that can be used and hardly show anything."""
-    small = [p for p, found in pictures.items() if min(found.width, found.height) < SMALL_PX]
-    flat = [path for path, found in pictures.items() if found.flat]
+    """Return notes on usable images that hardly show anything."""
+    small = [path for path, p in pictures.items() if min(p.width, p.height) < SMALL_PX]
+    flat = [path for path, p in pictures.items() if p.flat]
     notes = []
     if small:
         what = f"{_counted(small, 'image has', 'images have')} a side below {SMALL_PX} pixels"
         notes.append(f"{what}, such as {splits.where(small[0])}")
     if flat:
-        what = f"{_counted(flat, 'image has', 'images have')} only one colour"
+        what = f"{_counted(flat, 'image has', 'images have')} only one color"
         notes.append(f"{what}, such as {splits.where(flat[0])}")
     return notes
 
 
-def _counted(found: Sequence[object], one: str, more: str) -> str:
-    return f"{len(found)} {one if len(found) == 1 else more}"
+def _counted(items: Sequence[object], singular: str, plural: str) -> str:
+    return f"{len(items)} {singular if len(items) == 1 else plural}"
 
 
 def _unchanged(read: Callable[[str], bytes], hashes: Mapping[str, str], path: str) -> bytes:
-    """Return the bytes of an image that was looked at.
+    """Return the bytes of an image that has been checked.
 
     Raises:
-        ImageError: If they are others now.
+        ImageError: If they have changed.
     """
     content = read(path)
     if hashlib.sha256(content).hexdigest() != hashes[path]:

@@ -1,19 +1,22 @@
-"""From image bytes to pixels of one size, by stated rules.
+"""Image files: from bytes to pixels of one size, by stated rules, and what a file shows.
 
-Formats go by content, not by suffix. Palettes and CMYK become RGB, transparency is laid over black,
-16-bit grey is scaled to 8 bits, EXIF rotation is applied, grey is repeated to three channels.
-DICOM has rules of its own, see `tlkit.data.dicom`.
+The content decides the format, not the suffix. Palettes and CMYK become RGB, transparency is put
+on black, 16-bit gray is scaled to 8 bits, EXIF rotation is applied, gray is repeated to three
+channels. `tlkit.data.dicom` has the rules for DICOM.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -21,13 +24,15 @@ import numpy.typing as npt
 from attrs import frozen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tlkit.data.dicom import DicomError, grey_picture, is_dicom
-from tlkit.data.image_index import Picture
+from tlkit.data.dicom import DicomError, gray_picture, is_dicom
 from tlkit.system.errors import DataError
+from tlkit.system.files import write_bytes
 from tlkit.system.text import printable
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_PIXELS = 81_000_000  # a 9,000 × 9,000 film; what declares more is refused before decoding
+MAX_PIXELS = 81_000_000  # 9,000 × 9,000; an image that declares more is refused before decoding
+RULES = 1  # increase when `decode` accepts other files or makes other pictures
+MAX_INDEXED = 300_000  # images; 45 MB
 
 Pixels = npt.NDArray[np.uint8]
 Resize = Literal["stretch", "pad", "crop"]
@@ -36,14 +41,14 @@ B = TypeVar("B")
 
 
 class ImageError(ValueError):
-    """A file is not an image that can be used, and why."""
+    """An image file cannot be used, and why."""
 
 
 def decode(content: bytes) -> Image.Image:
     """Return an image file's picture in mode `L` or `RGB`.
 
     Raises:
-        ImageError: If it is no image of the allowed formats, is broken, has several frames or
+        ImageError: If it is not an image of the allowed formats, is broken, has several frames or
             declares too many pixels.
     """
     if not content:
@@ -58,7 +63,7 @@ def decode(content: bytes) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"is no image; {', '.join(FORMATS)} and DICOM are read") from None
+        raise ImageError(f"is not an image; {', '.join(FORMATS)} and DICOM are read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"declares too many pixels, more than {MAX_PIXELS:,}") from None
     except Exception as error:  # on hostile bytes a decoder may raise anything
@@ -67,13 +72,13 @@ def decode(content: bytes) -> Image.Image:
 
 def _from_dicom(content: bytes) -> Image.Image:
     try:
-        return Image.fromarray(grey_picture(content, MAX_PIXELS))
+        return Image.fromarray(gray_picture(content, MAX_PIXELS))
     except DicomError as error:
         raise ImageError(str(error)) from None
 
 
 def _check_header(image: Image.Image) -> None:
-    """Refuse a picture before its pixels take any memory."""
+    """Refuse a picture before its pixels take memory."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
     frames = getattr(image, "n_frames", 1)
@@ -86,13 +91,13 @@ def _plain(image: Image.Image) -> Image.Image:
         return image
     if image.mode == "1":
         return image.convert("L")
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it
+    if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion would clip it
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ImageError("has grey values outside 0-65535")
+            raise ImageError("has gray values outside 0-65535")
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise ImageError("has floating-point grey values, whose range is not defined")
+        raise ImageError("has floating-point gray values, whose range is not defined")
     if image.mode == "LA" or "transparency" in image.info or image.mode in {"RGBA", "PA"}:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -100,20 +105,96 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@frozen
+class Picture:
+    """What a sound image file shows.
+
+    Attributes:
+        pixels: A hash of its size and decoded pixels: equal for two files with the same picture.
+        width: In pixels.
+        height: In pixels.
+        flat: Whether it has only one color.
+    """
+
+    pixels: str
+    width: int
+    height: int
+    flat: bool
+
+    def __str__(self) -> str:
+        return f"{self.pixels} {self.width} {self.height} {self.flat:d}"
+
+    @classmethod
+    def parse(cls, text: str) -> Picture:
+        """Return the picture that `str` wrote."""
+        pixels, width, height, flat = text.split(" ")
+        return cls(pixels, int(width), int(height), flat == "1")
+
+
 def picture_of(image: Image.Image) -> Picture:
-    """Return what a decoded image shows: grey and colour of three equal channels are the same."""
+    """Return what a decoded image shows. This is the only place that tells the same picture.
+
+    Gray and color with three equal channels are the same picture.
+    """
     pixels = np.ascontiguousarray(image)
-    if pixels.ndim == 3 and _all_alike(pixels, pixels[..., :1]):
+    if pixels.ndim == 3 and _all_equal(pixels, pixels[..., :1]):
         pixels = np.ascontiguousarray(pixels[..., 0])
-    found = hashlib.sha256(str(pixels.shape).encode())
-    found.update(pixels.data)
-    flat = _all_alike(pixels, np.broadcast_to(pixels[:1, :1], pixels.shape))
-    return Picture(found.hexdigest(), image.width, image.height, flat)
+    digest = hashlib.sha256(str(pixels.shape).encode())
+    digest.update(pixels.data)
+    flat = _all_equal(pixels, np.broadcast_to(pixels[:1, :1], pixels.shape))
+    return Picture(digest.hexdigest(), image.width, image.height, flat)
 
 
-def _all_alike(pixels: npt.NDArray[Any], others: npt.NDArray[Any]) -> bool:
-    """Compare one row first: most pictures differ there, and the rest takes its time."""
+def _all_equal(pixels: npt.NDArray[Any], others: npt.NDArray[Any]) -> bool:
+    """Compare the first row first: most pictures differ there, and the rest takes time."""
     return bool((pixels[:1] == others[:1]).all() and (pixels == others).all())
+
+
+@frozen
+class DecodedImageIndex:
+    """A table on disk of the pictures in sound image files, so that each is decoded only once.
+
+    A file is known by the hash of its bytes, so entries never go stale. The table is written whole:
+    of two processes at once, one may lose what it added.
+
+    Attributes:
+        folder: Where the table is; created when something is written.
+    """
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """Return the table for these rules and the installed decoders."""
+        decoders = "-".join(filter(None, map(_version, ("pillow", "pydicom"))))
+        return self.folder / f"pictures-{RULES}-{decoders}.txt"
+
+    def read(self) -> dict[str, Picture]:
+        """Return all entries by the file's hash; none if the table is missing or damaged."""
+        try:
+            digest, _, body = self.path.read_bytes().partition(b"\n")
+            if digest.decode("ascii") != hashlib.sha256(body).hexdigest():
+                return {}
+            rows = (line.partition(" ") for line in body.decode("ascii").splitlines())
+            return {file: Picture.parse(rest) for file, _, rest in rows}
+        except (OSError, ValueError):
+            return {}
+
+    def add(self, pictures: Mapping[str, Picture]) -> None:
+        """Add entries; does nothing where nothing can be written."""
+        known = {**self.read(), **pictures}
+        rows = [f"{file} {picture}" for file, picture in known.items()][-MAX_INDEXED:]
+        body = "\n".join(rows).encode("ascii")
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # DICOM is an extra
+        return ""
 
 
 def to_pixels(
@@ -125,7 +206,7 @@ def to_pixels(
         content: The file.
         size: Height and width of the result, in pixels.
         resize: `stretch` ignores the aspect ratio, `pad` adds black, `crop` cuts the longer side.
-        mask_center: The share of each side that is blacked out in the middle.
+        mask_center: The share of each side that is blacked out at the center.
 
     Returns:
         `(size, size, 3)` uint8; bilinear with antialiasing.
@@ -151,14 +232,14 @@ def to_pixels(
 
 @frozen
 class Reader:
-    """Reads images by path and brings them to one size, several at a time.
+    """A reader of images by path that resizes them, several at a time.
 
     Attributes:
-        read: Gives the bytes at a path.
+        read: Returns the bytes at a path.
         size: Height and width of the pixels.
-        resize: How images that are not square are treated.
-        mask_center: The share of each side that is blacked out in the middle.
-        workers: How many images are decoded at the same time; changes no pixel.
+        resize: How images that are not square are resized; see `to_pixels`.
+        mask_center: The share of each side that is blacked out at the center.
+        workers: The number of images decoded at the same time; does not change the pixels.
     """
 
     read: Callable[[str], bytes]
@@ -171,7 +252,7 @@ class Reader:
         """Return the pixels of one image, `(size, size, 3)` uint8.
 
         Raises:
-            DataError: If it cannot be read; the message names it.
+            DataError: If it cannot be read; the message names the image.
         """
         try:
             return to_pixels(self.read(path), self.size, self.resize, self.mask_center)
@@ -180,7 +261,7 @@ class Reader:
             raise DataError(f"{printable(path)}: {reason}") from None
 
     def batches(self, paths: Sequence[str], batch: int) -> Iterator[Pixels]:
-        """Return the pixels in batches, in order; later ones are decoded meanwhile."""
+        """Yield the pixels in batches, in order, while later images are decoded."""
         images = in_parallel(self, paths, self.workers, ahead=2 * batch)
         while chunk := list(itertools.islice(images, batch)):
             yield np.stack(chunk)
@@ -189,7 +270,7 @@ class Reader:
 def in_parallel(
     work: Callable[[A], B], items: Iterable[A], workers: int, ahead: int = 64
 ) -> Iterator[B]:
-    """Return `work(item)` for each item, in order, computed by threads at most `ahead` ahead."""
+    """Yield `work(item)` for each item, in order, computed by threads at most `ahead` ahead."""
     with ThreadPoolExecutor(workers) as pool:
         left = iter(items)
         waiting = deque(pool.submit(work, item) for item in itertools.islice(left, ahead))

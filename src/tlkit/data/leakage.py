@@ -1,94 +1,31 @@
-"""Leakage: one patient or one picture in two splits, and copies of a picture inside one."""
+"""What must not be in two splits: one patient, one picture."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from attrs import frozen
 
-from tlkit.data.splits import Example, Splits
+from tlkit.data.splits import Example
 from tlkit.system.errors import DataError
-from tlkit.system.text import printable
+from tlkit.system.text import first_lines, printable
 
-SHOWN = 10  # how many a message lists
+SHOWN = 10  # images that a message lists
 WAY_OUT = "each must be in one split only: move or remove the others, or accept it with "
 WAY_OUT += "data.allow_leakage = true"
-
-
-@frozen
-class Shared:
-    """Images that show the same.
-
-    Attributes:
-        what: What they share: `patient` or `picture`.
-        places: Each image with its split.
-    """
-
-    what: str
-    places: tuple[tuple[str, Example], ...]
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits that they are in."""
-        return tuple(dict.fromkeys(split for split, _ in self.places))
-
-    @property
-    def labels(self) -> frozenset[str]:
-        """Return the classes that they are said to show."""
-        return frozenset(example.label for _, example in self.places)
-
-    def __str__(self) -> str:
-        """Return what is shared and every row, in one line."""
-        two = self.what == "picture" and len(self.labels) > 1
-        rows = [
-            f"{example.path} ({split}{', ' + example.label if two else ''})"
-            for split, example in self.places[:SHOWN]
-        ]
-        more = f" and {len(self.places) - SHOWN} more" if len(self.places) > SHOWN else ""
-        head = "the same picture"
-        if self.what == "patient":
-            names = dict.fromkeys(repr(example.patient) for _, example in self.places)
-            head = f"patient {' = '.join(names)}"
-        labels = " with two labels" if two else ""
-        return printable(f"{head}{labels} in {' and '.join(self.splits)}: {', '.join(rows)}{more}")
-
-
-def shared_patients(splits: Splits) -> list[Shared]:
-    """Return the patients who are in several splits, in the order of their first images."""
-    return [
-        found
-        for found in _shared(splits, "patient", lambda example: same_patient(example.patient))
-        if len(found.splits) > 1
-    ]
-
-
-def shared_pictures(splits: Splits, pictures: Mapping[str, str]) -> list[Shared]:
-    """Return the pictures that are there more than once, in the order of their first images.
-
-    Args:
-        splits: The images.
-        pictures: A hash of what each shows, by its path.
-    """
-    return list(_shared(splits, "picture", lambda example: pictures[example.path]))
-
-
-def _shared(splits: Splits, what: str, key: Callable[[Example], str]) -> Iterator[Shared]:
-    groups: defaultdict[str, list[tuple[str, Example]]] = defaultdict(list)
-    for split, examples in splits.items():
-        for example in examples:
-            groups[key(example)].append((split, example))
-    groups.pop("", None)
-    return (Shared(what, tuple(places)) for places in groups.values() if len(places) > 1)
+E = TypeVar("E", bound=Example)
 
 
 def same_patient(name: str) -> str:
-    """Return what two spellings of one patient's id have in common.
+    """Return the form that all spellings of one patient's id share; empty if it is unknown.
 
-    Case, Unicode form, space around it and zeros before its first number make no difference: tables
-    from two sources write one patient's id in two ways, and an error is better than leakage.
+    Case, Unicode form, surrounding space and zeros before the first number make no difference: two
+    tables often write one patient's id in two ways, and an error is better than leakage. This is
+    the only place that decides when two images are of one patient.
 
     >>> same_patient(" P007"), same_patient("p7"), same_patient("p70")
     ('p7', 'p7', 'p70')
@@ -97,14 +34,111 @@ def same_patient(name: str) -> str:
     return re.sub(r"^(\D*)0+(?=\d)", r"\1", folded)
 
 
-def refuse(leaks: Sequence[Shared], source: str = "") -> None:
-    """Raise if there are any.
+def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:
+    """Return a group number per item: items that share a key are in one group, chains included.
+
+    Args:
+        keys: The keys of each item; empty strings are none.
+
+    Returns:
+        The index of the first item of the same group, for each item.
+
+    >>> linked([["p"], ["p", "x"], ["x"], [], [""]])
+    [0, 0, 0, 3, 4]
+    """
+    parent: list[int] = []
+
+    def first_of(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = item = parent[parent[item]]
+        return item
+
+    holder: dict[Hashable, int] = {}
+    for item, own in enumerate(keys):
+        parent.append(item)
+        for key in own:
+            if key != "":
+                low, high = sorted((first_of(holder.setdefault(key, item)), first_of(item)))
+                parent[high] = low
+    return [first_of(item) for item in range(len(parent))]
+
+
+@frozen
+class Shared(Generic[E]):
+    """Images of the same patient or picture.
+
+    Attributes:
+        what: What they share: `patient` or `picture`.
+        places: Each image with its split.
+    """
+
+    what: str
+    places: tuple[tuple[str, E], ...]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits that the images are in."""
+        return tuple(dict.fromkeys(split for split, _ in self.places))
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Return the images' labels."""
+        return frozenset(example.label for _, example in self.places)
+
+    @property
+    def name(self) -> str:
+        """Return what they share for a message: a patient in all spellings, or the picture."""
+        if self.what != "patient":
+            return "the same picture"
+        return f"patient {' = '.join(dict.fromkeys(repr(e.patient) for _, e in self.places))}"
+
+    def __str__(self) -> str:
+        """Return what is shared and the images, in one line."""
+        torn = self.what == "picture" and len(self.labels) > 1
+        images = [
+            f"{example.path} ({split}{', ' + example.label if torn else ''})"
+            for split, example in self.places[:SHOWN]
+        ]
+        more = f" and {len(self.places) - SHOWN} more" if len(self.places) > SHOWN else ""
+        labels = " with two labels" if torn else ""
+        where = f"{' and '.join(self.splits)}: {', '.join(images)}{more}"
+        return printable(f"{self.name}{labels} in {where}")
+
+
+def shared_patients(rows: Iterable[tuple[str, E]]) -> list[Shared[E]]:
+    """Return the patients in several splits, in the order of their first images.
+
+    Args:
+        rows: Every image with its split, such as `Splits.rows()`.
+    """
+    shared = _shared(rows, "patient", lambda example: same_patient(example.patient))
+    return [patient for patient in shared if len(patient.splits) > 1]
+
+
+def shared_pictures(rows: Iterable[tuple[str, E]], pictures: Mapping[str, str]) -> list[Shared[E]]:
+    """Return the pictures that appear more than once, in the order of their first images.
+
+    Args:
+        rows: Every image with its split.
+        pictures: The hash of each image's decoded picture, by path.
+    """
+    return _shared(rows, "picture", lambda example: pictures[example.path])
+
+
+def _shared(rows: Iterable[tuple[str, E]], what: str, key: Callable[[E], str]) -> list[Shared[E]]:
+    groups: defaultdict[str, list[tuple[str, E]]] = defaultdict(list)
+    for split, example in rows:
+        groups[key(example)].append((split, example))
+    groups.pop("", None)
+    return [Shared(what, tuple(places)) for places in groups.values() if len(places) > 1]
+
+
+def refuse(leaks: Sequence[Shared[E]], source: str = "") -> None:
+    """Raise if there are any leaks.
 
     Raises:
-        DataError: With the first ten, and how many there are.
+        DataError: With the first ten and the number of the others.
     """
     if leaks:
         head = f"{source}: " if source else ""
-        more = [f"… and {len(leaks) - SHOWN} more"] if len(leaks) > SHOWN else []
-        rows = [f"{head}{leak}" for leak in leaks[:SHOWN]]
-        raise DataError("\n".join([*rows, *more, WAY_OUT]))
+        raise DataError("\n".join([*first_lines([f"{head}{leak}" for leak in leaks]), WAY_OUT]))

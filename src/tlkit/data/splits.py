@@ -1,10 +1,10 @@
-"""What a dataset gives: which images there are, what they show and which split they belong to."""
+"""The images of a study, without their pixels: labels, patients and splits."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -16,28 +16,32 @@ SPLITS = ("train", "val", "test")
 
 
 def check_classes(instance: Any, attribute: Any, classes: tuple[str, ...]) -> None:
-    """Validate class names: two or more, none empty, none alike but for case or Unicode form."""
+    """Validate class names: at least two, none empty, no two equal but for case or Unicode form."""
     if len(classes) < 2:
         raise ValueError(f"at least two classes are needed, got {list(classes)}")
     folded = [unicodedata.normalize("NFC", name).casefold().strip() for name in classes]
     if "" in folded:
         raise ValueError(f"a class name must not be empty, got {list(classes)}")
-    twice = [name for name, count in Counter(folded).items() if count > 1]
-    if twice:
-        raise ValueError(f"class names must differ by more than case, got {twice[0]!r} twice")
+    repeated = [name for name, count in Counter(folded).items() if count > 1]
+    if repeated:
+        raise ValueError(f"class names must differ by more than case, got {repeated[0]!r} twice")
+
+
+def _lower_case(text: str) -> str:
+    return text.lower()
 
 
 @frozen
 class Example:
-    """One image's name and what is known of it.
+    """One image and what is known of it.
 
     Attributes:
         path: Its path relative to the data's root, with forward slashes.
         label: Its class.
-        patient: Whose it is; empty if unknown.
-        source: Which collection it comes from; empty if unknown.
+        patient: The patient, or whatever else several images may be of; empty if unknown.
+        source: The collection it comes from; empty if unknown.
         view: The projection, such as ``PA``; empty if unknown.
-        sha256: What the file must hash to; empty if anything will do.
+        sha256: The hash the file must have; empty if any file will do.
     """
 
     path: str
@@ -45,16 +49,16 @@ class Example:
     patient: str = ""
     source: str = ""
     view: str = ""
-    sha256: str = ""
+    sha256: str = field(default="", converter=_lower_case)
 
 
 @frozen
 class Skipped:
-    """An image that is left out because it cannot be used.
+    """An image that was left out because it cannot be used.
 
     Attributes:
-        split: Where it would have been.
-        example: What it was said to be.
+        split: The split it would have been in.
+        example: The image.
         reason: What is wrong with it.
     """
 
@@ -69,15 +73,16 @@ class Splits:
 
     Attributes:
         classes: Class names in the order of the model's outputs.
-        train: The images learnt from.
-        val: The images watched while training.
-        test: The images judged by in the end; may be empty.
-        read: Gives the bytes of the image file at a path of an `Example`.
-        root: The folder the paths are relative to, for messages; empty if there is none.
-        stand_in: What takes the place of data that are not there; empty for real data.
+        train: The images to train on.
+        val: The images to validate on during training.
+        test: The images for the final score; may be empty.
+        read: Returns the bytes of the image file at the path of an `Example`.
+        root: The folder that paths are relative to, for messages; empty if there is none.
+        stand_in: The name of the dataset that replaces missing data; empty for real data.
         notes: What the user should know about the data.
         skipped: The images that were left out because they cannot be used.
-        leakage: How many of what is in two splits and was accepted, such as `{"patient": 2}`.
+        leakage: The numbers of patients and pictures in two splits, where that was accepted, such
+            as `{"patient": 2}`.
     """
 
     classes: tuple[str, ...]
@@ -101,12 +106,16 @@ class Splits:
         self._check_names()
 
     def items(self) -> tuple[tuple[str, tuple[Example, ...]], ...]:
-        """Return the pairs of split name and examples, empty splits left out."""
+        """Return pairs of split name and examples, without empty splits."""
         pairs = (("train", self.train), ("val", self.val), ("test", self.test))
         return tuple((name, examples) for name, examples in pairs if examples)
 
+    def rows(self) -> Iterator[tuple[str, Example]]:
+        """Yield every image with the name of its split."""
+        return ((split, example) for split, examples in self.items() for example in examples)
+
     def counts(self, split: str) -> dict[str, int]:
-        """Return how many images of each class a split has, in the order of `classes`."""
+        """Return the number of images per class in a split, in the order of `classes`."""
         counted = Counter(example.label for example in dict(self.items()).get(split, ()))
         return {name: counted[name] for name in self.classes}
 
@@ -116,15 +125,15 @@ class Splits:
 
     @property
     def patients(self) -> str:
-        """Tell whether it is known whose the images are: `known`, `partly known` or `unknown`."""
-        known = [bool(example.patient) for _, examples in self.items() for example in examples]
+        """Return whether the images' patients are `known`, `partly known` or `unknown`."""
+        known = [bool(example.patient) for _, example in self.rows()]
         return "known" if all(known) else "partly known" if any(known) else "unknown"
 
     def facts(self) -> dict[str, Any]:
         """Return what a reader of the results should know about the images, as plain values."""
         return {
             "patients": self.patients,
-            "skipped": dict(Counter(one.split for one in self.skipped)),
+            "skipped": dict(Counter(image.split for image in self.skipped)),
             "leakage_accepted": dict(self.leakage),
         }
 
@@ -136,12 +145,12 @@ class Splits:
     def _check_every_class(self, split: str) -> None:
         empty = [name for name, count in self.counts(split).items() if count == 0]
         if empty:
-            gone = Counter(one.example.label for one in self.skipped if one.split == split)
-            left_out = sum(gone[name] for name in empty)
+            skipped = Counter(image.example.label for image in self.skipped if image.split == split)
+            unusable = sum(skipped[name] for name in empty)
             raise DataError(
                 f"{split} split: every class needs at least one image, got none of "
                 f"{', '.join(map(repr, empty))}"
-                + (f" after {left_out} that cannot be used" if left_out else "")
+                + (f" after {unusable} that cannot be used" if unusable else "")
             )
         unknown = {e.label for e in dict(self.items())[split]} - set(self.classes)
         if unknown:
@@ -151,16 +160,17 @@ class Splits:
             )
 
     def _check_names(self) -> None:
-        """Refuse a file that is there twice, and what cannot be written to a table of UTF-8."""
+        """Refuse a path that appears twice, and text that cannot be written as UTF-8."""
         first: dict[str, str] = {}
-        for split, examples in self.items():
-            for example in examples:
-                if example.path in first:
-                    known = first[example.path]
-                    where = f"is twice in {split}" if known == split else f"got {known} and {split}"
-                    raise DataError(f"image {example.path!r}: must be there once, {where}")
-                first[example.path] = split
-                _check_utf8(example)
+        for split, example in self.rows():
+            if example.path in first:
+                known = first[example.path]
+                where = f"twice in {split}" if known == split else f"in {known} and {split}"
+                raise DataError(
+                    f"image {example.path!r}: appears {where}; each image must appear once"
+                )
+            first[example.path] = split
+            _check_utf8(example)
 
 
 def _check_utf8(example: Example) -> None:

@@ -1,1 +1,1 @@
-"""Checking data before training: content, duplicates, shortcuts, splits. `tlkit data` is this."""
+"""Checks of data before training: contents, duplicates, shortcuts and splits (`tlkit data`)."""

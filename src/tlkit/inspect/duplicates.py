@@ -1,29 +1,30 @@
-"""Images that are there more than once: the same bytes, the same pixels, or nearly the same."""
+"""Duplicate images: the same bytes, the same pixels, or nearly the same."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from tlkit.data.leakage import linked, same_patient
 from tlkit.inspect.fingerprints import ImageFacts
 
 NEAR_BITS = 12  # of 256; see `difference_hash`
-CHUNK = 512  # rows compared with all others at once: 15,000 images take 60 MB
+CHUNK = 512  # rows compared with all others at once; 15,000 images take 60 MB
 
 
 @frozen
 class Pair:
-    """Two images that are alike.
+    """Two duplicate images.
 
     Attributes:
-        one: The place of one in the sequence that was searched.
-        other: That of the other, which is later.
+        one: The index of the first image.
+        other: The index of the second image, which is greater.
         kind: `bytes`, `pixels` or `near`.
-        bits: In how many of 256 bits their difference hashes differ.
+        bits: The number of bits, of 256, in which their difference hashes differ.
     """
 
     one: int
@@ -34,49 +35,52 @@ class Pair:
 
 @frozen
 class Duplicates:
-    """The pairs of images that are alike, and the groups that they make.
+    """Pairs of duplicate images, and the groups that they form.
 
     Attributes:
-        pairs: Of the same bytes or pixels, each image with the first such; of near ones, all.
-        groups: The places of images that hang together, each group of two or more, sorted.
+        pairs: For equal bytes or pixels, each image with the first of its kind; for near
+            duplicates, all pairs.
+        groups: The indices of images that are linked by pairs, each group of two or more, sorted.
     """
 
     pairs: tuple[Pair, ...]
     groups: tuple[tuple[int, ...], ...]
 
     def count(self, kind: str) -> int:
-        """Return how many pairs are of one kind."""
+        """Return the number of pairs of one kind."""
         return sum(pair.kind == kind for pair in self.pairs)
 
 
-def find_duplicates(looks: Sequence[ImageFacts], near_bits: int = NEAR_BITS) -> Duplicates:
-    """Find images that are alike.
+def find_duplicates(images: Sequence[ImageFacts], near_bits: int = NEAR_BITS) -> Duplicates:
+    """Find duplicate images.
 
     Args:
-        looks: The images.
-        near_bits: In how many of 256 bits the hashes of near-duplicates may differ.
+        images: The images.
+        near_bits: The most bits, of 256, in which the hashes of near duplicates may differ.
     """
     pairs: list[Pair] = []
-    same: dict[str, int] = {}
-    files: dict[str, int] = {}
-    for place, look in enumerate(looks):
-        first = same.setdefault(look.pixels, place)
-        if (file := files.setdefault(look.sha256, place)) != place:
-            pairs.append(Pair(file, place, "bytes"))
-        elif first != place:
-            pairs.append(Pair(first, place, "pixels"))
-    distinct = sorted(same.values())
+    first_pixels: dict[str, int] = {}
+    first_bytes: dict[str, int] = {}
+    for index, image in enumerate(images):
+        same_picture = first_pixels.setdefault(image.pixels, index)
+        same_file = first_bytes.setdefault(image.sha256, index)
+        if same_file != index:
+            pairs.append(Pair(same_file, index, "bytes"))
+        elif same_picture != index:
+            pairs.append(Pair(same_picture, index, "pixels"))
+    distinct = sorted(first_pixels.values())
     pairs += [
         Pair(distinct[one], distinct[other], "near", bits)
-        for one, other, bits in _near([looks[place].bits for place in distinct], near_bits)
+        for one, other, bits in _near([images[index].bits for index in distinct], near_bits)
     ]
     pairs.sort(key=lambda pair: (pair.one, pair.other))
-    return Duplicates(tuple(pairs), tuple(_groups((pair.one, pair.other) for pair in pairs)))
+    return Duplicates(tuple(pairs), _groups(pairs, len(images)))
 
 
 def _near(
     hashes: Sequence[npt.NDArray[np.uint8]], near_bits: int
 ) -> Iterator[tuple[int, int, int]]:
+    """Yield the pairs whose hashes differ in few bits, with the number of these."""
     if len(hashes) < 2:
         return
     words = np.stack(hashes).view(np.uint64)
@@ -88,33 +92,26 @@ def _near(
                 yield start + int(row), start + int(column), int(bits[row, column])
 
 
-def _groups(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """Return the places that hang together by pairs."""
-    parent: dict[int, int] = {}
-
-    def top(place: int) -> int:
-        while parent.setdefault(place, place) != place:
-            place = parent[place]
-        return place
-
-    for one, other in pairs:
-        low, high = sorted((top(one), top(other)))
-        parent[high] = low
-    found: dict[int, list[int]] = defaultdict(list)
-    for place in sorted(parent):
-        found[top(place)].append(place)
-    return [tuple(places) for places in found.values()]
+def _pairs_of(pairs: Sequence[Pair], count: int) -> list[list[str]]:
+    """Return the pairs that each image is in, as keys for `linked`."""
+    keys: list[list[str]] = [[] for _ in range(count)]
+    for number, pair in enumerate(pairs):
+        keys[pair.one].append(f"pair {number}")
+        keys[pair.other].append(f"pair {number}")
+    return keys
 
 
-def joined(looks: Sequence[ImageFacts], duplicates: Duplicates) -> list[int]:
-    """Return a group number for each image: those of one patient or alike have the same."""
-    owners: dict[str, int] = {}
-    links = [(group[0], place) for group in duplicates.groups for place in group[1:]]
-    for place, look in enumerate(looks):
-        if look.image.patient:
-            links.append((owners.setdefault(look.image.patient, place), place))
-    numbers = list(range(len(looks)))
-    for group in _groups(links):
-        for place in group:
-            numbers[place] = group[0]
-    return numbers
+def _groups(pairs: Sequence[Pair], count: int) -> tuple[tuple[int, ...], ...]:
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for index, group in enumerate(linked(_pairs_of(pairs, count))):
+        members[group].append(index)
+    return tuple(tuple(group) for group in members.values() if len(group) > 1)
+
+
+def group_numbers(images: Sequence[ImageFacts], duplicates: Duplicates) -> list[int]:
+    """Return a group number per image: one patient is one group, and so are duplicates."""
+    keys = _pairs_of(duplicates.pairs, len(images))
+    for own, facts in zip(keys, images, strict=True):
+        if patient := same_patient(facts.image.patient):
+            own.append(f"patient {patient}")
+    return linked(keys)

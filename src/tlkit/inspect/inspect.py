@@ -1,4 +1,4 @@
-"""Everything there is to say of a data set before it is used."""
+"""The report on a data set before it is used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from tlkit.data.sources import Collection, collect
-from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates, joined
+from tlkit.data.leakage import same_patient
+from tlkit.data.sources import LabeledImages, read_labeled
+from tlkit.data.splits import SPLITS
+from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates, group_numbers
 from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
 from tlkit.inspect.shortcuts import Shortcut, find_shortcuts
 
@@ -20,22 +22,23 @@ Counts = Mapping[str, Mapping[str, int]]
 
 @frozen(kw_only=True)
 class Inspection:
-    """What a data set holds.
+    """The contents of a data set.
 
     Attributes:
-        classes: Its labels, sorted.
-        images: How many images can be read.
-        counts: Images of each class by split; the split is empty where there is none.
-        sources: Images of each class by source; empty where it is unknown.
+        classes: The labels, sorted.
+        images: The number of images that can be read.
+        counts: Images per class, by split; the split is empty where there is none.
+        sources: Images per class, by source; the source is empty where it is unknown.
         formats: Images by file format and kind of pixels.
-        widths: The least, median and greatest width in pixels.
-        heights: The same of the heights.
-        patients: How many patients are known.
-        without_patient: How many images have none.
-        looks: What was seen of each image, to be used further.
-        duplicates: Which images are alike.
-        shortcuts: What tells the label by itself.
-        problems: What cannot be read, and why.
+        widths: The smallest, median and largest width in pixels.
+        heights: The same for heights.
+        patients: The number of known patients.
+        without_patient: The number of images whose patient is unknown.
+        facts: What was read from each image, for further use.
+        duplicates: The duplicate images.
+        shortcuts: How well the label can be told from single properties.
+        problems: Rows and images that cannot be used, and why.
+        notes: What else is worth knowing, such as the number of files left out.
     """
 
     classes: tuple[str, ...]
@@ -47,33 +50,36 @@ class Inspection:
     heights: tuple[int, int, int]
     patients: int
     without_patient: int
-    looks: tuple[ImageFacts, ...]
+    facts: tuple[ImageFacts, ...]
     duplicates: Duplicates
     shortcuts: tuple[Shortcut, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def pairs(self) -> list[dict[str, Any]]:
-        """Return the pairs of images that are alike, with what tells them apart."""
-        return [
-            {
-                "kind": pair.kind,
-                "bits": pair.bits,
-                "one": self.looks[pair.one].image.path,
-                "other": self.looks[pair.other].image.path,
-                "labels": sorted({self.looks[place].image.label for place in places}),
-                "splits": sorted({self.looks[place].image.split for place in places}),
-            }
-            for pair in self.duplicates.pairs
-            for places in [(pair.one, pair.other)]
-        ]
+        """Return the pairs of duplicates with their labels and splits, as plain values."""
+        pairs = []
+        for pair in self.duplicates.pairs:
+            one, other = self.facts[pair.one].image, self.facts[pair.other].image
+            pairs.append(
+                {
+                    "kind": pair.kind,
+                    "bits": pair.bits,
+                    "one": one.path,
+                    "other": other.path,
+                    "labels": sorted({one.label, other.label}),
+                    "splits": sorted({one.split, other.split}),
+                }
+            )
+        return pairs
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
-        left = ("looks", "duplicates", "shortcuts")
-        found = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name not in left)
-        found["duplicates"] = self.pairs()
-        found["shortcuts"] = [attrs.asdict(shortcut) for shortcut in self.shortcuts]
-        return found
+        nested = ("facts", "duplicates", "shortcuts")
+        values = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name not in nested)
+        values["duplicates"] = self.pairs()
+        values["shortcuts"] = [attrs.asdict(shortcut) for shortcut in self.shortcuts]
+        return values
 
 
 def inspect_data(
@@ -84,53 +90,52 @@ def inspect_data(
     mask_center: float = 0.6,
     on_image: Callable[[int, int], None] = lambda done, count: None,
 ) -> Inspection:
-    """Look at a folder of images or a CSV file.
+    """Inspect a folder of images or a CSV file.
 
     Args:
-        path: A folder with a folder a class, below `train`, `val`, `test` or not, or a CSV file
-            with columns `path, label` and, if known, `split, patient, source, view, sha256`.
-        patient: A regular expression whose one group, found in an image's file name, is its
-            patient; for data that do not say.
-        near_bits: In how many of 256 bits the hashes of near-duplicates may differ.
+        path: A folder with a folder per class, below `train`, `val` and `test` or not, or a CSV
+            file with columns `path, label` and, if known, `split, patient, source, view, sha256`.
+        patient: A regular expression whose one group, searched in the file name, is the patient;
+            for data that do not state it.
+        near_bits: The most bits, of 256, in which the hashes of near duplicates may differ.
         mask_center: The share of each side that is blacked out in the control.
-        on_image: Told how many of how many are done.
+        on_image: Called with the number of images done and of all images.
 
     Raises:
         DataError: If there are no images at all.
     """
-    collection = collect(Path(path), patient)
-    looks, broken = all_image_facts(collection, on_image)
-    duplicates = find_duplicates(looks, near_bits)
-    shortcuts = find_shortcuts(looks, joined(looks, duplicates), mask_center) if looks else []
-    widths, heights = ([getattr(look, side) for look in looks] for side in ("width", "height"))
+    labeled = read_labeled(Path(path), patient)
+    facts, broken = all_image_facts(labeled, on_image)
+    duplicates = find_duplicates(facts, near_bits)
+    groups = group_numbers(facts, duplicates)
+    patients = [same_patient(one.image.patient) for one in facts]
     return Inspection(
-        classes=collection.classes,
-        images=len(looks),
-        counts=_counts(collection, looks, "split"),
-        sources=_counts(collection, looks, "source"),
-        formats=dict(Counter(f"{look.format} {look.mode}" for look in looks).most_common()),
-        widths=_range(widths),
-        heights=_range(heights),
-        patients=len({look.image.patient for look in looks} - {""}),
-        without_patient=sum(not look.image.patient for look in looks),
-        looks=tuple(looks),
+        classes=labeled.classes,
+        images=len(facts),
+        counts=_counts(labeled, facts, "split"),
+        sources=_counts(labeled, facts, "source"),
+        formats=dict(Counter(f"{one.format} {one.mode}" for one in facts).most_common()),
+        widths=_range([one.width for one in facts]),
+        heights=_range([one.height for one in facts]),
+        patients=len(set(patients) - {""}),
+        without_patient=patients.count(""),
+        facts=tuple(facts),
         duplicates=duplicates,
-        shortcuts=tuple(shortcuts),
-        problems=(*collection.problems, *broken),
+        shortcuts=tuple(find_shortcuts(facts, groups, mask_center) if facts else ()),
+        problems=(*labeled.problems, *broken),
+        notes=labeled.notes,
     )
 
 
-def _counts(collection: Collection, looks: list[ImageFacts], by: str) -> dict[str, dict[str, int]]:
-    counted = Counter((getattr(look.image, by), look.image.label) for look in looks)
-    order = ["train", "val", "test"]
-    keys = {key for key, _ in counted}
-    keys_sorted = [key for key in order if key in keys] + sorted(keys - set(order))
-    return {
-        key: {label: counted[key, label] for label in collection.classes} for key in keys_sorted
-    }
+def _counts(labeled: LabeledImages, facts: list[ImageFacts], by: str) -> dict[str, dict[str, int]]:
+    """Return the images per class, by an attribute; splits in their usual order, others sorted."""
+    counted = Counter((getattr(one.image, by), one.image.label) for one in facts)
+    values = {value for value, _ in counted}
+    ordered = [split for split in SPLITS if split in values] + sorted(values - set(SPLITS))
+    return {value: {label: counted[value, label] for label in labeled.classes} for value in ordered}
 
 
 def _range(values: list[int]) -> tuple[int, int, int]:
-    """Return the least, the middle and the greatest value; zeros if there is none."""
-    found = sorted(values) or [0]
-    return found[0], found[len(found) // 2], found[-1]
+    """Return the smallest, median and largest value; zeros if there are none."""
+    ordered = sorted(values) or [0]
+    return ordered[0], ordered[len(ordered) // 2], ordered[-1]

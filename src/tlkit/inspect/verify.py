@@ -1,8 +1,7 @@
-"""Checking a manifest: every row is true, and no split knows another's images."""
+"""The check of a manifest: every row holds, and splits share nothing."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,13 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from tlkit.data.sources import collect
+from tlkit.data.checks import hash_problem
+from tlkit.data.leakage import same_patient, shared_patients
+from tlkit.data.sources import read_labeled
 from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates
 from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
+
+KINDS = {"bytes": "the same file", "pixels": "the same picture", "near": "nearly the same"}
 
 
 @frozen(kw_only=True)
@@ -20,10 +23,10 @@ class Verification:
     """What is wrong with a manifest.
 
     Attributes:
-        rows: How many rows there are.
-        problems: Rows that are wrong by themselves: no file, no image, another hash.
-        leaks: What is in two splits: patients, files, pictures, near-duplicates.
-        conflicts: The same picture under two labels.
+        rows: The number of rows.
+        problems: Rows that are wrong by themselves: no file, not an image, another hash.
+        leaks: Patients, files, pictures and near duplicates that are in two splits.
+        conflicts: Pictures that have two labels.
         notes: What could not be checked.
     """
 
@@ -53,63 +56,55 @@ def verify_manifest(
     """Check every row of a manifest, or every image of a folder with splits.
 
     Args:
-        path: A folder with a folder a class, below `train`, `val`, `test` or not, or a CSV file
-            with columns `path, label` and, if known, `split, patient, source, view, sha256`.
-        patient: A regular expression whose one group, found in an image's file name, is its
-            patient; for data that do not say.
-        near_bits: In how many of 256 bits the hashes of near-duplicates may differ; 0 leaves only
-            those whose hash is the same.
-        on_image: Told how many of how many are done.
+        path: A folder with a folder per class, below `train`, `val` and `test` or not, or a CSV
+            file with columns `path, label` and, if known, `split, patient, source, view, sha256`.
+        patient: A regular expression whose one group, searched in the file name, is the patient;
+            for data that do not state it.
+        near_bits: The most bits, of 256, in which the hashes of near duplicates may differ; 0
+            finds only equal hashes.
+        on_image: Called with the number of images done and of all images.
 
     Raises:
         DataError: If the file cannot be read at all.
     """
-    collection = collect(Path(path), patient)
-    looks, broken = all_image_facts(collection, on_image)
-    problems = [*collection.problems, *broken]
-    for look in looks:
-        image = look.image
-        if not image.split:
-            problems.append(f"{image.where}: is in no split")
-        if image.sha256 not in {"", look.sha256}:
-            problems.append(f"{image.where}: has SHA-256 {look.sha256}, expected {image.sha256}")
-    duplicates = find_duplicates(looks, near_bits)
-    unknown = sum(not look.image.patient for look in looks)
-    notes = [f"{unknown} images have no patient; they are told apart by likeness alone"]
+    labeled = read_labeled(Path(path), patient)
+    images, broken = all_image_facts(labeled, on_image)
+    problems = [*labeled.problems, *broken]
+    for facts in images:
+        if not facts.image.split:
+            problems.append(f"{facts.image.where}: is not in a split")
+        if problem := hash_problem(facts.image, facts.sha256):
+            problems.append(f"{facts.image.where}: {problem}")
+    duplicates = find_duplicates(images, near_bits)
+    unknown = sum(not same_patient(facts.image.patient) for facts in images)
+    note = f"{unknown} images have no patient; only likeness separates them"
     return Verification(
-        rows=len(collection.images) + len(collection.problems),
+        rows=len(labeled.images) + len(labeled.problems),
         problems=tuple(problems),
-        leaks=(*_shared_patients(looks), *_shared_pictures(looks, duplicates)),
-        conflicts=tuple(_conflicts(looks, duplicates)),
-        notes=tuple(notes) if unknown else (),
+        leaks=(*_leaked_patients(images), *_leaked_pictures(images, duplicates)),
+        conflicts=tuple(_conflicts(images, duplicates)),
+        notes=(*labeled.notes, *([note] if unknown else [])),
     )
 
 
-def _shared_patients(looks: Sequence[ImageFacts]) -> Iterator[str]:
-    homes: dict[str, dict[str, str]] = defaultdict(dict)
-    for look in looks:
-        if look.image.patient:
-            homes[look.image.patient].setdefault(look.image.split, look.image.where)
-    for patient, home in homes.items():
-        if len(home) > 1:
-            told = ", ".join(f"{split} ({where})" for split, where in sorted(home.items()))
-            yield f"patient {patient} is in {told}"
+def _leaked_patients(images: Sequence[ImageFacts]) -> Iterator[str]:
+    for patient in shared_patients((facts.image.split, facts.image) for facts in images):
+        first = {split: image.where for split, image in reversed(patient.places)}
+        where = ", ".join(f"{split} ({row})" for split, row in sorted(first.items()))
+        yield f"{patient.name} is in {where}"
 
 
-def _shared_pictures(looks: Sequence[ImageFacts], duplicates: Duplicates) -> Iterator[str]:
-    kinds = {"bytes": "the same file", "pixels": "the same picture", "near": "nearly the same"}
+def _leaked_pictures(images: Sequence[ImageFacts], duplicates: Duplicates) -> Iterator[str]:
     for pair in duplicates.pairs:
-        one, other = looks[pair.one].image, looks[pair.other].image
+        one, other = images[pair.one].image, images[pair.other].image
         if one.split != other.split:
             bits = f" ({pair.bits} of 256 bits differ)" if pair.kind == "near" else ""
-            yield (
-                f"{kinds[pair.kind]}{bits}: {one.where} in {one.split}, "
-                f"{other.where} in {other.split}"
-            )
+            where = f"{one.where} in {one.split}, {other.where} in {other.split}"
+            yield f"{KINDS[pair.kind]}{bits}: {where}"
 
 
-def _conflicts(looks: Sequence[ImageFacts], duplicates: Duplicates) -> Iterator[str]:
+def _conflicts(images: Sequence[ImageFacts], duplicates: Duplicates) -> Iterator[str]:
     for pair in duplicates.pairs:
-        one, other = looks[pair.one].image, looks[pair.other].image
+        one, other = images[pair.one].image, images[pair.other].image
         if pair.kind != "near" and one.label != other.label:
             yield f"the same picture: {one.where} is {one.label}, {other.where} is {other.label}"

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
+from tlkit.data.leakage import same_patient
 from tlkit.metrics.intervals import DIGITS, Interval, Resampling, Z, wilson
 
 Floats = npt.NDArray[np.float64]
@@ -28,11 +29,11 @@ CHUNK_CELLS = 1 << 21  # weights held at a time: 16 MB
 def unit_numbers(images: int, patients: Sequence[str]) -> Units:
     """Return each image's unit: its patient if known, else the image itself.
 
-    >>> unit_numbers(4, ["ann", "", "ann", "bob"]).tolist()
+    >>> unit_numbers(4, ["p7", "", "P007", "p8"]).tolist()
     [0, 1, 0, 2]
     """
     numbers: dict[Any, int] = {}
-    keys = [patient or index for index, patient in enumerate(patients)] or range(images)
+    keys = [same_patient(name) or index for index, name in enumerate(patients)] or range(images)
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.intp)
 
 

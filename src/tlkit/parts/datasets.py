@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from attrs import evolve
 
 from tlkit.data.folds import resplit
 from tlkit.data.leakage import refuse, shared_patients
-from tlkit.data.sources import ImageRoot, folders, image_files_below, read_manifest
-from tlkit.data.splits import SPLITS, Example, Splits
+from tlkit.data.manifest import refuse_rows
+from tlkit.data.root import ImageRoot
+from tlkit.data.sources import folders, read_folder, read_manifest
+from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.kinds import Dataset, part
 from tlkit.parts.validators import shown
 from tlkit.system.errors import DataError, PartError
@@ -19,12 +22,12 @@ from tlkit.system.text import nearest
 
 @part("folder")
 class Folder(Dataset):
-    """One folder a split, in it one folder a class: `path/train/CLASS/…`, `path/val/CLASS/…`.
+    """A folder per split, in it a folder per class: `path/train/CLASS/…`, `path/val/CLASS/…`.
 
-    Without `path/test` the results are those on `val`, and every table says so.
+    Without `path/test`, the results are those on `val`, and every table says so.
 
     Attributes:
-        path: The folder that holds `train`, `val` and, if there is one, `test`.
+        path: The folder that contains `train`, `val` and optionally `test`.
     """
 
     path: Path
@@ -34,7 +37,7 @@ class Folder(Dataset):
         return None if self.path.exists() else self.path
 
     def load(self) -> Splits:
-        """Return what the folders hold, sorted by path."""
+        """Return the images in the folders, sorted by class and path."""
         if not self.path.is_dir():
             raise DataError(f"{self.path}: the data's folder is not there; set data.path")
         for split in ("train", "val"):
@@ -46,51 +49,42 @@ class Folder(Dataset):
                 f"{self.path / 'train'}: needs one folder for each of two or more classes, "
                 f"got {', '.join(classes) or 'none'}"
             )
-        found: dict[str, tuple[Example, ...]] = {}
-        left_out: list[str] = []
+        found = read_folder(self.path)
         for split in SPLITS:
-            found[split] = self._examples(split, classes, left_out)
-        notes = []
-        if left_out:
-            count, first = len(left_out), min(left_out)
-            what = f"{count} file(s) that are no images by name or kind were left out"
-            notes.append(f"{what}, such as {first}")
+            if (self.path / split).is_dir():
+                self._check_classes(
+                    split, classes, {i.label for i in found.images if i.split == split}
+                )
         return Splits(
             classes=classes,
-            train=found["train"],
-            val=found["val"],
-            test=found["test"],
-            read=ImageRoot(self.path, follow_links=True).read,
+            train=found.examples("train", classes),
+            val=found.examples("val", classes),
+            test=found.examples("test", classes),
+            read=found.root.read,
             root=str(self.path),
-            notes=tuple(notes),
+            notes=found.notes,
         )
 
-    def _examples(
-        self, split: str, classes: tuple[str, ...], left_out: list[str]
-    ) -> tuple[Example, ...]:
+    def _check_classes(self, split: str, classes: tuple[str, ...], filled: Set[str]) -> None:
+        """Check that a split has the classes and no others, and images of each."""
         top = self.path / split
-        if not top.is_dir():
-            return ()
         extra = [name for name in folders(top) if name not in classes]
         if extra:
             raise DataError(
                 f"{top / extra[0]}: is none of the classes {', '.join(classes)}"
                 f"{nearest(extra[0], classes)}; name it in data.classes or move it away"
             )
-        examples = []
         for label in classes:
-            images = image_files_below(top / label, left_out)
-            if not images:
+            if label not in filled:
                 raise DataError(f"{top / label}: class {label!r} has no images in {split}")
-            examples += [Example(path.relative_to(self.path).as_posix(), label) for path in images]
-        return tuple(examples)
 
 
 @part("manifest")
 class Manifest(Dataset):
-    """A CSV file, one row an image: `path, label, split`, optional `patient, source, view, sha256`.
+    """A CSV file with one row per image: `path, label, split` and, if known, more.
 
-    Image paths are relative to the CSV file's folder, or to `root`, and must stay below it.
+    The other columns are `patient, source, view, sha256`. Image paths are relative to the CSV
+    file's folder, or to `root`, and must stay below it.
 
     Attributes:
         path: The CSV file.
@@ -107,16 +101,15 @@ class Manifest(Dataset):
         return None if self.path.exists() else self.path
 
     def load(self) -> Splits:
-        """Return what the rows say, in their order."""
+        """Return the images in the order of the rows."""
         if not self.path.is_file():
             raise DataError(f"{self.path}: the manifest is not there; set data.path")
         root = ImageRoot(self.root or self.path.parent, self.follow_links)
         if not root.path.is_dir():
             raise DataError(f"{root.path}: the images' folder is not there; set data.root")
-        rows = read_manifest(self.path, self.classes, root)
-        classes = self.classes or tuple(
-            sorted({example.label for examples in rows.values() for example in examples})
-        )
+        found = read_manifest(self.path, self.classes, root, ("path", "label", "split"))
+        refuse_rows(self.path, found.problems)
+        classes = self.classes or found.classes
         if len(classes) < 2:
             raise DataError(
                 f"{self.path}: needs two or more classes, got {', '.join(classes) or 'none'}"
@@ -124,9 +117,9 @@ class Manifest(Dataset):
         try:
             return Splits(
                 classes=classes,
-                train=tuple(rows["train"]),
-                val=tuple(rows["val"]),
-                test=tuple(rows["test"]),
+                train=found.examples("train"),
+                val=found.examples("val"),
+                test=found.examples("test"),
                 read=root.read,
                 root=str(root.path),
             )
@@ -135,29 +128,35 @@ class Manifest(Dataset):
 
 
 def load_splits(dataset: Dataset) -> Splits:
-    """Load a dataset, or its stand-in if it has one and the data are not there at all.
+    """Load a dataset, or its stand-in if it has one and the data are missing altogether.
 
     Raises:
         ConfigError: If the keys for folds do not fit each other.
         DataError: If the data are missing without a stand-in, or are wrong, or a patient is in two
             splits and that is not allowed.
     """
-    splits = resplit(dataset, _as_it_is(dataset))
-    patients = shared_patients(splits)
+    splits = resplit(
+        _loaded(dataset),
+        folds=dataset.folds,
+        fold=dataset.fold,
+        max_per_class=dataset.max_per_class,
+        seed=dataset.split_seed,
+    )
+    patients = shared_patients(splits.rows())
     if not dataset.allow_leakage:
         refuse(patients, str(getattr(dataset, "path", "")))
     return evolve(splits, leakage={"patient": len(patients)} if patients else {})
 
 
-def _as_it_is(dataset: Dataset) -> Splits:
+def _loaded(dataset: Dataset) -> Splits:
     """Return the data's own splits, or the stand-in's."""
     absent = dataset.absent()
     if absent is None or dataset.stand_in is None:
-        found: Any = dataset.load()  # other people's parts may give anything
-        if not isinstance(found, Splits):
-            what = f"its `load` must give Splits, got {shown(found)}"
+        splits: Any = dataset.load()  # other people's parts may return anything
+        if not isinstance(splits, Splits):
+            what = f"its `load` must return Splits, got {shown(splits)}"
             raise PartError(f"{type(dataset).__name__}: {what}")
-        return found
+        return splits
     drawn = dataset.stand_in.dataset(classes=dataset.classes).load()
     return Splits(
         classes=drawn.classes,

@@ -91,7 +91,7 @@ def prepare_run(
     plan = make_plan(experiment, splits)
 
     from tlkit.data.checks import check_images
-    from tlkit.data.image_index import DecodedImageIndex
+    from tlkit.data.images import DecodedImageIndex
     from tlkit.train.assemble import assemble
     from tlkit.train.stage import PreparedRun
 
@@ -100,7 +100,11 @@ def prepare_run(
     _refuse_among_images(out, experiment)
     callback.on_plan(plan, splits)
     checked = check_images(
-        splits, experiment.data, callback.on_image_checked, DecodedImageIndex(default_folder())
+        splits,
+        skip_bad=experiment.data.on_bad_image == "skip",
+        allow_leakage=experiment.data.allow_leakage,
+        on_image=callback.on_image_checked,
+        index=DecodedImageIndex(default_folder()),
     )
     splits = checked.splits
     plan = make_plan(experiment, splits) if splits.skipped else evolve(plan, data=splits.facts())

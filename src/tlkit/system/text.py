@@ -15,6 +15,7 @@ from typing import Any
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 MARK = "'"
+MOST_LINES = 10  # of a list in a message
 
 
 def printable(text: object) -> str:
@@ -132,3 +133,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     return f"{nearest(name, names) or ';'} known: {', '.join(names) or 'none'}"
+
+
+def first_lines(lines: Sequence[str], what: str = "") -> list[str]:
+    """Return the first ten lines, and a last one that counts the others.
+
+    >>> first_lines([str(number) for number in range(12)], "rows")[9:]
+    ['9', '… and 2 more rows']
+    """
+    more = f"… and {len(lines) - MOST_LINES} more {what}".rstrip()
+    return [*lines[:MOST_LINES], *([more] if len(lines) > MOST_LINES else [])]

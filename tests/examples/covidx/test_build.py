@@ -337,7 +337,7 @@ def corrupt_dicom(sources: Sources) -> str:
 def no_dicom_at_all(sources: Sources) -> str:
     name = f"{sources.lists['train'][0].split()[0]}.dcm"
     sources.image("rsna", name).write_text("<html>please log in</html>")
-    return f"{name}: is no image"
+    return f"{name}: is not an image"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tlkit.data import sources as image_root
-from tlkit.data.sources import ImageRoot
+from tlkit.data import root as root_module
+from tlkit.data.root import ImageRoot, read_file
 
 
 @pytest.fixture
@@ -63,13 +63,13 @@ def test_what_leads_out_is_refused_unless_links_are_followed(folder: Path, name:
         ("loop.png", "there is no file 'loop.png'"),
         ("loops/1.png", "there is no file 'loops/1.png'"),
         ("broken.png", "there is no file 'broken.png'"),
-        ("a", "'a' is no ordinary file"),
-        ("fifo.png", "'fifo.png' is no ordinary file"),
+        ("a", "'a' is not a regular file"),
+        ("fifo.png", "'fifo.png' is not a regular file"),
         ("x\0y", r"there is no file 'x\x00y'"),
         ("x" * 300, f"there is no file '{'x' * 300}'"),
     ],
 )
-def test_what_is_no_file_is_told_and_never_blocks(
+def test_what_is_not_a_file_is_named_and_never_blocks(
     folder: Path, name: str, problem: str, follow_links: bool
 ) -> None:
     root = ImageRoot(folder, follow_links)
@@ -111,7 +111,7 @@ def test_a_link_that_is_there_for_a_moment_leads_nowhere(
 def test_a_file_that_is_far_too_large_is_not_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_root, "MAX_FILE_BYTES", 4)
+    monkeypatch.setattr(root_module, "MAX_FILE_BYTES", 4)
     with pytest.raises(OSError, match="has more than 0 MiB"):
         ImageRoot(folder).read("1.png")
 
@@ -121,3 +121,10 @@ def test_a_folder_that_is_a_link_itself_is_the_folder_it_leads_to(folder: Path) 
     link.symlink_to(folder)
     assert ImageRoot(link).problem("a/2.png") == ""
     assert ImageRoot(link).read("a/2.png") == b"2.png"
+
+
+def test_a_file_anywhere_is_read_unless_it_is_not_regular(folder: Path) -> None:
+    assert read_file(folder / "out.png") == b"secret.png"
+    for name, problem in (("fifo.png", "is not a regular file"), ("none.png", "No such file")):
+        with pytest.raises(OSError, match=problem):
+            read_file(folder / name)

@@ -1,4 +1,4 @@
-"""What is image_index of sound images: kept whole, shared, and worthless once damaged."""
+"""The index of sound images: written whole, shared, and ignored once damaged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.data import image_index as image_index
-from tlkit.data.image_index import DecodedImageIndex, Picture
+from tlkit.data import images
+from tlkit.data.images import DecodedImageIndex, Picture
 
 pictures = st.builds(
     Picture,
@@ -42,10 +42,10 @@ def test_the_table_belongs_to_its_rules_and_decoders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     DecodedImageIndex(tmp_path).add({"f1": picture(1)})
-    monkeypatch.setattr(image_index, "version", lambda package: f"another {package}")
+    monkeypatch.setattr(images, "version", lambda package: f"another {package}")
     assert DecodedImageIndex(tmp_path).read() == {}
     monkeypatch.undo()
-    monkeypatch.setattr(image_index, "RULES", image_index.RULES + 1)
+    monkeypatch.setattr(images, "RULES", images.RULES + 1)
     assert DecodedImageIndex(tmp_path).read() == {}
 
 
@@ -72,7 +72,7 @@ def test_a_place_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
 
 
 def test_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_index, "MOST", 3)
+    monkeypatch.setattr(images, "MAX_INDEXED", 3)
     table = DecodedImageIndex(tmp_path)
     for number in range(5):
         table.add({f"f{number}": picture(number)})

@@ -1,0 +1,96 @@
+"""Safe reading of image files below a folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from attrs import field, frozen
+
+MAX_FILE_BYTES = 512 << 20  # the largest image that is decoded, uncompressed, at 6 bytes per pixel
+NOT_REGULAR = "is not a regular file"
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+@frozen
+class ImageRoot:
+    """A folder with images.
+
+    Attributes:
+        path: The folder.
+        follow_links: Whether symbolic links may lead out of it.
+    """
+
+    path: Path
+    follow_links: bool = False
+    _real: str = field(init=False, eq=False, repr=False)
+    _folders: dict[str, str] = field(factory=dict, init=False, eq=False, repr=False)
+
+    @_real.default
+    def _real_path(self) -> str:
+        return os.path.realpath(self.path)
+
+    def problem(self, name: str) -> str:
+        """Return why there is no usable file of this name, or an empty string; opens no file."""
+        folder, _, last = name.rpartition("/")
+        try:
+            if folder not in self._folders:  # most files share theirs
+                self._folders[folder] = os.path.realpath(self.path / folder)
+            path = os.path.join(self._folders[folder], last)  # noqa: PTH118  # called per row
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                path = os.path.realpath(path)
+                status = os.stat(path)  # noqa: PTH116
+        except (OSError, ValueError):  # ValueError: NUL
+            return f"there is no file {name!r}"
+        if not self._holds(path):
+            return f"{name!r} is a link that leads out of {self.path}"
+        return "" if stat.S_ISREG(status.st_mode) else f"{name!r} {NOT_REGULAR}"
+
+    def _holds(self, real: str) -> bool:
+        return self.follow_links or real.startswith(self._real.rstrip(os.sep) + os.sep)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of an image file.
+
+        The location is checked after the file is open, so replacing the file by a link in between
+        gains nothing.
+
+        Raises:
+            OSError: If the file cannot be read, is not regular, is too large or lies outside.
+        """
+        path = self.path / name
+        with _opened(path) as (file, status):
+            if not self.follow_links:
+                real = os.path.realpath(path)
+                if not self._holds(real) or not os.path.samestat(status, os.stat(real)):  # noqa: PTH116
+                    raise OSError(errno.EACCES, f"leads out of {self.path}")
+            return file.read()
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return the bytes of an image file anywhere.
+
+    Raises:
+        OSError: If the file cannot be read, is not regular (such as a pipe) or is too large.
+    """
+    with _opened(path) as (file, _):
+        return file.read()
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a regular file; never waits for one that is a pipe."""
+    handle = os.open(path, _FLAGS)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, NOT_REGULAR)
+        if status.st_size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"has more than {MAX_FILE_BYTES >> 20} MiB")
+        yield file, status
