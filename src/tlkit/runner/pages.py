@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from tlkit.classifier import load
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
 from tlkit.data.splits import Splits
@@ -72,7 +71,8 @@ def report(
     try:
         experiment = read_experiment(folder, plugins, backbone)
         splits = _splits(folder.path, finished, experiment.data, data)
-        # Only now, because it starts TensorFlow.
+        from tlkit.classifier import load  # starts TensorFlow
+
         classifier = load(folder.path, plugins=plugins, backbone=backbone)
         source = _source(finished, experiment, splits, classifier.model)
         gallery = make_gallery(finished.judged, source)
