@@ -155,13 +155,16 @@ def _require(folder: RunFolder, kind: str, table: Any, listed: _ListedPlugins) -
 
 def _available(kind: str, table: Any, base: Path, source: str) -> Any:
     """Return a part, or a placeholder if it is not available."""
-    try:
-        others = {} if kind == "data" else {"data": _placeholder("data", {})}
-        given = {**others, kind: table}
-        experiment = structure(Experiment, given, base=base, source=source, own_record=True)
-    except (ConfigError, PartError):
-        return _placeholder(kind, table, source)
-    return getattr(experiment, kind)
+    others = {} if kind == "data" else {"data": _placeholder("data", {})}
+    without_stand_in = {key: value for key, value in table.items() if key != "stand_in"}
+    for settings in (table, without_stand_in):  # data may be available without their stand-in
+        try:
+            given = {**others, kind: settings}
+            experiment = structure(Experiment, given, base=base, source=source, own_record=True)
+        except (ConfigError, PartError):
+            continue
+        return getattr(experiment, kind)
+    return _placeholder(kind, table, source)
 
 
 def _placeholder(kind: str, table: Mapping[str, Any], source: str = "") -> Any:

@@ -21,6 +21,7 @@ from PIL import Image
 from tests.small import STUDY, study_parts
 
 import tlkit
+from tlkit.parts.datasets import Manifest
 from tlkit.parts.kinds import registries
 from tlkit.parts.plugins import PluginFile, active
 from tlkit.reports.console import stand_in_banner
@@ -212,6 +213,9 @@ def test_an_experiment_without_data_runs_on_them_with_a_banner(tmp_path: Path) -
     assert done.plan.counts["train"] == dict.fromkeys(("normal", "pneumonia", "covid-19"), 15)
     assert "STAND-IN DATA: synthetic images (phantom)" in stand_in_banner(done.plan.stand_in)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["stand_in"] == "phantom"
+    loaded = tlkit.load(tmp_path / "run")  # needs no plugin file, and still knows the data
+    assert isinstance(loaded.experiment.data, Manifest)
+    assert loaded.stand_in == "phantom"
 
 
 def test_the_library_knows_nothing_of_the_study() -> None:
