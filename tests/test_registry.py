@@ -384,7 +384,7 @@ class TestPart:
                     return images - 1
 
                 def prepare(self, images: Any) -> Any:
-                    return super().prepare(images) * 2
+                    return super().prepare(images) * 2  # type: ignore[misc]
 
         assert len(caught) == 2
         with pytest.warns(RenamedWarning, match=r"Old\.prepare: is now called preprocess_images$"):

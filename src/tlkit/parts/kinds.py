@@ -29,12 +29,7 @@ from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.registry import Registry
 from tlkit.parts.validators import above, at_least, between, fraction, unless_none
 from tlkit.system.errors import FieldError, PartError, UnknownPart
-from tlkit.system.renames import (
-    adopt_old_methods,
-    renamed_keywords,
-    renamed_method,
-    warn_renamed,
-)
+from tlkit.system.renames import renamed_keywords, renamed_methods, warn_renamed
 from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
@@ -161,6 +156,7 @@ def check_sources(instance: Any, attribute: Any, value: Any) -> None:
         raise FieldError("weights", "needs at least 1, got 0")
 
 
+@renamed_methods(native="preprocess_native", prepare="preprocess_images")
 @typed_init
 @frozen(kw_only=True)
 class Backbone(ABC):
@@ -180,10 +176,6 @@ class Backbone(ABC):
     )
     preprocess: Literal["native", "unit"] = "native"
     image_size: int = field(default=224, validator=at_least(1))
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        adopt_old_methods(cls, {"native": "preprocess_native", "prepare": "preprocess_images"})
 
     @property
     def params(self) -> int | None:
@@ -224,9 +216,6 @@ class Backbone(ABC):
     def preprocess_images(self, images: tf.Tensor) -> tf.Tensor:
         """Turn RGB pixels, `(batch, height, width, 3)` float32 in [0, 255], into the input."""
         return images / 255.0 if self.preprocess == "unit" else self.preprocess_native(images)
-
-    native = renamed_method("native", "preprocess_native")
-    prepare = renamed_method("prepare", "preprocess_images")
 
 
 @typed_init
@@ -435,14 +424,11 @@ class Optimizer(ABC):
         """Return a Keras optimizer for variables with these learning-rate multipliers."""
 
 
+@renamed_methods(rate="learning_rate")
 @typed_init
 @frozen(kw_only=True)
 class Schedule(ABC):
     """How the learning rate changes from epoch to epoch; each stage starts over."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        adopt_old_methods(cls, {"rate": "learning_rate"})
 
     @abstractmethod
     def learning_rate(
@@ -458,8 +444,6 @@ class Schedule(ABC):
             history: The finished epochs of this stage, in order, each with `loss`, `val_loss` and
                 so on.
         """
-
-    rate = renamed_method("rate", "learning_rate")
 
 
 @frozen
