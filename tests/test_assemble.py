@@ -425,6 +425,8 @@ def test_an_optimizer_may_be_named() -> None:
     assert type(frozen.optimizer("sgd")) is type(frozen.optimizer(keras.optimizers.SGD()))
     with pytest.raises(ValueError, match=r"^Could not interpret optimizer identifier: nothing$"):
         frozen.optimizer("nothing")
+    with pytest.warns(tlkit.RenamedWarning, match=r"^Frozen\.scale: is now called optimizer$"):
+        frozen.scale("sgd")
 
 
 def test_an_error_leaves_the_model_as_it_was() -> None:

@@ -53,3 +53,17 @@ def test_training_stalls_when_none_of_the_last_epochs_is_better_than_all_before(
 def test_without_patience_or_epochs_training_never_stalls(values: list[float], by: str) -> None:
     assert not should_stop(epochs(values, by), by, None)
     assert not should_stop([], by, 1)
+
+
+def test_old_names_of_methods_still_work_with_the_new_one_named() -> None:
+    with pytest.warns(tlkit.RenamedWarning, match=r"Old\.epoch_done: is now called on_epoch_end$"):
+
+        class Old(tlkit.Callback):
+            heard: int | None = None
+
+            def epoch_done(self, epoch: tlkit.Epoch) -> None:
+                self.heard = epoch.epoch
+
+    callback = Old()
+    callback.on_epoch_end(epochs([0.5], "val_loss")[0])
+    assert callback.heard == 1

@@ -15,6 +15,7 @@ from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage, ho
 from tlkit.parts.optimizers import layerwise
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras
+from tlkit.system.renames import renamed_method
 from tlkit.train.plan import model_layers, seed_for
 
 LARGE_BYTES = 100e6  # a smaller model is not worth the 0.14 s that a garbage collection takes
@@ -120,6 +121,8 @@ class Frozen:
     def optimizer(self, optimizer: keras.optimizers.Optimizer | str) -> keras.optimizers.Optimizer:
         """Return a new optimizer like the given one, or of that name, with each layer's rate."""
         return layerwise(keras.optimizers.get(optimizer), self.variable_rates)
+
+    scale = renamed_method("scale", "optimizer")
 
     def __str__(self) -> str:
         return self.layers.render(self.rates)
