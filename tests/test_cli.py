@@ -341,7 +341,7 @@ def test_ctrl_c_ends_with_130(tlkit_command: CommandLine, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(tlkit, "run", stop)
     done = tlkit_command("run", "quick.toml")
-    assert (done.code, done.err) == (130, "interrupted before the run began\n")
+    assert (done.code, done.err) == (130, "interrupted before the run started\n")
     monkeypatch.setattr(tlkit, "lr_find", stop)
     assert tlkit_command("lr-find", "quick.toml").code == 130
 

@@ -98,7 +98,7 @@ def test_a_run_is_terminated_then_killed_and_ends_with_the_same_bytes(
             break
     out, err = process.communicate()
     assert (process.returncode, out) == (143, "")
-    assert err.splitlines()[-1].endswith(f" of 5; go on with: tlkit resume {folder}")
+    assert err.splitlines()[-1].endswith(f" of 5; continue with: tlkit resume {folder}")
     assert "Traceback" not in err
     process = started(study, folder)
     for line in lines(process):

@@ -69,10 +69,11 @@ from .parts.plugins import Plugins as Plugins
 from .parts.registry import PartInfo as PartInfo
 from .parts.registry import Registry as Registry
 from .reports.progress import Terminal as Terminal
+from .runner.pages import Report as Report
 from .runner.pages import report as report
+from .runner.prepare import check as check
 from .runner.resume import resume as resume
 from .runner.run import Run as Run
-from .runner.run import check as check
 from .runner.run import run as run
 from .sweeps.summary import Figure as Figure
 from .sweeps.summary import Outcome as Outcome

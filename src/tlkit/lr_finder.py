@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.runner.run import prepare_run
+from tlkit.reports.svg import standalone
+from tlkit.runfolder.folder import RunFolder
+from tlkit.runner.prepare import prepare_run
 from tlkit.system.errors import ConfigError, NumericalError, Problem
 from tlkit.system.files import write_text
 from tlkit.system.renames import renamed_keywords
@@ -105,7 +107,7 @@ def lr_find(
         steps: The maximum number of steps; it stops early when the loss has grown fourfold.
         lowest: The first learning rate.
         highest: The last learning rate.
-        callback: Hears the progress, such as `tlkit.Terminal()`.
+        callback: Receives progress; `tlkit.Terminal()` shows it.
 
     Raises:
         TlkitError: If something is wrong; each kind of problem has its own subclass.
@@ -115,8 +117,6 @@ def lr_find(
         raise ConfigError([Problem("lr-find", what)])
 
     from tlkit.reports.charts import learning_rate_chart
-    from tlkit.reports.svg import standalone
-    from tlkit.runfolder.folder import RunFolder
     from tlkit.train.stage import StageTrainer
 
     out = None if out is None else Path(out)

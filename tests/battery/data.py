@@ -569,7 +569,7 @@ CASES = (
         id="D40",
         what="Other data when a run is resumed",
         expected="7, with the differences",
-        tests=("test_resumption.py::test_another_run_than_the_one_that_was_begun_is_refused",),
+        tests=("test_resume.py::test_another_run_than_the_one_that_was_begun_is_refused",),
     ),
     Case(
         id="D41",

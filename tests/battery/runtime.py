@@ -57,7 +57,7 @@ CASES = (
         expected="the one before is taken, with a warning",
         tests=(
             "test_checkpoint.py::test_a_damaged_one_is_passed_over_and_named",
-            "test_resumption.py::test_a_damaged_checkpoint_is_passed_over_and_it_is_said",
+            "test_resume.py::test_a_damaged_checkpoint_is_passed_over_and_it_is_said",
         ),
     ),
     Case(
@@ -100,14 +100,14 @@ CASES = (
         id="F12",
         what="The run folder or the one above it goes away",
         expected="8; it is not made again elsewhere",
-        tests=("test_resumption.py::test_a_run_folder_that_goes_away_is_not_made_again",),
+        tests=("test_resume.py::test_a_run_folder_that_goes_away_is_not_made_again",),
     ),
     Case(
         id="F13",
         what="Ctrl-C once",
         expected="130, with the command that resumes",
         tests=(
-            "test_resumption.py::test_what_a_stopped_run_says",
+            "test_resume.py::test_what_a_stopped_run_says",
             "test_signals.py::test_the_first_signal_is_a_wish_that_a_check_raises",
         ),
     ),
@@ -138,9 +138,7 @@ CASES = (
         id="F17",
         what="Out of memory",
         expected="8, suggests a smaller batch",
-        tests=(
-            "test_resumption.py::test_too_little_memory_is_said_and_the_last_checkpoint_is_good",
-        ),
+        tests=("test_resume.py::test_too_little_memory_is_said_and_the_last_checkpoint_is_good",),
     ),
     Case(
         id="F18",
@@ -165,7 +163,7 @@ CASES = (
         what="`tlkit run` into a finished run's folder",
         expected="7; nothing is overwritten",
         tests=(
-            "test_runs.py::test_a_folder_that_exists_is_refused_before_any_work",
+            "test_run.py::test_a_folder_that_exists_is_refused_before_any_work",
             "test_folder.py::test_a_folder_that_exists_is_never_taken",
         ),
     ),
@@ -173,20 +171,20 @@ CASES = (
         id="F22",
         what="Resuming a finished run",
         expected="0; no file is changed",
-        tests=("test_resumption.py::test_a_finished_run_is_left_alone_and_it_is_said",),
+        tests=("test_resume.py::test_a_finished_run_is_left_alone_and_it_is_said",),
     ),
     Case(
         id="F23",
         what="Resuming with another experiment",
         expected="7, with the differences",
-        tests=("test_resumption.py::test_another_run_than_the_one_that_was_begun_is_refused",),
+        tests=("test_resume.py::test_another_run_than_the_one_that_was_begun_is_refused",),
     ),
     Case(
         id="F24",
         what="Resuming with other versions or on another machine",
         expected="7, with the differences",
         tests=(
-            "test_resumption.py::test_another_environment_is_refused_unless_it_is_accepted_and_then_recorded",
+            "test_resume.py::test_another_environment_is_refused_unless_it_is_accepted_and_then_recorded",
         ),
     ),
     Case(
@@ -194,8 +192,8 @@ CASES = (
         what="A loss that is nan or infinite",
         expected="9, with epoch and files; it never becomes the best",
         tests=(
-            "test_runs.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
-            "test_runs.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
+            "test_run.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
+            "test_run.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
         ),
     ),
     Case(
@@ -236,7 +234,7 @@ CASES = (
         id="F30",
         what="No GPU",
         expected="runs on the CPU; its kind is in environment.json",
-        tests=("test_runs.py::test_the_environment_says_what_may_differ_elsewhere",),
+        tests=("test_run.py::test_the_environment_says_what_may_differ_elsewhere",),
     ),
     Case(
         id="F31",
@@ -268,6 +266,6 @@ CASES = (
         id="F34",
         what="Resuming while a plateau is waited for",
         expected="the same learning rates as without it",
-        tests=("test_resumption.py::test_a_run_that_goes_on_ends_with_the_same_bytes",),
+        tests=("test_resume.py::test_a_run_that_goes_on_ends_with_the_same_bytes",),
     ),
 )

@@ -116,7 +116,7 @@ CASES = (
         expected="unknown keys or arrays: 3 or 5; the run's versions are in environment.json",
         tests=(
             "test_folder.py::test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded",
-            "test_runs.py::test_the_environment_says_what_may_differ_elsewhere",
+            "test_run.py::test_the_environment_says_what_may_differ_elsewhere",
         ),
     ),
     Case(

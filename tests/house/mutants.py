@@ -41,7 +41,7 @@ class Mutant:
 FOLDER = "tests/properties/test_run_folder.py"
 CRASH = f"{FOLDER}::test_a_crash_at_an_operation_on_the_disk_changes_no_byte"
 STOP = f"{FOLDER}::test_an_interruption_commits_the_last_finished_epoch"
-RESUME = "tests/test_resumption.py"
+RESUME = "tests/test_resume.py"
 MUTANTS = (
     Mutant(
         "a convolution by tiles forgets its bias",
@@ -236,7 +236,7 @@ MUTANTS = (
     Mutant(
         "an edited experiment goes on",
         "runfolder/resume_state.py",
-        "    if edited:",
+        "    if edits:",
         "    if False:",
         f"{RESUME}::test_another_run_than_the_one_that_was_begun_is_refused",
     ),
@@ -250,7 +250,7 @@ MUTANTS = (
     Mutant(
         "another image goes on",
         "runner/resume.py",
-        "    if before != images:",
+        "    if was != now:",
         "    if False:",
         f"{RESUME}::test_another_run_than_the_one_that_was_begun_is_refused",
     ),
@@ -330,7 +330,7 @@ MUTANTS = (
         "train/stage.py",
         "            if not np.isfinite([step.loss, step.loss_unweighted]).all():",
         "            if False:",
-        "tests/test_runs.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
+        "tests/test_run.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
     ),
     Mutant(
         "a patient may be in two splits",
@@ -422,7 +422,7 @@ MUTANTS = (
         "train/stage.py",
         "        if not np.isfinite(val.loss):",
         "        if False:",
-        "tests/test_runs.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
+        "tests/test_run.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
     ),
     Mutant(
         "a model goes on with the step it was compiled with",

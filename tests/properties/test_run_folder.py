@@ -2,7 +2,7 @@
 
 All of run, resume, keeper, checkpoints and files is the real one; only a stage's epochs are a few
 lines of NumPy on the variables of a model with a dozen of them, so thousands of crashes take
-seconds. `test_resumption.py` does the same with Keras.
+seconds. `test_resume.py` does the same with Keras.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class World:
             schedule=Plateau(patience=1, factor=0.7),
             fit=tlkit.Fit(epochs=9, early_stop_patience=2, checkpoint_every_s=0),
         )
-        prepare_run = importlib.import_module("tlkit.runner.run").prepare_run
+        prepare_run = importlib.import_module("tlkit.runner.prepare").prepare_run
         ready = prepare_run(self.experiment, None, (), tlkit.Callback())
         first = [variable.numpy() for variable in ready.model.weights]
 

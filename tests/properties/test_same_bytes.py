@@ -92,7 +92,7 @@ def test_without_a_cache_and_with_one_too_small_the_bytes_are_the_same(
     tlkit.run(experiment(fit=fit), tmp_path / "small", callback=callback)
     small = {name: (tmp_path / "small" / name).read_bytes() for name in FILES}
     assert first == without == small
-    assert [note.partition(" take")[0] for note in callback.notes] == ["the features"]
+    assert [note.partition(" need")[0] for note in callback.notes] == ["the features"]
 
 
 def test_what_changes_only_above_the_cut_computes_no_features(

@@ -111,10 +111,10 @@ def report(
     Everything comes from the run folder's files; none of them is run. If the images and weights
     are there, the report shows mistakes and heatmaps.
     """
-    page, missing = tlkit.report(run, data=data, plugins=plugins or [])
-    if missing:
-        typer.echo(f"note: no images in the report: {missing}", err=True)
-    typer.echo(f"report: {page}\nmodel card: {page.parent / 'MODEL_CARD.md'}")
+    written = tlkit.report(run, data=data, plugins=plugins or [])
+    if written.note:
+        typer.echo(f"note: no images in the report: {written.note}", err=True)
+    typer.echo(f"report: {written.path}\nmodel card: {written.path.parent / 'MODEL_CARD.md'}")
 
 
 class To(StrEnum):

@@ -14,6 +14,10 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, ExperimentFile, Overrides, PluginFiles, app
+from tlkit.reports import console
+from tlkit.reports.caveats import caveats
+from tlkit.runfolder.folder import RunFolder
+from tlkit.runfolder.record import read_run
 from tlkit.system.signals import raise_on_signal
 from tlkit.system.text import json_text, printable, shell_quoted
 from tlkit.train.callback import Callback
@@ -24,15 +28,15 @@ def run(
     file: ExperimentFile,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run folder; must not exist. Unset: runs/FILE-N.", metavar="DIR"),
+        typer.Option(help="The run folder; must not exist. Default: runs/FILE-N.", metavar="DIR"),
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and write a run folder."""
-    with _stoppable("interrupted before the run began") as callback:
-        done = tlkit.run(file, out, overrides=overrides or [], callback=callback)
-    _show(done, as_json)
+    with _stoppable("interrupted before the run started") as callback:
+        finished = tlkit.run(file, out, overrides=overrides or [], callback=callback)
+    _show(finished, as_json)
 
 
 @app.command()
@@ -40,103 +44,93 @@ def resume(
     run: Annotated[Path, typer.Argument(help="The folder of an unfinished run.", metavar="RUN")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Where the data are now, if they have moved.", metavar="PATH"),
+        typer.Option(help="The new place of the data, if they have moved.", metavar="PATH"),
     ] = None,
     anyway: Annotated[
         bool,
         typer.Option(
             "--anyway",
-            help="Go on although versions, processor or threads differ: so may the last bits.",
+            help="Continue although versions, processor or threads have changed; the last bits of "
+            "the results may then differ.",
         ),
     ] = False,
     plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was stopped; it ends with the same bytes as if it had not been."""
-    early = f"interrupted before the run went on; go on with: tlkit resume {shell_quoted(run)}"
+    """Continue a run that was stopped. The result is the same, byte for byte."""
+    early = f"interrupted before the run continued; continue with: tlkit resume {shell_quoted(run)}"
     with _stoppable(early) as callback:
-        done = tlkit.resume(run, plugins=plugins or [], data=data, anyway=anyway, callback=callback)
-    if done is None:
+        finished = tlkit.resume(
+            run, plugins=plugins or [], data=data, anyway=anyway, callback=callback
+        )
+    if finished is None:
         typer.echo(f"{run}: the run is finished; there is nothing to do", err=True)
     else:
-        _show(done, as_json)
+        _show(finished, as_json)
 
 
 @contextmanager
 def _stoppable(early: str) -> Iterator[Callback]:
-    """Give a callback for a run, and end the process with the documented code if it is stopped.
+    """Yield a callback for a run; if it is stopped, exit with the documented code.
 
     Args:
-        early: What to say if that is before it takes notice of it.
+        early: The message if it is stopped before it listens for signals itself.
     """
-    from tlkit.reports.progress import Terminal
+    from tlkit.reports.progress import Terminal  # needs rich
 
     callback = Terminal()
     try:
         with raise_on_signal(early):
             yield callback
     except KeyboardInterrupt as stop:
-        callback.close()  # before the message: a bar would be drawn over it
+        callback.close()  # before the message: a bar would overwrite it
         typer.echo(printable(stop) or early, err=True)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
     finally:
         callback.close()
 
 
-def _show(done: tlkit.Run, as_json: bool) -> None:
-    """Print what a run gave."""
-    from tlkit.reports import console
-
+def _show(run: tlkit.Run, as_json: bool) -> None:
+    """Print the results of a run."""
     if as_json:
-        found = {"run": str(done.folder), "evaluated_on": done.plan.evaluated_on}
-        found |= done.kept.as_json()
-        typer.echo(json_text(found))
+        head = {"run": str(run.folder), "evaluated_on": run.plan.evaluated_on}
+        typer.echo(json_text(head | run.kept.as_json()))
         return
-    from tlkit.metrics.published import cited_figures, figures, remarks
-    from tlkit.reports.caveats import caveats
-    from tlkit.runfolder.folder import RunFolder
-    from tlkit.runfolder.record import read_run
+    from tlkit.metrics.published import cited_figures, figures, remarks  # needs NumPy
 
-    typer.echo(console.scores_text(done.plan.evaluated_on, done.result))
-    typer.echo(f"\n{kept_text(done)}")
-    if done.experiment.reference:
-        cited = cited_figures(done.experiment.reference, done.plan.classes)
-        typer.echo("\n" + console.references_text(figures(done.result), cited))
-        for reference in () if done.plan.stand_in else done.experiment.reference:
-            for text in remarks(done.result, reference):
+    typer.echo(console.scores_text(run.plan.evaluated_on, run.result))
+    typer.echo(f"\n{kept_text(run)}")
+    if run.experiment.reference:
+        cited = cited_figures(run.experiment.reference, run.plan.classes)
+        typer.echo("\n" + console.references_text(figures(run.result), cited))
+        for reference in () if run.plan.stand_in else run.experiment.reference:
+            for text in remarks(run.result, reference):
                 typer.echo(f"! {printable(reference.source)}: {text}")
-    finished = read_run(RunFolder(done.folder))
-    if finished.calibration:
-        typer.echo("\n" + printable(finished.calibration_text))
-    if warnings := caveats(finished):
+    record = read_run(RunFolder(run.folder))
+    if record.calibration:
+        typer.echo("\n" + printable(record.calibration_text))
+    if warnings := caveats(record):
         typer.echo("\n" + console.caveats_text(warnings))
-    if done.plan.stand_in:
-        typer.echo("\n" + console.stand_in_banner(done.plan.stand_in))
-    folder = printable(done.folder)
-    typer.echo(f"\nreport: {printable(done.folder / 'report.html')}\nrun folder: {folder}")
+    if run.plan.stand_in:
+        typer.echo("\n" + console.stand_in_banner(run.plan.stand_in))
+    folder = printable(run.folder)
+    typer.echo(f"\nreport: {printable(run.folder / 'report.html')}\nrun folder: {folder}")
     typer.echo(f"next: tlkit predict {shlex.quote(folder)} IMAGE...")
 
 
-def kept_text(done: tlkit.Run) -> str:
+def kept_text(run: tlkit.Run) -> str:
     """Return which epoch's weights were kept, and the accuracy of the alternative."""
-    from tlkit.reports.console import kept_epoch_text
-
-    fit, split = done.experiment.fit, done.plan.evaluated_on
-    kept, other = (done.last, done.best) if fit.keep == "last" else (done.best, done.last)
+    fit, split = run.experiment.fit, run.plan.evaluated_on
+    kept, other = (run.last, run.best) if fit.keep == "last" else (run.best, run.last)
     accuracy = other.scores[split].accuracy
-    return kept_epoch_text(fit.keep, fit.monitor, kept.epoch, other.epoch, accuracy, split)
+    return console.kept_epoch_text(fit.keep, fit.monitor, kept.epoch, other.epoch, accuracy, split)
 
 
 @app.command()
 def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Show what a run would do, and do nothing."""
-    from tlkit.reports import console
-
+    """Show what a run would do, without doing it."""
     plan = tlkit.check(file, overrides or [])
-    if as_json:
-        typer.echo(json_text(plan.as_json()))
-    else:
-        typer.echo(console.plan_text(plan))
+    typer.echo(json_text(plan.as_json()) if as_json else console.plan_text(plan))
 
 
 @app.command("lr-find")
@@ -144,16 +138,18 @@ def lr_find(
     file: ExperimentFile,
     out: Annotated[
         Path | None,
-        typer.Option(help="A new folder for the curve. Unset: runs/FILE-lr-find-N.", metavar="DIR"),
+        typer.Option(
+            help="A new folder for the curve. Default: runs/FILE-lr-find-N.", metavar="DIR"
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="How many batches are trained on at most.")] = 100,
+    steps: Annotated[int, typer.Option(help="Maximum number of training steps.")] = 100,
     lowest: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-7,
     highest: Annotated[float, typer.Option(help="The last learning rate.")] = 1.0,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Suggest a learning rate: train briefly while it rises, and draw the loss over it."""
-    from tlkit.reports.progress import Terminal
+    """Suggest a learning rate: train briefly while it rises, and plot the loss."""
+    from tlkit.reports.progress import Terminal  # needs rich
 
     callback = Terminal()
     try:
@@ -169,8 +165,8 @@ def lr_find(
     finally:
         callback.close()
     if as_json:
-        found = attrs.asdict(curve) | {"folder": str(curve.folder)}
-        typer.echo(json.dumps(found | {"suggestion": curve.suggestion}, indent=2))
+        figures = {"folder": str(curve.folder), "suggestion": curve.suggestion}
+        typer.echo(json.dumps(attrs.asdict(curve) | figures, indent=2))
         return
     if curve.suggestion is None:
         typer.echo("no suggestion: the loss falls at none of these rates")

@@ -1,4 +1,4 @@
-"""The report and the model card of a run, written at its end or again from its folder."""
+"""The report and the model card of a run: written when it ends, and again from its folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
@@ -14,7 +14,7 @@ from tlkit.data.splits import Splits
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Backbone, Dataset
 from tlkit.reports.card import write_card
-from tlkit.reports.gallery import Source, make_gallery, unchanged, without_pictures
+from tlkit.reports.gallery import Gallery, Source, make_gallery, unchanged, without_pictures
 from tlkit.reports.report import REPORT, write_report
 from tlkit.runfolder.experiment import read_experiment
 from tlkit.runfolder.folder import RunFolder
@@ -25,21 +25,32 @@ if TYPE_CHECKING:
     import keras
 
 
+@frozen
+class Report:
+    """The report of a run.
+
+    Attributes:
+        path: The HTML page.
+        note: Why there are no images in it; empty if there are.
+    """
+
+    path: Path
+    note: str
+
+
 def write_pages(
     folder: RunFolder, experiment: Experiment, splits: Splits, model: keras.Model
 ) -> None:
     """Write the report and the model card of a run that has just ended.
 
     Args:
-        folder: Its folder, with all other files.
-        experiment: Its experiment.
+        folder: The run's folder, complete otherwise.
+        experiment: The run's experiment.
         splits: Its images.
-        model: The model with the kept weights.
+        model: The model with the weights that were kept.
     """
     run = read_run(folder)
-    gallery = make_gallery(run.judged, _source(run, experiment, splits, model))
-    write_report(folder, run, gallery)
-    write_card(folder, run)
+    _write(folder, run, _gallery(run, experiment, splits, model))
 
 
 def report(
@@ -48,76 +59,73 @@ def report(
     data: str | Path | Dataset | None = None,
     plugins: Sequence[str | Path] = (),
     backbone: Backbone | None = None,
-) -> tuple[Path, str]:
+) -> Report:
     """Write the report and the model card of a finished run again.
 
-    They are made from the folder's files, without running any of them. The report has pictures if
-    the images are where they were and unchanged, and the model can be loaded.
+    Both are made from the folder's files; none of them is run. The report has images if they have
+    not changed and the model can be loaded.
 
     Args:
         run: The run folder.
-        data: Where the images are now, as in `data.path`, or a dataset.
-        plugins: The plugin files that the run was made with, if any.
-        backbone: The backbone, if it was a `FromModel`.
-
-    Returns:
-        The report's path, and why it has no pictures; empty if it has.
+        data: The new place of the images, as in `data.path` of an experiment, or a dataset.
+        plugins: Plugin files that the run was made with.
+        backbone: The backbone, if that was a `FromModel`.
 
     Raises:
         RunFolderError: If it is not the folder of a finished run.
     """
     folder = RunFolder(Path(run))
-    finished = read_run(folder)
+    record = read_run(folder)
     try:
         experiment = read_experiment(folder, plugins, backbone)
-        splits = _splits(folder.path, finished, experiment.data, data)
-        from tlkit.classifier import load  # starts TensorFlow
+        splits = _find_splits(folder.path, record, experiment.data, data)
+        from tlkit.classifier import load  # starts Keras
 
         classifier = load(folder.path, plugins=plugins, backbone=backbone)
-        source = _source(finished, experiment, splits, classifier.model)
-        gallery = make_gallery(finished.judged, source)
+        gallery = _gallery(record, experiment, splits, classifier.model)
     except TlkitError as error:
-        gallery = without_pictures(finished.judged, str(error))
-    write_report(folder, finished, gallery)
-    write_card(folder, finished)
-    return folder.path / REPORT, gallery.missing
+        gallery = without_pictures(record.judged, str(error))
+    _write(folder, record, gallery)
+    return Report(folder.path / REPORT, gallery.missing)
 
 
-def _source(run: RunRecord, experiment: Experiment, splits: Splits, model: keras.Model) -> Source:
-    """Return where a run's pictures come from, restricted to images that have not changed."""
-    from tlkit.explain import Explainer
+def _write(folder: RunFolder, run: RunRecord, gallery: Gallery) -> None:
+    write_report(folder, run, gallery)
+    write_card(folder, run)
 
-    hashes = {
-        example.path: example.sha256 for images in run.manifest.values() for example in images
-    }
+
+def _gallery(run: RunRecord, experiment: Experiment, splits: Splits, model: keras.Model) -> Gallery:
+    """Return a run's images, of which none may have changed, with heatmaps."""
+    from tlkit.explain import Explainer  # starts Keras
+
+    hashes = {image.path: image.sha256 for images in run.manifest.values() for image in images}
     backbone, data = experiment.backbone, experiment.data
-    reader = Reader(
-        unchanged(splits.read, hashes), backbone.image_size, data.resize, data.mask_center
-    )
+    read = unchanged(splits.read, hashes)
+    reader = Reader(read, backbone.image_size, data.resize, data.mask_center)
     try:
         explainer = Explainer(model, backbone)
-    except ConfigError:  # no layer has a feature map that all later layers depend on
+    except ConfigError:  # no layer has a feature map that everything after it depends on
         explainer = None
-    return Source(reader, run.classes, explainer)
+    return make_gallery(run.judged, Source(reader, run.classes, explainer))
 
 
-def _splits(
+def _find_splits(
     folder: Path, run: RunRecord, dataset: Dataset, data: str | Path | Dataset | None
 ) -> Splits:
-    """Return a run's images, from where they are likely to be.
+    """Return a run's images, wherever they are likely to be.
 
-    A path is recorded relative to the experiment's file, whose place is not recorded: it is tried
-    from the working directory and from the folder that contains `runs`.
+    A path is recorded relative to the experiment's file, whose own place is not recorded. It is
+    looked for from the working directory and from the folder that contains `runs`.
 
     Raises:
-        DataError: If they cannot be found.
+        DataError: If they are in none of these places.
     """
     if isinstance(data, Dataset):
         return load_splits(data)
     recorded = run.experiment.data.settings.get("path")
     if recorded is None or not hasattr(dataset, "path"):
         return load_splits(dataset)
-    root = run.experiment.data.settings.get("root")  # of a manifest's images, in the same way
+    root = run.experiment.data.settings.get("root")  # of a manifest's images
     problems = []
     for base in (Path(), folder / ".." / ".."):
         places = {"path": Path(data) if data else base / recorded}

@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped: the same experiment, data and machine, or a refusal."""
+"""`resume`: continue a run with the same experiment, data and machine, or refuse."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from attrs import evolve
 
 from tlkit.config.experiment import Experiment
 from tlkit.parts.kinds import Backbone, Dataset
-from tlkit.runner.run import Run, execute, prepare_run
+from tlkit.runfolder.folder import ENVIRONMENT, EXPERIMENT, MANIFEST, PLAN, UNFINISHED, RunFolder
+from tlkit.runfolder.record import (
+    AFFECTS_RESULTS,
+    EnvironmentRecord,
+    ExperimentRecord,
+    read_record,
+)
+from tlkit.runfolder.resume_state import OtherInputs, differences, read_unfinished, refusal
+from tlkit.runfolder.tables import manifest_text
+from tlkit.runner.prepare import prepare_run
+from tlkit.runner.run import Run, disk_and_memory_errors, execute
 from tlkit.system.errors import DataError, RunFolderError, TlkitError
 from tlkit.system.lock import locked
 from tlkit.system.renames import renamed_keywords
 from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
-    from tlkit.runfolder.folder import RunFolder
-    from tlkit.runfolder.record import EnvironmentRecord
     from tlkit.train.stage import PreparedRun
 
-SHOWN = 10  # how many images that differ a message lists
-ELSEWHERE = (
-    "was begun with other versions or on another machine; bring these back, or say --anyway: the "
-    "last bits of the results may differ then"
+SHOWN = 10  # changed images listed in a message
+OTHER_MACHINE = (
+    "was started with other versions or on another machine; restore them, or use --anyway: "
+    "the last bits of the results may then differ"
 )
 
 
@@ -39,56 +47,50 @@ def resume(
     anyway: bool = False,
     callback: Callback | None = None,
 ) -> Run | None:
-    """Go on with a run after its last finished epoch; it ends with the bytes it would have had.
+    """Continue a run after its last saved epoch; the result is the same, byte for byte.
 
     Args:
-        run: The run folder. It is looked for data and weights where the experiment had them, seen
-            from the run folder, and then where they were.
-        plugins: The files with the study's own parts, if it was made with such; they must be the
-            same to the byte.
-        backbone: What was the backbone, if that was a `FromModel`.
-        data: Where the data are now, if they have moved: a path, or a `FromImages`. They must be
+        run: The run folder. Data and weights are looked for where the experiment had them, first
+            relative to the run folder and then where they were.
+        plugins: Plugin files that the run was made with, unchanged.
+        backbone: The backbone, if that was a `FromModel`.
+        data: The new place of the data, if they have moved: a path, or a `FromImages`. They must be
             the same images.
-        anyway: Go on although versions, processor or threads are not what they were. The results
-            may then differ in their last bits; `environment.json` says that it was so.
-        callback: Told how it goes; unset: nobody.
+        anyway: Continue although versions, processor or threads have changed. The last bits of the
+            results may then differ; `environment.json` records it.
+        callback: Receives progress; `tlkit.Terminal()` shows it.
 
     Returns:
-        The run; None if it was finished already, then nothing is done.
+        The run; None if it was already finished.
 
     Raises:
-        RunFolderError: If it is not the folder of a run, another process writes to it, or
-            experiment, data or environment have changed, with every change.
-        Interrupted: If the process was asked to stop once more.
-        TlkitError: Of the kind that says what else is wrong.
+        RunFolderError: If it is not a run folder, another process is writing to it, or experiment,
+            data or environment have changed; lists every change.
+        Interrupted: If a stop was requested again.
+        TlkitError: If something else is wrong; each kind of problem has its own subclass.
     """
-    from tlkit.runfolder.folder import UNFINISHED, RunFolder
-    from tlkit.runfolder.resume_state import OtherInputs, read_unfinished, refusal
-    from tlkit.runner.run import disk_and_memory_errors
-
     folder, callback = RunFolder(Path(run)), callback or Callback()
     if folder.is_finished and not (folder.path / UNFINISHED).exists():
         return None
-    folder.read_json(UNFINISHED)  # before a lock is put into what is no run folder
+    folder.read_json(UNFINISHED)  # do not lock a folder that is not a run's
     with locked(folder.path):
         folder.remove_partial()
-        if folder.is_finished:  # and stopped before its pages were written, or while it was tidied
+        if folder.is_finished:  # it was stopped while writing its pages or tidying up
             with disk_and_memory_errors(folder.path):
                 _finish(folder, plugins, backbone, data, callback)
             return None
-        experiment = _placed(read_unfinished(folder, plugins, backbone), data, folder)
-        ready = prepare_run(_pinned(experiment, folder), None, (), callback)
-        ready = evolve(ready, experiment=experiment)
-        others = list(_changed_inputs(folder, ready))
-        if changed := [*_changed_plan(folder, ready), *others]:
-            kind = OtherInputs if others else RunFolderError
-            raise refusal(folder.path, changed, kind=kind)
-        if changed := list(_changed_around(folder, ready)):
+        experiment = _with_data(read_unfinished(folder, plugins, backbone), data, folder)
+        prepared = prepare_run(_with_used_weights(experiment, folder), None, (), callback)
+        prepared = evolve(prepared, experiment=experiment)
+        inputs = list(_changed_inputs(folder, prepared))
+        if changes := [*_changed_plan(folder, prepared), *inputs]:
+            raise refusal(folder.path, changes, kind=OtherInputs if inputs else RunFolderError)
+        if changes := list(_changed_environment(folder, prepared)):
             if not anyway:
-                raise refusal(folder.path, changed, ELSEWHERE)
+                raise refusal(folder.path, changes, OTHER_MACHINE)
             with disk_and_memory_errors(folder.path):
-                _note_changes(folder, changed)
-        return execute(ready, folder, callback)
+                _record_changes(folder, changes)
+        return execute(prepared, folder, callback)
 
 
 def _finish(
@@ -98,104 +100,86 @@ def _finish(
     data: str | Path | Dataset | None,
     callback: Callback,
 ) -> None:
-    """Do what is left to do once a run's results are written."""
+    """Write the pages of a run whose results are written, and tidy its folder."""
     from tlkit.reports.card import CARD
-    from tlkit.runfolder.folder import EXPERIMENT
-    from tlkit.runfolder.record import ExperimentRecord, read_record
-    from tlkit.runfolder.resume_state import read_unfinished
     from tlkit.runner.pages import report
 
     if not (folder.path / CARD).is_file():
-        callback.on_note("the results are there; the report is written now")
-        with suppress(TlkitError):  # a report says itself why it has no pictures
-            data = _placed(read_unfinished(folder, plugins, backbone), data, folder).data
+        callback.on_note("the results are complete; writing the report")
+        with suppress(TlkitError):  # the report itself says why it has no images
+            data = _with_data(read_unfinished(folder, plugins, backbone), data, folder).data
         report(folder.path, data=data, plugins=plugins, backbone=backbone)
     record = read_record(folder, EXPERIMENT, ExperimentRecord.from_json)
     folder.tidy(record.fit.keep_checkpoints)
 
 
-def _placed(
+def _with_data(
     experiment: Experiment, data: str | Path | Dataset | None, folder: RunFolder
 ) -> Experiment:
-    """Return the experiment with its data where they are now."""
+    """Return the experiment with its data at their present place."""
     if isinstance(data, Dataset):
         return evolve(experiment, data=data)
     if data is not None:
         if not hasattr(experiment.data, "path"):
-            raise RunFolderError(f"{folder.path}: its data have no path, so they cannot have moved")
-        changed: Any = {"path": Path(data)}
-        return evolve(experiment, data=evolve(experiment.data, **changed))
+            raise RunFolderError(f"{folder.path}: its data have no path and cannot have moved")
+        moved: Any = {"path": Path(data)}
+        return evolve(experiment, data=evolve(experiment.data, **moved))
     absent = experiment.data.absent()
     if absent is not None and experiment.data.stand_in is None:
-        raise DataError(f"{absent}: the run's data are not there; say where with --data PATH")
+        raise DataError(
+            f"{absent}: the run's data are missing; say where they are with --data PATH"
+        )
     return experiment
 
 
-def _pinned(experiment: Experiment, folder: RunFolder) -> Experiment:
-    """Return the experiment with the one source of weights that was used, of several."""
+def _with_used_weights(experiment: Experiment, folder: RunFolder) -> Experiment:
+    """Return the experiment with only the source of weights that the run has used."""
     sources = experiment.backbone.weights
     if not isinstance(sources, tuple):
         return experiment
     used = _environment(folder).weights.get("source")
-    chosen = tuple(s for s in sources if (s if isinstance(s, str) else "path") == used)
-    return evolve(experiment, backbone=evolve(experiment.backbone, weights=chosen or sources))
+    matching = tuple(s for s in sources if (s if isinstance(s, str) else "path") == used)
+    return evolve(experiment, backbone=evolve(experiment.backbone, weights=matching or sources))
 
 
-def _changed_plan(folder: RunFolder, ready: PreparedRun) -> Iterator[str]:
-    """Yield what it would do otherwise."""
-    from tlkit.runfolder.folder import PLAN
-    from tlkit.runfolder.resume_state import differences
-
-    yield from differences(folder.read_json(PLAN), ready.plan.as_json(), "plan")
+def _changed_plan(folder: RunFolder, prepared: PreparedRun) -> Iterator[str]:
+    yield from differences(folder.read_json(PLAN), prepared.plan.as_json(), "plan")
 
 
-def _changed_inputs(folder: RunFolder, ready: PreparedRun) -> Iterator[str]:
-    """Yield which weights and images it would begin with in place of its own."""
-    from tlkit.runfolder.folder import MANIFEST
-    from tlkit.runfolder.resume_state import differences
-    from tlkit.runfolder.tables import manifest_text
-
-    was = _environment(folder).weights
-    now = dict(ready.weights)
+def _changed_inputs(folder: RunFolder, prepared: PreparedRun) -> Iterator[str]:
+    """Yield changes of the initial weights and of the images."""
+    before = _environment(folder).weights
     for key in ("source", "file", "sha256"):
-        yield from differences(was.get(key), now.get(key), f"weights.{key}")
-    before, images = folder.read_text(MANIFEST), manifest_text(ready.splits, ready.hashes)
-    if before != images:
-        yield from _changed_images(before.splitlines(), images.splitlines())
+        yield from differences(before.get(key), prepared.weights.get(key), f"weights.{key}")
+    was, now = folder.read_text(MANIFEST), manifest_text(prepared.splits, prepared.hashes)
+    if was != now:
+        yield from _changed_images(was.splitlines(), now.splitlines())
 
 
 def _changed_images(was: Sequence[str], now: Sequence[str]) -> Iterator[str]:
-    """Yield the first rows that two tables of images differ in; there is one."""
-    gone, new = sorted(set(was) - set(now)), sorted(set(now) - set(was))
-    lines = [f"images: was {row}" for row in gone] + [f"images: is {row}" for row in new]
+    """Yield the first differences between two manifests, of which there is at least one."""
+    removed, added = sorted(set(was) - set(now)), sorted(set(now) - set(was))
+    lines = [f"images: was {row}" for row in removed] + [f"images: is {row}" for row in added]
     lines.sort(key=lambda line: line.split(" ", 2)[2])
     yield from lines[:SHOWN] or ["images: are in another order"]
     if len(lines) > SHOWN:
         yield f"images: … and {len(lines) - SHOWN} more rows"
 
 
-def _changed_around(folder: RunFolder, ready: PreparedRun) -> Iterator[str]:
-    """Yield what may change the last bits of the results."""
-    from tlkit.runfolder.record import AFFECTS_RESULTS, EnvironmentRecord
-    from tlkit.runfolder.resume_state import differences
-
+def _changed_environment(folder: RunFolder, prepared: PreparedRun) -> Iterator[str]:
+    """Yield changes that may affect the last bits of the results."""
     was = _environment(folder).as_json()
-    now = EnvironmentRecord.current(ready.experiment, ready.weights).as_json()
+    now = EnvironmentRecord.current(prepared.experiment, prepared.weights).as_json()
     for key in AFFECTS_RESULTS:
         yield from differences(was[key], now[key], key)
 
 
 def _environment(folder: RunFolder) -> EnvironmentRecord:
-    from tlkit.runfolder.folder import ENVIRONMENT
-    from tlkit.runfolder.record import EnvironmentRecord, read_record
-
     return read_record(folder, ENVIRONMENT, EnvironmentRecord.from_json)
 
 
-def _note_changes(folder: RunFolder, changed: Sequence[str]) -> None:
-    """Add to the environment what had changed when the run was resumed."""
-    from tlkit.runfolder.folder import ENVIRONMENT
-
+def _record_changes(folder: RunFolder, changes: Sequence[str]) -> None:
+    """Record in `environment.json` what had changed when the run was resumed."""
     known = _environment(folder)
-    record = evolve(known, changed=(*known.changed, *changed))
+    record = evolve(known, changed=(*known.changed, *changes))
     folder.write_json(ENVIRONMENT, record.as_json())

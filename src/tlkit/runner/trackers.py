@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from tlkit.config.experiment import Experiment, Track
+from tlkit.runfolder.record import ExperimentRecord
 from tlkit.system.errors import PartError
 from tlkit.train.callback import Callback, Epoch
 
@@ -135,8 +136,7 @@ def _key(name: str) -> str:
 
 
 def _settings(experiment: Experiment) -> list[tuple[str, str]]:
-    from tlkit.reports.compare import flatten
-    from tlkit.runfolder.record import ExperimentRecord
+    from tlkit.reports.compare import flatten  # needs NumPy
 
     return list(flatten(ExperimentRecord.of(experiment).as_json()).items())
 
@@ -145,7 +145,7 @@ class Trackers:
     """The trackers of a run. One that raises is reported once and then left out.
 
     Args:
-        callback: Hears of trackers that fail.
+        callback: Notified of trackers that fail.
     """
 
     def __init__(self, callback: Callback) -> None:
@@ -199,7 +199,7 @@ def tracked(experiment: Experiment, folder: Path, callback: Callback) -> Iterato
     Args:
         experiment: The run's experiment.
         folder: The run's folder.
-        callback: Hears of trackers that fail.
+        callback: Notified of trackers that fail.
     """
     trackers = Trackers(callback)
     if experiment.track.tensorboard:

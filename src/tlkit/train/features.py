@@ -110,7 +110,7 @@ class Source:
         cache: Keeps the features on disk; None: they are not kept there.
         memory_bytes: Without a cache, features without augmentation are kept in memory up to this
             size.
-        callback: Hears the progress of features that are kept.
+        callback: Receives the progress of features that are kept.
     """
 
     extractor: Extractor

@@ -66,7 +66,7 @@ def fit(training: Training, callback: Callback) -> Fitted:
 
     Args:
         training: The run and its progress.
-        callback: Hears the progress.
+        callback: Receives progress.
 
     Raises:
         NumericalError: If the loss is not finite.

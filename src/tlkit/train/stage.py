@@ -56,7 +56,7 @@ class StageTrainer:
     Args:
         run: The run.
         number: The stage's number, from 1.
-        callback: Hears the progress.
+        callback: Receives progress.
         only: The one split that is needed; None: all.
     """
 

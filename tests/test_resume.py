@@ -116,7 +116,7 @@ xla = false
 
 @pytest.fixture(scope="module", autouse=True)
 def backbone() -> Iterator[None]:
-    """The study's backbone; and no pages, which are tests/test_reports.py's matter."""
+    """The study's backbone; and no pages, which are tests/test_pages.py's matter."""
     registries.backbones.register(NAME)(TwoConvolutions)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlkit.runner.pages.write_pages", lambda *_: None)
@@ -299,11 +299,11 @@ def test_what_a_stopped_run_says(file: Path, tmp_path: Path) -> None:
     callback = StopIn(2)
     with pytest.raises(
         tlkit.Interrupted,
-        match=rf"^stopped after epoch 1 of 6; go on with: tlkit resume {tmp_path}/run$",
+        match=rf"^stopped after epoch 1 of 6; continue with: tlkit resume {tmp_path}/run$",
     ) as caught:
         tlkit.run(file, tmp_path / "run", callback=callback)
     assert caught.value.exit_code == 143
-    assert callback.notes == ["stopping after this batch; Ctrl-C once more leaves at once"]
+    assert callback.notes == ["stopping after this batch; press Ctrl-C again to quit immediately"]
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert len(Checkpoint.read(path).history) == 1
     with pytest.raises(tlkit.RunFolderError, match=r"is not finished.*; tlkit resume "):
@@ -337,12 +337,12 @@ def test_the_command_ends_with_the_signal_s_code(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any, **__: Any) -> None:
-        raise tlkit.Interrupted(signal.SIGTERM, "stopped after epoch 1 of 6; go on with: …")
+        raise tlkit.Interrupted(signal.SIGTERM, "stopped after epoch 1 of 6; continue with: …")
 
     monkeypatch.setattr("tlkit.cli.run.tlkit.run", stop)
     done = CliRunner().invoke(app, ["run", str(file)])
     assert (done.exit_code, done.stdout) == (143, "")
-    assert done.stderr == "stopped after epoch 1 of 6; go on with: …\n"
+    assert done.stderr == "stopped after epoch 1 of 6; continue with: …\n"
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["all", "the run alone"])
@@ -368,7 +368,7 @@ def test_data_that_were_moved_must_be_named(straight: dict[str, bytes], tmp_path
     file = study(tmp_path / "study")
     folder = stopped(file, tmp_path / "run", 4)
     (tmp_path / "study" / "images").rename(tmp_path / "images")
-    with pytest.raises(tlkit.DataError, match=r"/images: the run's data are not there; say where"):
+    with pytest.raises(tlkit.DataError, match=r"/images: the data are missing; say where"):
         tlkit.resume(folder)
     tlkit.resume(folder, data=tmp_path / "images")
     assert contents(folder)["weights.safetensors"] == straight["weights.safetensors"]
@@ -539,9 +539,7 @@ def test_too_little_memory_is_said_and_the_last_checkpoint_is_good(
 
     with monkeypatch.context() as patch:
         patch.setattr("tlkit.train.stage.StageTrainer.epoch", fail)
-        with pytest.raises(
-            tlkit.ResourceError, match=r"the memory is not enough; .*\n.*: tlkit resume "
-        ):
+        with pytest.raises(tlkit.ResourceError, match=r"not enough memory; .*\n.*: tlkit resume "):
             tlkit.resume(unfinished)
     tlkit.resume(unfinished)
     assert contents(unfinished) == straight

@@ -103,8 +103,7 @@ def test_written_again_they_are_the_same_bytes(copied: Path) -> None:
     before = [(copied / name).read_bytes() for name in PAGES]
     for name in PAGES:
         (copied / name).unlink()
-    page, missing = tlkit.report(copied)
-    assert (page, missing) == (copied / "report.html", "")
+    assert tlkit.report(copied) == tlkit.Report(copied / "report.html", "")
     assert [(copied / name).read_bytes() for name in PAGES] == before
 
 
@@ -121,7 +120,7 @@ def test_a_run_that_is_stopped_before_its_pages_gets_the_same_ones_later(
     run = copied.parent / "study-2"
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "write_json", stopped)
-        with pytest.raises(tlkit.Interrupted, match=r"^stopped after epoch 2 of 2; go on"):
+        with pytest.raises(tlkit.Interrupted, match=r"^stopped after epoch 2 of 2; continue"):
             tlkit.run(copied.parent.parent / "study.toml", run)
     assert not any((run / name).exists() for name in PAGES)
     (tmp_path / "elsewhere").mkdir()
@@ -155,13 +154,14 @@ def test_the_images_of_a_list_are_found_where_its_root_was(
 def test_without_the_images_the_report_says_so_and_is_whole_otherwise(copied: Path) -> None:
     images = copied.parent.parent / "images"
     images.rename(images.with_name("elsewhere"))
-    _, missing = tlkit.report(copied)
+    missing = tlkit.report(copied).note
     assert "give the images' new place with --data" in missing
     text = (copied / "report.html").read_text(encoding="utf-8")
     assert "No images are shown" in text
     assert "<img" not in text
     assert ">Results</h2>" in text
-    page, missing = tlkit.report(copied, data=images.with_name("elsewhere"))
+    written = tlkit.report(copied, data=images.with_name("elsewhere"))
+    page, missing = written.path, written.note
     assert missing == ""
     assert "<img" in page.read_text(encoding="utf-8")
 
@@ -169,13 +169,13 @@ def test_without_the_images_the_report_says_so_and_is_whole_otherwise(copied: Pa
 def test_images_that_have_changed_are_not_shown(copied: Path) -> None:
     for path in (copied.parent.parent / "images" / "test").rglob("*.png"):
         Image.new("L", (32, 32), 7).save(path)
-    _, missing = tlkit.report(copied)
+    missing = tlkit.report(copied).note
     assert "has changed since the run started" in missing
 
 
 def test_without_the_weights_there_is_a_report(copied: Path) -> None:
     (copied / "weights.safetensors").unlink()
-    _, missing = tlkit.report(copied)
+    missing = tlkit.report(copied).note
     assert "weights.safetensors" in missing
 
 
@@ -222,7 +222,8 @@ def test_a_folder_that_names_code_is_shown_and_the_code_is_not_run(copied: Path)
     table["plugins"] = {"modules": ["evil.py"], "sha256": ["0" * 64]}
     (copied / "experiment.json").write_text(json.dumps(table), encoding="utf-8")
     (copied / "evil.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
-    page, missing = tlkit.report(copied)
+    written = tlkit.report(copied)
+    page, missing = written.path, written.note
     assert missing == ""  # the backbone and the head are tlkit's; nothing else is needed
     assert ">Results</h2>" in page.read_text(encoding="utf-8")
 

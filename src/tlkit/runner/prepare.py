@@ -1,0 +1,112 @@
+"""Prepare a run: check everything that training needs, down to the last image, and load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from tlkit.config.experiment import Experiment
+from tlkit.config.toml import as_experiment
+from tlkit.data.splits import SPLITS
+from tlkit.parts.datasets import load_splits
+from tlkit.runfolder.folder import folder_exists
+from tlkit.runner.trackers import require_trackers
+from tlkit.system.cache import FeatureCache, default_folder
+from tlkit.system.errors import ConfigError, Problem, RunFolderError
+from tlkit.train.callback import Callback
+from tlkit.train.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from tlkit.train.stage import PreparedRun
+
+
+def check(
+    experiment: Experiment | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> Plan:
+    """Return what a run would do, without doing it.
+
+    Args:
+        experiment: An experiment, the path of its TOML file, or a dict with the same keys.
+        overrides: ``a.b=value`` expressions for an experiment given as a path or a dict.
+
+    Raises:
+        ConfigError: If the experiment is wrong; lists every problem.
+        PartError: If a part needs a package that is not installed.
+        DataError: If the data are missing or wrong.
+    """
+    experiment = as_experiment(experiment, overrides)
+    return make_plan(experiment, load_splits(experiment.data))
+
+
+def prepare_run(
+    experiment: Experiment | str | Path | Mapping[str, Any],
+    out: Path | None,
+    overrides: Sequence[str],
+    callback: Callback,
+) -> PreparedRun:
+    """Check and load everything that a run needs.
+
+    Args:
+        experiment: An experiment, the path of its TOML file, or a dict with the same keys.
+        out: The folder for the results, which must not exist.
+        overrides: ``a.b=value`` expressions for an experiment given as a path or a dict.
+        callback: Receives progress.
+
+    Raises:
+        TlkitError: If something is wrong; each kind of problem has its own subclass.
+    """
+    experiment = as_experiment(experiment, overrides)
+    require_trackers(experiment.track)
+    splits = load_splits(experiment.data)
+    plan = make_plan(experiment, splits)
+
+    from tlkit.data.checks import check_images  # from here on heavy
+    from tlkit.data.images import DecodedImageIndex
+    from tlkit.train.assemble import assemble
+    from tlkit.train.stage import PreparedRun
+
+    if out is not None and out.exists():
+        raise RunFolderError(folder_exists(out))
+    _refuse_among_images(out, experiment)
+    callback.on_plan(plan, splits)
+    checked = check_images(
+        splits,
+        skip_bad=experiment.data.on_bad_image == "skip",
+        allow_leakage=experiment.data.allow_leakage,
+        on_image=callback.on_image_checked,
+        index=DecodedImageIndex(default_folder()),
+    )
+    splits = checked.splits
+    plan = make_plan(experiment, splits) if splits.skipped else evolve(plan, data=splits.facts())
+    callback.on_images_checked(plan, splits)
+    model, weights = assemble(
+        experiment.backbone,
+        experiment.head,
+        len(plan.classes),
+        experiment.seed,
+        experiment.fit.mixed_precision,
+    )
+    callback.on_weights_loaded(weights)
+    return PreparedRun(
+        experiment=experiment,
+        plan=plan,
+        splits=splits,
+        hashes=checked.hashes,
+        model=model,
+        weights=weights,
+        cache=FeatureCache(default_folder()) if plan.cache else None,
+    )
+
+
+def _refuse_among_images(out: Path | None, experiment: Experiment) -> None:
+    """Refuse a run folder whose pictures the next run would take for images."""
+    top = getattr(experiment.data, "path", None)
+    if out is None or not isinstance(top, Path):
+        return
+    for split in SPLITS:
+        if out.absolute().is_relative_to((top / split).absolute()):
+            message = f"{out}: is inside the image folder {top / split}; choose another folder"
+            raise ConfigError([Problem("--out", message)])
