@@ -368,7 +368,7 @@ def test_data_that_were_moved_must_be_named(straight: dict[str, bytes], tmp_path
     file = study(tmp_path / "study")
     folder = stopped(file, tmp_path / "run", 4)
     (tmp_path / "study" / "images").rename(tmp_path / "images")
-    with pytest.raises(tlkit.DataError, match=r"/images: the data are missing; say where"):
+    with pytest.raises(tlkit.DataError, match=r"/images: the run's data are missing; say where"):
         tlkit.resume(folder)
     tlkit.resume(folder, data=tmp_path / "images")
     assert contents(folder)["weights.safetensors"] == straight["weights.safetensors"]

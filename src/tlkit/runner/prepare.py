@@ -47,17 +47,7 @@ def prepare_run(
     overrides: Sequence[str],
     callback: Callback,
 ) -> PreparedRun:
-    """Check and load everything that a run needs.
-
-    Args:
-        experiment: An experiment, the path of its TOML file, or a dict with the same keys.
-        out: The folder for the results, which must not exist.
-        overrides: ``a.b=value`` expressions for an experiment given as a path or a dict.
-        callback: Receives progress.
-
-    Raises:
-        TlkitError: If something is wrong; each kind of problem has its own subclass.
-    """
+    """Check and load everything that a run needs; its results will go to the new folder `out`."""
     experiment = as_experiment(experiment, overrides)
     require_trackers(experiment.track)
     splits = load_splits(experiment.data)

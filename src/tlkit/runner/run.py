@@ -120,14 +120,7 @@ def run(
 def execute(prepared: PreparedRun, folder: RunFolder, callback: Callback) -> Run:
     """Train from a folder's newest checkpoint on, evaluate, and write the results.
 
-    Args:
-        prepared: The run.
-        folder: Its folder, locked, with its first files.
-        callback: Receives progress.
-
-    Raises:
-        Interrupted: If a stop was requested; the run can be resumed.
-        TlkitError: If something is wrong; each kind of problem has its own subclass.
+    The folder is locked and has its first files. Raises `Interrupted` if a stop was requested.
     """
     from tlkit.runner.pages import write_pages
     from tlkit.train.checkpoint import Checkpoints
@@ -165,13 +158,7 @@ def execute(prepared: PreparedRun, folder: RunFolder, callback: Callback) -> Run
 
 
 class _Recorder:
-    """Writes the history and the time of each epoch to the run folder; tells the trackers.
-
-    Args:
-        folder: The folder.
-        history: The epochs of an earlier process.
-        trackers: The run's trackers.
-    """
+    """Writes history and times after each epoch to the run folder; tells the trackers."""
 
     def __init__(self, folder: RunFolder, history: Sequence[Epoch], trackers: Trackers) -> None:
         self.folder, self.trackers = folder, trackers
@@ -252,14 +239,7 @@ def _stopped(folder: RunFolder, history: Sequence[Epoch], epochs: int) -> str:
 
 @contextmanager
 def disk_and_memory_errors(folder: Path) -> Iterator[None]:
-    """Turn a shortage of disk or memory into an error that says how to continue.
-
-    Args:
-        folder: The run folder; its checkpoints are valid whatever happens.
-
-    Raises:
-        ResourceError: If there is a shortage.
-    """
+    """Turn a shortage of disk or memory into a `ResourceError` that says how to continue."""
     start_keras()
     import tensorflow as tf
 

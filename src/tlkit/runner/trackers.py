@@ -34,12 +34,7 @@ class Tracker(ABC):
 
 
 class TensorBoard(Tracker):
-    """Writes event files for TensorBoard; only reading them needs the package tensorboard.
-
-    Args:
-        folder: The run's folder.
-        experiment: The run's experiment.
-    """
+    """Writes event files for TensorBoard; only reading them needs the package tensorboard."""
 
     name = "TensorBoard"
 
@@ -79,10 +74,6 @@ class MLflow(Tracker):
 
     Its destination is MLflow's own setting, such as the variable `MLFLOW_TRACKING_URI`. MLflow's
     global state, such as an active run, is left alone.
-
-    Args:
-        folder: The run's folder.
-        experiment: The run's experiment.
     """
 
     name = "MLflow"
@@ -142,11 +133,7 @@ def _settings(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 class Trackers:
-    """The trackers of a run. One that raises is reported once and then left out.
-
-    Args:
-        callback: Notified of trackers that fail.
-    """
+    """The trackers of a run. One that raises is reported once and then left out."""
 
     def __init__(self, callback: Callback) -> None:
         self._callback = callback
@@ -194,13 +181,7 @@ def require_trackers(track: Track) -> None:
 
 @contextmanager
 def tracked(experiment: Experiment, folder: Path, callback: Callback) -> Iterator[Trackers]:
-    """Yield the trackers of a run; if it ends early, they hear that it failed.
-
-    Args:
-        experiment: The run's experiment.
-        folder: The run's folder.
-        callback: Notified of trackers that fail.
-    """
+    """Yield the trackers of a run; if it ends early, they are told that it failed."""
     trackers = Trackers(callback)
     if experiment.track.tensorboard:
         trackers.add("TensorBoard", lambda: TensorBoard(folder, experiment))

@@ -26,9 +26,6 @@ def free_old_models(params: int) -> None:
     """Free the memory of models that are no longer used, before a large one is built.
 
     Keras models contain reference cycles, so only the garbage collector frees them.
-
-    Args:
-        params: The number of parameters of the model to be built.
     """
     if 4 * params > LARGE_BYTES:
         gc.collect()
@@ -58,13 +55,8 @@ def assemble(
 ) -> tuple[keras.Model, Mapping[str, str]]:
     """Build a model and load the backbone's weights; return it and what was loaded.
 
-    Args:
-        backbone: The model's backbone.
-        head: The head on top of it.
-        classes: The number of classes.
-        seed: Seeds all random weights.
-        mixed_precision: The dtype that all layers but the last compute in; None: float32.
-        load_weights: Load the backbone's weights; otherwise they stay random.
+    All layers but the last compute in the dtype `mixed_precision`, if given. Without
+    `load_weights` all weights stay random.
 
     Raises:
         WeightsError: If the backbone's weights are not available or do not fit.

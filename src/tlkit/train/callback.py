@@ -40,12 +40,7 @@ class Epoch:
 
 
 def best_of(epochs: Sequence[Epoch], monitor: str) -> Epoch:
-    """Return the epoch with the lowest loss or the highest accuracy; of equal ones, the first.
-
-    Args:
-        epochs: At least one epoch.
-        monitor: `val_loss` or `val_accuracy`.
-    """
+    """Return the epoch with the lowest loss or the highest accuracy; of equal ones, the first."""
     sign = -1 if monitor.endswith("accuracy") else 1
     return min(epochs, key=lambda epoch: sign * float(getattr(epoch, monitor)))
 

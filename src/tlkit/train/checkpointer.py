@@ -28,13 +28,6 @@ class Checkpointer:
     """The progress of a run: its epochs, weights and optimizer, and those of the best epoch.
 
     Layers that the plan never trains are not saved, only hashed.
-
-    Args:
-        model: The model with its initial weights.
-        plan: The run's plan.
-        fit: Names the figure that decides the best epoch, and the checkpoint interval.
-        checkpoints: The run's checkpoints on disk.
-        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -96,11 +89,7 @@ class Checkpointer:
     ) -> None:
         """Keep the state after an epoch, on disk if it is due.
 
-        Args:
-            epoch: The epoch.
-            on_val: The validation probabilities after it.
-            optimizer: The stage's optimizer.
-            is_over: Tells whether the stage is over after these epochs of the run.
+        `is_over` tells whether the stage is over after these epochs of the run.
         """
         self.history, self.on_val = (*self.history, epoch), on_val
         weights = snapshot(self.variables)

@@ -44,14 +44,7 @@ class FeatureKey:
     def of(
         cls, prefix: keras.Model, experiment: Experiment, batch: int, winograd: bool
     ) -> FeatureKey:
-        """Return the key of a frozen prefix's features.
-
-        Args:
-            prefix: The frozen layers, with their weights.
-            experiment: The parts that bring images to the prefix.
-            batch: The number of images per pass through the prefix.
-            winograd: Whether it convolves by Winograd's algorithm.
-        """
+        """Return the key of a frozen prefix's features, computed `batch` images at a time."""
         depends_on = {
             "backbone": _table(experiment.backbone, registries.backbones, without="weights"),
             "layers": _layers_hash(prefix),
@@ -67,12 +60,7 @@ class FeatureKey:
         return cls(depends_on, augmentation)
 
     def entry_name(self, images: Sequence[str], keys: AugmentationKeys | None) -> str:
-        """Return the name of a cache entry.
-
-        Args:
-            images: The images' hashes.
-            keys: Their augmentation keys; None if they are not augmented.
-        """
+        """Return the name of a cache entry, from the images' hashes and augmentation keys."""
         drawn = None
         if keys is not None:
             drawn = [self.augmentation, hashlib.sha256(keys.tobytes()).hexdigest()]

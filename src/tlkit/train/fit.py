@@ -64,10 +64,6 @@ def fit(training: Training, callback: Callback) -> Fitted:
 
     The model ends with the weights that `[fit] keep` asks for.
 
-    Args:
-        training: The run and its progress.
-        callback: Receives progress.
-
     Raises:
         NumericalError: If the loss is not finite.
         DataError: If an image can no longer be read.

@@ -18,11 +18,7 @@ Order = npt.NDArray[np.int64]
 def epoch_order(labels: npt.NDArray[np.int32], sampler: str, seed: int, epoch: int) -> Order:
     """Return the image numbers that an epoch trains on, in order, as many as there are images.
 
-    Args:
-        labels: The class number of each training image.
-        sampler: `shuffle` or `balanced`.
-        seed: The run's seed.
-        epoch: The epoch's number, from 1.
+    `labels` are the class numbers of the training images, `sampler` is `shuffle` or `balanced`.
     """
     random = np.random.default_rng(seed_for(seed, "order", epoch))
     if sampler == "balanced":
@@ -52,13 +48,8 @@ def _balanced(labels: npt.NDArray[np.int32], seed: int, epoch: int) -> Order:
 def reseed(model: keras.Model, layers: LayerTable, seed: int, epoch: int) -> None:
     """Set every seed generator of a model to a state that depends on the epoch alone.
 
-    Keras advances these states at every step and saves them nowhere.
-
-    Args:
-        model: The model.
-        layers: Its layers; their names are the same in every process.
-        seed: The run's seed.
-        epoch: The epoch's number, from 1.
+    Keras advances these states at every step and saves them nowhere. The names in the layer table
+    are the same in every process.
     """
     for _, row in layers:
         inner = model.get_layer(row.name)._flatten_layers()

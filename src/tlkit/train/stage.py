@@ -51,13 +51,8 @@ class PreparedRun:
 class StageTrainer:
     """Trains one stage of a run.
 
-    Creating it sets the model's `trainable` flags for this stage.
-
-    Args:
-        run: The run.
-        number: The stage's number, from 1.
-        callback: Receives progress.
-        only: The one split that is needed; None: all.
+    Creating it sets the model's `trainable` flags for the stage, whose numbers start from 1. With
+    `only`, it can use only that split.
     """
 
     def __init__(
@@ -76,10 +71,7 @@ class StageTrainer:
         self.on_val: Probabilities = np.empty((0, len(run.plan.classes)), np.float32)
 
     def epoch(self, done: Sequence[Epoch]) -> Epoch:
-        """Train for the stage's next epoch and return its figures.
-
-        Args:
-            done: The stage's epochs so far.
+        """Train for the stage's next epoch, after those in `done`, and return its figures.
 
         Raises:
             NumericalError: If a loss is not finite.

@@ -41,13 +41,8 @@ class TrainStep:
     """The training and evaluation step of a stage, each traced once per batch size.
 
     Evaluation uses plain cross-entropy whatever the training loss: runs with different losses can
-    be compared, and the best epoch means the same in all of them.
-
-    Args:
-        tail: The layers after the frozen prefix.
-        optimizer: A new optimizer.
-        xla: Compile the training step with XLA.
-        loss: The training loss.
+    be compared, and the best epoch means the same in all of them. `tail` are the layers after the
+    frozen prefix, and the optimizer must be new.
     """
 
     def __init__(
