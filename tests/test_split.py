@@ -78,6 +78,15 @@ def test_a_seed_gives_its_split_and_another_gives_another(images: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_formulas_are_marked_in_the_manifest_and_read_back(tmp_path: Path) -> None:
+    names = [f"{label}/{n}.png" for label in ("=cmd", "b") for n in range(4)]
+    write(tmp_path, {name: png(picture(n)) for n, name in enumerate(names)})
+    out = tmp_path / "m.csv"
+    split_data(tmp_path, out, val=0.25, test=0)
+    assert out.read_text().count("'=cmd") == 8
+    assert Manifest(path=out).load().classes == ("=cmd", "b")
+
+
 def test_copies_stay_together(images: Path, tmp_path: Path) -> None:
     files = contents(images)
     name, content = next(iter(files.items()))

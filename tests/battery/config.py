@@ -199,7 +199,7 @@ CASES = (
                 "below train",
                 ("run", "study.toml", "--out", "data/train/a/run"),
                 3,
-                "--out: .*data/train/a/run: is among the images of .*data/train",
+                "--out: .*data/train/a/run: is inside the image folder .*data/train",
             ),
         ),
     ),

@@ -427,8 +427,8 @@ CASES = (
         what="Each class from a source of its own",
         expected="a caution on the terminal and in the report, with the table of source and label",
         tests=(
-            "test_cautions.py::test_what_the_data_say_is_warned_of",
-            "test_cautions.py::test_the_source_table_counts_every_image_once",
+            "test_caveats.py::test_what_the_data_say_is_warned_of",
+            "test_caveats.py::test_the_source_table_counts_every_image_once",
         ),
     ),
     Case(

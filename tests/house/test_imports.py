@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.pictures import two_classes
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = ROOT / "src" / "tlkit"
@@ -36,6 +37,7 @@ HEAVY = (
     "pydicom",
     "jinja2",
 )
+KERAS = ("tensorflow", "keras", "keras_cv", "keras_hub", "h5py", "jinja2")
 EXPERIMENT_3 = str(ROOT / "examples" / "covidx" / "exp3.toml")
 
 
@@ -114,6 +116,21 @@ def test_light_commands_start_without_heavy_packages(arguments: list[str]) -> No
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+@pytest.mark.parametrize("verb", ["inspect", "split", "verify"])
+def test_data_commands_start_without_keras(verb: str, tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    out = ["--out", str(tmp_path / "split.csv")] if verb == "split" else []
+    blocked = BLOCKED.replace(repr(HEAVY), repr(KERAS))
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, "data", verb, str(tmp_path), *out],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "import of" not in done.stderr
+    assert done.returncode == (4 if verb == "verify" else 0)  # the images are in no split
 
 
 def test_the_block_works() -> None:

@@ -100,12 +100,12 @@ def read_labeled(path: Path, patient: str | None = None) -> LabeledImages:
     """
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
-    found = read_manifest(path) if path.is_file() else read_folder(path)
-    if not found.images and not found.problems:
+    labeled = read_manifest(path) if path.is_file() else read_folder(path)
+    if not labeled.images and not labeled.problems:
         raise DataError(f"{path}: has no images in folders per class, and no rows; see the help")
     if patient is None:
-        return found
-    return evolve(found, images=tuple(_with_patients(found.images, patient)))
+        return labeled
+    return evolve(labeled, images=tuple(_with_patients(labeled.images, patient)))
 
 
 def _with_patients(images: Iterable[LabeledImage], pattern: str) -> Iterable[LabeledImage]:
@@ -204,13 +204,13 @@ def read_evaluation_images(
         DataError: If there are no such images, or they have other labels.
     """
     if path.is_file():
-        found = read_manifest(path, classes)
-        refuse_rows(path, found.problems)
-        splits = {image.split for image in found.images}
+        labeled = read_manifest(path, classes)
+        refuse_rows(path, labeled.problems)
+        splits = {image.split for image in labeled.images}
         if "" in splits and len(splits) > 1:
-            first = next(image for image in found.images if not image.split)
+            first = next(image for image in labeled.images if not image.split)
             raise DataError(f"{path}: {first.where}: is not in a split, other rows are")
-        examples = found.examples(_chosen(splits - {""}, split))
+        examples = labeled.examples(_chosen(splits - {""}, split))
     else:
         chosen = _chosen(split_folders(path, classes), split) if path.is_dir() else None
         path = path / (chosen or "")
@@ -222,11 +222,11 @@ def read_evaluation_images(
                 f"{path}: has folders of other classes than the run's: {', '.join(others)}; "
                 f"the run knows {', '.join(classes)}"
             )
-        found = read_folder(path, classes)
-        examples = found.examples(classes=classes)
+        labeled = read_folder(path, classes)
+        examples = labeled.examples(classes=classes)
     if not examples:
         raise DataError(f"{path}: has no images of the classes {', '.join(classes)}")
-    return examples, found.root
+    return examples, labeled.root
 
 
 def _chosen(splits: Iterable[str], split: str | None) -> str | None:
@@ -311,7 +311,7 @@ def _hidden(name: str) -> bool:
 
 
 def _is_image_file(path: Path) -> bool:
-    """Tell an image by its suffix; opens no file. Pipes and broken links are not files."""
+    """Return whether a file is an image by its suffix. Pipes and broken links are not files."""
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
@@ -320,10 +320,7 @@ def _image_files_below(top: Path, left_out: list[str]) -> list[Path]:
     images = []
     for folder, inner, names in os.walk(top):
         inner[:] = [name for name in inner if not _hidden(name)]
-        for name in names:
-            path = Path(folder, name)
-            if _hidden(name):
-                continue
+        for path in (Path(folder, name) for name in names if not _hidden(name)):
             if _is_image_file(path):
                 images.append(path)
             else:

@@ -58,15 +58,13 @@ def split_data(
     Each class has about the same share in every split (scikit-learn's StratifiedGroupKFold).
 
     Args:
-        path: A folder with a folder per class, or a CSV file with columns `path, label` and, if
-            known, `patient, source, view, sha256`. Existing splits are not kept.
+        path: The folder or CSV file; see `inspect_data`. Existing splits are not kept.
         out: The CSV file; must not exist, and be in the images' folder or above it.
         val: The share of validation images.
         test: The share of test images; 0 for none.
         seed: The seed of the draw.
-        patient: A regular expression whose one group, searched in the file name, is the patient;
-            for data that do not state it.
-        near_bits: The most bits, of 256, in which the hashes of near duplicates may differ.
+        patient: See `inspect_data`.
+        near_bits: See `inspect_data`.
         on_image: Called with the number of images done and of all images.
 
     Raises:

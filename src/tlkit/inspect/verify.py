@@ -56,12 +56,9 @@ def verify_manifest(
     """Check every row of a manifest, or every image of a folder with splits.
 
     Args:
-        path: A folder with a folder per class, below `train`, `val` and `test` or not, or a CSV
-            file with columns `path, label` and, if known, `split, patient, source, view, sha256`.
-        patient: A regular expression whose one group, searched in the file name, is the patient;
-            for data that do not state it.
-        near_bits: The most bits, of 256, in which the hashes of near duplicates may differ; 0
-            finds only equal hashes.
+        path: The folder or CSV file; see `inspect_data`.
+        patient: See `inspect_data`.
+        near_bits: See `inspect_data`; 0 finds only equal hashes.
         on_image: Called with the number of images done and of all images.
 
     Raises:

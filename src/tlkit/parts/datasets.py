@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from tlkit.data.folds import resplit
 from tlkit.data.leakage import refuse, shared_patients
 from tlkit.data.manifest import refuse_rows
 from tlkit.data.root import ImageRoot
-from tlkit.data.sources import folders, read_folder, read_manifest
+from tlkit.data.sources import LabeledImages, folders, read_folder, read_manifest
 from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.kinds import Dataset, part
 from tlkit.parts.validators import shown
@@ -49,31 +48,31 @@ class Folder(Dataset):
                 f"{self.path / 'train'}: needs one folder for each of two or more classes, "
                 f"got {', '.join(classes) or 'none'}"
             )
-        found = read_folder(self.path)
+        labeled = read_folder(self.path)
         for split in SPLITS:
-            if (self.path / split).is_dir():
-                self._check_classes(
-                    split, classes, {i.label for i in found.images if i.split == split}
-                )
+            self._check_classes(split, classes, labeled)
         return Splits(
             classes=classes,
-            train=found.examples("train", classes),
-            val=found.examples("val", classes),
-            test=found.examples("test", classes),
-            read=found.root.read,
+            train=labeled.examples("train", classes),
+            val=labeled.examples("val", classes),
+            test=labeled.examples("test", classes),
+            read=labeled.root.read,
             root=str(self.path),
-            notes=found.notes,
+            notes=labeled.notes,
         )
 
-    def _check_classes(self, split: str, classes: tuple[str, ...], filled: Set[str]) -> None:
-        """Check that a split has the classes and no others, and images of each."""
+    def _check_classes(self, split: str, classes: tuple[str, ...], labeled: LabeledImages) -> None:
+        """Check that a split, if there is one, has images of each class and no other classes."""
         top = self.path / split
+        if not top.is_dir():
+            return
         extra = [name for name in folders(top) if name not in classes]
         if extra:
             raise DataError(
                 f"{top / extra[0]}: is none of the classes {', '.join(classes)}"
                 f"{nearest(extra[0], classes)}; name it in data.classes or move it away"
             )
+        filled = {image.label for image in labeled.images if image.split == split}
         for label in classes:
             if label not in filled:
                 raise DataError(f"{top / label}: class {label!r} has no images in {split}")
@@ -107,9 +106,9 @@ class Manifest(Dataset):
         root = ImageRoot(self.root or self.path.parent, self.follow_links)
         if not root.path.is_dir():
             raise DataError(f"{root.path}: the images' folder is not there; set data.root")
-        found = read_manifest(self.path, self.classes, root, ("path", "label", "split"))
-        refuse_rows(self.path, found.problems)
-        classes = self.classes or found.classes
+        labeled = read_manifest(self.path, self.classes, root, ("path", "label", "split"))
+        refuse_rows(self.path, labeled.problems)
+        classes = self.classes or labeled.classes
         if len(classes) < 2:
             raise DataError(
                 f"{self.path}: needs two or more classes, got {', '.join(classes) or 'none'}"
@@ -117,9 +116,9 @@ class Manifest(Dataset):
         try:
             return Splits(
                 classes=classes,
-                train=found.examples("train"),
-                val=found.examples("val"),
-                test=found.examples("test"),
+                train=labeled.examples("train"),
+                val=labeled.examples("val"),
+                test=labeled.examples("test"),
                 read=root.read,
                 root=str(root.path),
             )

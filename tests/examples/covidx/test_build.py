@@ -380,10 +380,7 @@ def test_a_row_that_stands_twice_is_counted_once_and_named(
     sources.write()
     plus = study.gather(sources.options(tmp_path))
     patient = sources.lists["train"][0].split()[0]
-    assert (
-        f"train_COVIDx2.txt:77: {patient}.png: is already in train_COVIDx2.txt:1 already"
-        in plus.notes
-    )
+    assert f"train_COVIDx2.txt:77: {patient}.png: is already in train_COVIDx2.txt:1" in plus.notes
     assert any("nothing.jpg: is already in metadata.csv:" in note for note in plus.notes)
 
 
