@@ -7,8 +7,8 @@ from tests.battery.case import Case, Fault
 CASES = (
     Case(
         id="L01",
-        what="No arguments, an unknown command or option, a value missing",
-        expected="2, with a short usage",
+        what="No arguments, an unknown command or option, a missing value",
+        expected="2, with a short usage message",
         faults=(
             Fault("unknown command", ("rnu",), 2, "No such command"),
             Fault("unknown option", ("check", "study.toml", "--seed"), 2, "No such option"),
@@ -28,13 +28,13 @@ CASES = (
     Case(
         id="L03",
         what="`--version`",
-        expected="0, with Keras's and TensorFlow's",
+        expected="0, with the versions of Keras and TensorFlow",
         faults=(Fault("version", ("--version",), 0, r"^tlkit \S+ \(keras \S+, tensorflow \S+\)$"),),
     ),
     Case(
         id="L04",
         what="Results on standard output, messages on standard error; `--json`",
-        expected="output is data alone, and empty after a mistake",
+        expected="output is data only, and empty after an error",
         tests=(
             "test_cli.py::test_run_prints_results_on_stdout_and_messages_on_stderr",
             "test_cli.py::test_run_prints_json_alone_on_stdout",
@@ -43,13 +43,13 @@ CASES = (
     ),
     Case(
         id="L05",
-        what="No terminal, NO_COLOR, TERM=dumb, 20 columns, a locale that is no UTF-8",
+        what="No terminal, NO_COLOR, TERM=dumb, 20 columns, a locale that is not UTF-8",
         expected="no escape codes, no encoding error",
         tests=("battery/test_names.py::test_any_terminal_is_written_to",),
     ),
     Case(
         id="L06",
-        what="A path that begins with a dash or has a line break",
+        what="A path that begins with a dash or contains a line break",
         expected="after `--` it is a path; it is printed on one line",
         faults=(
             Fault("a dash", ("check", "--", "-study.toml"), 3, "^-study.toml: cannot be read"),
@@ -59,7 +59,7 @@ CASES = (
     ),
     Case(
         id="L07",
-        what="`predict` with no files, with a bad one among others",
+        what="`predict` without files, or with a bad one among others",
         expected="2; the others are printed, the bad one is named, 4",
         faults=(Fault("no files", ("predict", "run"), 2, "Missing argument"),),
         tests=("test_cli.py::test_predict_keeps_the_order_and_names_what_it_rejects",),
@@ -67,7 +67,7 @@ CASES = (
     Case(
         id="L08",
         what="`predict` keeps the order",
-        expected="the same for any batch",
+        expected="the same for any batch size",
         tests=(
             "test_classifier.py::test_an_images_answer_does_not_depend_on_the_others",
             "test_classifier.py::test_more_than_one_batch_of_pixels_keeps_its_order",
@@ -88,8 +88,8 @@ CASES = (
     Case(
         id="L11",
         what="`--force`",
-        expected="there is none",
-        moot="nothing is ever overwritten, so nothing can be forced",
+        expected="does not exist",
+        moot="nothing is ever overwritten, so there is nothing to force",
     ),
     Case(
         id="L12",

@@ -9,8 +9,8 @@ SHAPES = 'data.name = "shapes"\n'
 CASES = (
     Case(
         id="C01",
-        what="The experiment file is missing, is a folder, cannot be read",
-        expected="3, with path and reason",
+        what="The experiment file is missing, is a folder or cannot be read",
+        expected="3, with the path and the reason",
         faults=(
             Fault("missing", ("check", "none.toml"), 3, "^none.toml: cannot be read: No such file"),
             Fault("a folder", ("check", "data"), 3, "^data: cannot be read: Is a directory"),
@@ -18,8 +18,8 @@ CASES = (
     ),
     Case(
         id="C02",
-        what="Empty file",
-        expected="3, says which table is needed and its choices",
+        what="The file is empty",
+        expected="3, with the missing table and its choices",
         faults=(toml("empty", "", "^odd.toml: data: missing; a table with a name is required"),),
     ),
     Case(
@@ -30,8 +30,8 @@ CASES = (
     ),
     Case(
         id="C04",
-        what="Not UTF-8, byte order mark, UTF-16",
-        expected="3 with the byte's place; a byte order mark is accepted",
+        what="The file is not UTF-8, has a byte order mark or is UTF-16",
+        expected="3, with the position of the byte; a byte order mark is accepted",
         faults=(
             toml("Latin-1", b"seed = 1 # \xe9", "must be UTF-8, got byte 0xe9 at 11"),
             toml("UTF-16", "seed = 1".encode("utf-16"), "must be UTF-8, got byte 0xff at 0"),
@@ -41,18 +41,18 @@ CASES = (
     Case(
         id="C05",
         what="Unknown key",
-        expected="3, with the nearest known key",
+        expected="3, with the closest known key",
         faults=(changed("misspelt", "fit.bath_size=3", "did you mean 'batch_size'"),),
     ),
     Case(
         id="C06",
         what="Unknown table",
-        expected="3, with the nearest known table",
+        expected="3, with the closest known table",
         faults=(toml("misspelt", SHAPES + "[bacbone]\n", "did you mean 'backbone'"),),
     ),
     Case(
         id="C07",
-        what="A key twice, a table twice",
+        what="A key or a table appears twice",
         expected="3, with line and column",
         faults=(
             toml("key", "seed = 1\nseed = 2\n", "Cannot overwrite a value .at line 2"),
@@ -61,8 +61,8 @@ CASES = (
     ),
     Case(
         id="C08",
-        what="Wrong type: text, a float or a truth value for an integer",
-        expected="3, with the type expected",
+        what="Wrong type: text, a float or a Boolean instead of an integer",
+        expected="3, with the expected type",
         faults=(
             changed("text", "fit.batch_size='32'", "batch_size: expected an integer, got '32'"),
             changed("float", "fit.batch_size=32.0", "batch_size: expected an integer, got 32.0"),
@@ -71,7 +71,7 @@ CASES = (
     ),
     Case(
         id="C09",
-        what="Out of range: batch 0 or -1, rate 0, -1, nan or inf, epochs 0",
+        what="Out of range: batch size 0 or -1; learning rate 0, -1, nan or inf; 0 epochs",
         expected="3, with the range",
         faults=(
             changed("batch 0", "fit.batch_size=0", "must be at least 1, got 0"),
@@ -85,8 +85,8 @@ CASES = (
     ),
     Case(
         id="C10",
-        what="An integer beyond 64 bits, one of 5,000 digits",
-        expected="3, at once",
+        what="An integer beyond 64 bits, or of 5,000 digits",
+        expected="3, immediately",
         faults=(
             changed("2⁶⁴", f"seed={2**64}", "seed: must be from 0 to 2147483647"),
             toml("5,000 digits", "seed = 1" + "0" * 5000, "not valid TOML: Exceeds the limit"),
@@ -94,7 +94,7 @@ CASES = (
     ),
     Case(
         id="C11",
-        what="5,000 nested arrays, a key of 3,000 parts",
+        what="5,000 nested arrays; a key of 3,000 parts",
         expected="3, without a traceback",
         faults=(
             toml("arrays", "seed = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
@@ -103,7 +103,7 @@ CASES = (
     ),
     Case(
         id="C12",
-        what="A file over 1 MiB",
+        what="A file larger than 1 MiB",
         expected="3, before it is parsed",
         faults=(toml("2 MiB", "#" * (2 << 20), "an experiment file has at most 1 MiB"),),
     ),
@@ -132,13 +132,13 @@ CASES = (
     ),
     Case(
         id="C14",
-        what="One layer frozen by one rule and thawed by another",
-        expected="one policy gives each layer one rate for each stage",
-        moot="an experiment has one freeze policy; there are no two rules that could differ",
+        what="A layer frozen by one rule and unfrozen by another",
+        expected="one policy gives each layer one rate per stage",
+        moot="an experiment has one freeze policy, so two rules cannot disagree",
     ),
     Case(
         id="C15",
-        what="Class names twice, empty, alike but for case or Unicode form",
+        what="Class names that repeat, are empty, or differ only in case or Unicode form",
         expected="3",
         faults=tuple(
             changed(name, f'data={{name="shapes", classes={classes}}}', message)
@@ -152,7 +152,7 @@ CASES = (
     ),
     Case(
         id="C16",
-        what="Class weights for an unknown class, too few, not above 0, not finite, as a list",
+        what="Class weights for an unknown class, too few, not above 0, not finite, or as a list",
         expected="3, at their key",
         faults=tuple(
             changed(name, f'class_weights={{name="fixed", weights={weights}}}', message)
@@ -176,7 +176,7 @@ CASES = (
     Case(
         id="C18",
         what="`~`, `$VAR`, `%VAR%` in a path",
-        expected="a leading `~` is the home folder; others stand for themselves; none is made",
+        expected="a leading `~` is the home folder; the others are literal; no folder is created",
         faults=(
             changed(
                 "variable", 'data={name="folder", path="$HOME/x"}', r"^\$HOME/x: .*not there", 4
@@ -192,8 +192,8 @@ CASES = (
     ),
     Case(
         id="C19",
-        what="The run folder among the images",
-        expected="3: its pictures would be taken for data",
+        what="The run folder is among the images",
+        expected="3, because its pictures would be taken for data",
         faults=(
             Fault(
                 "below train",
@@ -206,18 +206,18 @@ CASES = (
     Case(
         id="C20",
         what="Secrets in the file",
-        expected="there is no key for one, and unknown keys are refused",
+        expected="there is no key for them, and unknown keys are refused",
         faults=(changed("token", 'fit.token="x"', r"fit\.token: unknown key"),),
     ),
     Case(
         id="C21",
-        what="An older or newer layout of the file",
-        expected="3, with the layout known",
+        what="An older or newer file layout",
+        expected="3, with the known layout",
         faults=(changed("newer", "schema=2", "schema: expected 1, got 2"),),
     ),
     Case(
         id="C22",
-        what="experiment.json read back",
+        what="Reading experiment.json back",
         expected="the same experiment",
         tests=(
             "properties/test_structure.py::test_an_experiment_reads_back_from_what_it_is_written_as",
@@ -225,13 +225,13 @@ CASES = (
     ),
     Case(
         id="C23",
-        what="The file changes while the run goes on",
+        what="The file changes during the run",
         expected="no effect; the run folder has what was read",
         tests=("battery/test_runs.py::test_a_file_that_changes_meanwhile_has_no_effect",),
     ),
     Case(
         id="C24",
-        what="`--set` with no value, an unknown key, one key twice",
+        what="`--set` without a value, with an unknown key, or with one key twice",
         expected="3, with the expression",
         faults=(
             changed("a word", "optimizer.learning_rate=abc", "--set .*expected key=value in TOML"),

@@ -114,7 +114,7 @@ def pipes_and_loops(folder: Path) -> None:
 CASES = (
     Case(
         id="D01",
-        what="The folder is missing, is empty, cannot be read",
+        what="The folder is missing, is empty or cannot be read",
         expected="4, with the folder",
         faults=(
             changed("missing", 'data={name="folder", path="none"}', "^none: .*is not there", 4),
@@ -129,7 +129,7 @@ CASES = (
     ),
     Case(
         id="D02",
-        what="A class folder is empty, has hidden files only; there is one class only",
+        what="A class folder is empty or has only hidden files; there is only one class",
         expected="4, with the class",
         faults=(
             Fault(
@@ -157,14 +157,14 @@ CASES = (
     ),
     Case(
         id="D03",
-        what="An image of no bytes",
+        what="An image of zero bytes",
         expected="4, with its path, before training",
         faults=(image("no bytes", b"", "is empty"),),
     ),
     Case(
         id="D04",
-        what="An image cut off at every tenth of its length",
-        expected="4; never filled up with grey",
+        what="An image cut off at each tenth of its length",
+        expected="4; never padded with gray",
         tests=(
             "test_images.py::test_a_truncated_image_is_refused_and_never_filled_with_grey",
             "test_checks.py::test_what_cannot_be_decoded_is_left_out_told_and_recorded",
@@ -173,13 +173,13 @@ CASES = (
     Case(
         id="D05",
         what="One changed byte, anywhere",
-        expected="decoded or named; nothing else",
+        expected="decoded, or reported; nothing else",
         tests=("test_images.py::test_a_damaged_byte_gives_an_image_or_a_value_error",),
     ),
     Case(
         id="D06",
-        what="Text or a web page called .png; another format than the name says",
-        expected="the content decides: text is refused, a JPEG called .png is read",
+        what="Text or a web page named .png; a format that does not match the suffix",
+        expected="the content decides: text is refused, a JPEG named .png is read",
         faults=(
             image("text", b"just text", "is not an image"),
             image("web page", b"<!DOCTYPE html><html></html>", "is not an image"),
@@ -196,7 +196,7 @@ CASES = (
     ),
     Case(
         id="D07",
-        what="Animated GIF, TIFF of several pages, EPS, SVG, FITS, HEIC",
+        what="Animated GIF, multi-page TIFF, EPS, SVG, FITS, HEIC",
         expected="4, with the formats that are read",
         tests=(
             "test_images.py::test_other_content_is_no_image_and_the_formats_are_listed",
@@ -206,7 +206,7 @@ CASES = (
     ),
     Case(
         id="D08",
-        what="1 bit, palette, 16-bit grey, floats, CMYK, transparency",
+        what="1 bit, palette, 16-bit gray, floats, CMYK, transparency",
         expected="converted by stated rules; 16 bits are scaled; floats are refused",
         tests=(
             "test_images.py::test_16_bit_grey_is_scaled_and_not_clipped",
@@ -219,8 +219,8 @@ CASES = (
     ),
     Case(
         id="D09",
-        what="Rotation in EXIF, an embedded colour profile",
-        expected="rotation is applied, a profile is not; the same for training and predicting",
+        what="EXIF rotation, an embedded color profile",
+        expected="rotation is applied, a profile is not; the same in training and prediction",
         tests=(
             "test_images.py::test_rotation_noted_by_the_camera_is_applied",
             "test_classifier.py::test_probabilities_of_files_are_those_of_the_run_to_the_digit",
@@ -228,7 +228,7 @@ CASES = (
     ),
     Case(
         id="D10",
-        what="1×1, 1×5000, smaller than the network wants",
+        what="1×1, 1×5000, smaller than the network's input",
         expected="resized; a note counts images with a side below 32 pixels",
         tests=(
             "test_images.py::test_any_shape_becomes_the_wanted_one",
@@ -244,8 +244,8 @@ CASES = (
     ),
     Case(
         id="D12",
-        what="An image of one color",
-        expected="used; a note counts them; nothing is divided by its spread",
+        what="An image of a single color",
+        expected="used; a note counts them; nothing is divided by its standard deviation",
         faults=(
             Fault(
                 "all black",
@@ -260,8 +260,8 @@ CASES = (
     ),
     Case(
         id="D13",
-        what="CSV: column missing or misspelt, separator, line break, NUL, ragged row, long field",
-        expected="4, with file and row; a byte order mark and Windows line ends are accepted",
+        what="CSV: missing or misspelled column, separator, line break, NUL, ragged row, huge cell",
+        expected="4, with file and row; a byte order mark and Windows line endings are accepted",
         faults=(
             manifest("no column", "path,label\n", "data/all.csv: there is no column 'split'"),
             manifest("misspelt", f"{HEAD},pateint\n", "unknown column 'pateint'; did you mean"),
@@ -283,7 +283,7 @@ CASES = (
     ),
     Case(
         id="D14",
-        what="A label that is blank, or a class with a space after it",
+        what="A blank label, or a class with a trailing space",
         expected="4, with the row; nothing is stripped",
         faults=(
             row("blank", "train/b/0.png,,train", "label: is empty"),
@@ -305,13 +305,13 @@ CASES = (
     ),
     Case(
         id="D15",
-        what="Classes called NA, null, 1e5, 007",
-        expected="text, as it stands",
+        what="Classes named NA, null, 1e5, 007",
+        expected="read as text",
         tests=("test_manifest.py::test_labels_are_text_and_are_kept_as_they_are",),
     ),
     Case(
         id="D16",
-        what="Paths that are absolute, with `..`, links that lead out, drives, addresses",
+        what="Absolute paths, `..`, links that lead out, drives, URLs",
         expected="4, with the row",
         faults=(
             row("absolute", "/etc/hosts,a,train", "path: must stay below the images' folder"),
@@ -330,7 +330,7 @@ CASES = (
     Case(
         id="D17",
         what="Rows whose files are missing",
-        expected="4, with the first ten rows and their number",
+        expected="4, with the first ten rows and the total",
         faults=(
             manifest(
                 "thirteen",
@@ -341,7 +341,7 @@ CASES = (
     ),
     Case(
         id="D18",
-        what="One file in two rows; one picture twice in a split, under one label or two",
+        what="A file in two rows; a picture twice in a split, with one label or two",
         expected="rows: 4; pictures: a note with every path and, if they differ, the labels",
         faults=(
             row("two rows", "train/a/0.png,b,train", "path: 'train/a/0.png' is in row 2 already"),
@@ -363,7 +363,7 @@ CASES = (
     ),
     Case(
         id="D19",
-        what="Other bytes, the same pixels, in two splits",
+        what="Different bytes, same pixels, in two splits",
         expected="4, with both rows",
         faults=(
             copied(
@@ -385,8 +385,8 @@ CASES = (
     ),
     Case(
         id="D20",
-        what="Nearly the same picture in two splits: resized, compressed, brighter, mirrored",
-        expected="`tlkit data inspect`, `split` and `verify` find them; a run does not look",
+        what="Nearly the same picture in two splits: resized, compressed, brightened, mirrored",
+        expected="`tlkit data inspect`, `split` and `verify` detect them; a run does not check",
         tests=(
             "test_duplicates.py::test_a_changed_copy_is_nearly_the_same",
             "test_verify.py::test_a_copy_in_another_split_is_named",
@@ -394,7 +394,7 @@ CASES = (
     ),
     Case(
         id="D21",
-        what="One patient in two splits",
+        what="A patient in two splits",
         expected="4, with every row",
         tests=(
             "test_leakage.py::test_patients_in_several_splits_are_listed_with_every_row",
@@ -409,8 +409,8 @@ CASES = (
     ),
     Case(
         id="D23",
-        what="Patient ids that differ by case, zeros or spaces",
-        expected="4: they are taken for one patient",
+        what="Patient ids that differ only in case, zeros or spaces",
+        expected="4: they count as the same patient",
         faults=(
             Fault(
                 "p7 and P007",
@@ -424,8 +424,8 @@ CASES = (
     ),
     Case(
         id="D24",
-        what="Each class from a source of its own",
-        expected="a caution on the terminal and in the report, with the table of source and label",
+        what="Each class comes from its own source",
+        expected="a warning on the terminal and in the report, with a table of sources and labels",
         tests=(
             "test_caveats.py::test_what_the_data_say_is_warned_of",
             "test_caveats.py::test_the_source_table_counts_every_image_once",
@@ -433,8 +433,8 @@ CASES = (
     ),
     Case(
         id="D25",
-        what="Size, border, format or source alone predict the label",
-        expected="`tlkit data inspect` measures it and says so",
+        what="Size, border, format or source alone predicts the label",
+        expected="`tlkit data inspect` measures and reports it",
         tests=(
             "test_shortcuts.py::test_what_is_planted_predicts_the_label_and_nothing_else_does",
             "test_shortcuts.py::test_nothing_planted_is_nothing_found",
@@ -452,7 +452,7 @@ CASES = (
     Case(
         id="D27",
         what="Balanced weights for a class without images",
-        expected="4 with the class; never infinite",
+        expected="4, with the class; never infinite",
         tests=(
             "properties/test_weighting.py::test_a_class_without_images_is_named",
             "test_checks.py::test_a_class_that_is_left_empty_is_an_error",
@@ -460,7 +460,7 @@ CASES = (
     ),
     Case(
         id="D28",
-        what="DICOM: empty, no DICM, text, header only, cut off",
+        what="DICOM: empty, no DICM marker, text, header only, cut off",
         expected="4",
         tests=(
             "test_dicom.py::test_a_preamble_alone_is_no_dicom",
@@ -470,7 +470,7 @@ CASES = (
     ),
     Case(
         id="D29",
-        what="DICOM: no pixels, no size, pixels too short or too long",
+        what="DICOM: no pixels, no size, pixel data too short or too long",
         expected="4",
         tests=(
             "test_dicom.py::test_a_file_without_pixels_is_refused",
@@ -479,7 +479,7 @@ CASES = (
     ),
     Case(
         id="D30",
-        what="DICOM: compressed, without its decoder",
+        what="DICOM: compressed, without the decoder",
         expected="4, with what to install",
         tests=(
             "test_dicom.py::test_a_compression_without_its_decoder_is_named_with_what_to_install",
@@ -488,20 +488,20 @@ CASES = (
     ),
     Case(
         id="D31",
-        what="DICOM: what pydicom only warns of",
+        what="DICOM: anything pydicom only warns about",
         expected="4: warnings are errors",
         tests=("test_dicom.py::test_what_pydicom_only_warns_of_is_refused",),
     ),
     Case(
         id="D32",
-        what="DICOM: MONOCHROME1 and MONOCHROME2 of one picture",
+        what="DICOM: one picture as MONOCHROME1 and as MONOCHROME2",
         expected="the same pixels",
         tests=("test_dicom.py::test_monochrome1_is_the_same_picture_inverted",),
     ),
     Case(
         id="D33",
         what="DICOM: slope, window, sign, 12 bits in 16",
-        expected="by stated rules",
+        expected="converted by stated rules",
         tests=(
             "test_dicom.py::test_a_window_gives_the_greys_of_its_function",
             "test_dicom.py::test_a_window_is_laid_over_the_rescaled_values",
@@ -512,7 +512,7 @@ CASES = (
     ),
     Case(
         id="D34",
-        what="DICOM: several frames, colour",
+        what="DICOM: several frames, color",
         expected="4",
         tests=("test_dicom.py::test_a_file_that_holds_no_single_sound_grey_picture_is_refused",),
     ),
@@ -526,8 +526,8 @@ CASES = (
     ),
     Case(
         id="D36",
-        what="An image that is deleted or replaced while the run goes on",
-        expected="4, with its name; what was saved before stays",
+        what="An image is deleted or replaced during the run",
+        expected="4, with its name; everything saved before stays",
         tests=(
             "test_checks.py::test_an_image_that_changes_afterwards_is_refused_when_it_is_read",
             "battery/test_runs.py::test_an_image_that_changes_meanwhile_ends_the_run",
@@ -535,7 +535,7 @@ CASES = (
     ),
     Case(
         id="D37",
-        what="Another order of the folder's entries",
+        what="The folder lists its entries in another order",
         expected="sorted: the same order and bytes",
         tests=(
             "test_datasets.py::test_classes_are_the_sorted_folders_and_images_the_sorted_files",
@@ -543,8 +543,8 @@ CASES = (
     ),
     Case(
         id="D38",
-        what="Names with spaces, line breaks, emoji, 255 bytes, right-to-left, not UTF-8",
-        expected="used, and shown harmlessly; names that are no UTF-8 are refused",
+        what="Names with spaces, line breaks, emoji, 255 bytes, right-to-left text, invalid UTF-8",
+        expected="used, and displayed safely; names that are not UTF-8 are refused",
         tests=(
             "battery/test_names.py::test_odd_names_go_through_a_run_and_come_back",
             "test_splits.py::test_a_name_that_is_no_utf_8_is_refused",
@@ -552,8 +552,8 @@ CASES = (
     ),
     Case(
         id="D39",
-        what="Links in a circle, pipes and devices among the images",
-        expected="left out with a note; nothing waits",
+        what="Circular links, pipes and devices among the images",
+        expected="skipped with a note; nothing blocks",
         faults=(
             Fault(
                 "in a folder",
@@ -567,14 +567,14 @@ CASES = (
     ),
     Case(
         id="D40",
-        what="Other data when a run is resumed",
+        what="The data differ when a run is resumed",
         expected="7, with the differences",
         tests=("test_resume.py::test_another_run_than_the_one_that_was_begun_is_refused",),
     ),
     Case(
         id="D41",
         what="200,000 small files",
-        expected="checked with little memory and a bar",
+        expected="checked in little memory, with a progress bar",
         tests=("battery/test_runs.py::test_many_images_take_little_memory",),
     ),
 )

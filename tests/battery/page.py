@@ -13,12 +13,12 @@ HEAD = """# Reliability
 
 What can go wrong, what tlkit does then, and whether a test makes it happen. {counts}
 
-A mistake ends with one message a problem, `where: rule, got value; the way out`, and the
-[exit code](reference/runs.md#exit-codes) given below; nothing is left half written. Hostile files
-are opened in a process with 2 GiB of memory in which every other file, module, process and
-connection would be noticed.
+A mistake ends with one message per problem, `where: rule, got value; the way out`, and the
+[exit code](reference/runs.md#exit-codes) given below; no half-written file remains. Hostile files
+are opened in a process with 2 GiB of memory that detects any access to other files, modules,
+processes and connections.
 
-This page is written from the table in `tests/battery`, which the tests run.
+This page is generated from the table in `tests/battery`, which the tests run.
 """
 
 
@@ -32,7 +32,9 @@ def page() -> str:
         rows = [f"| {case.id} | {_cell(case.what)} | {_cell(case.expected)} | {_status(case)} |"
                 for case in cases]  # fmt: skip
         parts.append(
-            "\n".join([f"## {title}\n", "| | what | then | |", "|---|---|---|---|", *rows, ""])
+            "\n".join(
+                [f"## {title}\n", "| | case | result | status |", "|---|---|---|---|", *rows, ""]
+            )
         )
     return "\n".join(parts)
 

@@ -7,13 +7,13 @@ from tests.battery.case import Case, Fault, changed
 CASES = (
     Case(
         id="R01",
-        what="A package that fails when it is imported",
+        what="A package that fails on import",
         expected="6 if it is used, with entry point and distribution; harmless otherwise",
         tests=("test_registry.py::test_a_broken_package_is_named_and_harmless_unless_used",),
     ),
     Case(
         id="R02",
-        what="A package that prints, starts threads or sleeps when it is imported",
+        what="A package that prints, starts threads or sleeps on import",
         expected="not imported unless used",
         tests=(
             "test_registry.py::test_a_part_is_listed_and_described_without_importing_its_package",
@@ -21,7 +21,7 @@ CASES = (
     ),
     Case(
         id="R03",
-        what="Two packages with one name; a package that claims a built-in name",
+        what="Two packages claim one name; a package claims a built-in name",
         expected="6, with both; a built-in part is never replaced",
         tests=(
             "test_registry.py::test_two_distributions_that_claim_one_name_are_both_named",
@@ -30,7 +30,7 @@ CASES = (
     ),
     Case(
         id="R04",
-        what="A name with a slash, dots, capitals, or none",
+        what="A part name with a slash, dots or capitals, or an empty one",
         expected="6",
         tests=(
             "test_registry.py::test_a_name_of_other_characters_is_refused",
@@ -40,7 +40,7 @@ CASES = (
     Case(
         id="R05",
         what="A part of the wrong type or width",
-        expected="6, or named by `tlkit.testing.check_part`",
+        expected="6, or reported by `tlkit.testing.check_part`",
         tests=(
             "test_registry.py::test_an_object_of_the_wrong_kind_is_refused_with_its_distribution",
             "test_contracts.py::test_each_is_named",
@@ -49,21 +49,21 @@ CASES = (
     Case(
         id="R06",
         what="A part that changes global state",
-        expected="named by `tlkit.testing.check_part`",
+        expected="reported by `tlkit.testing.check_part`",
         tests=(
             "test_contracts.py::test_a_part_that_changes_shared_state_is_named_and_the_state_put_back",
         ),
     ),
     Case(
         id="R07",
-        what="A part's file that raises",
+        what="A part's file that raises an error",
         expected="6, with the file and line",
         tests=("test_plugins.py::test_a_file_that_fails_is_named_with_the_line",),
     ),
     Case(
         id="R08",
-        what="An augmentation that draws from more than its key, or changes shape",
-        expected="named by `tlkit.testing.check_part`",
+        what="An augmentation that uses more randomness than its key, or changes the shape",
+        expected="reported by `tlkit.testing.check_part`",
         tests=(
             "test_augmentations.py::test_draws_are_equal_if_and_only_if_keys_are",
             "test_contracts.py::test_every_kind_has_a_check",
@@ -71,14 +71,14 @@ CASES = (
     ),
     Case(
         id="R09",
-        what="A metric that returns nan or raises",
-        expected="metrics are tlkit's own; what is undefined is null",
-        moot="metrics are no registered parts",
+        what="A metric that returns nan or raises an error",
+        expected="metrics are tlkit's own; undefined ones are null",
+        moot="metrics are not registered parts",
     ),
     Case(
         id="R10",
         what="An optional package is not installed",
-        expected="6 with what to install; everything else works",
+        expected="6, with what to install; everything else works",
         tests=(
             "test_keras_cv_augmentations.py::test_used_without_kerascv_it_says_what_to_install",
             "test_weights_sources.py::test_a_package_that_is_not_installed_is_not_available",
@@ -88,12 +88,12 @@ CASES = (
         id="R11",
         what="A package that needs a newer tlkit",
         expected="pip refuses to install it",
-        moot="packages state the tlkit they need as any dependency; there is no second mechanism",
+        moot="packages declare the tlkit version they need like any other dependency",
     ),
     Case(
         id="R12",
         what="An unknown name",
-        expected="3 in a file, 6 on the command line, with the nearest",
+        expected="3 in a file, 6 on the command line, with the closest name",
         faults=(
             changed("in a file", 'backbone.name="vvg16"', "no backbone named 'vvg16'; did you"),
             Fault(
@@ -103,8 +103,8 @@ CASES = (
     ),
     Case(
         id="R13",
-        what="Registering in another order, or twice",
-        expected="the same",
+        what="Parts registered in another order, or twice",
+        expected="the same result",
         tests=(
             "properties/test_registry.py::test_the_order_of_registration_means_nothing",
             "properties/test_registry.py::test_registering_again_changes_nothing_and_another_class_is_refused",

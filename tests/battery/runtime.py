@@ -8,23 +8,23 @@ CASES = (
     Case(
         id="F01",
         what="A crash before or after every file operation, then resume",
-        expected="the same bytes as without it",
+        expected="the same bytes as an uninterrupted run",
         tests=(
             "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
         ),
     ),
     Case(
         id="F02",
-        what="The same with the last write torn",
-        expected="the same bytes as without it",
+        what="The same, with the last write torn",
+        expected="the same bytes as an uninterrupted run",
         tests=(
             "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
         ),
     ),
     Case(
         id="F03",
-        what="The same with data lost that were not synced",
-        expected="the same bytes, from an earlier checkpoint if need be",
+        what="The same, losing data that were not synced",
+        expected="the same bytes, from an earlier checkpoint if necessary",
         tests=(
             "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
         ),
@@ -32,13 +32,13 @@ CASES = (
     Case(
         id="F04",
         what="kill -9 at random moments, several times",
-        expected="the same bytes as without it",
+        expected="the same bytes as an uninterrupted run",
         tests=("test_kill.py::test_a_run_is_killed_at_random_moments",),
     ),
     Case(
         id="F05",
-        what="A kill between weights and what is known of them",
-        expected="cannot be seen: one rename",
+        what="A kill between writing weights and recording them",
+        expected="not observable: a single rename",
         tests=(
             "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
         ),
@@ -46,7 +46,7 @@ CASES = (
     Case(
         id="F06",
         what="A kill while scoring or writing results",
-        expected="a file is there whole or not at all",
+        expected="each file is complete or absent",
         tests=(
             "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
         ),
@@ -54,7 +54,7 @@ CASES = (
     Case(
         id="F07",
         what="The newest checkpoint is damaged",
-        expected="the one before is taken, with a warning",
+        expected="the one before is used, with a warning",
         tests=(
             "test_checkpoint.py::test_a_damaged_one_is_passed_over_and_named",
             "test_resume.py::test_a_damaged_checkpoint_is_passed_over_and_it_is_said",
@@ -70,8 +70,8 @@ CASES = (
     ),
     Case(
         id="F09",
-        what="Temporary files of an earlier crash",
-        expected="passed over",
+        what="Temporary files from an earlier crash",
+        expected="ignored",
         tests=(
             "test_checkpoint.py::test_what_an_older_crash_has_left_is_no_checkpoint",
             "properties/test_run_folder.py::test_a_crash_at_any_operation_on_the_disk_changes_no_byte",
@@ -80,7 +80,7 @@ CASES = (
     Case(
         id="F10",
         what="The disk is full at any write",
-        expected="8; the last checkpoint is good",
+        expected="8; the last checkpoint is intact",
         tests=(
             "properties/test_run_folder.py::test_a_disk_that_fails_is_said_to_fail_and_changes_no_byte",
             "test_checkpoint.py::test_a_full_disk_leaves_the_one_before_and_says_what_was_needed",
@@ -98,8 +98,8 @@ CASES = (
     ),
     Case(
         id="F12",
-        what="The run folder or the one above it goes away",
-        expected="8; it is not made again elsewhere",
+        what="The run folder or its parent disappears",
+        expected="8; it is not created again elsewhere",
         tests=("test_resume.py::test_a_run_folder_that_goes_away_is_not_made_again",),
     ),
     Case(
@@ -113,8 +113,8 @@ CASES = (
     ),
     Case(
         id="F14",
-        what="Ctrl-C twice; while a checkpoint is written",
-        expected="ends at once; the checkpoint is there whole or not at all",
+        what="Ctrl-C twice; Ctrl-C while a checkpoint is written",
+        expected="quits immediately; the checkpoint is complete or absent",
         tests=("test_signals.py::test_a_second_signal_ends_the_process_at_once",),
     ),
     Case(
@@ -125,8 +125,8 @@ CASES = (
     ),
     Case(
         id="F16",
-        what="The terminal is closed; output goes into `head`",
-        expected="a run goes on, or ends with 129, resumable; no traceback",
+        what="The terminal is closed; output goes to `head`",
+        expected="the run continues, or ends with 129, resumable; no traceback",
         tests=(
             "test_kill.py::test_a_run_survives_the_end_of_whoever_reads_what_it_says",
             "test_kill.py::test_a_terminal_that_is_closed_leaves_a_run_that_can_go_on",
@@ -137,19 +137,19 @@ CASES = (
     Case(
         id="F17",
         what="Out of memory",
-        expected="8, suggests a smaller batch",
+        expected="8, and suggests a smaller batch",
         tests=("test_resume.py::test_too_little_memory_is_said_and_the_last_checkpoint_is_good",),
     ),
     Case(
         id="F18",
-        what="Two runs into one folder at once",
-        expected="one goes on, the other ends with 7",
+        what="Two runs into one folder at the same time",
+        expected="one continues, the other ends with 7",
         tests=("test_folder.py::test_runs_that_start_together_get_folders_of_their_own",),
     ),
     Case(
         id="F19",
         what="The lock of a process that is gone",
-        expected="dies with its process",
+        expected="the lock ends with its process",
         tests=("test_lock.py::test_a_killed_process_leaves_its_name_but_no_lock",),
     ),
     Case(
@@ -160,7 +160,7 @@ CASES = (
     ),
     Case(
         id="F21",
-        what="`tlkit run` into a finished run's folder",
+        what="`tlkit run` into the folder of a finished run",
         expected="7; nothing is overwritten",
         tests=(
             "test_run.py::test_a_folder_that_exists_is_refused_before_any_work",
@@ -190,7 +190,7 @@ CASES = (
     Case(
         id="F25",
         what="A loss that is nan or infinite",
-        expected="9, with epoch and files; it never becomes the best",
+        expected="9, with epoch and files; such an epoch never becomes the best",
         tests=(
             "test_run.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
             "test_run.py::test_weights_that_explode_in_the_last_step_are_noticed_too",
@@ -198,7 +198,7 @@ CASES = (
     ),
     Case(
         id="F26",
-        what="Choosing the best by a figure that is not there",
+        what="Choosing the best epoch by a figure that does not exist",
         expected="3, before anything starts",
         faults=(
             changed("monitor", 'fit.monitor="val_f1"', "fit.monitor: expected 'val_loss' or"),
@@ -220,25 +220,25 @@ CASES = (
     ),
     Case(
         id="F28",
-        what="The clock goes back",
+        what="The clock is set back",
         expected="nothing is ordered by time: epochs and runs are numbered",
         tests=("test_folder.py::test_without_a_folder_the_first_free_number_is_taken",),
     ),
     Case(
         id="F29",
-        what="Thirty fits in one process",
-        expected="memory does not climb",
+        what="Thirty calls of fit in one process",
+        expected="memory does not grow",
         tests=("test_kill.py::test_thirty_runs_in_one_process_take_no_more_memory_than_ten",),
     ),
     Case(
         id="F30",
         what="No GPU",
-        expected="runs on the CPU; its kind is in environment.json",
+        expected="runs on the CPU; the device is in environment.json",
         tests=("test_run.py::test_the_environment_says_what_may_differ_elsewhere",),
     ),
     Case(
         id="F31",
-        what="The same run twice, in fresh processes, with other hash seeds, threads, folders",
+        what="The same run twice, in new processes, with other hash seeds, threads and folders",
         expected="the same bytes",
         tests=(
             "test_folder.py::test_fresh_processes_leave_the_same_bytes",
@@ -247,8 +247,8 @@ CASES = (
     ),
     Case(
         id="F32",
-        what="Another umask; the temporary folder on another disk",
-        expected="files are written beside their place, with the user's permissions",
+        what="Another umask; the temporary folder is on another disk",
+        expected="files are written next to their target, with the user's permissions",
         tests=(
             "test_files.py::test_a_new_file_has_the_permissions_of_any_other_new_file",
             "test_files.py::test_until_the_body_ends_the_old_content_is_there",
@@ -264,8 +264,8 @@ CASES = (
     ),
     Case(
         id="F34",
-        what="Resuming while a plateau is waited for",
-        expected="the same learning rates as without it",
+        what="Resuming while a plateau schedule is counting",
+        expected="the same learning rates as an uninterrupted run",
         tests=("test_resume.py::test_a_run_that_goes_on_ends_with_the_same_bytes",),
     ),
 )

@@ -7,7 +7,7 @@ from tests.battery.case import Case, changed
 REFUSED = "battery/test_hostile.py::test_a_hostile_file_is_refused_and_nothing_else_is_touched"
 READ = "battery/test_hostile.py::test_arrays_beside_code_and_links_are_read_and_nothing_else"
 LITTLE = "battery/test_hostile.py::test_all_of_them_take_little_memory_and_leave_nothing_behind"
-MODELS = "5: only arrays are read, a `.keras` file not at all"
+MODELS = "5: only arrays are read; a `.keras` file is not opened"
 
 CASES = (
     Case(id="S01", what="`.keras` with a Lambda's bytecode", expected=MODELS, tests=(REFUSED,)),
@@ -31,7 +31,7 @@ CASES = (
     ),
     Case(
         id="S05",
-        what="The same deep inside a layer's settings",
+        what="The same, deep inside a layer's settings",
         expected=MODELS,
         tests=(REFUSED,),
     ),
@@ -61,31 +61,31 @@ CASES = (
     ),
     Case(
         id="S10",
-        what="Class and file names with `../`, NUL, names of devices",
-        expected="never made a file's name; a class with NUL or `/` cannot be a folder",
+        what="Class and file names with `../`, NUL, device names",
+        expected="never used as a file name; a class with NUL or `/` cannot be a folder",
         tests=("battery/test_names.py::test_class_names_become_no_file_names",),
     ),
     Case(
         id="S11",
         what="Pickles, joblib, .pt, arrays of objects",
-        expected="5, not unpickled; the source uses none of it",
+        expected="5, not unpickled; the source code uses none of these",
         tests=(REFUSED, "battery/test_source.py::test_nothing_dangerous_is_used"),
     ),
     Case(
         id="S12",
-        what="safetensors that lie: header, offsets, shapes, names twice, trailing bytes",
+        what="safetensors that lie: header, offsets, shapes, repeated names, trailing bytes",
         expected="5",
         tests=(REFUSED,),
     ),
     Case(
         id="S13",
-        what="A file that is a picture and a zip file",
-        expected="what was asked for: a picture where pictures are read",
+        what="A file that is both a picture and a zip file",
+        expected="read as what was asked for: a picture where pictures are read",
         tests=("battery/test_hostile.py::test_a_strange_picture_is_what_was_asked_for",),
     ),
     Case(
         id="S14",
-        what="A manifest that reaches out; a link put in a file's place after the check",
+        what="A manifest that reaches out; a file replaced by a link after the check",
         expected="4",
         tests=(
             "test_root.py::test_what_leads_out_is_refused_unless_links_are_followed",
@@ -96,7 +96,7 @@ CASES = (
     Case(
         id="S15",
         what="HTML in names of classes, files and sources, in reports",
-        expected="text and nothing else; the page may load and run nothing",
+        expected="shown as text; the page may load and run nothing",
         tests=(
             "test_report.py::test_names_from_strangers_appear_harmless",
             "test_report.py::test_its_policy_allows_only_its_own_style",
@@ -108,7 +108,7 @@ CASES = (
     Case(
         id="S16",
         what="Formulas in CSV files",
-        expected="an apostrophe stands before them, by a stated rule that reading undoes",
+        expected="prefixed with an apostrophe, by a stated rule that reading reverses",
         tests=(
             "test_text.py::test_no_cell_begins_a_formula",
             "test_text.py::test_a_row_survives_the_file",
@@ -118,7 +118,7 @@ CASES = (
     Case(
         id="S17",
         what="Escape codes and line breaks in names",
-        expected="written out on the terminal",
+        expected="shown as escapes on the terminal",
         tests=(
             "test_text.py::test_a_printable_text_is_one_line_that_can_be_encoded",
             "battery/test_names.py::test_odd_names_go_through_a_run_and_come_back",
@@ -126,7 +126,7 @@ CASES = (
     ),
     Case(
         id="S18",
-        what="Image bombs of every format; texts in PNG, frames in GIF, circles in TIFF",
+        what="Image bombs of every format; texts in PNG, frames in GIF, cycles in TIFF",
         expected="4, in little memory and time",
         tests=(REFUSED, LITTLE),
     ),
@@ -141,9 +141,9 @@ CASES = (
     ),
     Case(
         id="S20",
-        what="A package that fails when it is imported must switch off no check",
+        what="A package that fails on import must not disable a check",
         expected="no check comes from a package",
-        moot="every check is in tlkit's own code path; none is registered or can be replaced",
+        moot="every check is in tlkit's own code; none is registered or can be replaced",
     ),
     Case(
         id="S21",
@@ -157,7 +157,7 @@ CASES = (
     Case(
         id="S22",
         what="A run folder from a stranger",
-        expected="no code of it is run; weights are arrays; hostile files: 5 or 7",
+        expected="none of its code is executed; weights are arrays; hostile files: 5 or 7",
         tests=(
             "test_plugins.py::test_a_folder_with_code_in_it_runs_none",
             "test_plugins.py::test_a_record_that_tlkit_did_not_write_is_refused",
@@ -167,18 +167,18 @@ CASES = (
     Case(
         id="S23",
         what="Temporary files that others can guess or read",
-        expected="random names, made exclusively, for the user only",
+        expected="random names, created exclusively, for the user only",
         tests=("battery/test_source.py::test_a_file_that_is_being_written_is_the_users_alone",),
     ),
     Case(
         id="S24",
-        what="Home folder, user name, environment in what is shared",
+        what="Home folder, user name or environment in shared files",
         expected="in no file of a run folder",
         tests=("battery/test_names.py::test_a_run_folder_does_not_tell_whose_it_is",),
     ),
     Case(
         id="S25",
-        what="Keras below the floor, legacy tf_keras",
+        what="Keras below the minimum version, legacy tf_keras",
         expected="8, with the way out",
         tests=(
             "test_keras.py::test_a_keras_below_the_floor_is_refused",

@@ -12,7 +12,7 @@ GROUPS: Mapping[str, tuple[str, tuple[Case, ...], int]] = {
     "D": ("Data", data.CASES, 41),
     "W": ("Weights and model files", weights.CASES, 14),
     "R": ("Parts and packages", registry.CASES, 13),
-    "F": ("While a run goes on", runtime.CASES, 34),
+    "F": ("During a run", runtime.CASES, 34),
     "L": ("The command line", commands.CASES, 12),
     "S": ("Attacks", security.CASES, 26),
 }

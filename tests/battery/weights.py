@@ -18,7 +18,7 @@ def other_classes(folder: Path) -> None:
 CASES = (
     Case(
         id="W01",
-        what="The weights file is missing, is a folder, cannot be read",
+        what="The weights file is missing, is a folder or cannot be read",
         expected="5, with its path",
         faults=(
             Fault(
@@ -40,8 +40,8 @@ CASES = (
     ),
     Case(
         id="W02",
-        what="Another hash than the published one",
-        expected="5, with both; a file in its place is not deleted",
+        what="The hash differs from the published one",
+        expected="5, with both; the file is not deleted",
         tests=(
             "test_weights_sources.py::test_a_file_with_a_wrong_hash_is_an_error_and_is_not_kept",
             "test_weights_sources.py::test_a_file_in_place_with_a_wrong_hash_is_left_for_its_owner",
@@ -49,14 +49,14 @@ CASES = (
     ),
     Case(
         id="W03",
-        what="A Git LFS pointer or a web page in place of weights",
-        expected="5, says which",
+        what="A Git LFS pointer or a web page instead of weights",
+        expected="5, and says which",
         tests=("test_weights_files.py::test_a_pointer_or_a_web_page_is_called_what_it_is",),
     ),
     Case(
         id="W04",
-        what="Cut off anywhere; a changed byte",
-        expected="5 when cut off; a changed byte by hash where one is published",
+        what="The file is cut off anywhere, or has a changed byte",
+        expected="5 if cut off; a changed byte is detected if a hash is published",
         tests=(
             "test_weights_files.py::test_a_truncated_file_is_refused",
             "battery/test_weights_files.py::test_a_changed_byte_gives_arrays_or_a_weights_error",
@@ -65,14 +65,14 @@ CASES = (
     ),
     Case(
         id="W05",
-        what="Other names, shapes or order; a file with its classifier",
+        what="Other names, shapes or order; a file that includes its classifier",
         expected="5, with the first that differ; nothing is loaded",
         tests=("test_weights_sources.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",),
     ),
     Case(
         id="W06",
-        what="A layer missing or too many; integers, half precision, big-endian numbers",
-        expected="5 for missing, surplus and integers; floats are converted to float32",
+        what="A missing or extra layer; integers, half precision, big-endian numbers",
+        expected="5 for missing, extra and integers; floats are converted to float32",
         tests=(
             "test_weights_sources.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",
             "battery/test_weights_files.py::test_floats_of_any_kind_are_read_as_float32",
@@ -81,7 +81,7 @@ CASES = (
     ),
     Case(
         id="W07",
-        what="nan or inf among the weights",
+        what="nan or inf in the weights",
         expected="5, with the array",
         tests=("test_weights_sources.py::test_what_does_not_fit_is_named_and_nothing_is_loaded",),
     ),
@@ -93,7 +93,7 @@ CASES = (
     ),
     Case(
         id="W09",
-        what="Other numbers in the model than in the file",
+        what="The model holds other values than the file",
         expected="every array goes to the variable of its name, bit for bit",
         tests=(
             "test_weights_sources.py::test_files_that_keras_3_writes_are_read_back",
@@ -103,7 +103,7 @@ CASES = (
     Case(
         id="W10",
         what="No network, nothing cached",
-        expected="5 within seconds, says where to put the file; no partial file",
+        expected="5 within seconds, and says where to put the file; no partial file is left",
         tests=(
             "test_weights_sources.py::test_a_server_that_never_answers_is_given_up_in_time",
             "test_weights_sources.py::test_a_refused_connection_is_not_available",
@@ -112,7 +112,7 @@ CASES = (
     ),
     Case(
         id="W11",
-        what="A run or weights of a newer version",
+        what="A run or weights from a newer version",
         expected="unknown keys or arrays: 3 or 5; the run's versions are in environment.json",
         tests=(
             "test_folder.py::test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded",
@@ -121,14 +121,14 @@ CASES = (
     ),
     Case(
         id="W12",
-        what="Scoring a run on data of other classes",
+        what="Scoring a run on data with other classes",
         expected="4, with both lists",
         tests=("test_classifier.py::test_data_of_other_classes_are_refused_with_both_lists",),
     ),
     Case(
         id="W13",
-        what="Export and read back",
-        expected="the run's probabilities, without tlkit; classes and preprocessing go with it",
+        what="Exporting and reading back",
+        expected="the run's probabilities, without tlkit; classes and preprocessing are included",
         tests=(
             "test_exports.py::test_a_program_without_tlkit_gives_the_runs_probabilities",
             "test_exports.py::test_the_facts_say_what_one_must_know",
@@ -136,7 +136,7 @@ CASES = (
     ),
     Case(
         id="W14",
-        what="The export's target exists",
+        what="The export target exists",
         expected="7; nothing is overwritten",
         tests=("test_exports.py::test_nothing_is_overwritten",),
     ),

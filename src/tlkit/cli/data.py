@@ -130,7 +130,7 @@ def data_split(
     typer.echo(f"\n{result.groups} groups of one patient or of duplicates were kept together")
     if result.without_patient:
         note = f"{result.without_patient} images have no patient (--patient)"
-        typer.echo(f"note: {note}; only likeness separates them", err=True)
+        typer.echo(f"note: {note}; of these only duplicates are kept together", err=True)
     _print_notes(result.notes)
     typer.echo(f"\n{out}\nnext: tlkit data verify {shlex.quote(str(out))}")
 

@@ -31,7 +31,7 @@ class SplitResult:
         counts: Images per class, by split.
         target: The same if every share were met exactly.
         groups: The number of groups that were kept together: one patient, or duplicates.
-        without_patient: The number of images without a patient; only likeness separates them.
+        without_patient: The number of images without a patient; only duplicates tie these together.
         notes: What else is worth knowing.
     """
 

@@ -74,7 +74,7 @@ def verify_manifest(
             problems.append(f"{facts.image.where}: {problem}")
     duplicates = find_duplicates(images, near_bits)
     unknown = sum(not same_patient(facts.image.patient) for facts in images)
-    note = f"{unknown} images have no patient; only likeness separates them"
+    note = f"{unknown} images have no patient; among these only duplicates can be found"
     return Verification(
         rows=len(labeled.images) + len(labeled.problems),
         problems=tuple(problems),
