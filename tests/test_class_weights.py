@@ -151,7 +151,9 @@ class TestFromLabels:
             assert tlkit.sample_weights(given, weights).argmax() == 3
 
     def test_one_hot_labels_are_an_error_with_the_way_out(self) -> None:
-        with pytest.raises(ValueError, match=r"^labels: must be one an image, got shape \(3, 3\);"):
+        with pytest.raises(
+            ValueError, match=r"^labels: must be one per image, got shape \(3, 3\);"
+        ):
             tlkit.class_weights(np.eye(3))  # type: ignore[type-var]  # wrong on purpose
 
     def test_numpy_labels_find_python_weights(self) -> None:
