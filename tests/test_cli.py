@@ -497,7 +497,7 @@ def test_a_preview_shows_one_s_own_images_and_keys(tlkit_command: CommandLine) -
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["vgg16", "--preview", "."], 2, "'vgg16' is none"),
+        (["vgg16", "--preview", "."], 2, "'vgg16' is not one"),
         (["afine", "--preview", "."], 6, "did you mean 'affine'?"),
         (["affine", "--preview", ".", "--set", "rotation=1"], 3, "rotation: unknown key"),
         (["affine", "--preview", ".", "--image", "none.png"], 4, "none.png: "),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.config.structure import structure
-from tlkit.config.sweep import Seeds, SweepTable, expressions, flat, grid, inline
+from tlkit.config.structure import structure, toml_value
+from tlkit.config.sweep import Seeds, SweepTable, expressions, flat, grid
 from tlkit.system.errors import ConfigError
 
 scalars = st.one_of(
@@ -25,7 +25,7 @@ values = st.recursive(
 
 @given(values)
 def test_a_value_is_read_back_from_its_line(value: Any) -> None:
-    line = f"key = {inline(value)}"
+    line = f"key = {toml_value(value)}"
     assert "\n" not in line
     assert tomllib.loads(line) == {"key": value}
 

@@ -1,4 +1,4 @@
-"""The application: what all commands share, and the exit codes."""
+"""The application: options that commands share, and exit codes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tlkit.system.errors import PartError, RenamedWarning, ResourceError, TlkitE
 from tlkit.system.stdio import tolerate_broken_pipes
 from tlkit.system.text import printable, printable_lines
 
-# What is the disk's fault and not a bug.
-DISK = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS}
+# System errors that are not bugs in tlkit.
+DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS}
 
 app = typer.Typer(
     name="tlkit",
-    help="Compose, run and ship transfer-learning image classifiers from registered parts.",
+    help="Compose, run and export transfer-learning image classifiers built from registered parts.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -38,7 +38,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one key, in TOML: --set fit.epochs=3. Repeatable.",
+        help="Change a key, in TOML syntax: --set fit.epochs=3. Repeatable.",
     ),
 ]
 PluginFiles = Annotated[
@@ -46,7 +46,7 @@ PluginFiles = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE",
-        help="A file with parts that the run was made with, unchanged. Repeatable.",
+        help="A file with parts that the run used, unchanged. Repeatable.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -69,7 +69,7 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Read the options that stand before the command."""
+    """Read the options before the command."""
 
 
 def main() -> NoReturn:
@@ -82,7 +82,7 @@ def main() -> NoReturn:
     except Exception as error:
         from tlkit.parts.plugins import foreign_place
 
-        if isinstance(error, OSError) and error.errno in DISK:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             where = f"{error.filename}: " if error.filename else ""
             _end(error, f"{where}{error.strerror}", ResourceError.exit_code)
         if "--debug" in sys.argv or not (place := foreign_place(error)):
@@ -96,7 +96,7 @@ def main() -> NoReturn:
 
 
 def _end(error: Exception, message: str, code: int) -> NoReturn:
-    if "--debug" in sys.argv:  # typer's own options are gone by now
+    if "--debug" in sys.argv:  # typer's parsed options are gone by now
         traceback.print_exception(error)
     typer.echo(printable_lines(message), err=True)
     sys.exit(code)

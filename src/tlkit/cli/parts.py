@@ -1,4 +1,4 @@
-"""Commands about parts: `layers`, `list`, `info`, `schema`; `init` puts parts together."""
+"""Commands about parts and experiment files: `layers`, `list`, `info`, `init`, `schema`."""
 
 from __future__ import annotations
 
@@ -18,31 +18,29 @@ from tlkit.cli.app import AsJson, Overrides, app
 @app.command()
 def layers(
     backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
-    head: Annotated[
-        str | None, typer.Option(help="A head's name, to number its layers too.")
-    ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="How many classes the head tells apart.")] = 2,
+    head: Annotated[str | None, typer.Option(help="A head's name; numbers its layers too.")] = None,
+    classes: Annotated[int, typer.Option(min=2, help="The number of classes.")] = 2,
     image_size: Annotated[int | None, typer.Option(help="Height and width, in pixels.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Print the numbered layers of a backbone, with a head if one is named.
+    """Print the numbered layers of a backbone, and of a head if one is given.
 
-    --set gives the backbone's own keys: tlkit layers keras_hub --set 'preset="resnet_50_imagenet"'.
+    --set changes the backbone's keys: tlkit layers keras_hub --set 'preset="resnet_50_imagenet"'.
     """
     from tlkit.config.structure import structure
     from tlkit.config.toml import apply_overrides
     from tlkit.train.plan import model_layers
 
-    settings: dict[str, Any] = {"weights": "none"}  # the layers do not depend on them
+    settings: dict[str, Any] = {"weights": "none"}  # the layers do not depend on weights
     settings |= {} if image_size is None else {"image_size": image_size}
     apply_overrides(settings, overrides or [])
-    below: tlkit.Backbone = structure(
+    base: tlkit.Backbone = structure(
         tlkit.registries.backbones.get(backbone), settings, source=backbone
     )
-    table = below.layers()
+    table = base.layers()
     if head is not None:
-        above: tlkit.Head = tlkit.registries.heads.get(head)()
-        table = model_layers(below, above, classes)
+        top: tlkit.Head = tlkit.registries.heads.get(head)()
+        table = model_layers(base, top, classes)
     typer.echo(table)
     typer.echo(f"{table.params:,} parameters")
 
@@ -55,7 +53,7 @@ def list_parts(
     pattern: Annotated[str, typer.Argument(help="A name or glob.")] = "*",
     as_json: AsJson = False,
 ) -> None:
-    """List the registered parts; imports no package but tlkit."""
+    """List the registered parts; imports no other package."""
     from fnmatch import fnmatchcase
 
     from tlkit.system.text import suggest
@@ -64,24 +62,24 @@ def list_parts(
     if kind is not None and kind not in kinds:
         message = f"no kind named {kind!r}{suggest(kind, kinds)}"
         raise typer.BadParameter(message, param_hint="KIND")
-    found = [
+    parts = [
         {"kind": name, **attrs.asdict(registry.find(part)), **_facts(name, part)}
         for name, registry in kinds.items()
         if kind in {None, name}
         for part in registry.names()
         if fnmatchcase(part, pattern)
     ]
-    if not found:
+    if not parts:
         searched = [part for name in kinds if kind in {None, name} for part in kinds[name].names()]
         what = f"no part matches {pattern!r}{suggest(pattern, dict.fromkeys(searched))}"
         raise tlkit.UnknownPart(f"{kind}: {what}" if kind else what)
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(parts, indent=2))
         return
 
-    for name in dict.fromkeys(part["kind"] for part in found):
-        typer.echo(f"{name}")
-        of_kind = [part for part in found if part["kind"] == name]
+    for name in dict.fromkeys(part["kind"] for part in parts):
+        typer.echo(name)
+        of_kind = [part for part in parts if part["kind"] == name]
         width = max(len(part["name"]) for part in of_kind)
         for part in of_kind:
             summary = part["summary"] or f"from {part['source']}"
@@ -89,7 +87,7 @@ def list_parts(
 
 
 def _size(part: dict[str, Any]) -> str:
-    """Return a backbone's parameters and image size as columns; nothing for other parts."""
+    """Return columns with a backbone's parameters and image size; empty for other parts."""
     if part["kind"] != "backbones":
         return ""
     params, image_size = part["params"], part["image_size"]
@@ -99,18 +97,17 @@ def _size(part: dict[str, Any]) -> str:
 
 
 def _facts(kind: str, name: str) -> dict[str, Any]:
-    """Return what a backbone tells of itself unbuilt; another package's tells nothing."""
+    """Return parameters and image size of a built-in backbone, without building it."""
     from tlkit.config.structure import keys
 
     if kind != "backbones":
         return {}
-    found = tlkit.registries.backbones.find(name)
     unknown = {"params": None, "image_size": None}
-    if found.source != "tlkit":
+    if tlkit.registries.backbones.find(name).source != "tlkit":
         return unknown
     cls = tlkit.registries.backbones.get(name)
     if any(key.default is attrs.NOTHING and key.name != "weights" for key in keys(cls)):
-        return unknown  # it is made of its keys
+        return unknown  # they depend on its keys
     backbone = cls(weights="none")  # some have no default for it
     return {"params": backbone.params, "image_size": backbone.image_size}
 
@@ -120,7 +117,7 @@ def info(
     name: Annotated[str, typer.Argument(help="The name of a part.")],
     preview: Annotated[
         Path | None,
-        typer.Option(help="Write NAME.png here: what an augmentation draws.", metavar="DIR"),
+        typer.Option(help="Write NAME.png to DIR: samples of an augmentation.", metavar="DIR"),
     ] = None,
     image: Annotated[
         list[Path] | None,
@@ -131,25 +128,26 @@ def info(
     image_px: Annotated[int, typer.Option(min=32, help="Side of each picture, in pixels.")] = 224,
     overrides: Overrides = None,
 ) -> None:
-    """Show what a part is, where it comes from and which keys it has, or what it draws."""
+    """Describe a part: what it does, where it comes from, its keys; or preview an augmentation."""
     if preview is not None:
         _preview(name, preview, image or [], image_px, overrides or [])
         return
     if image or overrides:
-        raise typer.BadParameter("is missing; the other options are its", param_hint="--preview")
+        raise typer.BadParameter(
+            "is missing; the other options only apply to it", param_hint="--preview"
+        )
     import inspect
 
     from tlkit.config.schema import describe_keys
     from tlkit.system.text import suggest
 
     kinds = dict(tlkit.registries.items())
-    found = [(kind, registry) for kind, registry in kinds.items() if name in registry.names()]
-    if not found:
+    matches = [(kind, registry) for kind, registry in kinds.items() if name in registry.names()]
+    if not matches:
         known = sorted({part for registry in kinds.values() for part in registry.names()})
         raise tlkit.UnknownPart(f"no part named {name!r}{suggest(name, known)}")
-    for kind, registry in found:
-        part = registry.get(name)
-        where = registry.find(name)
+    for kind, registry in matches:
+        part, where = registry.get(name), registry.find(name)
         typer.echo(f"{kind}: {name}\n{where.target} ({where.source} {where.file})\n")
         typer.echo((inspect.getdoc(part) or "").partition("\nAttributes:")[0])
         typer.echo("keys")
@@ -169,7 +167,7 @@ def _preview(
         raise typer.BadParameter(f"{path} exists; nothing is overwritten", param_hint="--preview")
     others = {part for _, registry in tlkit.registries.items() for part in registry.names()}
     if name in others.difference(tlkit.registries.augmentations.names()):
-        message = f"shows what augmentations draw, and {name!r} is none"
+        message = f"shows augmentations only, and {name!r} is not one"
         raise typer.BadParameter(message, param_hint="--preview")
     table: dict[str, Any] = {}
     apply_overrides(table, overrides)
@@ -202,7 +200,7 @@ def init(
         "experiment.toml"
     ),
 ) -> None:
-    """Write a commented experiment file to begin with."""
+    """Write a commented experiment file to start from."""
     from tlkit.config.starter import write_starter
 
     write_starter(data, out)
@@ -213,7 +211,7 @@ def init(
 def schema(
     file: Annotated[
         Path | None,
-        typer.Argument(help="An experiment whose own parts are to be in it.", metavar="[FILE]"),
+        typer.Argument(help="An experiment file whose own parts to include.", metavar="[FILE]"),
     ] = None,
 ) -> None:
     """Print a JSON schema of experiment files, for editors; imports every installed part."""
@@ -221,7 +219,7 @@ def schema(
     from tlkit.config.toml import own_parts
 
     with own_parts(file) if file else contextlib.nullcontext():
-        found, broken = json_schema()
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        contents, broken = json_schema()
+    typer.echo(json.dumps(contents, indent=2, ensure_ascii=False))
     for note in broken:
         typer.echo(f"note: left out: {note}", err=True)

@@ -1,1 +1,1 @@
-"""From a TOML file to an `Experiment`, strictly, with every problem at once."""
+"""Experiment files: from TOML to a typed `Experiment`, strictly, with every problem at once."""

@@ -1,8 +1,7 @@
-"""The experiment: everything one run needs, as one typed object."""
+"""The experiment: everything that one run needs, as one typed object."""
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -26,38 +25,37 @@ from tlkit.parts.plugins import Plugins
 from tlkit.parts.validators import at_least, between, unless_none
 from tlkit.system.errors import FieldError
 
-log = logging.getLogger(__name__)
-
 
 @frozen(kw_only=True)
 class Fit:
-    """How long and in what portions the network trains, and which epoch's weights are kept.
+    """How long training runs, and which epoch's weights are kept.
 
     Attributes:
-        epochs: How often every training image is seen.
-        batch_size: How many images one step of the optimizer sees.
-        keep: Which weights are the run's: those after the `last` epoch or those of the `best` one,
-            across stages. Both are scored.
-        monitor: What makes an epoch the best: the least `val_loss` or the highest `val_accuracy`,
-            both unweighted; the first of equals.
-        early_stop_patience: End a stage when `monitor` has not got better for this many of its
-            epochs; unset: never. The next stage then begins, with counts of its own.
-        xla: Compile the training step with XLA; unset: in stages that train or pass no
-            convolution. There it halves a step's time on a CPU, elsewhere it only costs its own.
-        winograd: Compute the frozen layers' 3 × 3 convolutions by Winograd's algorithm, which needs
-            a quarter of the multiplications and rounds about as much; unset: if the splits have as
-            many pixels as 128 images of 224 × 224, for compiling takes seconds. Layers that are
-            trained never use it.
-        cache: Keep the frozen layers' features on disk, for later epochs and later runs; changes
-            no result.
-        feature_dtype: How the frozen layers' features are handed on: `float16` takes half the disk
-            and rounds them to 11 bits; a loaded run computes in float32 throughout.
-        mixed_precision: Compute in `bfloat16`, keep weights, loss and probabilities in float32;
-            unset: all in float32.
-        checkpoint_every_s: How often a checkpoint is written, in seconds, so that a killed run can
-            go on from it; 0: after every epoch, as always where one takes more than 268 MB. Ends
-            of stages and interruptions always write one.
-        keep_checkpoints: Keep the last checkpoints when the run is finished.
+        epochs: Number of passes over the training set.
+        batch_size: Images per optimizer step.
+        keep: Which weights to keep: those of the `last` epoch, or of the `best` one across all
+            stages. Both are scored.
+        monitor: What makes an epoch the best: the lowest `val_loss` or the highest
+            `val_accuracy`, both unweighted; of equal epochs the first.
+        early_stop_patience: End a stage when `monitor` has not improved for this many epochs of
+            it; unset: never. The next stage starts counting again.
+        xla: Compile the training step with XLA; unset: only in stages where no convolution is
+            trained or passed. There it halves a step's time on a CPU; elsewhere it only adds
+            compile time.
+        winograd: Compute the frozen layers' 3 × 3 convolutions by Winograd's algorithm, which
+            needs a quarter of the multiplications with similar rounding; unset: only if the splits
+            have at least as many pixels as 128 images of 224 × 224, since compiling takes seconds.
+            Trained layers never use it.
+        cache: Keep the frozen layers' features on disk for later epochs and runs; results do not
+            change.
+        feature_dtype: Type of the frozen layers' features: `float16` takes half the disk and
+            rounds them to 11 bits. A loaded run always computes in float32.
+        mixed_precision: Compute in `bfloat16`; weights, loss and probabilities stay float32.
+            Unset: everything is float32.
+        checkpoint_every_s: Seconds between checkpoints, from which a killed run can resume; 0:
+            after every epoch, which is also the rule for checkpoints above 268 MB. The end of a
+            stage and an interruption always write one.
+        keep_checkpoints: Keep the last checkpoints after the run has finished.
     """
 
     epochs: int = field(default=10, validator=at_least(1))
@@ -79,25 +77,24 @@ class Fit:
 def _check_min_recall(instance: Any, attribute: Any, value: dict[str, float]) -> None:
     if len(value) > 1:
         raise FieldError("min_recall", f"must name one class, got {list(value)}")
-    for name, share in value.items():
-        if not 0 < share <= 1:
-            raise FieldError(f"min_recall.{name}", f"must be above 0 and at most 1, got {share}")
+    for name, recall in value.items():
+        if not 0 < recall <= 1:
+            raise FieldError(f"min_recall.{name}", f"must be above 0 and at most 1, got {recall}")
 
 
 @frozen(kw_only=True)
 class Calibration:
-    """What is learnt from the validation split after training, and applied to every answer.
+    """Temperature scaling and a per-class threshold, both fitted on the validation split.
 
-    The run's metrics and `predictions.csv` are those of the calibrated answers, and so are those
-    of the loaded run.
+    They apply to the run's metrics, to `predictions.csv` and to the loaded run.
 
     Attributes:
-        temperature: Divide the logarithms of the probabilities by the number that makes the log
-            loss on the validation split least, so that of the images with 80 % about 80 % are
-            right. Changes no predicted class (Guo et al. 2017).
-        min_recall: One class and the least share of its validation images that are to be called
-            so, such as `{ "malignant" = 0.95 }`: an image is called this class if its probability
-            reaches the highest threshold that does it, otherwise by the highest of the others.
+        temperature: Divide the log-probabilities by the number that minimizes the log loss on the
+            validation split, so that about 80 % of the images predicted with 80 % are right. The
+            predicted classes do not change (Guo et al. 2017).
+        min_recall: One class and the lowest acceptable recall on its validation images, such as
+            `{ "rare" = 0.95 }`. An image is assigned to this class if its probability reaches the
+            highest threshold with that recall, otherwise to the most probable other class.
     """
 
     temperature: bool = False
@@ -105,19 +102,19 @@ class Calibration:
 
     @property
     def wanted(self) -> bool:
-        """Tell whether anything is to be learnt."""
+        """Tell whether anything is to be fitted."""
         return self.temperature or bool(self.min_recall)
 
 
 @frozen(kw_only=True)
 class Track:
-    """Where a run's figures go besides its folder, as they come. A failure there is only noted.
+    """Trackers that receive a run's metrics while it trains. If one fails, the run continues.
 
     Attributes:
-        tensorboard: Write them for TensorBoard, into `tensorboard` in the run folder.
-        mlflow: Send them to MLflow, with the settings and in the end the run folder; needs
-            `tlkit[mlflow]`. Where to is MLflow's own setting, `MLFLOW_TRACKING_URI`.
-        experiment: MLflow's experiment; unset: called like the experiment's file.
+        tensorboard: Write metrics for TensorBoard, to `tensorboard` in the run folder.
+        mlflow: Send metrics, settings and finally the run folder to MLflow; needs `tlkit[mlflow]`.
+            The environment variable `MLFLOW_TRACKING_URI` sets the server.
+        experiment: Name of the MLflow experiment; unset: the name of the experiment file.
     """
 
     tensorboard: bool = False
@@ -127,15 +124,16 @@ class Track:
 
 @frozen(kw_only=True)
 class PublishedResult:
-    """Somebody's published result, shown beside ours.
+    """A published result to compare with.
 
     Attributes:
         source: Where it was published.
-        confusion: The confusion matrix in counts, rows are the truth, in the order of the classes.
-        accuracy: The accuracy, from 0 to 1; unset: taken from the confusion matrix.
-        precision: Precision by class name; unset: taken from the confusion matrix.
-        recall: Recall by class name; unset: taken from the confusion matrix.
-        same_test: Whether it was obtained on the same test images as this experiment's.
+        confusion: The confusion matrix in counts; rows are true classes, in the order of the
+            classes.
+        accuracy: The accuracy, from 0 to 1; unset: computed from the confusion matrix.
+        precision: Precision by class name; unset: computed from the confusion matrix.
+        recall: Recall by class name; unset: computed from the confusion matrix.
+        same_test: Whether it was measured on the test images of this experiment.
     """
 
     source: str
@@ -151,27 +149,26 @@ class PublishedResult:
             raise FieldError("confusion", f"must be a square of counts, got {rows}")
         if self.confusion is not None and not any(n for row in rows for n in row):
             raise FieldError("confusion", f"must count at least one image, got {rows}")
-        named = [("accuracy", self.accuracy)] if self.accuracy is not None else []
-        shares = [
-            *named,
-            *((f"precision.{name}", share) for name, share in self.precision.items()),
-            *((f"recall.{name}", share) for name, share in self.recall.items()),
-        ]
-        for key, share in shares:
-            if not (math.isfinite(share) and 0 <= share <= 1):
-                raise FieldError(key, f"must be from 0 to 1, got {share!r}")
+        fractions = {
+            "accuracy": 0 if self.accuracy is None else self.accuracy,
+            **{f"precision.{name}": value for name, value in self.precision.items()},
+            **{f"recall.{name}": value for name, value in self.recall.items()},
+        }
+        for key, value in fractions.items():
+            if not (math.isfinite(value) and 0 <= value <= 1):
+                raise FieldError(key, f"must be from 0 to 1, got {value!r}")
 
 
 @frozen(kw_only=True)
 class ModelCard:
-    """What nobody can read from a run's figures; it goes into its `MODEL_CARD.md` and report.
+    """What a run's numbers cannot tell; shown in its report and `MODEL_CARD.md`.
 
     Attributes:
         intended_use: What the model is for, and for whom.
         not_for: What it must not be used for; shown above all results.
-        limits: What is known to go wrong, and what was not looked at.
-        data: Where the images come from, and whom they show.
-        labels: How the true classes were found.
+        limits: What is known to go wrong, and what was not tested.
+        data: Where the images come from, and whom or what they show.
+        labels: How the true classes were determined.
         licence: What the weights may be used for.
         contact: Whom to ask.
     """
@@ -187,11 +184,11 @@ class ModelCard:
 
 @frozen
 class Origin:
-    """Where an experiment was read from.
+    """The file that an experiment was read from.
 
     Attributes:
         path: The TOML file.
-        text: What it said when it was read.
+        text: Its content.
         overrides: The ``--set`` expressions applied to it.
     """
 
@@ -202,27 +199,27 @@ class Origin:
 
 @frozen(kw_only=True)
 class Experiment:
-    """Everything one run needs; nothing is read from anywhere else.
+    """Everything that one run needs.
 
     Attributes:
         schema: The version of this file's layout.
-        seed: What every random draw of the run depends on.
+        seed: The seed of every random draw in the run.
         data: Where images and labels come from.
         backbone: The pretrained network.
         head: The classifier on top of it.
         freeze: Which layers are trained.
         class_weights: How much each class counts.
         augmentation: Random changes of the training images.
-        loss: What training makes small.
-        optimizer: The rule of the steps.
+        loss: What training minimizes.
+        optimizer: The rule that turns gradients into steps.
         schedule: How the learning rate changes.
         fit: Epochs and batches.
-        calibration: What is learnt from the validation split afterwards.
-        track: Where figures go besides the run folder.
-        reference: Published results to show beside ours.
-        card: What its model is for and what not.
-        plugins: Files with the study's own parts.
-        origin: Where it was read from; not a key.
+        calibration: What is fitted on the validation split after training.
+        track: Trackers that receive the run's metrics.
+        reference: Published results to compare with.
+        card: What the model is for and what not.
+        plugins: Files with your own parts.
+        origin: The file it was read from; not a key.
     """
 
     schema: Literal[1] = 1
@@ -251,5 +248,5 @@ class Experiment:
 
     @property
     def base(self) -> Path:
-        """Return the folder that its relative paths are relative to."""
+        """Return the folder that its paths are relative to."""
         return self.origin.path.parent if self.origin else Path()

@@ -1,7 +1,7 @@
-"""A JSON schema of experiment files, from which editors complete, explain and check them.
+"""The keys of a table in words, and a JSON schema of experiment files for editors.
 
-It is made from the same fields, types and docstrings that `structure` reads by. What it refuses,
-`structure` refuses; some mistakes no schema can tell, such as a range past the last layer.
+Both come from the fields, types and docstrings that `structure` uses. What the schema refuses,
+`structure` refuses too; some mistakes no schema can detect, such as a range past the last layer.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ ENTRY = re.compile(r"    (\w+): (.*)")
 
 @frozen
 class Key:
-    """One TOML key.
+    """A TOML key.
 
     Attributes:
         name: Its name.
-        type: What it takes, in words.
-        default: Its default as TOML would show it; empty if it is required or unset.
-        meaning: What the docstring says of it.
+        type: The values that it accepts, in words.
+        default: Its default in TOML; empty if it is required or unset.
+        meaning: Its entry in the docstring.
     """
 
     name: str
@@ -50,9 +50,9 @@ class Key:
 
 def describe_keys(cls: type) -> tuple[Key, ...]:
     """Return the keys of an attrs class in the order of its fields."""
-    said = meanings(cls)
+    meaning = meanings(cls)
     return tuple(
-        Key(field.name, _type(cls, field), _default(field), said.get(field.name, ""))
+        Key(field.name, _type(cls, field), _default(field), meaning.get(field.name, ""))
         for field in keys(cls)
     )
 
@@ -76,18 +76,18 @@ def _default(field: attrs.Attribute[Any]) -> str:
 
 
 def meanings(cls: type) -> dict[str, str]:
-    """Return the entries of the `Attributes` sections of a class and those it extends."""
-    found: dict[str, str] = {}
+    """Return the entries of the `Attributes` sections of a class and its bases."""
+    entries: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         doc = inspect.cleandoc(base.__dict__.get("__doc__") or "")
         section = doc.partition("Attributes:\n")[2].split("\n\n")[0]
         name = ""
         for line in section.splitlines():
             if match := ENTRY.fullmatch(line):
-                name, found[match[1]] = match[1], match[2]
+                name, entries[match[1]] = match[1], match[2]
             elif name:
-                found[name] += " " + line.strip()
-    return found
+                entries[name] += " " + line.strip()
+    return entries
 
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -102,7 +102,7 @@ Schema = dict[str, Any]
 
 
 def json_schema() -> tuple[Schema, tuple[str, ...]]:
-    """Return the schema, and a message for each part that is broken and so not in it."""
+    """Return the schema, and a message for each broken part, which it leaves out."""
     broken: list[str] = []
     kinds = {kind: _kind(registry, broken) for kind, registry in registries.items()}
     record = _record(Experiment)
@@ -119,15 +119,18 @@ def json_schema() -> tuple[Schema, tuple[str, ...]]:
 
 
 def _sweep() -> Schema:
-    """Return the schema of the table `[sweep]`, which `tlkit sweep` alone reads."""
+    """Return the schema of the table `[sweep]`, which only `tlkit sweep` reads."""
     record = _record(SweepTable)
-    several = {"type": "object", "description": "Keys as for --set; a list is several values."}
-    said = {"description": "Many runs: each combination of values with each seed; `tlkit sweep`."}
-    return {**record, **said, "properties": {**record["properties"], "set": several}}
+    settings = {"type": "object", "description": "Keys as for --set; a list is several values."}
+    return {
+        **record,
+        "description": "Many runs: each combination of values with each seed; `tlkit sweep`.",
+        "properties": {**record["properties"], "set": settings},
+    }
 
 
 def _kind(registry: Registry[Any], broken: list[str]) -> Schema:
-    """Return the schema of a table that names a part: one choice a part, told apart by `name`."""
+    """Return the schema of a table that names a part: one choice per part, selected by `name`."""
     default = next(
         field.metadata["default"]
         for field in keys(Experiment)
@@ -137,17 +140,17 @@ def _kind(registry: Registry[Any], broken: list[str]) -> Schema:
     for name in registry.names():
         try:
             choices.append(_part(name, registry.get(name), needs_name=name != default))
-        except Exception as error:  # whatever is wrong with one package, the schema is for all
+        except Exception as error:  # one broken package must not take the schema away
             if registry.find(name).source == "tlkit":
                 raise
             part = f"{registry.kind} {name!r}: "
             broken.append(part + str(error).removeprefix(part))
     named = {
         "enum": [choice["properties"]["name"]["const"] for choice in choices],
-        "description": f"Which {registry.kind}; `tlkit list` tells of each.",
+        "description": f"Which {registry.kind}; `tlkit list` lists them.",
         **({"default": default} if default else {}),
     }
-    # `enum` beside the choices: a wrong name is then one short complaint and not one a choice.
+    # With `enum`, a wrong name is one short error instead of one per choice.
     return {"type": "object", "properties": {"name": named}, "oneOf": choices}
 
 
@@ -164,13 +167,13 @@ def _summary(cls: type) -> str:
 
 def _record(cls: type) -> Schema:
     """Return the schema of a table with the keys of an attrs class."""
-    said = {key.name: key.meaning for key in describe_keys(cls)}
+    meaning = {key.name: key.meaning for key in describe_keys(cls)}
     return {
         "type": "object",
         "properties": {
             name: schema
             for field in keys(cls)
-            for name, schema in _named(field, _key(cls, field, said[field.name]))
+            for name, schema in _named(field, _key(cls, field, meaning[field.name]))
         },
         "required": [field.name for field in keys(cls) if _is_required(field)],
         "additionalProperties": False,
@@ -178,7 +181,7 @@ def _record(cls: type) -> Schema:
 
 
 def _named(field: Attribute[Any], schema: Schema) -> Iterator[tuple[str, Schema]]:
-    """Yield the schema of a key under its name, and as deprecated under the one it had."""
+    """Yield the schema of a key under its name, and as deprecated under its old name."""
     yield field.name, schema
     if old := old_name(field):
         rule = {key: value for key, value in schema.items() if key != "default"}
@@ -192,18 +195,18 @@ def _is_required(field: Attribute[Any]) -> bool:
 
 
 def _key(cls: type, field: Attribute[Any], meaning: str) -> Schema:
-    said: Schema = {"description": meaning} if meaning else {}
+    notes: Schema = {"description": meaning} if meaning else {}
     if registry := field.metadata.get("registry"):
         kind = next(kind for kind, known in registries.items() if known is registry)
         default = field.metadata["default"]
-        said |= {"default": {"name": default}} if default else {}
-        return {"$ref": f"#/$defs/{kind}", **said}
-    found = _value(hints(cls)[field.name])
+        notes |= {"default": {"name": default}} if default else {}
+        return {"$ref": f"#/$defs/{kind}", **notes}
+    schema = _value(hints(cls)[field.name])
     rule = schema_of(field.validator)
-    if "type" in found:  # in a union it would be a rule for every member
-        items = {**found.get("items", {}), **rule.get("items", {})}
-        found |= {**rule, **({"items": items} if items else {})}
-    return {**found, **said, **_schema_default(field)}
+    if "type" in schema:  # in a union the rule would apply to every member
+        items = {**schema.get("items", {}), **rule.get("items", {})}
+        schema |= {**rule, **({"items": items} if items else {})}
+    return {**schema, **notes, **_schema_default(field)}
 
 
 def _schema_default(field: Attribute[Any]) -> Schema:
@@ -214,7 +217,7 @@ def _schema_default(field: Attribute[Any]) -> Schema:
 
 
 def _value(hint: Any) -> Schema:
-    """Return the schema of the values that `structure` takes for a type."""
+    """Return the schema of the values that `structure` accepts for a type."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in {typing.Union, types.UnionType}:
         members = [_value(member) for member in inner if member is not type(None)]

@@ -1,9 +1,9 @@
-"""From plain tables to attrs objects and back, strictly.
+"""Convert plain tables to attrs objects and back, strictly.
 
-No value is converted but int to float; unknown keys are errors; every problem is found in one pass
-and carries its key path. Fields may have the types `bool`, `int`, `float`, `str`, `Path`,
-`Literal`, `tuple[T, ...]`, `dict[str, T]`, unions, attrs classes, classes with `parse(str)`, and
-parts, whose registry stands in the field's metadata (see `part`).
+Only int is converted, to float. Unknown keys are errors. One pass finds every problem, each with
+its key path. Fields may have the types `bool`, `int`, `float`, `str`, `Path`, `Literal`,
+`tuple[T, ...]`, `dict[str, T]`, unions, attrs classes, classes with `parse(str)`, and parts (see
+`part`). A field with metadata `formerly="old_name"` is also read under that name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tlkit.system.text import nearest, suggest
 
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string",
          Path: "a path"}  # fmt: skip
-MANY = 12  # choices that are not all told
+MANY = 12  # more choices than this are not all listed
 TYPES = "bool, int, float, str, Path, Literal, tuple[T, ...], dict[str, T], a union, an attrs class"
 
 
@@ -38,8 +38,8 @@ def part(registry: Registry[Any], default: str | None = None) -> Any:
     """Return an attrs field that holds a part of `registry`.
 
     Args:
-        registry: Where the table's `name` is looked up.
-        default: The part used when the table, or its `name`, is left out; None: it is required.
+        registry: The registry that the table's `name` refers to.
+        default: The part to use if the table or its `name` is missing; None: it is required.
     """
     metadata = {"registry": registry, "default": default}
     if default is None:
@@ -48,7 +48,7 @@ def part(registry: Registry[Any], default: str | None = None) -> Any:
 
 
 def is_key(field: Attribute[Any]) -> bool:
-    """Tell whether a field is a TOML key; a record may also hold what is none."""
+    """Tell whether a field is a TOML key; metadata `key=False` marks one that is not."""
     return bool(field.metadata.get("key", True))
 
 
@@ -93,19 +93,19 @@ def hints(cls: type) -> dict[str, Any]:
     """Return the resolved type of every field of an attrs class.
 
     Raises:
-        PartError: If a type is a name that means nothing, or none that a key can have.
+        PartError: If a type is unknown, or not one that a key can have.
     """
     try:
-        found = typing.get_type_hints(cls)
-    except Exception as error:  # a type in quotes is code of the part's author
+        types_of = typing.get_type_hints(cls)
+    except Exception as error:  # a type in quotes is code by the part's author
         raise PartError(f"{cls.__qualname__}: {error}; its keys' types must be known") from error
     for field in keys(cls):
-        if "registry" not in field.metadata and not _is_known(found[field.name]):
+        if "registry" not in field.metadata and not _is_known(types_of[field.name]):
             raise PartError(
                 f"{cls.__qualname__}: the key {field.name} cannot have the type "
-                f"{_shown(found[field.name])}; what a key may have: {TYPES}"
+                f"{_shown(types_of[field.name])}; what a key may have: {TYPES}"
             )
-    return found
+    return types_of
 
 
 def _is_known(hint: Any) -> bool:
@@ -126,7 +126,7 @@ def _shown(hint: Any) -> str:
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Tell whether a value has the outer form of a type."""
+    """Tell whether a value has the outer form of a type; what is inside may still be wrong."""
     origin = get_origin(hint)
     if origin is Literal:
         return any(value == c and type(value) is type(c) for c in get_args(hint))
@@ -146,7 +146,7 @@ def fits(hint: Any, value: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """Return what a type takes, in words."""
+    """Return a description of the values that a type accepts."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in {typing.Union, types.UnionType}:
         return " or ".join(describe(member) for member in inner if member is not type(None))
@@ -154,15 +154,15 @@ def describe(hint: Any) -> str:
         more = f" or another of {len(inner)}" if len(inner) > MANY else ""
         return " or ".join(map(repr, inner[:2] if more else inner)) + more
     if origin is tuple:
-        one = NAMES.get(inner[0])
-        return f"a list of {one.split()[-1]}s" if one else f"a list, each {describe(inner[0])}"
+        name = NAMES.get(inner[0])
+        return f"a list of {name.split()[-1]}s" if name else f"a list, each {describe(inner[0])}"
     if origin is dict or attrs.has(hint):
         return "a string" if hasattr(hint, "parse") else "a table"
     return NAMES.get(hint, str(hint))
 
 
 T = TypeVar("T")
-BARE = re.compile(r"[\w-]+")  # keys that TOML needs no quotes for, and letters of any script
+BARE = re.compile(r"[\w-]+")  # keys without quotes: those TOML allows, and letters of any script
 
 
 def structure(
@@ -198,7 +198,7 @@ def structure(
 
 
 class _Reader:
-    """One pass over one table; collects problems and goes on."""
+    """One pass over a table, which collects problems and continues."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -263,7 +263,7 @@ class _Reader:
 
     def part(self, field: Attribute[Any], table: Any, path: str) -> Any:
         registry, default = field.metadata["registry"], field.metadata["default"]
-        if isinstance(table, registry.base):  # made in Python; no TOML gives one
+        if isinstance(table, registry.base):  # made in Python, not read from TOML
             return table
         if table is NOTHING:
             if default is not None:
@@ -319,7 +319,7 @@ class _Reader:
     def path(self, value: str, path: str) -> Any:
         if not value:
             return self.wrong(path, "is empty")
-        if not value.startswith("~"):  # `Path` forgets the dot of ./~name, which is no home
+        if not value.startswith("~"):  # `Path` drops the dot of ./~name
             return self.base / value
         try:
             return Path(value).expanduser()
@@ -339,11 +339,11 @@ class _Reader:
         if any(value == choice and type(value) is type(choice) for choice in choices):
             return value
         near = nearest(value, map(str, choices)) if isinstance(value, str) else ""
-        near = "" if value in map(str, choices) else near  # "1" for 1: only the type is wrong
+        near = "" if value in map(str, choices) else near  # "1" for 1: the type is wrong
         return self.wrong(path, f"expected {describe(Literal[choices])}, got {shown(value)}{near}")
 
     def union(self, members: tuple[Any, ...], value: Any, path: str) -> Any:
-        """Read the first member whose form the value has; TOML's types tell them apart."""
+        """Read a value as the first member that it fits; TOML's types distinguish them."""
         for member in members:
             if fits(member, value):
                 return self.value(member, value, path)
@@ -370,13 +370,13 @@ def unstructure(
     registry: Registry[Any] | None = None,
     words: frozenset[str] = frozenset(),
 ) -> Any:
-    """Return plain JSON values from which `structure` makes an equal object, paths normalised.
+    """Return plain JSON values from which `structure` makes an equal object, paths normalized.
 
     Args:
         value: An attrs object, or any value a field may have.
-        base: The folder that paths are written relative to; unset: the working directory.
-        registry: The registry in which the object's class has its name, if it is a part.
-        words: What a path must not be written as, since it would be read as that word.
+        base: The folder to make paths relative to; unset: the working directory.
+        registry: The registry of the object's class, if it is a part.
+        words: Words that a path must not be confused with; such a path starts with `./`.
 
     Raises:
         PartError: If a part's class is not registered.
@@ -392,7 +392,7 @@ def unstructure(
         return [unstructure(inner, base=base, words=words) for inner in value]
     if hasattr(value, "parse"):
         return str(value)
-    if hasattr(value, "record"):  # it holds what no table can say, and tells what stands for it
+    if hasattr(value, "record"):  # made in Python: it knows its own table
         return value.record()
     cls: Any = type(value)
     table = {} if registry is None else {"name": registry.name_of(cls)}
@@ -409,7 +409,31 @@ def unstructure(
 
 
 def _words(hint: Any) -> frozenset[str]:
-    """Return the strings that a type's literals take."""
+    """Return the strings among a type's literals."""
     if get_origin(hint) is Literal:
         return frozenset(map(str, get_args(hint)))
     return frozenset[str]().union(*map(_words, get_args(hint)))
+
+
+def toml_value(value: Any) -> str:
+    """Return a value as TOML on one line.
+
+    >>> toml_value({"name": "fixed", "weights": {"rare-one": 12.0}}), toml_value([True, 2e-05])
+    ('{name = "fixed", weights = {rare-one = 12.0}}', '[true, 2e-05]')
+    """
+    if isinstance(value, Mapping):
+        pairs = (
+            f"{key if BARE.fullmatch(key) and key.isascii() else toml_value(key)} = "
+            f"{toml_value(inner)}"
+            for key, inner in value.items()
+        )
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, str):  # JSON and TOML strings differ only in the DEL character
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return str(value)  # dates, which no key accepts: reading the experiment refuses them

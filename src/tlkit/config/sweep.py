@@ -1,18 +1,17 @@
-"""The table `[sweep]`: which runs a sweep has, each a file with `--set` expressions."""
+"""The table `[sweep]`: the runs of a sweep, each a file with `--set` expressions."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
 
-from tlkit.config.structure import BARE
+from tlkit.config.structure import BARE, toml_value
 from tlkit.system.errors import FieldError
 
 RANGE = re.compile(r"(\d+)(?:\s*(?:-|–|\.\.)\s*(\d+))?")
@@ -21,7 +20,7 @@ MOST_RUNS = 10_000
 
 @frozen
 class Seeds:
-    """Seeds, each once: ``0-4`` (or ``0..4``) is 0, 1, 2, 3, 4; commas join.
+    """Distinct seeds, written as ``0-4`` or ``0..4`` for 0, 1, 2, 3, 4; commas separate.
 
     >>> Seeds.parse("0..2, 7").values
     (0, 1, 2, 7)
@@ -33,12 +32,12 @@ class Seeds:
 
     @classmethod
     def parse(cls, text: str) -> Seeds:
-        """Read what a person writes.
+        """Parse text such as ``0-4,7``.
 
         Raises:
-            ValueError: If it is something else.
+            ValueError: If the text has another form.
         """
-        found: list[int] = []
+        seeds: list[int] = []
         for piece in text.split(","):
             match = RANGE.fullmatch(piece.strip())
             if not match:
@@ -46,10 +45,10 @@ class Seeds:
             first, last = int(match[1]), int(match[2] or match[1])
             if not first <= last < 2**31 or last - first >= MOST_RUNS:
                 raise ValueError(f"seeds rise and are below 2³¹, got {text!r}")
-            found += range(first, last + 1)
-        if len(set(found)) != len(found):
+            seeds += range(first, last + 1)
+        if len(set(seeds)) != len(seeds):
             raise ValueError(f"each seed once, got {text!r}")
-        return cls(tuple(found))
+        return cls(tuple(seeds))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.values))
@@ -64,14 +63,13 @@ def _check_seeds(instance: Any, attribute: Any, value: Any) -> None:
 
 @frozen(kw_only=True)
 class SweepTable:
-    """What `tlkit sweep` reads of a file, and nothing else does.
+    """The table `[sweep]`, which only `tlkit sweep` reads.
 
-    Beside these keys stands the table `[sweep.set]`: keys as for `--set`, with several values as a
-    list.
+    It also has a table `[sweep.set]`: keys as for `--set`, several values as a list.
 
     Attributes:
-        seeds: The seeds that every setting is run with: a list, or a range such as "0-4"; unset:
-            the experiment's own.
+        seeds: The seeds to run every setting with: a list, or a range such as "0-4"; unset: the
+            experiment's own.
         files: Experiment files; unset: the rest of this file is the experiment.
     """
 
@@ -94,7 +92,7 @@ def flat(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def grid(swept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every combination of the values of keys; a list is several values.
+    """Return every combination of values; a list means several values.
 
     >>> grid({"a": [1, 2], "b": 3})
     [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
@@ -104,28 +102,5 @@ def grid(swept: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def expressions(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return settings as `--set` takes them."""
-    return tuple(f"{key}={inline(value)}" for key, value in settings.items())
-
-
-def inline(value: Any) -> str:
-    """Return a value as TOML on one line.
-
-    >>> inline({"name": "fixed", "weights": {"rare-one": 12.0}}), inline([True, 2e-05])
-    ('{name = "fixed", weights = {rare-one = 12.0}}', '[true, 2e-05]')
-    """
-    if isinstance(value, Mapping):
-        pairs = (
-            f"{key if BARE.fullmatch(key) and key.isascii() else inline(key)} = {inline(inner)}"
-            for key, inner in value.items()
-        )
-        return "{" + ", ".join(pairs) + "}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(map(inline, value)) + "]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    return str(value)  # dates, which no key takes: the experiment's own check refuses them
+    """Return settings as `--set` expressions."""
+    return tuple(f"{key}={toml_value(value)}" for key, value in settings.items())

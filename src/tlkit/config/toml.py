@@ -1,4 +1,4 @@
-"""An experiment file, or a dict like one, becoming an experiment."""
+"""Read an experiment file, or a dict with the same keys, as an `Experiment`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from tlkit.config.structure import new_paths, structure
 from tlkit.parts.plugins import PluginFile, Plugins, active, read_plugins
 from tlkit.system.errors import ConfigError, Problem
 
-MAX_BYTES = 1 << 20  # an experiment file is a page; what is larger is something else
-# The time that tomllib takes for a dotted key grows with the square of its parts: 39 s for 50,000.
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 1 << 20  # experiment files are a page long; anything larger is something else
+# tomllib takes time quadratic in the parts of a dotted key: 39 s for 50,000 parts.
 ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
@@ -26,7 +28,7 @@ def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str
     """Return an experiment file's text and its table with the overrides applied.
 
     Raises:
-        ConfigError: If it is not TOML, or an override is wrong.
+        ConfigError: If the file is not TOML, or an override is wrong.
     """
     text = _read(path)
     if endless := ENDLESS_KEY.search(text):
@@ -59,7 +61,7 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
     """Apply ``a.b=value`` expressions to a table, in place.
 
     Raises:
-        ConfigError: If an expression is not one TOML assignment, or two set the same key.
+        ConfigError: If an expression is not a single TOML assignment, or two set the same key.
     """
     if isinstance(overrides, str | Mapping):
         message = f"must be a list such as ['fit.epochs=3'], got {overrides!r}"
@@ -93,10 +95,10 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Return the key, as it was written, and the value of one ``a.b=value`` expression.
+    """Return the key, as written, and the value of an ``a.b=value`` expression.
 
     Raises:
-        ConfigError: If it is not one TOML assignment.
+        ConfigError: If it is not a single TOML assignment.
     """
     keys, value = _assignment(text)
     if not keys:
@@ -105,7 +107,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def _key_text(text: str) -> str:
-    """Return what stands before the equals sign that ends the key; a quoted key may hold others.
+    """Return the text before the equals sign that ends the key; a quoted key may contain others.
 
     >>> _key_text('weights."a=b" = 1')
     'weights."a=b" '
@@ -118,7 +120,7 @@ def _key_text(text: str) -> str:
 
 
 def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
-    """Return the key path and value of one assignment; no path and a message if it is none."""
+    """Return the key path and value of an assignment, or an empty path and an error message."""
     key_text = _key_text(text)
     try:
         parsed: Any = tomllib.loads(text)
@@ -128,7 +130,7 @@ def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
             (),
             "expected key=value in TOML, with strings in quotes: --set 'head.name=\"pooled\"'",
         )
-    if key_text.lstrip().startswith("["):  # a table's head before the key
+    if key_text.lstrip().startswith("["):  # a table header before the key
         return (), "expected exactly one key=value"
     keys: list[str] = []
     while isinstance(marked, Mapping):
@@ -140,29 +142,25 @@ def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
     return tuple(keys), parsed
 
 
-log = logging.getLogger(__name__)
-
-
 def load_experiment(
     path: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
     *,
     in_sweep: bool = False,
 ) -> Experiment:
-    """Read an experiment file, or a table with the same keys.
+    """Read an experiment file, or a dict with the same keys.
 
-    The files it lists under `[plugins] modules` are imported, once the whole file is known to be
-    TOML.
+    The files listed under `[plugins] modules` are imported once the file is known to be valid TOML.
 
     Args:
-        path: A TOML file, in which paths are relative to its folder; or a dict like one, in which
-            they are relative to the working directory and a part may stand in place of its table.
-        overrides: Expressions ``a.b=value`` in TOML syntax, applied to the table before it is
-            checked. A table as value replaces the whole table.
-        in_sweep: Say nothing of a table `[sweep]`, which is not the experiment's.
+        path: A TOML file, with paths relative to its folder; or a dict, with paths relative to the
+            working directory, in which a part may take the place of its table.
+        overrides: Expressions ``a.b=value`` in TOML syntax, applied before the table is checked. A
+            table as value replaces the whole table.
+        in_sweep: Ignore the table `[sweep]` silently.
 
     Raises:
-        ConfigError: If the file cannot be read or is wrong, with every problem there is.
+        ConfigError: If the file cannot be read or is wrong, with every problem in it.
         PartError: If a part's package or file is broken.
     """
     if isinstance(path, Mapping):
@@ -180,14 +178,14 @@ def load_experiment(
 def as_experiment(
     given: Experiment | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> Experiment:
-    """Return an experiment, whichever way it was given.
+    """Return an experiment, loading it unless it is one already.
 
     Args:
         given: An experiment, the path of its TOML file, or a dict with the same keys.
         overrides: See `load_experiment`.
 
     Raises:
-        ConfigError: See `load_experiment`, or if a finished experiment would be changed.
+        ConfigError: See `load_experiment`, or if there are overrides for an `Experiment` object.
         PartError: See `load_experiment`.
     """
     if not isinstance(given, Experiment):
@@ -199,10 +197,10 @@ def as_experiment(
 
 
 def _take_out_sweep(path: Path, table: dict[str, Any], in_sweep: bool) -> None:
-    """Take `[sweep]` out of a table: what is left is one run.
+    """Remove `[sweep]` from a table, which leaves a single run.
 
     Raises:
-        ConfigError: If nothing is left, since the sweep lists other files.
+        ConfigError: If the sweep lists other files, so that nothing is left.
     """
     sweep = table.pop("sweep", None)
     if isinstance(sweep, Mapping) and "files" in sweep:
@@ -222,7 +220,7 @@ def _from_table(given: Mapping[str, Any], overrides: Sequence[str]) -> Experimen
 
 
 def _copied(value: Any) -> Any:
-    """Return tables as dicts of their own; anything else is left as it is."""
+    """Return a deep copy of tables; other values are shared."""
     if isinstance(value, Mapping):
         return {key: _copied(inner) for key, inner in value.items()}
     return value
@@ -230,10 +228,10 @@ def _copied(value: Any) -> Any:
 
 @contextmanager
 def own_parts(path: str | Path) -> Iterator[None]:
-    """Register the parts of an experiment's own files while the body runs.
+    """Register the parts in an experiment's plugin files while the body runs.
 
     Raises:
-        ConfigError: If the file is not TOML, or what it lists cannot be read.
+        ConfigError: If the file is not TOML, or a plugin file cannot be read.
         PartError: If a file is broken.
     """
     _, table = read_table(Path(path))
@@ -242,7 +240,7 @@ def own_parts(path: str | Path) -> Iterator[None]:
 
 
 def _own_files(path: Path, table: Mapping[str, Any]) -> tuple[Plugins, tuple[PluginFile, ...]]:
-    """Return what an experiment lists under `plugins` and the files, nothing of them run."""
+    """Return the table `plugins` and the files that it lists, without running them."""
     only = {key: table[key] for key in table.keys() & {"plugins"}}
     listed = structure(_Listed, only, base=path.parent, source=str(path)).plugins
     return listed, read_plugins(listed, path.parent, str(path))
@@ -250,6 +248,6 @@ def _own_files(path: Path, table: Mapping[str, Any]) -> tuple[Plugins, tuple[Plu
 
 @frozen(kw_only=True)
 class _Listed:
-    """What of an experiment is read before the rest."""
+    """The part of an experiment that is read before the rest."""
 
     plugins: Plugins = field(factory=Plugins)

@@ -157,7 +157,13 @@ class Sweep:
 
     @classmethod
     def of(cls, folder: Path, trials: Trials, outcomes: Sequence[Outcome]) -> Sweep:
-        """Return the sweep with these outcomes, summarized."""
+        """Return the sweep with these outcomes, summarized.
+
+        Args:
+            folder: The sweep's folder.
+            trials: Its trials.
+            outcomes: The outcome of each trial.
+        """
         return cls(
             folder=folder,
             trials=trials,

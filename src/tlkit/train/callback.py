@@ -87,7 +87,13 @@ class Callback:
         """There is something the user should know."""
 
     def on_features_progress(self, split: str, done: int, count: int) -> None:
-        """The frozen layers have processed `done` of the split's `count` images."""
+        """The frozen layers have processed more of a split's images.
+
+        Args:
+            split: The split.
+            done: The number of images processed so far.
+            count: The number of images in the split.
+        """
 
     def on_stage_begin(self, number: int, planned: PlannedStage) -> None:
         """A stage is about to begin; stages are numbered from 1."""

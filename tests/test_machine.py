@@ -76,7 +76,7 @@ def test_an_engine_that_does_not_start_is_a_problem(monkeypatch: pytest.MonkeyPa
     def broken() -> None:
         raise ImportError("libtensorflow is not there\nand so on")
 
-    monkeypatch.setattr("tlkit.cli.machine.prepare", broken)
+    monkeypatch.setattr("tlkit.cli.machine.start_keras", broken)
     said = CliRunner().invoke(app, ["doctor"])
     assert isinstance(said.exception, ResourceError)
     assert said.exception.exit_code == 8
