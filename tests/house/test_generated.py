@@ -57,8 +57,7 @@ def test_the_page_of_the_experiment_has_every_table_and_key() -> None:
 
 def test_a_key_has_its_type_default_rule_and_meaning() -> None:
     assert (
-        "\n| `batch_size` | an integer | `32` | at least 1 | "
-        "How many images one step of the optimizer sees. |\n"
+        "\n| `batch_size` | an integer | `32` | at least 1 | Images per optimizer step. |\n"
     ) in PAGES["reference/experiment.md"]
     assert "| `train` | a string | required |" in PAGES["reference/freezes.md"]
 
