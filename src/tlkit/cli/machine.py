@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import typer
 from attrs import frozen
-from packaging.requirements import Requirement
 
 import tlkit
 from tlkit.cli.app import AsJson, app
@@ -26,6 +25,8 @@ from tlkit.system.errors import ResourceError, TlkitError
 from tlkit.system.keras import processor, start_keras
 
 if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
     from tlkit.weights.sources import RemoteFile
 
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of frozen layers' features.")
@@ -90,6 +91,8 @@ def _package(topic: str, requirement: Requirement, if_missing: State) -> Finding
 
 def _requirements(extra: str) -> list[Requirement]:
     """Return the packages that an extra requires, or tlkit itself if `extra` is empty."""
+    from packaging.requirements import Requirement
+
     requirements = map(Requirement, importlib.metadata.requires("tlkit") or ())
     return [
         requirement

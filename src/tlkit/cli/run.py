@@ -15,9 +15,6 @@ import typer
 import tlkit
 from tlkit.cli.app import AsJson, ExperimentFile, Overrides, PluginFiles, app
 from tlkit.reports import console
-from tlkit.reports.caveats import caveats
-from tlkit.runfolder.folder import RunFolder
-from tlkit.runfolder.record import read_run
 from tlkit.system.signals import raise_on_signal
 from tlkit.system.text import json_text, printable, shell_quoted
 from tlkit.train.callback import Callback
@@ -97,6 +94,9 @@ def _show(run: tlkit.Run, as_json: bool) -> None:
         typer.echo(json_text(head | run.kept.as_json()))
         return
     from tlkit.metrics.published import cited_figures, figures, remarks  # needs NumPy
+    from tlkit.reports.caveats import caveats  # with all parts: `--help` stays quick without
+    from tlkit.runfolder.folder import RunFolder
+    from tlkit.runfolder.record import read_run
 
     typer.echo(console.scores_text(run.plan.evaluated_on, run.result))
     typer.echo(f"\n{kept_text(run)}")
