@@ -1,14 +1,13 @@
-"""What mkdocs generates from the code: tables of parts and keys, the command line, the changelog.
+"""The MkDocs hook that generates tables of parts and keys, the command line and the changelog.
 
-A hook of mkdocs (see `hooks` in mkdocs.yml). Keys, types, defaults, rules and meanings come from
-the parts' fields and docstrings, commands from typer: nothing is said twice. In any page a line
-such as these is replaced:
+Keys, types, defaults, rules and meanings come from the parts' fields and docstrings, commands from
+Typer, so nothing is written twice. These lines are replaced in any page:
 
     <!-- tables -->              the tables of an experiment file that name a part
     <!-- parts: heads -->        the parts of a kind
     <!-- keys: heads.pooled -->  the keys of a part
-    <!-- keys: heads -->         the keys of all its parts but those that have a mark of their own
-    <!-- keys: experiment -->    the keys of an experiment file that are no part's
+    <!-- keys: heads -->         the keys of all parts of a kind, except those with their own mark
+    <!-- keys: experiment -->    the keys of an experiment file that belong to no part
     <!-- keys: fit -->           the keys of one of its other tables
 """
 
@@ -41,19 +40,19 @@ TABLES = {field.metadata["registry"].kind: field.name for field in keys(Experime
           if "registry" in field.metadata}  # fmt: skip
 KINDS: dict[str, Registry[Any]] = dict(registries.items())
 MARK = re.compile(r"^<!-- (?P<word>tables|parts|keys)(?:: (?P<of>[\w.]+))? -->$", re.MULTILINE)
-SHOWN = 9  # parts that are named in a line, before the rest is only counted
-RULES = {  # what stands in a JSON schema, in words
+SHOWN = 9  # parts named per line; the rest are counted
+RULES = {  # keywords of a JSON schema, in words
     "minimum": "at least {}",
     "exclusiveMinimum": "above {}",
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
-    "minItems": "at least {} of them",
+    "minItems": "length at least {}",
 }
 
 
 @frozen
 class Row:
-    """A key as a row of a table: its name, what it takes, its default, its rule, its meaning."""
+    """A row of a table of keys."""
 
     name: str
     takes: str
@@ -62,7 +61,7 @@ class Row:
     meaning: str
 
     def cells(self) -> list[str]:
-        """Return it as a line of a Markdown table."""
+        """Return the cells of a Markdown table."""
         takes = re.sub(r"'[^']+'", r"`\g<0>`", self.takes)
         default = f"`{self.default}`" if self.default else ""
         return [f"`{self.name}`", takes, default, self.rule, self.meaning]
@@ -78,7 +77,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in the tables that a page asks for."""
+    """Fill in the tables of a page."""
     up = "../" * page.file.src_uri.count("/")
     return fill(markdown, up + "reference/")
 
@@ -90,7 +89,7 @@ def pages() -> dict[str, str]:
 
 
 def fill(markdown: str, folder: str = "reference/") -> str:
-    """Replace the marks in a page by tables whose links lead to the pages in `folder`."""
+    """Replace the marks in a page with tables that link to the pages in `folder`."""
     placed = {mark["of"] for mark in MARK.finditer(markdown) if mark["word"] == "keys"}
 
     def table(mark: re.Match[str]) -> str:
@@ -103,7 +102,7 @@ def fill(markdown: str, folder: str = "reference/") -> str:
         if word == "keys" and of == "experiment":
             return experiment_keys(placed)
         if kind not in KINDS or (part and part not in own_parts(KINDS[kind])):
-            raise ValueError(f"{mark[0]}: there is nothing of that name")
+            raise ValueError(f"{mark[0]}: there is nothing with that name")
         if word == "parts":
             return f"{_table_of(kind)}\n\n{parts_table(kind, f'{folder}{kind}.md')}"
         return key_table(own_rows(part, KINDS[kind])) if part else kind_keys(kind, placed)
@@ -112,9 +111,9 @@ def fill(markdown: str, folder: str = "reference/") -> str:
 
 
 def experiment_keys(placed: Container[str | None]) -> str:
-    """Return the keys of an experiment file that are no part's, but for tables placed elsewhere."""
+    """Return the keys of an experiment file that belong to no part and are not placed elsewhere."""
     own = rows(Experiment, but={*TABLES.values(), *records()})
-    text = ["## Keys of their own\n", key_table(own)]
+    text = ["## Keys outside of tables\n", key_table(own)]
     for name, record in records().items():
         several = str(hints(Experiment).get(name)).startswith("tuple")
         title = f"[[{name}]]" if several else f"[{name}]"
@@ -124,10 +123,10 @@ def experiment_keys(placed: Container[str | None]) -> str:
 
 
 def kind_keys(kind: str, placed: Container[str | None]) -> str:
-    """Return the keys of a kind: of all its parts, then of each, but for parts placed elsewhere."""
+    """Return the keys that a kind's parts share, then those of parts not placed elsewhere."""
     registry = KINDS[kind]
     shared = rows(registry.base)
-    text = ["## Keys of all of them\n", key_table(shared)] if shared else []
+    text = ["## Keys they all have\n", key_table(shared)] if shared else []
     for name in own_parts(registry):
         own = own_rows(name, registry)
         if own and f"{kind}.{name}" not in placed:
@@ -145,11 +144,11 @@ def parts_table(kind: str, page: str) -> str:
         cell = f"[`{name}`]({page}#{name})" if own_rows(name, registry) else f"`{name}`"
         fact = facts[name]
         lines.append([cell, *(_sizes(name, fact) if sizes else []), fact["summary"]])
-    return _table(["name", *sizes, "what it is"], lines)
+    return _table(["name", *sizes, "description"], lines)
 
 
 def _sizes(name: str, fact: Mapping[str, Any]) -> list[str]:
-    """Return a backbone's parameters, image size and least image size, where it tells them."""
+    """Return a backbone's parameters, image size and smallest image size, where known."""
     fields = {field.name: field for field in keys(registries.backbones.get(name))}
     least = schema_of(fields["image_size"].validator).get("minimum", 1)
     params, side = fact["params"], fact["image_size"]
@@ -161,7 +160,7 @@ def _sizes(name: str, fact: Mapping[str, Any]) -> list[str]:
 
 
 def kinds_table(folder: str) -> str:
-    """Return the table of all tables that name a part, with the parts that there are."""
+    """Return the table of all tables that name a part, with their parts."""
     lines = []
     for kind, registry in registries.items():
         table = TABLES[registry.kind]
@@ -171,18 +170,18 @@ def kinds_table(folder: str) -> str:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         link = f"[{registry.kind}]({folder}{kind}.md)"
         lines.append([f"`[{table}]`", link, shown + more, f"`{default}`" if default else "none"])
-    return _table(["table", "names a", "built in", "default"], lines)
+    return _table(["table", "kind of part", "built in", "default"], lines)
 
 
 def own_parts(registry: Registry[Any]) -> list[str]:
-    """Return the names of a kind's parts that are tlkit's own."""
+    """Return the names of a kind's built-in parts."""
     return [name for name in registry.names() if registry.find(name).source == "tlkit"]
 
 
 def own_rows(name: str, registry: Registry[Any]) -> list[Row]:
-    """Return the rows of a part that are not those of its whole kind.
+    """Return the rows of a part, without those of its whole kind.
 
-    The size of a backbone's image stands in the table of all backbones.
+    A backbone's image size is in the table of all backbones.
     """
     shared = set(rows(registry.base))
     sized = {"image_size"} if registry is registries.backbones else set()
@@ -190,7 +189,7 @@ def own_rows(name: str, registry: Registry[Any]) -> list[Row]:
 
 
 def rows(cls: type, but: Iterable[str] = ()) -> list[Row]:
-    """Return the keys of an attrs class as rows of a table, without those named."""
+    """Return the keys of an attrs class as rows, except the keys in `but`."""
     fields = {field.name: field for field in keys(cls)}
     return [
         Row(
@@ -205,20 +204,20 @@ def rows(cls: type, but: Iterable[str] = ()) -> list[Row]:
     ]
 
 
-def key_table(found: Iterable[Row]) -> str:
-    """Return keys as a table; a column in which nothing stands is left out."""
-    lines = [row.cells() for row in found]
-    titles = ["key", "takes", "default", "rule", "meaning"]
-    told = [number for number in range(len(titles)) if any(line[number] for line in lines)]
-    return _table([titles[n] for n in told], [[line[n] for n in told] for line in lines])
+def key_table(key_rows: Iterable[Row]) -> str:
+    """Return keys as a table without empty columns."""
+    lines = [row.cells() for row in key_rows]
+    titles = ["key", "type", "default", "rule", "meaning"]
+    used = [number for number in range(len(titles)) if any(line[number] for line in lines)]
+    return _table([titles[n] for n in used], [[line[n] for n in used] for line in lines])
 
 
 def cli_page() -> str:
-    """Return the page on the command line, as typer knows it."""
+    """Return the page on the command line, from Typer."""
     command = typer.main.get_command(app)
     text = [
         "# Command line\n",
-        "`tlkit COMMAND --help` says the same. [Exit codes](runs.md#exit-codes).\n",
+        "`tlkit COMMAND --help` shows the same. See [Exit codes](runs.md#exit-codes).\n",
         *_command(command, "tlkit"),
     ]
     return "\n".join(text)
@@ -241,23 +240,23 @@ def _command(command: Any, path: str) -> Iterator[str]:
 
 @cache
 def _listed() -> list[Mapping[str, Any]]:
-    """Return what `tlkit list --json` says."""
+    """Return the output of `tlkit list --json`."""
     done = CliRunner().invoke(app, ["list", "--json"], catch_exceptions=False)
-    found: list[Mapping[str, Any]] = json.loads(done.stdout)
-    return found
+    parts: list[Mapping[str, Any]] = json.loads(done.stdout)
+    return parts
 
 
 def records() -> dict[str, type]:
     """Return the experiment's tables that name no part, with their classes."""
-    found: dict[str, type] = {}
+    classes: dict[str, type] = {}
     for field in keys(Experiment):
         hint = hints(Experiment)[field.name]
         inner = next(
-            (one for one in [hint, *getattr(hint, "__args__", ())] if attrs.has(one)), None
+            (cls for cls in [hint, *getattr(hint, "__args__", ())] if attrs.has(cls)), None
         )
         if inner is not None and "registry" not in field.metadata:
-            found[field.name] = inner
-    return {**found, "sweep": SweepTable}
+            classes[field.name] = inner
+    return {**classes, "sweep": SweepTable}
 
 
 def _default_part(table: str) -> str | None:
@@ -269,8 +268,8 @@ def _default_part(table: str) -> str | None:
 def _table_of(kind: str) -> str:
     table = TABLES[KINDS[kind].kind]
     name = _default_part(table)
-    left_out = f"without it `{name}` is taken" if name else "it is required"
-    return f"The table `[{table}]` names one; {left_out}."
+    default = f"the default is `{name}`" if name else "it is required"
+    return f"The table `[{table}]` names one; {default}."
 
 
 def _rule(schema: Mapping[str, Any], field: Any) -> str:
@@ -279,19 +278,19 @@ def _rule(schema: Mapping[str, Any], field: Any) -> str:
     >>> _rule({"minimum": 0, "exclusiveMaximum": 1}, attrs.fields(Row).name)
     'at least 0 and below 1; required'
     >>> _rule({"minItems": 1, "items": {"minimum": 1}}, attrs.fields(Row).name)
-    'at least 1 of them, each at least 1; required'
+    'length at least 1, each at least 1; required'
     """
-    said = [_words(schema)]
+    rules = [_words(schema)]
     if inner := schema.get("items"):
-        said.append(f"each {_words(inner)}")
-    rule = ", ".join(filter(None, said))
+        rules.append(f"each {_words(inner)}")
+    rule = ", ".join(filter(None, rules))
     required = field.default is attrs.NOTHING and "registry" not in field.metadata
     return "; ".join(filter(None, [rule, "required" if required else ""]))
 
 
 def _words(schema: Mapping[str, Any]) -> str:
-    said = [text.format(schema[word]) for word, text in RULES.items() if word in schema]
-    return " and ".join(one for one in said if one != "at least 0 of them")
+    rules = [text.format(schema[word]) for word, text in RULES.items() if word in schema]
+    return " and ".join(rule for rule in rules if rule != "length at least 0")
 
 
 def _lead(cls: type) -> str:

@@ -89,7 +89,7 @@ def test_marks_become_tables_and_an_unknown_kind_is_an_error() -> None:
     assert "<!--" not in filled
     assert "| `[head]` | [head](reference/heads.md) |" in generated.fill("<!-- tables -->")
     for mark in ("<!-- parts: hads -->", "<!-- keys: heads.poled -->", "<!-- keys: fitt -->"):
-        with pytest.raises(ValueError, match=f"{mark}: there is nothing of that name"):
+        with pytest.raises(ValueError, match=f"{mark}: there is nothing with that name"):
             generated.fill(mark)
 
 
