@@ -389,7 +389,7 @@ class TestRunFolders:
         weights = classifier.experiment.class_weights
         assert type(weights).__name__ == "UnavailableClassWeights"
         assert unstructure(weights) == {"name": "mine", "weight": 3.0}
-        with pytest.raises(tlkit.PartError, match="ClassWeights 'mine' of this run is not avail"):
+        with pytest.raises(tlkit.PartError, match="the class weighting 'mine', which is not"):
             weights.for_counts({"a": 1})
 
     def test_without_the_file_of_its_head_it_is_named_and_nothing_runs(self, headed: Path) -> None:

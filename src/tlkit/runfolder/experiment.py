@@ -153,7 +153,7 @@ def _require(folder: RunFolder, kind: str, table: Any, listed: _ListedPlugins) -
         raise PartError(plugin_message(str(folder.path), listed.modules[0], listed.sha256[0]))
 
 
-def _available(kind: str, table: Any, base: Path, source: str) -> Any:
+def _available(kind: str, table: Mapping[str, Any], base: Path, source: str) -> Any:
     """Return a part, or a placeholder if it is not available."""
     others = {} if kind == "data" else {"data": _placeholder("data", {})}
     without_stand_in = {key: value for key, value in table.items() if key != "stand_in"}
@@ -176,14 +176,16 @@ def _placeholder(kind: str, table: Mapping[str, Any], source: str = "") -> Any:
     return evolve(part, recorded=dict(table))
 
 
-def _placeholder_class(base: type, method: str, error: type[Exception]) -> Any:
+def _placeholder_class(
+    kind: str, base: type, method: str, error: type[Exception] = PartError
+) -> Any:
     """Return a kind of part that holds what was recorded and cannot be used."""
 
     def refuse(self: Any, *_: Any) -> NoReturn:
         name = self.recorded.get("name")
         if name == FROM_IMAGES:
             raise error("the run was made with images from memory, which its folder does not hold")
-        raise error(f"the {base.__name__} {name!r} of this run is not available here")
+        raise error(f"this run was made with the {kind} {name!r}, which is not available here")
 
     fields: dict[str, Any] = {"recorded": attrs.field(factory=dict, metadata={"key": False})}
     body = {
@@ -197,13 +199,13 @@ def _placeholder_class(base: type, method: str, error: type[Exception]) -> Any:
 
 
 PLACEHOLDERS = {
-    "data": _placeholder_class(Dataset, "load", DataError),
-    "freeze": _placeholder_class(FreezePolicy, "stages", PartError),
-    "class_weights": _placeholder_class(ClassWeights, "for_counts", PartError),
-    "augmentation": _placeholder_class(Augmentation, "augment", PartError),
-    "loss": _placeholder_class(Loss, "build", PartError),
-    "optimizer": _placeholder_class(Optimizer, "build", PartError),
-    "schedule": _placeholder_class(Schedule, "learning_rate", PartError),
+    "data": _placeholder_class("dataset", Dataset, "load", DataError),
+    "freeze": _placeholder_class("freeze policy", FreezePolicy, "stages"),
+    "class_weights": _placeholder_class("class weighting", ClassWeights, "for_counts"),
+    "augmentation": _placeholder_class("augmentation", Augmentation, "augment"),
+    "loss": _placeholder_class("loss", Loss, "build"),
+    "optimizer": _placeholder_class("optimizer", Optimizer, "build"),
+    "schedule": _placeholder_class("schedule", Schedule, "learning_rate"),
 }
 
 
