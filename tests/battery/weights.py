@@ -130,14 +130,14 @@ CASES = (
         what="Exporting and reading back",
         expected="the run's probabilities, without tlkit; classes and preprocessing are included",
         tests=(
-            "test_exports.py::test_a_program_without_tlkit_gives_the_runs_probabilities",
-            "test_exports.py::test_the_facts_say_what_one_must_know",
+            "test_exporter.py::test_a_program_without_tlkit_gives_the_runs_probabilities",
+            "test_exporter.py::test_the_facts_say_what_one_must_know",
         ),
     ),
     Case(
         id="W14",
         what="The export target exists",
         expected="7; nothing is overwritten",
-        tests=("test_exports.py::test_nothing_is_overwritten",),
+        tests=("test_exporter.py::test_nothing_is_overwritten",),
     ),
 )
