@@ -145,17 +145,33 @@ def test_the_block_works() -> None:
     assert "halted" in done.stderr
 
 
-def test_every_module_that_the_page_names_is_there() -> None:
+def test_every_module_that_the_page_and_its_picture_name_is_there() -> None:
     page = PAGE.read_text(encoding="utf-8")
     files = re.findall(r"`([\w/]+\.py)`", page)
-    modules = re.findall(r"──([\w.]+)(?:, ([\w.]+))?──▶", page)
-    named = [*files, *(f"{name.replace('.', '/')}.py" for pair in modules for name in pair if name)]
+    flow = (ROOT / "docs" / "img" / "flow.svg").read_text(encoding="utf-8")
+    modules = ", ".join(re.findall(r'class="mid code"[^>]*>([^<]+)<', flow)).split(", ")
     assert len(files) > 15
     assert len(modules) > 5
     missing = [
         name
-        for name in named
+        for name in [*files, *modules]
         if not any((top / name).is_file() for top in (SOURCE, ROOT))
-        and not (SOURCE / name.removesuffix(".py")).is_dir()
+        and not is_module(f"tlkit.{name.replace('/', '.')}")
     ]
     assert missing == []
+
+
+WALK = (
+    PAGE.read_text(encoding="utf-8").partition("## A newcomer's walk\n\n")[2].partition("\n## ")[0]
+)
+
+
+@pytest.mark.parametrize("answer", WALK.strip().split("\n\n"), ids=lambda text: text[2:40])
+def test_every_name_in_the_newcomers_walk_is_in_one_of_the_files_named_with_it(answer: str) -> None:
+    files = [SOURCE / file for file in re.findall(r"`([\w/.]+\.(?:py|j2))`", answer)]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    names = {name.rpartition(".")[2] for name in re.findall(r"`([A-Za-z_.]+)`", answer)}
+    names -= {"cli"}
+    assert files
+    assert names
+    assert {name for name in names if not re.search(rf"(def|class) {name}\b", text)} == set()
