@@ -13,13 +13,9 @@ from tlkit.config.structure import structure
 from tlkit.data.splits import Example, Splits
 from tlkit.metrics.scores import EpochScores
 from tlkit.metrics.scoring import score, score_confusion
-from tlkit.runfolder.record import (
-    EnvironmentRecord,
-    ExperimentRecord,
-    MetricsRecord,
-    PlanRecord,
-    RunRecord,
-)
+from tlkit.runfolder.inputs import EnvironmentRecord, ExperimentRecord, PlanRecord
+from tlkit.runfolder.record import RunRecord
+from tlkit.runfolder.results import MetricsRecord
 from tlkit.runfolder.tables import Prediction
 from tlkit.train.callback import Epoch
 from tlkit.train.plan import make_plan

@@ -25,7 +25,8 @@ from tlkit.metrics.calibration import (
     threshold,
 )
 from tlkit.runfolder.folder import RunFolder
-from tlkit.runfolder.record import CalibrationRecord, read_record
+from tlkit.runfolder.record import read_record
+from tlkit.runfolder.results import CalibrationRecord
 from tlkit.system.errors import FieldError
 from tlkit.train.plan import make_plan
 

@@ -11,7 +11,7 @@ from tests.finished_runs import made_up
 from tlkit.data.splits import Example
 from tlkit.metrics.scoring import score_confusion
 from tlkit.reports.caveats import caveats, score_caveats, source_caveats, source_table
-from tlkit.runfolder.record import DataFacts
+from tlkit.runfolder.inputs import DataFacts
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 CAREFUL: dict[str, Any] = {"counts": (100, 100, 60), "patients": True, "skill": 2.5}

@@ -17,7 +17,8 @@ from tlkit.config.experiment import ModelCard
 from tlkit.metrics.scores import OVERALL, PER_CLASS
 from tlkit.reports.gallery import Gallery, Pair, Picture, data_url
 from tlkit.reports.report import report
-from tlkit.runfolder.record import MetricsRecord, RunRecord
+from tlkit.runfolder.record import RunRecord
+from tlkit.runfolder.results import MetricsRecord
 
 PAPER = {"source": "paper", "confusion": [[61, 36, 3], [3, 91, 6], [0, 3, 28]]}
 TABLE_5 = {"source": "paper, Table 5", "accuracy": 0.869}

@@ -25,7 +25,9 @@ from tlkit.model.layers import HEAD
 from tlkit.parts.kinds import Backbone
 from tlkit.runfolder.experiment import read_experiment
 from tlkit.runfolder.folder import CALIBRATION, METRICS, PLAN, WEIGHTS, RunFolder
-from tlkit.runfolder.record import CalibrationRecord, PlanRecord, read_record
+from tlkit.runfolder.inputs import PlanRecord
+from tlkit.runfolder.record import read_record
+from tlkit.runfolder.results import CalibrationRecord
 from tlkit.runfolder.tables import write_predictions
 from tlkit.system.errors import ConfigError, DataError, Problem
 from tlkit.system.keras import keras

@@ -12,12 +12,8 @@ from attrs import evolve
 from tlkit.config.experiment import Experiment
 from tlkit.parts.kinds import Backbone, Dataset
 from tlkit.runfolder.folder import ENVIRONMENT, EXPERIMENT, MANIFEST, PLAN, UNFINISHED, RunFolder
-from tlkit.runfolder.record import (
-    AFFECTS_RESULTS,
-    EnvironmentRecord,
-    ExperimentRecord,
-    read_record,
-)
+from tlkit.runfolder.inputs import AFFECTS_RESULTS, EnvironmentRecord, ExperimentRecord
+from tlkit.runfolder.record import read_record
 from tlkit.runfolder.resume_state import OtherInputs, differences, read_unfinished, refusal
 from tlkit.runfolder.tables import manifest_text
 from tlkit.runner.prepare import prepare_run

@@ -13,7 +13,8 @@ from attrs import asdict, field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.metrics.scores import EpochScores, Scores
 from tlkit.runfolder.folder import CALIBRATION, METRICS, WEIGHTS, RunFolder
-from tlkit.runfolder.record import CalibrationRecord, DataFacts, MetricsRecord, write_inputs
+from tlkit.runfolder.inputs import DataFacts, write_inputs
+from tlkit.runfolder.results import CalibrationRecord, MetricsRecord
 from tlkit.runfolder.tables import read_seconds, write_history, write_predictions
 from tlkit.runner.prepare import prepare_run
 from tlkit.runner.trackers import Trackers, tracked

@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from tlkit.config.experiment import Experiment, Track
-from tlkit.runfolder.record import ExperimentRecord
+from tlkit.runfolder.inputs import ExperimentRecord
 from tlkit.system.errors import PartError
 from tlkit.train.callback import Callback, Epoch
 

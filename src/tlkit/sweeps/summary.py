@@ -12,7 +12,8 @@ from attrs import field, frozen
 
 from tlkit.metrics.intervals import wilson
 from tlkit.runfolder.folder import METRICS, UNFINISHED, RunFolder
-from tlkit.runfolder.record import MetricsRecord, read_record
+from tlkit.runfolder.record import read_record
+from tlkit.runfolder.results import MetricsRecord
 from tlkit.sweeps.trials import Trial, Trials, Variant
 
 Confusion = tuple[tuple[int, ...], ...]  # counts; rows are true classes
