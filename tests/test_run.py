@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -215,3 +216,25 @@ def test_an_experiment_file_is_run_with_overrides(
     assert (run.experiment.seed, len(run.history)) == (4, 1)
     recorded = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
     assert recorded["overrides"] == ["fit.epochs=1", "seed=4"]
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, where: str, name: str) -> list[str]:
+    """Count the calls of a function."""
+    function, calls = getattr(importlib.import_module(where), name), []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(f"{where}.{name}", counted)
+    return calls
+
+
+def test_a_run_plans_once_and_scores_each_epoch_s_outputs_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plans = counting(monkeypatch, "tlkit.runner.prepare", "make_plan")
+    calibrations = counting(monkeypatch, "tlkit.metrics.calibration", "calibrate")
+    done = tlkit.run(evolve(SMALL, fit=tlkit.Fit(epochs=1, keep="best")), tmp_path / "out")
+    assert done.best == done.last
+    assert len(plans) == len(calibrations) == 1
