@@ -113,7 +113,7 @@ def fill(markdown: str, folder: str = "reference/") -> str:
 def experiment_keys(placed: Container[str | None]) -> str:
     """Return the keys of an experiment file that belong to no part and are not placed elsewhere."""
     own = rows(Experiment, but={*TABLES.values(), *records()})
-    text = ["## Keys outside of tables\n", key_table(own)]
+    text = ["## Top-level keys\n", key_table(own)]
     for name, record in records().items():
         several = str(hints(Experiment).get(name)).startswith("tuple")
         title = f"[[{name}]]" if several else f"[{name}]"

@@ -1,1 +1,1 @@
-"""Labelled images: where they come from, what they are, how they are split and checked."""
+"""Labeled images: where they come from, what they are, how they are split and checked."""

@@ -42,7 +42,7 @@ class Share:
 
 @frozen
 class ReferenceRow:
-    """One figure of ours beside a published one.
+    """One of our figures next to a published one.
 
     Attributes:
         name: For example `cat recall`.
