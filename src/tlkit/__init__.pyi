@@ -75,11 +75,11 @@ from .runner.prepare import check as check
 from .runner.resume import resume as resume
 from .runner.run import Run as Run
 from .runner.run import run as run
+from .sweeps.callback import SweepCallback as SweepCallback
 from .sweeps.summary import Figure as Figure
 from .sweeps.summary import Outcome as Outcome
 from .sweeps.summary import Sweep as Sweep
 from .sweeps.summary import VariantSummary as VariantSummary
-from .sweeps.sweep import SweepCallback as SweepCallback
 from .sweeps.sweep import resume_sweep as resume_sweep
 from .sweeps.sweep import sweep as sweep
 from .sweeps.trials import Trial as Trial

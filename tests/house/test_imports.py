@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import re
 import subprocess
@@ -75,6 +76,22 @@ def test_imports_go_down_the_list_only(path: Path) -> None:
 def test_every_module_has_its_place_in_the_list() -> None:
     top = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in MODULES}
     assert sorted(top) == sorted(ORDER)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """In functions and for types too; a package's `__init__` stands for nothing but itself."""
+    waits_for = {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): {
+            name for name in imported(path) if not SOURCE.parent.joinpath(*name.split(".")).is_dir()
+        }
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    graphlib.TopologicalSorter(waits_for).prepare()  # raises CycleError, which names the circle
+
+
+def test_at_most_27_rooms_at_the_top() -> None:
+    assert len(ORDER) <= 27
 
 
 # Run with the heavy packages blocked, so that importing one is an error and not only slow.

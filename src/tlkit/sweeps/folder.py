@@ -11,7 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from tlkit.runfolder.folder import claim_folder
-from tlkit.sweeps.summary import Outcome, Sweep, published_results, values_of
+from tlkit.sweeps.summary import Outcome, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
@@ -130,53 +130,14 @@ class SweepFolder:
             [o.trial.name, o.trial.variant.file.name,
              *(brief(o.trial.variant.settings.get(key, "")) for key in swept),
              "" if o.trial.fold is None else o.trial.fold, o.trial.seed, o.status, o.split,
-             *(_number(of_run.get(name)) for name in names),
-             _number(_val_accuracy(o)), o.error]
+             *(figure_cell(of_run.get(name)) for name in names),
+             figure_cell(_val_accuracy(o)), o.error]
             for o, of_run in zip(outcomes, figures, strict=True)
         ]  # fmt: skip
-        self._write_csv("sweep.csv", [*head, "val accuracy", "error"], rows)
+        self.write_csv("sweep.csv", [*head, "val accuracy", "error"], rows)
 
-    def write_results(self, sweep: Sweep) -> None:
-        """Write the tables, the picture and the page; `published.csv` only if anything is cited."""
-        from tlkit.reports.svg import standalone
-        from tlkit.sweeps.charts import sweep_chart
-        from tlkit.sweeps.page import sweep_page
-
-        self._write_summary(sweep)
-        self._write_published(sweep)
-        picture = sweep_chart(sweep.summaries, sweep.trials.swept)
-        if picture is not None:
-            write_text(self.path / "accuracy.svg", standalone(picture) + "\n")
-        write_text(self.path / "sweep.html", sweep_page(sweep, picture))
-
-    def _write_summary(self, sweep: Sweep) -> None:
-        """Write one row per variant and metric."""
-        rows = [
-            [s.label, figure.name, len(s.seeds), s.folds, s.images, _number(figure.mean),
-             _number(figure.sd), _number(figure.low), _number(figure.high), s.interval]
-            for s in sweep.all_summaries
-            for figure in s.figures.values()
-        ]  # fmt: skip
-        head = ["variant", "figure", "seeds", "folds", "images", "mean", "sd", "low", "high"]
-        self._write_csv("summary.csv", [*head, "interval"], rows)
-
-    def _write_published(self, sweep: Sweep) -> None:
-        """Write one row per published number, with ours."""
-        published = published_results(sweep)
-        labeled = [(f"{row.label}, accuracy", row) for row in published.accuracy]
-        labeled += [(row.label, row) for row in published.per_class]
-        rows = [
-            [label, _number(row.ours.mean if row.ours else None),
-             _number(row.ours.sd if row.ours else None), _number(value), source]
-            for label, row in labeled
-            for value, source in zip(row.theirs, published.sources, strict=True)
-            if value is not None
-        ]  # fmt: skip
-        if rows:
-            head = ["figure", "ours", "sd", "published", "source"]
-            self._write_csv("published.csv", head, rows)
-
-    def _write_csv(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    def write_csv(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a table into the folder."""
         write_text(self.path / name, csv_table(head, rows))
 
 
@@ -190,5 +151,6 @@ def _val_accuracy(outcome: Outcome) -> float | None:
     return values_of(outcome.confusions["val"], outcome.classes)["accuracy"]
 
 
-def _number(value: float | None) -> str:
+def figure_cell(value: float | None) -> str:
+    """Return a number for a CSV cell; empty for None."""
     return "" if value is None else format(value, ".6g")

@@ -1,4 +1,4 @@
-"""`sweep.html`: a sweep on one page that needs no other file."""
+"""A finished sweep's tables, chart and page, which needs no other file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,52 @@ from markupsafe import Markup
 from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import stand_in_text
 from tlkit.reports.page import page
-from tlkit.sweeps.folder import RUNS
+from tlkit.reports.svg import standalone
+from tlkit.sweeps.charts import sweep_chart
+from tlkit.sweeps.folder import RUNS, SweepFolder, figure_cell
 from tlkit.sweeps.summary import Outcome, Sweep, published_results, values_of
 from tlkit.sweeps.text import figure_text, published_cells, runs_text
 from tlkit.sweeps.trials import brief
+from tlkit.system.files import write_text
+
+
+def write_results(folder: SweepFolder, sweep: Sweep) -> None:
+    """Write the tables, the picture and the page; `published.csv` only if anything is cited."""
+    _write_summary(folder, sweep)
+    _write_published(folder, sweep)
+    picture = sweep_chart(sweep.summaries, sweep.trials.swept)
+    if picture is not None:
+        write_text(folder.path / "accuracy.svg", standalone(picture) + "\n")
+    write_text(folder.path / "sweep.html", sweep_page(sweep, picture))
+
+
+def _write_summary(folder: SweepFolder, sweep: Sweep) -> None:
+    """Write one row per variant and metric."""
+    rows = [
+        [s.label, figure.name, len(s.seeds), s.folds, s.images, figure_cell(figure.mean),
+         figure_cell(figure.sd), figure_cell(figure.low), figure_cell(figure.high), s.interval]
+        for s in sweep.all_summaries
+        for figure in s.figures.values()
+    ]  # fmt: skip
+    head = ["variant", "figure", "seeds", "folds", "images", "mean", "sd", "low", "high"]
+    folder.write_csv("summary.csv", [*head, "interval"], rows)
+
+
+def _write_published(folder: SweepFolder, sweep: Sweep) -> None:
+    """Write one row per published number, with ours."""
+    published = published_results(sweep)
+    labeled = [(f"{row.label}, accuracy", row) for row in published.accuracy]
+    labeled += [(row.label, row) for row in published.per_class]
+    rows = [
+        [label, figure_cell(row.ours.mean if row.ours else None),
+         figure_cell(row.ours.sd if row.ours else None), figure_cell(value), source]
+        for label, row in labeled
+        for value, source in zip(row.theirs, published.sources, strict=True)
+        if value is not None
+    ]  # fmt: skip
+    if rows:
+        head = ["figure", "ours", "sd", "published", "source"]
+        folder.write_csv("published.csv", head, rows)
 
 
 def sweep_page(sweep: Sweep, picture: Markup | None) -> str:

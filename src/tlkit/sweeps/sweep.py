@@ -8,34 +8,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tlkit.sweeps.callback import SweepCallback
 from tlkit.sweeps.executors import Worker
 from tlkit.sweeps.folder import RUNS, Command, SweepFolder
 from tlkit.sweeps.summary import Outcome, Sweep, read_outcome
 from tlkit.sweeps.trials import Trials, plan_trials
 from tlkit.system.errors import RunFolderError
 from tlkit.system.lock import locked
-from tlkit.system.renames import renamed_keywords, renamed_methods
+from tlkit.system.renames import renamed_keywords
 from tlkit.system.signals import raise_on_signal
 
 Work = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-@renamed_methods(planned="on_plan", run_done="on_run_end")
-class SweepCallback:
-    """Callback base class for sweeps; every method does nothing."""
-
-    def on_plan(self, trials: Trials, folder: Path) -> None:
-        """Handle the checked plan, before the first run."""
-
-    def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
-        """Handle the end of a run.
-
-        Args:
-            number: The run's number in the sweep, from 1.
-            count: The number of runs in the sweep.
-            outcome: The run's outcome.
-            seconds: How long it took; 0 if it was finished before.
-        """
 
 
 @renamed_keywords(watcher="callback")
@@ -98,6 +81,8 @@ def _execute(
     folder: SweepFolder, trials: Trials, in_process: bool, callback: SweepCallback
 ) -> Sweep:
     """Make the runs that are not finished, one after the other, and write the results."""
+    from tlkit.sweeps.page import write_results  # imports jinja2
+
     with ExitStack() as stack:
         stack.enter_context(locked(folder.path))
         stack.enter_context(raise_on_signal())
@@ -115,7 +100,7 @@ def _execute(
                 seconds = time.monotonic() - started
             callback.on_run_end(number + 1, len(outcomes), outcomes[number], seconds)
         done = Sweep.of(folder.path, trials, outcomes)
-        folder.write_results(done)
+        write_results(folder, done)
         return done
 
 

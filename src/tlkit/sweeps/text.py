@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import stand_in_banner, table
+from tlkit.sweeps.callback import SweepCallback
 from tlkit.sweeps.summary import (
     Figure,
     Outcome,
@@ -18,7 +19,6 @@ from tlkit.sweeps.summary import (
     published_results,
     values_of,
 )
-from tlkit.sweeps.sweep import SweepCallback
 from tlkit.sweeps.trials import Trials
 from tlkit.system.text import shell_quoted
 
