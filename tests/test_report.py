@@ -136,7 +136,7 @@ def test_what_the_study_says_stands_above_everything() -> None:
     page = report(run, Gallery(missing="they are gone"))
     assert page.index("Not for diagnosis.") < page.index("<h1>")
     assert "One hospital only." in page
-    assert "Not provided: intended use, data, labels, licence, contact." in page
+    assert "Not provided: intended use, data, labels, license, contact." in page
     assert "No images are shown: they are gone" in page
 
 

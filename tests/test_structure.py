@@ -284,6 +284,7 @@ OLD_NAMES = {
     "data.balance_twice=true": "data.allow_double_balancing",
     "data.per_class=3": "data.max_per_class",
     'fit.best_by="val_accuracy"': "fit.monitor",
+    'card.licence="MIT"': "card.license",
 }
 
 

@@ -169,7 +169,7 @@ class ModelCard:
         limits: What is known to go wrong, and what was not tested.
         data: Where the images come from, and whom or what they show.
         labels: How the true classes were determined.
-        licence: What the weights may be used for.
+        license: What the weights may be used for.
         contact: Whom to ask.
     """
 
@@ -178,7 +178,7 @@ class ModelCard:
     limits: str = ""
     data: str = ""
     labels: str = ""
-    licence: str = ""
+    license: str = field(default="", metadata={"formerly": "licence"})
     contact: str = ""
 
 
