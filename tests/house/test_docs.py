@@ -1,13 +1,14 @@
-"""What the docs show is true: every block of TOML, Python and shell, every command, every link.
+"""Every block of TOML, Python and shell, every command and every link in the docs works.
 
-A block that cannot be run or read as it stands has a comment in the line before it that says why:
-`<!-- not run: needs your photos -->`. Its names, arguments and options are checked all the same.
+If a block cannot be run or read, a comment in the line before it gives the reason, such as
+`<!-- not run: needs your photos -->`. Its names, arguments and options are checked anyway.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import html
 import inspect
 import re
 import shlex
@@ -62,32 +63,32 @@ class Block:
 
 
 def blocks(*languages: str) -> list[Block]:
-    found = []
+    listed = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for match in BLOCK.finditer(text):
             if match["language"] in languages:
                 line = text.count("\n", 0, match.start("text")) + 1
                 content = inspect.cleandoc(match["text"]) + "\n"
-                found.append(Block(page, line, match["language"], content, match["reason"] or ""))
-    return found
+                listed.append(Block(page, line, match["language"], content, match["reason"] or ""))
+    return listed
 
 
 def commands() -> list[Block]:
-    """Return every command line of tlkit: in shell blocks, and within the text."""
-    found = []
+    """Return every command line of tlkit in shell blocks and in the text."""
+    listed = []
     for block in blocks("sh", "bash", "console"):
         for number, line in enumerate(block.text.replace("\\\n", "  ").splitlines()):
-            found += [
+            listed += [
                 Block(block.page, block.line + number, "sh", command)
                 for command in split_commands(line)
             ]
     for page in PAGES:
-        if page.name == "CHANGELOG.md":  # tells of commands as they were
+        if page.name == "CHANGELOG.md":  # has commands of earlier releases
             continue
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-            found += [Block(page, number, "text", text) for text in COMMAND.findall(line)]
-    return found
+            listed += [Block(page, number, "text", text) for text in COMMAND.findall(line)]
+    return listed
 
 
 def split_commands(line: str) -> Iterator[str]:
@@ -105,8 +106,8 @@ def split_commands(line: str) -> Iterator[str]:
             command.append(word)
 
 
-def ids(found: list[Block]) -> Any:
-    return pytest.mark.parametrize("block", found, ids=str)
+def ids(listed: list[Block]) -> Any:
+    return pytest.mark.parametrize("block", listed, ids=str)
 
 
 @ids(blocks("toml"))
@@ -151,10 +152,10 @@ def dotted(node: ast.AST) -> str:
 
 
 def resolve(path: str) -> Any:
-    found: Any = tlkit
+    value: Any = tlkit
     for name in path.split(".")[1:]:
-        found = getattr(found, name)
-    return found
+        value = getattr(value, name)
+    return value
 
 
 def check_arguments(call: ast.Call, block: Block) -> None:
@@ -170,7 +171,7 @@ def check_arguments(call: ast.Call, block: Block) -> None:
 
 @ids([block for block in blocks("python") if not block.reason])
 def test_python_blocks_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each alone; what it registers is forgotten again."""
+    """Each runs alone; parts that it registers are removed afterwards."""
     monkeypatch.chdir(tmp_path)
     kinds = dict(registries.items())
     before = {kind: set(registry.names()) for kind, registry in kinds.items()}
@@ -186,7 +187,7 @@ def test_python_blocks_run(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
 
 @ids(commands())
 def test_every_command_parses(block: Block) -> None:
-    """Within the text a command may be cut short; its options must be there."""
+    """In the text a command may be abbreviated; its options must exist."""
     words = shlex.split(block.text.replace("…", ""), comments=True)
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -260,9 +261,20 @@ def slug(heading: str) -> str:
 
 
 def test_there_is_something_of_each_kind() -> None:
-    """An expression that matches nothing would make all of this pass."""
+    """Otherwise an expression that matches nothing would let every test pass."""
     assert len(blocks("toml")) >= 4
     assert len(blocks("python")) >= 6
     assert len([block for block in commands() if block.language == "sh"]) >= 20
     assert len([block for block in commands() if block.language == "text"]) >= 20
     assert len(LINKS) >= 15
+
+
+def test_the_sample_report_is_of_the_sample_experiment_and_asks_no_server() -> None:
+    folder = ROOT / "docs" / "sample"
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    experiment = (folder / "shapes.toml").read_text(encoding="utf-8")
+    structure(tlkit.Experiment, tomllib.loads(experiment), base=folder, source="shapes.toml")
+    assert experiment.strip() in html.unescape(report), "the sample's experiment has changed"
+    assert len(report) < 1_000_000
+    assert not re.search(r"(src|href)=.?(https?:)?//", report)
+    assert "default-src 'none'" in report

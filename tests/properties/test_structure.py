@@ -25,6 +25,7 @@ from tlkit.config.experiment import Experiment, PublishedResult
 from tlkit.config.schema import json_schema
 from tlkit.config.structure import hints, keys, structure, unstructure
 from tlkit.model.layers import LayerRange
+from tlkit.parts.kinds import StandIn
 from tlkit.system.errors import ConfigError
 from tlkit.testing import class_counts, layer_ranges
 
@@ -39,6 +40,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     str: WORDS,
     Path: st.builds("{}{}/{}".format, st.sampled_from(["", "../"]), WORDS, WORDS),
     LayerRange: layer_ranges(30).map(str),
+    StandIn: st.just("shapes"),
 }
 
 
