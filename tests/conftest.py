@@ -24,7 +24,14 @@ settings.register_profile(
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow],  # TensorFlow's first call takes seconds
 )
+settings.register_profile("fast", settings.get_profile("tlkit"), max_examples=40)
 settings.load_profile("tlkit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try fewer examples in `make test`; `make test-all` tries all 100."""
+    if "not slow" in config.option.markexpr:
+        settings.load_profile("fast")
 
 
 @pytest.fixture(scope="session", autouse=True)

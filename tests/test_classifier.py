@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from attrs import frozen
-from tests.small import rewrite
+from tests.fakes import rewrite
 
 import tlkit
 from tlkit.data.images import Reader

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from PIL import Image
-from tests.small import small
+from tests.fakes import small
 from typer.testing import CliRunner
 
 import tlkit

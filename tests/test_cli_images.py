@@ -202,6 +202,7 @@ def test_with_a_threshold_it_is_the_called_class_that_is_explained(
     assert row["predicted"] == row["class"] == least
 
 
+@pytest.mark.slow
 def test_a_chosen_class_is_explained_by_any_method(command: CommandLine, run: Path) -> None:
     done = command("explain", run, "a.png", "--class", "circle", "--method", "occlusion",
                    "--out", "there")  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.small import rewrite
+from tests.fakes import rewrite
 
 import tlkit
 from tlkit.metrics.scoring import score_predictions

@@ -111,6 +111,7 @@ def test_a_split_of_data(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert HOSTILE in done.stdout
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_sweep(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(study)
     run("sweep", f"./{HOSTILE}.toml", "--seeds", "0-1", "--out", "swept")

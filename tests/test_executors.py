@@ -103,6 +103,7 @@ with Worker() as worker:
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_takes_its_process_with_it_and_the_run_can_go_on(
     tmp_path: Path,
 ) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from attrs import field, frozen
+from attrs import frozen
 from PIL import Image
+from tests.fakes import FakeBackbone, Listener
 
 import tlkit
 from tlkit.data.images import Reader
@@ -26,22 +26,11 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (7, SIDE, SIDE, 3), dtype=np.
 
 
 @frozen(kw_only=True)
-class Quarters(tlkit.Backbone):
-    """Pixels divided by 4, and nothing after that: only its `native` is used here."""
-
-    image_size: int = field(default=SIDE)
-
-    def layers(self) -> tlkit.LayerTable:
-        raise NotImplementedError
-
-    def build(self) -> Any:
-        raise NotImplementedError
+class Quarters(FakeBackbone):
+    """Divides pixels by 4."""
 
     def preprocess_native(self, images: Any) -> Any:
         return images / 4
-
-    def load_weights(self, model: Any) -> Mapping[str, str]:
-        raise NotImplementedError
 
 
 def means() -> Any:
@@ -249,19 +238,12 @@ def test_features_that_cannot_be_written_are_computed_again(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(FeatureCache, "put", full)
-    notes: list[str] = []
-
-    class Listening(tlkit.Callback):
-        def on_note(self, text: str) -> None:
-            notes.append(text)
-
+    listener = Listener()
     files, paths = reader()
     cache, key = FeatureCache(tmp_path), FeatureKey({}, {})
-    source = Source(
-        extractor(means()), files, paths, "val", paths, key, cache, callback=Listening()
-    )
+    source = Source(extractor(means()), files, paths, "val", paths, key, cache, callback=listener)
     assert sum(len(batch) for batch in source.batches(3)) == len(PIXELS)
-    assert notes == [
+    assert listener.notes == [
         "features cannot be cached: No space left on device; continuing without the cache"
     ]
 

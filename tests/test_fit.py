@@ -13,7 +13,8 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import pytest
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
+from tests.fakes import FakeBackbone
 
 import tlkit
 from tlkit.data.checks import check_images
@@ -33,10 +34,8 @@ from tlkit.train.plan import make_plan
 
 
 @frozen(kw_only=True)
-class TwoConvolutions(tlkit.Backbone):
+class TwoConvolutions(FakeBackbone):
     """A small backbone with a BatchNorm: layers 1 to 3, of which the last is a block."""
-
-    image_size: int = field(default=8)
 
     def layers(self) -> tlkit.LayerTable:
         return tlkit.LayerTable(
@@ -55,12 +54,6 @@ class TwoConvolutions(tlkit.Backbone):
         outputs = keras.layers.BatchNormalization(name="norm")(outputs)
         outputs = keras.layers.Conv2D(8, 3, activation="tanh", name="second")(outputs)
         return keras.Model(inputs, outputs)
-
-    def preprocess_native(self, images: Any) -> Any:
-        return images / 255
-
-    def load_weights(self, model: Any) -> Mapping[str, str]:
-        return {"source": "none"}
 
 
 @frozen(kw_only=True)

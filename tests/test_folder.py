@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from tests.small import small
+from tests.fakes import small
 
 import tlkit
 from tlkit.model.graph import layer_table

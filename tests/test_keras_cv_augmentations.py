@@ -93,6 +93,7 @@ def test_nothing_outside_our_layer_is_touched(augmentation: KerasCV) -> None:
     assert tf.random.get_global_generator() is theirs
 
 
+@pytest.mark.slow
 def test_it_works_in_float32_whatever_keras_is_set_to() -> None:
     import keras
 
@@ -221,6 +222,7 @@ def test_used_without_kerascv_it_says_what_to_install(monkeypatch: pytest.Monkey
         AugMix(strength=0.7).augment(tf.constant(pictures(1)), tf.zeros((1, 2), tf.int32))
 
 
+@pytest.mark.slow
 def test_using_kerascv_prints_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tlkit", "info", "randaugment", "--preview", "."],

@@ -112,6 +112,7 @@ def test_a_run_is_terminated_then_killed_and_ends_with_the_same_bytes(
     assert contents(folder) == straight
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_end_of_whoever_reads_what_it_says(
     study: Path, straight: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_run_survives_the_end_of_whoever_reads_what_it_says(
     assert not (tmp_path / "run" / "unfinished.json").exists()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_leaves_a_run_that_can_go_on(
     study: Path, straight: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from attrs import evolve
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.small import OneConvolution
+from tests.fakes import Listener, OneConvolution
 
 import tlkit
 from tlkit.lr_finder import FALLS, smoothed, steepest
@@ -157,21 +157,6 @@ def test_bounds_that_make_no_sense_are_refused(bounds: dict[str, Any], tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-class Listener(tlkit.Callback):
-    """Keeps which splits' features were computed and whether anything was planned."""
-
-    def __init__(self) -> None:
-        self.planned_once = False
-        self.computed: list[str] = []
-
-    def on_plan(self, plan: tlkit.Plan, splits: tlkit.Splits) -> None:
-        self.planned_once = True
-
-    def on_features_progress(self, split: str, done: int, count: int) -> None:
-        if done == count:
-            self.computed.append(split)
-
-
 CACHED = tlkit.Experiment(
     data=Shapes(train=6, val=3, test=3, image_px=32),
     backbone=VGG16(weights="none", image_size=32),
@@ -219,7 +204,7 @@ def test_a_folder_that_exists_is_refused_before_any_work(curve: tlkit.RateCurve)
     with pytest.raises(tlkit.RunFolderError, match=r"the run folder exists") as caught:
         tlkit.lr_find(CACHED, curve.folder, callback=listener)
     assert caught.value.exit_code == 7
-    assert not listener.planned_once
+    assert not listener.planned
 
 
 def test_the_run_that_follows_computes_no_training_features(

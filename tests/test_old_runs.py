@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from tests.small import rewrite
+from tests.fakes import rewrite
 
 import tlkit
 from tlkit.config.structure import unstructure

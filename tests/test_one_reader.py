@@ -173,7 +173,7 @@ def test_every_command_takes_two_spellings_for_one_patient(tmp_path: Path) -> No
     assert unit_numbers(5, whose).tolist() == [0, 0, 0, 1, 2]
 
 
-@pytest.mark.parametrize("form", ["gray as color", "BMP"])
+@pytest.mark.parametrize("form", ["gray as color", pytest.param("BMP", marks=pytest.mark.slow)])
 def test_every_command_takes_two_files_for_one_picture(form: str, tmp_path: Path) -> None:
     """The same pixels in another file, in another split or with another label."""
     names = [f"{split}/{label}/{n}.png" for split in ("train", "val") for label in "ab"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve, field, frozen
-from tests.small import OneConvolution
+from tests.fakes import OneConvolution
 
 from tlkit.config.structure import unstructure
 from tlkit.parts.heads import FlattenDense, Pooled
@@ -21,7 +21,7 @@ GROUP = "tlkit.heads"
 # A package that announces a head; it says so in `sys.modules` when it is imported.
 HEAD_MODULE = """
 from attrs import evolve, field, frozen
-from tests.small import OneConvolution
+from tests.fakes import OneConvolution
 from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Head
 

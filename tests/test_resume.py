@@ -21,6 +21,7 @@ from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.fakes import FakeBackbone
 from typer.testing import CliRunner
 
 import tlkit
@@ -45,10 +46,8 @@ NAME = "two_convolutions"
 
 
 @frozen(kw_only=True)
-class TwoConvolutions(tlkit.Backbone):
+class TwoConvolutions(FakeBackbone):
     """A small backbone with BatchNorm and a dropout of its own."""
-
-    image_size: int = 8
 
     def layers(self) -> tlkit.LayerTable:
         rows = [
@@ -65,12 +64,6 @@ class TwoConvolutions(tlkit.Backbone):
         outputs = keras.layers.Conv2D(4, 3, use_bias=False, name="second")(outputs)
         outputs = keras.layers.BatchNormalization(name="norm")(outputs)
         return keras.Model(inputs, keras.layers.SpatialDropout2D(0.2, name="drop")(outputs))
-
-    def preprocess_native(self, images: Any) -> Any:
-        return images / 255
-
-    def load_weights(self, model: Any) -> Mapping[str, str]:
-        return {"source": "none"}
 
 
 TABLES = """
@@ -287,6 +280,7 @@ def test_a_crash_changes_no_byte_of_what_keras_learns(
         assert contents(folder) == contents(done.folder)
 
 
+@pytest.mark.slow
 def test_with_xla_too(file: Path, tmp_path: Path) -> None:
     overrides = ["fit.xla=true", "fit.keep='last'", "freeze={name='layer_range', train='2-'}"]
     done = tlkit.run(file, tmp_path / "straight", overrides=overrides)

@@ -196,6 +196,7 @@ def test_a_class_name_that_is_no_utf8_is_refused() -> None:
     shutil.rmtree(images)  # pytest could not print it
 
 
+@pytest.mark.slow
 def test_without_data_it_runs_outside_the_clone_with_no_download() -> None:
     """No proxy, no cached weights: what it needs is installed, or it does without."""
     blocked = {"KERAS_HOME": str(Path("keras")), "HTTPS_PROXY": "http://127.0.0.1:9"}

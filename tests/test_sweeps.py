@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.small import small
+from tests.fakes import small
 
 import tlkit
 from tlkit.sweeps import worker

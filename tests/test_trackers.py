@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from attrs import evolve
 from tensorflow.core.util import event_pb2
+from tests.fakes import Listener
 
 import tlkit
 from tlkit.config.experiment import Track
@@ -28,16 +29,6 @@ EXPERIMENT = tlkit.Experiment(
     freeze=HeadThen(train=("block5",)),
     fit=tlkit.Fit(epochs=2, cache=False),
 )
-
-
-class Listener(tlkit.Callback):
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def on_note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 class Recorder(Tracker):
@@ -138,6 +129,7 @@ def test_tensorboard_gets_every_figure_of_every_epoch_and_the_settings(tmp_path:
     assert b'\nhead.name = "pooled"\n' in tf.make_ndarray(text.tensor).item()
 
 
+@pytest.mark.slow
 def test_tracking_changes_no_result(tmp_path: Path) -> None:
     tlkit.run(EXPERIMENT, tmp_path / "plain")
     tlkit.run(evolve(EXPERIMENT, track=Track(tensorboard=True)), tmp_path / "tracked")

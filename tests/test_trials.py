@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.small import small
+from tests.fakes import small
 
 import tlkit
 from tlkit.sweeps.trials import brief, fingerprint, plan_trials

@@ -28,6 +28,7 @@ def output(program: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_somebody_fine_tunes_on_a_folder_of_their_own(tmp_path: Path) -> None:
     splits = Shapes(train=12, val=6, test=6, image_px=32).load()
     for _, examples in splits.items():

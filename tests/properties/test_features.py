@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from attrs import field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.fakes import FakeBackbone
 
-import tlkit
 from tlkit.data.images import Reader
 from tlkit.parts.augmentations import Affine
 from tlkit.system.cache import FeatureCache
@@ -30,25 +28,6 @@ orders = st.lists(st.integers(0, IMAGES - 1), min_size=1, max_size=10)
 repeatedly = settings(max_examples=30)  # each example runs TensorFlow
 
 
-@frozen(kw_only=True)
-class Unit(tlkit.Backbone):
-    """Pixels divided by 255: only `prepare` is used here."""
-
-    image_size: int = field(default=SIDE)
-
-    def layers(self) -> tlkit.LayerTable:
-        raise NotImplementedError
-
-    def build(self) -> Any:
-        raise NotImplementedError
-
-    def preprocess_native(self, images: Any) -> Any:
-        return images / 255
-
-    def load_weights(self, model: Any) -> Mapping[str, str]:
-        raise NotImplementedError
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
     """The same images, their features kept on disk, kept in memory and computed again."""
@@ -56,7 +35,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
     with seeded(0):
         convolved = keras.layers.Conv2D(16, 3, activation="relu")(inputs)
         convolved = keras.layers.Conv2D(16, 3, activation="relu")(convolved)
-    extractor = Extractor(keras.Model(inputs, convolved), Unit(), Affine(), BATCH)
+    extractor = Extractor(keras.Model(inputs, convolved), FakeBackbone(), Affine(), BATCH)
     files = {}
     for number, pixels in enumerate(PIXELS):
         buffer = io.BytesIO()

@@ -129,6 +129,7 @@ def trained(folder: Path, sampler: Any, cache: bool) -> bytes:
     return (folder / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_training_draws_what_the_sampler_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

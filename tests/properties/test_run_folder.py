@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +33,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from safetensors.numpy import load_file
+from tests.fakes import FakeBackbone
 
 import tlkit
 from tlkit.parts.freezes import HeadThen
@@ -66,8 +67,8 @@ UNFINISHED = FINISHED | {"checkpoints", "unfinished.json", ".lock"}
 
 
 @frozen(kw_only=True)
-class OneConvolution(tlkit.Backbone):
-    """The smallest backbone there is."""
+class HeldConvolution(FakeBackbone):
+    """A frozen convolution and a trained one of four pixels a side."""
 
     image_size: int = 4
 
@@ -82,12 +83,6 @@ class OneConvolution(tlkit.Backbone):
         inputs = keras.layers.Input((4, 4, 3))
         outputs = keras.layers.Conv2D(2, 1, name="held")(inputs)
         return keras.Model(inputs, keras.layers.Conv2D(1, 1, name="conv")(outputs))
-
-    def preprocess_native(self, images: Any) -> Any:
-        return images
-
-    def load_weights(self, model: Any) -> Mapping[str, str]:
-        return {"source": "none"}
 
 
 class NumpyStage:
@@ -162,10 +157,10 @@ class World:
         patch.setattr(
             "tlkit.runner.pages.report", lambda folder, **_: write_pages(RunFolder(folder))
         )
-        registries.backbones.register(NAME)(OneConvolution)
+        registries.backbones.register(NAME)(HeldConvolution)
         self.experiment = tlkit.Experiment(
             data=Shapes(train=3, val=3, test=3, image_px=16),
-            backbone=OneConvolution(),
+            backbone=HeldConvolution(),
             head=Pooled(),
             freeze=HeadThen(head_epochs=4, train=("conv",)),
             optimizer=SGD(learning_rate=0.5, momentum=0.9),

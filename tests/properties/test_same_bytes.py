@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes import Listener
 
 import tlkit
 from tlkit.config.structure import structure
@@ -15,6 +16,8 @@ from tlkit.runfolder.folder import METRICS, WEIGHTS
 from tlkit.system.cache import FeatureCache
 
 FILES = (WEIGHTS, METRICS, "history.csv", "predictions.csv", "manifest.csv")
+
+SLOW = pytest.mark.slow
 
 
 def experiment(**changed: Any) -> tlkit.Experiment:
@@ -31,21 +34,6 @@ def experiment(**changed: Any) -> tlkit.Experiment:
 def files(folder: Path, **changed: Any) -> dict[str, bytes]:
     tlkit.run(experiment(**changed), folder)
     return {name: (folder / name).read_bytes() for name in FILES}
-
-
-class Listening(tlkit.Callback):
-    """Keeps what it is told of features."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.computed: list[str] = []
-
-    def on_note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def on_features_progress(self, split: str, done: int, count: int) -> None:
-        if done == count:
-            self.computed.append(split)
 
 
 def cold(cache: Path) -> None:
@@ -67,7 +55,9 @@ def partly_damaged(cache: Path) -> None:
             path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("state", [cold, warm, partly_filled, partly_damaged])
+@pytest.mark.parametrize(
+    "state", [partly_damaged, *(pytest.param(s, marks=SLOW) for s in (cold, warm, partly_filled))]
+)
 def test_a_cold_warm_or_partly_filled_cache_changes_no_byte(
     state: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +69,7 @@ def test_a_cold_warm_or_partly_filled_cache_changes_no_byte(
     assert files(tmp_path / "second", fit=fit) == first
 
 
-@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("winograd", [True, pytest.param(False, marks=SLOW)])
 def test_without_a_cache_and_with_one_too_small_the_bytes_are_the_same(
     winograd: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,18 +78,19 @@ def test_without_a_cache_and_with_one_too_small_the_bytes_are_the_same(
     first = files(tmp_path / "first", fit=fit)
     without = files(tmp_path / "without", fit=fit | {"cache": False})
     monkeypatch.setattr(FeatureCache, "limit", lambda _: 100)
-    callback = Listening()
+    callback = Listener()
     tlkit.run(experiment(fit=fit), tmp_path / "small", callback=callback)
     small = {name: (tmp_path / "small" / name).read_bytes() for name in FILES}
     assert first == without == small
     assert [note.partition(" need")[0] for note in callback.notes] == ["the features"]
 
 
+@pytest.mark.slow
 def test_what_changes_only_above_the_cut_computes_no_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
-    callback = Listening()
+    callback = Listener()
     tlkit.run(experiment(), tmp_path / "first", callback=callback)
     assert callback.computed == [
         "train",

@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.small import OneConvolution
+from tests.fakes import OneConvolution
 
 import tlkit
 from tlkit.data.checks import check_images

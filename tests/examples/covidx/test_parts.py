@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.small import STUDY, study_parts
+from tests.fakes import STUDY, study_parts
 
 import tlkit
 from tlkit.parts.datasets import Manifest

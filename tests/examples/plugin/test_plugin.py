@@ -145,6 +145,7 @@ def test_its_experiment_checks_and_runs(environment: Environment) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(environment: Environment) -> None:
     """With the README's command; tlkit's own pytest settings are not the package's."""
     settings: list[str | Path] = [

@@ -1,4 +1,4 @@
-"""What several tests use: the smallest experiment and backbone, and how to spoil a run folder."""
+"""Fakes that several tests share: small experiments and backbones, a callback that takes notes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,27 @@ name = "pooled"
 
 
 @frozen(kw_only=True)
-class OneConvolution(tlkit.Backbone):
-    """The smallest backbone there is; unregistered, so it needs runs without a cache."""
+class FakeBackbone(tlkit.Backbone):
+    """A backbone without weights files; by itself it only preprocesses."""
 
     image_size: int = field(default=8)
+
+    def layers(self) -> tlkit.LayerTable:
+        raise NotImplementedError
+
+    def build(self) -> Any:
+        raise NotImplementedError
+
+    def preprocess_native(self, images: Any) -> Any:
+        return images / 255
+
+    def load_weights(self, model: Any) -> Mapping[str, str]:
+        return {"source": "none"}
+
+
+@frozen(kw_only=True)
+class OneConvolution(FakeBackbone):
+    """The smallest backbone there is; unregistered, so it needs runs without a cache."""
 
     def layers(self) -> tlkit.LayerTable:
         return tlkit.LayerTable((tlkit.Layer("conv", "Conv2D", "conv", (6, 6, 2), params=56),))
@@ -51,11 +68,30 @@ class OneConvolution(tlkit.Backbone):
         inputs = keras.layers.Input((8, 8, 3))
         return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
 
-    def preprocess_native(self, images: Any) -> Any:
-        return images / 255
 
-    def load_weights(self, model: Any) -> Mapping[str, str]:
-        return {"source": "none"}
+class Listener(tlkit.Callback):
+    """Keeps the notes, and the splits whose features were computed.
+
+    Attributes:
+        notes: The notes.
+        computed: The splits, in order.
+        planned: Whether a plan was made.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.computed: list[str] = []
+        self.planned = False
+
+    def on_plan(self, plan: tlkit.Plan, splits: tlkit.Splits) -> None:
+        self.planned = True
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def on_features_progress(self, split: str, done: int, count: int) -> None:
+        if done == count:
+            self.computed.append(split)
 
 
 def study_parts() -> Any:
