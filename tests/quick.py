@@ -1,7 +1,7 @@
-"""What `make quick` runs: every test that needs neither Keras nor a process of its own.
+"""What `make quick` runs: every test that needs no Keras, no scikit-learn and no other process.
 
-A pytest plug-in. A test or module is skipped at the moment it imports TensorFlow or Keras or starts
-a process, so nobody keeps a list. Laws are tried with ten examples each.
+A pytest plug-in. A test or module is skipped at the moment it imports one of these packages or
+starts a process, so nobody keeps a list. Laws are tried with ten examples each.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import pytest
 from hypothesis import settings
 
 EXAMPLES = 10
+HEAVY = ("tensorflow", "keras", "sklearn")
 
 
-class SkipKeras(MetaPathFinder, Loader):
-    """Finds TensorFlow and Keras like Python does, and skips the test that imports them."""
+class SkipHeavy(MetaPathFinder, Loader):
+    """Finds the heavy packages like Python does, and skips the test that imports one."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return a spec for the two packages, which `importlib.util.find_spec` may look at."""
-        return ModuleSpec(name, self) if name in {"tensorflow", "keras"} else None
+        """Return a spec for a heavy package, which `importlib.util.find_spec` may look at."""
+        return ModuleSpec(name, self) if name in HEAVY else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Skip the test, or the whole module if it imports them at its top."""
+        """Skip the test, or the whole module if it imports it at its top."""
         pytest.skip(f"needs {spec.name}", allow_module_level=True)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -43,8 +44,8 @@ def skip_process(*arguments: Any, **settings: Any) -> NoReturn:
 
 
 def pytest_collection() -> None:
-    """Block Keras and processes once pytest's own workers run, and try fewer examples."""
-    sys.meta_path.insert(0, SkipKeras())
+    """Block heavy packages and processes once pytest's own workers run, and try fewer examples."""
+    sys.meta_path.insert(0, SkipHeavy())
     subprocess.Popen.__init__ = skip_process  # type: ignore[method-assign]
     settings.register_profile("quick", settings.get_profile("tlkit"), max_examples=EXAMPLES)
     settings.load_profile("quick")

@@ -80,6 +80,7 @@ def test_it_leaves_no_process_behind(worker: Worker) -> None:
     assert process.poll() == 0
 
 
+@pytest.mark.slow
 def test_the_real_one_makes_a_run_and_survives_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "quick.toml"
     file.write_text(QUICK)

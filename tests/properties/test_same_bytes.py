@@ -117,6 +117,7 @@ def test_what_changes_only_above_the_cut_computes_no_features(
         assert len(callback.computed) == 4 * (number + 2)
 
 
+@pytest.mark.slow
 def test_views_are_seen_in_turn(tmp_path: Path) -> None:
     """With one view the second epoch sees what the first saw; with none set, something new."""
     still = {"optimizer": {"name": "sgd", "learning_rate": 1e-30}, "head": {"name": "pooled"}}
