@@ -6,7 +6,6 @@ This is the only module that imports scikit-learn at import; `tlkit` loads it on
 from __future__ import annotations
 
 import hashlib
-import itertools
 import shutil
 import tempfile
 import weakref
@@ -27,6 +26,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.toml import load_experiment
 from tlkit.data.images import ImageError, decode, picture_of, to_pixels
 from tlkit.keras_tools import FromImages, FromModel, png
+from tlkit.runfolder.folder import free_folder
 from tlkit.runner.run import run
 from tlkit.train.callback import Callback
 
@@ -140,7 +140,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             classes=names,
         )
         top = Path(self.folder) if self.folder else self._temporary()
-        out = next(p for n in itertools.count(1) if not (p := top / f"fit-{n}").exists())
+        out = free_folder(top, "fit")
         done = run(self._experiment(data, seed), out, callback=self._callback())
         self.classes_ = classes
         self.history_: tuple[Epoch, ...] = done.history

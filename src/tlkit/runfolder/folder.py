@@ -100,6 +100,11 @@ def folder_exists(out: Path) -> str:
     return f"{out}: the run folder exists; {hint}"
 
 
+def free_folder(top: Path, name: str) -> Path:
+    """Return the first `TOP/NAME-N` that does not exist, without making it."""
+    return next(path for path in _candidates(None, str(top), name) if not path.exists())
+
+
 def _candidates(out: Path | None, top: str, name: str) -> Iterable[Path]:
     if out is not None:
         return [out]
