@@ -45,7 +45,7 @@ class ImageRoot:
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
                 path = os.path.realpath(path)
-                status = os.stat(path)  # noqa: PTH116
+                status = os.stat(path)  # noqa: PTH116  # a string, not a Path
         except (OSError, ValueError):  # ValueError: NUL
             return f"there is no file {name!r}"
         if not self._holds(path):
@@ -68,7 +68,7 @@ class ImageRoot:
         with _opened(path) as (file, status):
             if not self.follow_links:
                 real = os.path.realpath(path)
-                if not self._holds(real) or not os.path.samestat(status, os.stat(real)):  # noqa: PTH116
+                if not self._holds(real) or not os.path.samestat(status, os.stat(real)):  # noqa: PTH116  # a string, not a Path
                     raise OSError(errno.EACCES, f"leads out of {self.path}")
             return file.read()
 

@@ -250,7 +250,7 @@ class Stage:
 
     @renamed_keywords(rates="lr_multipliers")
     def __init__(self, epochs: int, lr_multipliers: tuple[float, ...]) -> None:
-        self.__attrs_init__(epochs, lr_multipliers)  # type: ignore[attr-defined]
+        self.__attrs_init__(epochs, lr_multipliers)  # type: ignore[attr-defined]  # attrs adds it
 
     @property
     def rates(self) -> tuple[float, ...]:
