@@ -235,6 +235,34 @@ class Head(ABC):
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
         """Extend the graph, layer by layer, to probabilities of shape `(batch, classes)`."""
 
+    def layers_on(self, backbone: LayerTable, classes: int) -> LayerTable:
+        """Return the table of the whole model: by default the backbone's rows, then `layers`.
+
+        Override this and `connect` if the head needs more than the backbone's last output. Rows
+        around which a connection leads are no cut points.
+
+        Raises:
+            FieldError: If a key does not fit the backbone.
+        """
+        above = checked_table(self, self.layers(backbone.layers[-1].output_shape, classes))
+        return backbone + above.in_block(HEAD)
+
+    def connect(self, backbone: keras.Model, classes: int) -> keras.KerasTensor:
+        """Extend a backbone's graph to probabilities: by default `attach` to its output.
+
+        Keras numbers layers from the last one: those next to the end come last, whatever the order
+        in which they are made.
+        """
+        return self.attach(backbone.output, classes)
+
+
+def checked_table(part: Backbone | Head, table: Any) -> LayerTable:
+    """Return what a part's method returned, if it is a layer table."""
+    if not (isinstance(table, LayerTable) and len(table)):
+        what = f"its `layers` must return a LayerTable with at least one row, got {table!r}"
+        raise PartError(f"{type(part).__name__}: {what}")
+    return table
+
 
 @frozen
 class Stage:

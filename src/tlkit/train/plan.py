@@ -13,8 +13,8 @@ from tlkit.config.structure import unstructure
 from tlkit.data.splits import Splits
 from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.class_weights import Unweighted
-from tlkit.parts.kinds import Backbone, Head, Stage, registries
-from tlkit.system.errors import ConfigError, FieldError, PartError, Problem
+from tlkit.parts.kinds import Backbone, Head, Stage, checked_table, registries
+from tlkit.system.errors import ConfigError, FieldError, Problem
 
 # Images per pass through a frozen prefix; the last batch is padded. On two cores, VGG-16 takes the
 # same time per image with 8, 16 and 32, and 1.0, 1.3 and 1.8 GB.
@@ -126,17 +126,8 @@ class Plan:
 
 def model_layers(backbone: Backbone, head: Head, classes: int) -> LayerTable:
     """Return the layer table of a backbone with a head."""
-    below = _table(backbone, backbone.layers())
-    above = _table(head, head.layers(below.layers[-1].output_shape, classes))
-    return below + above.in_block(HEAD)
-
-
-def _table(part: Backbone | Head, table: Any) -> LayerTable:
-    """Return what a part's `layers` returned, if it is a layer table."""
-    if not (isinstance(table, LayerTable) and len(table)):
-        what = f"its `layers` must return a LayerTable with at least one row, got {table!r}"
-        raise PartError(f"{type(part).__name__}: {what}")
-    return table
+    below = checked_table(backbone, backbone.layers())
+    return checked_table(head, head.layers_on(below, classes))
 
 
 def make_plan(experiment: Experiment, splits: Splits) -> Plan:
