@@ -150,8 +150,8 @@ def test_layers_are_numbered_in_forward_order_without_the_input(build: Any) -> N
         (1, "block1_conv", "block1"),
         (2, "block1_norm", "block1"),
         (3, "block2_conv", "block2"),
-        (4, "flatten", "flatten"),
-        (5, "scores", "scores"),
+        (4, "flatten", "head"),
+        (5, "scores", "head"),
     ]
     assert table[2].batch_norm
     assert (table[2].params, table[2].other_params) == (8, 8)
@@ -442,10 +442,31 @@ def test_the_result_prints_as_the_table_with_rates() -> None:
     assert [line.split()[-1] for line in lines[1:]] == ["frozen"] * 4 + ["0.1"]
 
 
-def test_the_head_of_an_assembled_model_is_known_by_its_block() -> None:
+@pytest.mark.parametrize("saved", [False, True])
+def test_the_head_is_what_comes_after_the_last_feature_map(saved: bool, tmp_path: Path) -> None:
     model = tlkit.build_model(SMALLEST, "pooled", classes=3)
+    if saved:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
     frozen = tlkit.freeze(model, train="head")
     assert [n for n, rate in enumerate(frozen.rates, start=1) if rate] == [19, 20]
+
+
+def test_layers_that_are_not_the_parts_own_have_the_blocks_that_are_given() -> None:
+    model, layers = flat(), tlkit.layer_table(flat()).grouped(r"(block|scores)")
+    assert rates(tlkit.freeze(model, train="block", layers=layers)) == {
+        "block1_conv": 1, "block1_norm": 0, "block2_conv": 1, "flatten": 1, "scores": 0,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"^layers: must be the model's, which are\nno\."):
+        tlkit.freeze(model, train="block", layers=tlkit.layer_table(nested()))
+
+
+def test_keras_layers_get_no_attributes() -> None:
+    built = tlkit.build_model(SMALLEST, "linear", classes=3)
+    tlkit.freeze(built, train="head")
+    copy = keras.models.clone_model(built)
+    for layer, plain in zip(built.layers, copy.layers, strict=True):
+        assert vars(layer).keys() == vars(plain).keys()
 
 
 def test_of_a_policy_in_stages_the_first_counts() -> None:

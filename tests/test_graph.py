@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tlkit.model.graph import flattened, layer_table, named_weights, renumber_names, set_blocks
+from tlkit.model.graph import flattened, layer_table, named_weights, renumber_names
 from tlkit.train.assemble import seeded
 
 
@@ -79,8 +79,8 @@ def test_layers_without_a_match_belong_to_the_block_before_or_after(
     for name in ("first", "at_1", "between", "at_2"):
         x = keras.layers.Dense(3, name=name)(x)
     model = keras.Model(inputs, x)
-    set_blocks(model, r"^at_(\d)$", prefix, closes)
-    assert [layer.block for _, layer in layer_table(model)] == blocks
+    table = layer_table(model).grouped(r"^at_(\d)$", prefix, closes)
+    assert [layer.block for _, layer in table] == blocks
 
 
 def test_weights_without_a_name_are_called_by_their_place() -> None:

@@ -21,7 +21,7 @@ from tlkit.metrics.calibration import Calibrator
 from tlkit.metrics.scores import Scores
 from tlkit.metrics.scoring import score_examples
 from tlkit.model.graph import layer_table
-from tlkit.model.layers import HEAD
+from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.kinds import Backbone
 from tlkit.runfolder.experiment import read_experiment
 from tlkit.runfolder.folder import CALIBRATION, METRICS, PLAN, WEIGHTS, RunFolder
@@ -35,7 +35,7 @@ from tlkit.system.renames import renamed_method, warn_renamed
 from tlkit.system.text import printable
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
-from tlkit.train.plan import PREFIX_BATCH
+from tlkit.train.plan import PREFIX_BATCH, model_layers
 from tlkit.weights.tensors import read_weights
 
 Images = Sequence[str | Path] | npt.NDArray[Any]
@@ -218,7 +218,11 @@ class Classifier:
         Raises:
             ConfigError: If there is no such layer or it has no feature maps.
         """
-        return Explainer(self.model, self.experiment.backbone, layer, method)
+        return Explainer(self.model, self.experiment.backbone, layer, method, self._layers)
+
+    @property
+    def _layers(self) -> LayerTable:
+        return model_layers(self.experiment.backbone, self.experiment.head, len(self.classes))
 
     def read_images(
         self, files: Iterable[str | Rejected]
@@ -262,7 +266,8 @@ class Classifier:
 
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""
-        model, settings = _with_features(self.model, layer), self.experiment
+        settings = self.experiment
+        model = _with_features(self.model, self._layers, layer)
         return Extractor(model, settings.backbone, settings.augmentation, self.extractor.batch)
 
     def _outputs(self, extractor: Extractor, images: Images) -> Probabilities:
@@ -301,11 +306,12 @@ def _joined(extractor: Extractor, batches: Iterable[Any]) -> Probabilities:
     return np.concatenate([np.empty((0, *extractor.shape), np.float32), *batches])
 
 
-def _with_features(model: keras.Model, layer: str | None) -> keras.Model:
+def _with_features(model: keras.Model, layers: LayerTable, layer: str | None) -> keras.Model:
     """Return a model that outputs a layer's features and the probabilities in one pass.
 
     Args:
         model: A flat functional model that ends in probabilities.
+        layers: Its layers.
         layer: The layer's number or name; None: the last one before the head. Its output is
             averaged over all axes but the first and the last.
 
@@ -315,7 +321,6 @@ def _with_features(model: keras.Model, layer: str | None) -> keras.Model:
     Raises:
         ConfigError: If there is no such layer.
     """
-    layers = layer_table(model)
     if layer is None:
         name = next(row.name for row in reversed(layers.layers) if row.block != HEAD)
     else:

@@ -60,7 +60,7 @@ def heatmaps(
 class Explainer:
     """Computes heatmaps; compiled once and reused for all images.
 
-    Arguments and errors are those of `heatmaps`.
+    Arguments and errors are those of `heatmaps`; `layers` are the model's, if they are known.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Explainer:
         backbone: Backbone,
         layer: str | None = None,
         method: Method = "grad_cam",
+        layers: LayerTable | None = None,
     ) -> None:
         if method not in get_args(Method):
             raise _error("method", f"must be one of {', '.join(get_args(Method))}, got {method!r}")
@@ -96,7 +97,7 @@ class Explainer:
             score = tf.function(log_odds, input_signature=[images, numbers])
             self._coarse: Callable[..., Any] = lambda x, k: _occluded(score, x, k)
         else:
-            layers = layer_table(model)
+            layers = layers or layer_table(model)
             self.layer = layers[feature_layer(layers, layer)].name
             both = keras.Model(model.input, [model.get_layer(self.layer).output, model.output])
             self._coarse = tf.function(weighted_maps, input_signature=[images, numbers])

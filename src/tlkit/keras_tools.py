@@ -55,6 +55,7 @@ def freeze(
     *,
     train: Selector | Sequence[Selector] | Mapping[str, float] | FreezePolicy,
     batch_norm: BatchNorm = "inference",
+    layers: LayerTable | None = None,
 ) -> Frozen:
     """Train the selected layers of any Keras model and freeze all others; compile it afterwards.
 
@@ -65,6 +66,8 @@ def freeze(
             win), or a freeze policy, of which the first stage applies.
         batch_norm: `inference` freezes every BatchNorm layer whatever `train` says, `head` all but
             those in block `head`, `train` none. A policy has its own `batch_norm`.
+        layers: The model's layers, if not in the blocks of `layer_table`; parts have blocks of
+            their own, `backbone.layers() + head.layers(shape, classes)`.
 
     Returns:
         The layer table with the rates, ready to print. Its `optimizer` method returns an optimizer
@@ -73,7 +76,8 @@ def freeze(
     Raises:
         LayerError: If a range or name matches nothing.
         TypeError: If `model` or `train` has the wrong type.
-        ValueError: If nothing would be trained, or the model is not built yet.
+        ValueError: If nothing would be trained, the model is not built yet, or `layers` are not
+            those of the model.
     """
     import keras
 
@@ -87,7 +91,10 @@ def freeze(
         known = ", ".join(get_args(BatchNorm))
         raise ValueError(f"batch_norm: must be one of {known}, got {batch_norm!r}")
     policy = train if isinstance(train, FreezePolicy) else _multipliers(train)
-    return assemble.freeze(model, policy, batch_norm)
+    table = layer_table(model)
+    if layers is not None and [x.name for _, x in layers] != [x.name for _, x in table]:
+        raise ValueError(f"layers: must be the model's, which are\n{table}\ngot\n{layers}")
+    return assemble.freeze(model, layers or table, policy, batch_norm)
 
 
 def _has_inputs(model: keras.Model) -> bool:
@@ -121,9 +128,10 @@ def layer_table(model: keras.Model) -> LayerTable:
     """Return the numbered layers of any Keras model; nested models are listed layer by layer.
 
     The input is layer 0 and has no row. A nested model's layers are named `MODEL/LAYER`. A layer's
-    block is its nested model, or else the part of its name before the first underscore.
+    block is its nested model, or `head` if it comes after the last feature map, or else the part of
+    its name before the first underscore.
     """
-    return graph.layer_table(model)
+    return graph.layer_table(model).with_head()
 
 
 def build_model(

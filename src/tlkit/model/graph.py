@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def layer_table(model: keras.Model) -> LayerTable:
-    """Return the numbered layers of any Keras model; see `tlkit.layer_table`."""
+    """Return the numbered layers of any Keras model; blocks are read off the layers' names."""
     start_keras()
     import keras
 
@@ -41,7 +41,7 @@ def layer_table(model: keras.Model) -> LayerTable:
             Layer(
                 name,
                 type(layer).__name__,
-                getattr(layer, "tlkit_block", "") or _block_from(name),
+                _block_from(name),
                 tuple(size or 0 for size in shape),
                 params,
                 sum(map(_size, layer.weights)) - params,
@@ -93,32 +93,6 @@ def _versions() -> Iterator[tuple[str, str]]:
 def _block_from(name: str) -> str:
     """Return a layer's block by its name alone: its nested model, or the name's first word."""
     return name.rpartition("/")[0] or name.partition("_")[0]
-
-
-def set_block(layer: keras.Layer, block: str) -> None:
-    """Tell `layer_table` a layer's block. Only for layers that tlkit has made itself."""
-    layer.tlkit_block = block
-
-
-def set_blocks(model: keras.Model, pattern: str, prefix: str = "", closes: bool = False) -> None:
-    """Set each layer's block to the first group of a pattern in its name.
-
-    Args:
-        model: A model that tlkit has made.
-        pattern: A regular expression with one group.
-        prefix: The beginning of the block names, before the group.
-        closes: Whether a layer whose name matches ends its block, so that layers without a match
-            belong to the next one that has; otherwise it begins the block.
-    """
-    matches = [re.search(pattern, layer.name) for layer in model.layers]
-    blocks = [prefix + match.group(1) if match else "" for match in matches]
-    forward, backward = range(len(blocks)), range(len(blocks) - 1, -1, -1)
-    for order in (backward, forward) if closes else (forward, backward):
-        block = ""
-        for number in order:
-            block = blocks[number] = blocks[number] or block
-    for layer, block in zip(model.layers, blocks, strict=True):
-        set_block(layer, block)
 
 
 def cut_points(model: keras.Model) -> set[int]:

@@ -129,7 +129,44 @@ class LayerTable:
 
     def in_block(self, block: str) -> LayerTable:
         """Return the same layers with all of them in `block`."""
-        return LayerTable(tuple(evolve(layer, block=block) for layer in self.layers))
+        return self._in_blocks([block] * len(self))
+
+    def grouped(self, pattern: str, prefix: str = "", closes: bool = False) -> LayerTable:
+        """Return the same layers, with blocks read off their names.
+
+        Args:
+            pattern: A regular expression; its first group in a layer's name is the layer's block.
+            prefix: The beginning of the block names, before the group.
+            closes: Whether a layer whose name matches ends its block, so that layers without a
+                match belong to the next one that has; otherwise it begins the block.
+        """
+        matches = [re.search(pattern, layer.name) for layer in self.layers]
+        blocks = [prefix + match.group(1) if match else "" for match in matches]
+        forward, backward = range(len(blocks)), range(len(blocks) - 1, -1, -1)
+        for order in (backward, forward) if closes else (forward, backward):
+            block = ""
+            for number in order:
+                block = blocks[number] = blocks[number] or block
+        return self._in_blocks(blocks)
+
+    def with_head(self) -> LayerTable:
+        """Return the same layers, those after the last feature map in block `head`.
+
+        A feature map has several axes. Layers of nested models keep their blocks.
+        """
+        maps = [number for number, layer in self if len(layer.output_shape) > 1]
+        last = max(maps, default=0)
+        return self._in_blocks(
+            [
+                HEAD if 0 < last < number and "/" not in layer.name else layer.block
+                for number, layer in self
+            ]
+        )
+
+    def _in_blocks(self, blocks: Sequence[str]) -> LayerTable:
+        """Return the same layers in the given blocks; "" keeps a layer's own."""
+        pairs = zip(self.layers, blocks, strict=True)
+        return LayerTable(tuple(evolve(x, block=block or x.block) for x, block in pairs))
 
     @property
     def blocks(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from attrs import frozen
 
-from tlkit.model.graph import layer_table, leaves, set_block
+from tlkit.model.graph import layer_table, leaves
 from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage, holds_batch_norm
 from tlkit.parts.optimizers import layerwise
@@ -74,8 +74,6 @@ def assemble(
         for _, layer in list(leaves(model))[:-1]:  # probabilities and loss stay float32
             for inner in layer._flatten_layers():
                 inner.dtype_policy = f"mixed_{mixed_precision}"
-    for _, row in layers:  # for `freeze` and `layer_table`
-        set_block(model.get_layer(row.name), row.block)
     loaded = backbone.load_weights(base) if load_weights else {"source": "not loaded"}
     return model, loaded
 
@@ -121,10 +119,12 @@ class Frozen:
 
 
 def freeze(
-    model: keras.Model, train: Mapping[str, float] | FreezePolicy, batch_norm: BatchNorm
+    model: keras.Model,
+    layers: LayerTable,
+    train: Mapping[str, float] | FreezePolicy,
+    batch_norm: BatchNorm,
 ) -> Frozen:
     """Freeze all layers but those a policy trains, or those selected, with their multipliers."""
-    layers = layer_table(model)
     if isinstance(train, FreezePolicy):
         policy = train
     else:

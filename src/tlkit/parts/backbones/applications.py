@@ -18,7 +18,6 @@ from tlkit.model.graph import (
     learnable_variables,
     named_weights,
     renumber_names,
-    set_blocks,
 )
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.preprocessing import MODES
@@ -225,7 +224,11 @@ class KerasApplication(Backbone):
     def layers(self) -> LayerTable:
         """Return its layers; the network is built once, and the table is kept on disk."""
         settings = {"image_size": self.image_size}
-        return cached_table(self.published.name, settings, lambda: layer_table(self.build()))
+        return cached_table(self.published.name, settings, self._table)
+
+    def _table(self) -> LayerTable:
+        family = self.family
+        return layer_table(self.build()).grouped(family.block, family.prefix, family.closes)
 
     def build(self) -> keras.Model:
         """Return the model without nested models, with its layers named in their order."""
@@ -235,7 +238,6 @@ class KerasApplication(Backbone):
         if any(map(_must_go, model.layers)):
             model = flattened(model, drop=_is_preprocessing)
             renumber_names(model)
-        set_blocks(model, self.family.block, self.family.prefix, self.family.closes)
         return model
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import asdict, field, frozen
 
-from tlkit.model.graph import cached_table, layer_table, renumber_names, set_blocks
+from tlkit.model.graph import cached_table, layer_table, renumber_names
 from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.kinds import Backbone, part, typed_init
@@ -72,14 +72,14 @@ class KerasCVBackbone(Backbone):
     def layers(self) -> LayerTable:
         """Return its layers; the network is built once, and the table is kept on disk."""
         settings = asdict(self) | {"weights": None, "preprocess": None}
-        return cached_table(type(self).__name__, settings, lambda: layer_table(self.build()))
+        name, block = type(self).__name__, self.block
+        return cached_table(name, settings, lambda: layer_table(self.build()).grouped(block))
 
     def build(self) -> keras.Model:
         """Return the network without its rescaling, with its layers named in their order."""
         shape = (self.image_size, self.image_size, 3)
         model = _functional(self.network(models(), include_rescaling=False, input_shape=shape))
         renumber_names(model)
-        set_blocks(model, self.block)
         return model
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Factory, evolve, field, frozen
 
-from tlkit.model.graph import cached_table, layer_table, renumber_names, set_blocks, snake_case
+from tlkit.model.graph import cached_table, layer_table, renumber_names, snake_case
 from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Backbone, check_sources, part
 from tlkit.system.errors import PartError, WeightsError
@@ -289,10 +289,12 @@ class KerasHub(Backbone):
     def layers(self) -> LayerTable:
         """Return its layers; the network is built once, and the table is kept on disk."""
         files = self._files()
-        settings = {"config": files.network(), "image_size": self.image_size}
+        kind, config = files.network()
+        settings = {"config": (kind, config), "image_size": self.image_size}
         if self.preprocess == "native":
             files.scaling()  # so that a plan fails if it cannot be done
-        return cached_table("keras_hub", settings, lambda: layer_table(self.build()))
+        block = NETWORKS[kind].block
+        return cached_table("keras_hub", settings, lambda: layer_table(self.build()).grouped(block))
 
     def build(self) -> keras.Model:
         """Return the network, with its layers named in their order."""
@@ -315,7 +317,6 @@ class KerasHub(Backbone):
             )
         model = keras.Model(built.input, built.output)
         renumber_names(model)
-        set_blocks(model, network.block)
         return model
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
