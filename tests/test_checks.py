@@ -16,7 +16,8 @@ from PIL import Image
 import tlkit
 from tlkit.data import checks
 from tlkit.data.checks import Checked, check_images
-from tlkit.data.images import DecodedImageIndex, Reader, decode
+from tlkit.data.decoding import decode
+from tlkit.data.images import DecodedImageIndex, Reader
 from tlkit.parts.datasets import Folder
 
 
@@ -79,7 +80,8 @@ def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str
     with pytest.raises(tlkit.DataError, match=r"^00\.png: is not an image") as caught:
         look(splits_of(files | {"sound.png": png(1)}))
     lines = [
-        f"{number:02d}.png: is not an image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"
+        f"{number:02d}.png: is not an image; AVIF, BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP and DICOM "
+        "are read"
         for number in range(min(broken, 10))
     ]
     way_out = "replace or remove them, then run again; or leave them out with data.on_bad_image"
@@ -138,7 +140,7 @@ class TestSkip:
         assert done.plan.class_weights == {"a": 4 / 6, "b": 2.0}
         assert done.plan.as_json()["data"]["skipped"] == {"train": 2}
         rows = (tmp_path / "run" / "skipped.csv").read_text().splitlines()
-        reason = '"is not an image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"'
+        reason = '"is not an image; AVIF, BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP and DICOM are read"'
         assert rows == ["path,split,label,reason"] + [
             f"train/b/{n}.png,train,b,{reason}" for n in (1, 2)
         ]

@@ -54,7 +54,7 @@ def test_inspect_names_what_cannot_be_read_after_the_rest(images: Path, tmp_path
     assert isinstance(done.exception, tlkit.DataError)
     assert str(done.exception) == (
         "1 cannot be read\n  clear/bad\\x1b.png: is not an image; "
-        "BMP, JPEG, PNG, TIFF, WEBP and DICOM are read"
+        "AVIF, BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP and DICOM are read"
     )
 
 

@@ -25,8 +25,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLossl
 
 import tlkit
 from tlkit.config.structure import structure
+from tlkit.data.decoding import ImageError, decode
 from tlkit.data.dicom import is_dicom
-from tlkit.data.images import ImageError, Reader, decode
+from tlkit.data.images import Reader
 from tlkit.parts.datasets import Folder
 
 Pixels = npt.NDArray[Any]
@@ -177,6 +178,45 @@ def test_a_lookup_table_for_display_is_used_where_there_is_no_window() -> None:
     np.testing.assert_array_equal(decoded(both), decoded(dicom(values(0, 1, 2), **window)))
 
 
+def test_a_lookup_table_is_laid_over_the_rescaled_values() -> None:
+    tables = [lookup_table(1023, 512, 0, bits=10)]
+    content = dicom(
+        values(0, 1, 2, 9), VOILUTSequence=tables, RescaleSlope=0.5, RescaleIntercept="-0.25"
+    )  # -0.25, 0.25, 0.75, 4.25 are entries 0, 0, 1 and the last
+    assert decoded(content).tolist() == [[255, 255, 128, 0]]
+
+
+@given(
+    stored=arrays.arrays(np.uint16, (3, 3)),
+    entries=st.lists(st.integers(0, 255), min_size=300, max_size=400),
+)
+def test_a_lookup_table_of_8_bits_serves_deeper_values(stored: Pixels, entries: list[int]) -> None:
+    content = dicom(stored, VOILUTSequence=[lookup_table(*entries, bits=8)])
+    expected = np.array(entries)[stored.clip(0, len(entries) - 1)]
+    np.testing.assert_array_equal(decoded(content), expected)
+
+
+@given(
+    pixels=arrays.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5))),
+    photometric=st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+    slope=st.sampled_from([1, "1", "1.0", "1e0"]),
+    padding=st.integers(0, 3),
+)
+def test_rescaling_that_changes_nothing_and_padding_leave_the_pixels(
+    pixels: Pixels, photometric: str, slope: Any, padding: int
+) -> None:
+    data = pixels.tobytes() + bytes(padding)
+    tags: dict[str, Any] = {"PhotometricInterpretation": photometric, "PixelData": data}
+    content = dicom(pixels, RescaleSlope=slope, RescaleIntercept="0", **tags)
+    # The file itself pads to an even length.
+    if len(data) + len(data) % 2 > pixels.size + 2:
+        with pytest.raises(ImageError, match=r"bytes of pixel data, expected"):
+            decode(content)
+        return
+    expected = 255 - pixels if photometric == "MONOCHROME1" else pixels
+    np.testing.assert_array_equal(decoded(content), expected)
+
+
 def encoded(pixels: Pixels, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
@@ -212,7 +252,7 @@ def test_a_compression_without_its_decoder_is_named_with_what_to_install() -> No
         ({"PhotometricInterpretation": None}, r"^has photometric interpretation None; MONO"),
         ({"PixelData": bytes(254)}, r"^has 254 bytes of pixel data, expected 256$"),
         ({"PixelData": bytes(128)}, r"^has 128 bytes of pixel data, expected 256$"),
-        ({"PixelData": bytes(258)}, r"^has 258 bytes of pixel data, expected 256$"),
+        ({"PixelData": bytes(260)}, r"^has 260 bytes of pixel data, expected 256$"),
         ({"BitsAllocated": None}, r"^cannot be decoded as DICOM: "),
     ],
 )

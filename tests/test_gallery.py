@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tlkit.data.images import ImageError, Reader
+from tlkit.data.decoding import ImageError
+from tlkit.data.images import Reader
 from tlkit.explain import Explainer
 from tlkit.reports.gallery import (
     OF_PAIR,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlkit.data import images
+from tlkit.data.decoding import RULES
 from tlkit.data.images import DecodedImageIndex, Picture
 
 pictures = st.builds(
@@ -18,6 +19,7 @@ pictures = st.builds(
     width=st.integers(1, 9000),
     height=st.integers(1, 9000),
     flat=st.booleans(),
+    brightest=st.integers(0, 255),
 )
 
 
@@ -45,7 +47,7 @@ def test_the_table_belongs_to_its_rules_and_decoders(
     monkeypatch.setattr(images, "version", lambda package: f"another {package}")
     assert DecodedImageIndex(tmp_path).read() == {}
     monkeypatch.undo()
-    monkeypatch.setattr(images, "RULES", images.RULES + 1)
+    monkeypatch.setattr(images, "RULES", RULES + 1)
     assert DecodedImageIndex(tmp_path).read() == {}
 
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tlkit
-from tlkit.data.images import Reader, Resize, decode, in_parallel, picture_of, to_pixels
+from tlkit.data.decoding import decode
+from tlkit.data.images import Reader, Resize, in_parallel, picture_of, to_pixels
 from tlkit.parts.shapes import Shapes
 
 Pixels = npt.NDArray[Any]
@@ -59,12 +60,13 @@ def test_jpeg_comes_back_as_jpeg_does() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"just text", b"<html>error</html>", encoded(noise(), "GIF"), encoded(noise(), "EPS")],
-    ids=["text", "html", "GIF", "EPS"],
+    [b"just text", b"<html>error</html>", encoded(noise(), "EPS")],
+    ids=["text", "html", "EPS"],
 )
 def test_other_content_is_no_image_and_the_formats_are_listed(content: bytes) -> None:
     with pytest.raises(
-        ValueError, match=r"^is not an image; BMP, JPEG, PNG, TIFF, WEBP and DICOM are read$"
+        ValueError,
+        match=r"^is not an image; AVIF, BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP and DICOM are read$",
     ):
         decode(content)
 
@@ -81,7 +83,9 @@ def test_several_frames_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_truncated_image_is_refused_and_never_filled_with_grey(kind: str, tenth: int) -> None:
     content = encoded(noise(64, 64), kind)
-    with pytest.raises(ValueError, match=r"^(is empty$|is not an image; |cannot be decoded: )"):
+    with pytest.raises(
+        ValueError, match=r"^(is empty$|is not an image; |is a .* damaged|cannot be dec)"
+    ):
         decode(content[: len(content) * tenth // 10])
 
 

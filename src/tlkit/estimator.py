@@ -24,7 +24,8 @@ from sklearn.utils.validation import check_is_fitted
 from tlkit.classifier import Classifier, load
 from tlkit.config.experiment import Experiment
 from tlkit.config.toml import load_experiment
-from tlkit.data.images import ImageError, decode, picture_of, to_pixels
+from tlkit.data.decoding import ImageError, decode
+from tlkit.data.images import picture_of, to_pixels
 from tlkit.keras_tools import FromImages, FromModel, png
 from tlkit.runfolder.folder import free_folder
 from tlkit.runner.run import run

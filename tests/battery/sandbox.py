@@ -29,7 +29,8 @@ def readers() -> dict[str, Callable[[Path], object]]:
 
     # Neither needs TensorFlow, which would take half of the memory.
     tlkit.system.keras.start_keras = lambda: None  # type: ignore[assignment]  # it is cached
-    from tlkit.data.images import decode, picture_of
+    from tlkit.data.decoding import decode
+    from tlkit.data.images import picture_of
     from tlkit.weights.files import read_arrays
 
     def image(path: Path) -> list[int]:
@@ -46,7 +47,7 @@ def readers() -> dict[str, Callable[[Path], object]]:
 def main() -> None:
     """Try each file and print what happened."""
     tried = readers()
-    from tlkit.data.images import ImageError
+    from tlkit.data.decoding import ImageError
     from tlkit.system.errors import WeightsError
 
     work = json.load(sys.stdin)

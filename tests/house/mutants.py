@@ -363,15 +363,15 @@ MUTANTS = (
     ),
     Mutant(
         "pixel bombs are decoded",
-        "data/images.py",
+        "data/decoding.py",
         "    if image.width * image.height > MAX_PIXELS:",
         "    if False:",
         "tests/test_images.py::test_too_many_declared_pixels_are_refused_before_decoding",
     ),
     Mutant(
         "16-bit grey is clipped",
-        "data/images.py",
-        "((values.astype(np.uint32) + 128) // 257)",
+        "data/decoding.py",
+        "(values.astype(np.uint32) * 255 + white // 2) // white",
         "values.clip(0, 255)",
         "tests/test_images.py::test_16_bit_grey_is_scaled_and_not_clipped",
     ),

@@ -64,7 +64,8 @@ def write_pictures(
         workers: Images decoded in parallel.
         on_image: Called with the number of finished images.
     """
-    from tlkit.data.images import ImageError, in_parallel  # starts TensorFlow: not for --help
+    from tlkit.data.decoding import ImageError
+    from tlkit.data.images import in_parallel  # starts TensorFlow: not for --help
 
     rules = f"1 max_side={max_side or 'none'}"
     for folder in {(out / image.path).parent for image in images}:
@@ -101,7 +102,7 @@ def write_pictures(
 def _make(
     image: Image, target: Path, known: Made | None, rules: str, max_side: int | None
 ) -> tuple[Made, str]:
-    from tlkit.data.images import decode
+    from tlkit.data.decoding import decode
 
     content = image.file.read_bytes()
     made_from = hashlib.sha256(content).hexdigest()

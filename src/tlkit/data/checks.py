@@ -9,14 +9,8 @@ from functools import partial
 
 from attrs import evolve, frozen
 
-from tlkit.data.images import (
-    DecodedImageIndex,
-    ImageError,
-    Picture,
-    decode,
-    in_parallel,
-    picture_of,
-)
+from tlkit.data.decoding import ImageError, decode
+from tlkit.data.images import LOOKS_DARK, DecodedImageIndex, Picture, in_parallel, picture_of
 from tlkit.data.leakage import Shared, refuse, shared_pictures
 from tlkit.data.splits import Example, Skipped, Splits
 from tlkit.system.errors import DataError
@@ -189,6 +183,7 @@ def _odd(splits: Splits, pictures: Mapping[str, Picture]) -> list[str]:
     """Return notes on usable images that hardly show anything."""
     small = [path for path, p in pictures.items() if min(p.width, p.height) < SMALL_PX]
     flat = [path for path, p in pictures.items() if p.flat]
+    dark = [path for path, p in pictures.items() if p.dark]
     notes = []
     if small:
         what = f"{_counted(small, 'image has', 'images have')} a side below {SMALL_PX} pixels"
@@ -196,6 +191,9 @@ def _odd(splits: Splits, pictures: Mapping[str, Picture]) -> list[str]:
     if flat:
         what = f"{_counted(flat, 'image has', 'images have')} only one color"
         notes.append(f"{what}, such as {splits.where(flat[0])}")
+    if dark:
+        what = f"{_counted(dark, 'image is', 'images are')} nearly black, {LOOKS_DARK}"
+        notes.append(f"{what}, such as {splits.where(dark[0])}")
     return notes
 
 

@@ -116,15 +116,17 @@ def _check_header(file: Any, max_pixels: int) -> None:
     if (kind := file.get("PhotometricInterpretation")) not in GRAY:
         raise DicomError(f"has photometric interpretation {kind}; {' and '.join(GRAY)} are read")
     if not file.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_length(file, height * width)
+        _cut_padding(file, height * width)
 
 
-def _check_length(file: Any, pixels: int) -> None:
-    """Refuse pixel data that are cut off or too long; one byte may pad them to an even length."""
+def _cut_padding(file: Any, pixels: int) -> None:
+    """Refuse pixel data that are cut off or too long; up to two bytes of padding are dropped."""
     expected = pixels * int(file.SamplesPerPixel) * int(file.BitsAllocated) // 8
     length = len(file.PixelData)
-    if length not in {expected, expected + expected % 2}:
+    if not expected <= length <= expected + 2:
         raise DicomError(f"has {length:,} bytes of pixel data, expected {expected:,}")
+    if length > expected + expected % 2:  # more than the standard's own
+        file.PixelData = file.PixelData[: expected + expected % 2]
 
 
 def _modality_values(file: Any) -> npt.NDArray[Any]:
@@ -141,8 +143,18 @@ def _modality_values(file: Any) -> npt.NDArray[Any]:
         raise DicomError(
             f"is compressed as {syntax.name} ({syntax}); to read it: pip install {packages}"
         ) from None
+    if not file.get("ModalityLUTSequence") and _rescaling(file) == (1, 0):
+        return stored  # type: ignore[no-any-return]  # pydicom is untyped here
     values: npt.NDArray[Any] = apply_modality_lut(stored, file)
     return values
+
+
+def _rescaling(file: Any) -> tuple[float, float]:
+    """Return the slope and the intercept; `(1, 0)` changes nothing, as without the tags."""
+    slope, intercept = file.get("RescaleSlope"), file.get("RescaleIntercept")
+    if slope is None or intercept is None:  # pydicom applies both or neither
+        return 1, 0
+    return float(slope), float(intercept)
 
 
 def _picture(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -166,13 +178,24 @@ def _shares(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         center, width = float(_first(file.WindowCenter)), float(_first(file.WindowWidth))
         return _windowed(values, center, width, file.get("VOILUTFunction") or "LINEAR")
     if file.get("VOILUTSequence"):
-        from pydicom.pixels.processing import apply_voi
-
-        bits = int(file.VOILUTSequence[0].LUTDescriptor[2])
-        shares: npt.NDArray[np.float64] = apply_voi(values, file, index=0) / (2**bits - 1)
-        return shares.clip(0, 1)
+        return _looked_up(file, values)
     low, high = float(values.min()), float(values.max())
     return (values - low) / ((high - low) or 1)
+
+
+def _looked_up(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Apply the first lookup table for display; pydicom's own wraps at shallow tables."""
+    import numpy as np
+
+    table = file.VOILUTSequence[0]
+    count, first, bits = (int(number) for number in table.LUTDescriptor)
+    entries = table.LUTData
+    if isinstance(entries, bytes):
+        order = "<" if file.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        entries = np.frombuffer(entries, f"{order}u2")
+    places = (values.round().astype(np.int64) - first).clip(0, (count or 2**16) - 1)
+    shares: npt.NDArray[np.float64] = np.asarray(entries)[places] / (2**bits - 1)
+    return shares.clip(0, 1)
 
 
 def _windowed(

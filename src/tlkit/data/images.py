@@ -1,15 +1,13 @@
-"""Image files: from bytes to pixels of one size, by stated rules, and what a file shows.
+"""Image files: from bytes to pixels of one size, and what a file shows.
 
-The content decides the format, not the suffix. Palettes and CMYK become RGB, transparency is put
-on black, 16-bit gray is scaled to 8 bits, EXIF rotation is applied, gray is repeated to three
-channels. `tlkit.data.dicom` has the rules for DICOM.
+`tlkit.data.decoding` has the rules by which a file becomes a picture. Gray is repeated to three
+channels here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 import os
 from collections import deque
@@ -22,87 +20,21 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from tlkit.data.dicom import DicomError, gray_picture, is_dicom
+from tlkit.data.decoding import RULES, ImageError, decode
 from tlkit.system.errors import DataError
 from tlkit.system.files import write_bytes
 from tlkit.system.text import printable
 
-FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_PIXELS = 81_000_000  # 9,000 × 9,000; an image that declares more is refused before decoding
-RULES = 1  # increase when `decode` accepts other files or makes other pictures
+DARK = 16  # of 255: the white of 12-bit values in a 16-bit file
+LOOKS_DARK = f"no value above {DARK} of 255, as 12-bit values in a 16-bit file"
 MAX_INDEXED = 300_000  # images; 45 MB
 
 Pixels = npt.NDArray[np.uint8]
 Resize = Literal["stretch", "pad", "crop"]
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-class ImageError(ValueError):
-    """An image file cannot be used, and why."""
-
-
-def decode(content: bytes) -> Image.Image:
-    """Return an image file's picture in mode `L` or `RGB`.
-
-    Raises:
-        ImageError: If it is not an image of the allowed formats, is broken, has several frames or
-            declares too many pixels.
-    """
-    if not content:
-        raise ImageError("is empty")
-    if is_dicom(content):
-        return _from_dicom(content)
-    try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _check_header(image)
-        image.load()
-        return _plain(ImageOps.exif_transpose(image))
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"is not an image; {', '.join(FORMATS)} and DICOM are read") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"declares too many pixels, more than {MAX_PIXELS:,}") from None
-    except Exception as error:  # on hostile bytes a decoder may raise anything
-        raise ImageError(f"cannot be decoded: {error}") from None
-
-
-def _from_dicom(content: bytes) -> Image.Image:
-    try:
-        return Image.fromarray(gray_picture(content, MAX_PIXELS))
-    except DicomError as error:
-        raise ImageError(str(error)) from None
-
-
-def _check_header(image: Image.Image) -> None:
-    """Refuse a picture before its pixels take memory."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(f"has {frames} frames, one is expected")
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    if image.mode in {"L", "RGB"} and "transparency" not in image.info:
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion would clip it
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError("has gray values outside 0-65535")
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ImageError("has floating-point gray values, whose range is not defined")
-    if image.mode == "LA" or "transparency" in image.info or image.mode in {"RGBA", "PA"}:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, image).convert("RGB")
-    return image.convert("RGB")
 
 
 @frozen
@@ -114,21 +46,28 @@ class Picture:
         width: In pixels.
         height: In pixels.
         flat: Whether it has only one color.
+        brightest: The highest value of any channel, of 255.
     """
 
     pixels: str
     width: int
     height: int
     flat: bool
+    brightest: int = 255
+
+    @property
+    def dark(self) -> bool:
+        """Return whether hardly anything can be seen, although there is more than one color."""
+        return not self.flat and self.brightest <= DARK
 
     def __str__(self) -> str:
-        return f"{self.pixels} {self.width} {self.height} {self.flat:d}"
+        return f"{self.pixels} {self.width} {self.height} {self.flat:d} {self.brightest}"
 
     @classmethod
     def parse(cls, text: str) -> Picture:
         """Return the picture that `str` wrote."""
-        pixels, width, height, flat = text.split(" ")
-        return cls(pixels, int(width), int(height), flat == "1")
+        pixels, width, height, flat, brightest = text.split(" ")
+        return cls(pixels, int(width), int(height), flat == "1", int(brightest))
 
 
 def picture_of(image: Image.Image) -> Picture:
@@ -142,7 +81,7 @@ def picture_of(image: Image.Image) -> Picture:
     digest = hashlib.sha256(str(pixels.shape).encode())
     digest.update(pixels.data)
     flat = _all_equal(pixels, np.broadcast_to(pixels[:1, :1], pixels.shape))
-    return Picture(digest.hexdigest(), image.width, image.height, flat)
+    return Picture(digest.hexdigest(), image.width, image.height, flat, int(pixels.max()))
 
 
 def _all_equal(pixels: npt.NDArray[Any], others: npt.NDArray[Any]) -> bool:
@@ -166,7 +105,7 @@ class DecodedImageIndex:
     @property
     def path(self) -> Path:
         """Return the table for these rules and the installed decoders."""
-        decoders = "-".join(filter(None, map(_version, ("pillow", "pydicom"))))
+        decoders = "-".join(filter(None, map(_version, ("pillow", "pydicom", "pillow-heif"))))
         return self.folder / f"pictures-{RULES}-{decoders}.txt"
 
     def read(self) -> dict[str, Picture]:
@@ -217,7 +156,7 @@ def to_pixels(
     image = decode(content)
     box = None
     if resize == "pad":
-        image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
+        image = _padded(image, size)
     elif resize == "crop":
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -228,6 +167,21 @@ def to_pixels(
         edge = round(size * (1 - mask_center) / 2)
         pixels[edge : size - edge, edge : size - edge] = 0
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+def _padded(image: Image.Image, size: int) -> Image.Image:
+    """Return the whole image on a black square; its shorter side keeps at least one pixel."""
+    width, height = image.size
+    if width == height:
+        return image
+    if width > height:
+        inner = size, max(1, round(height / width * size))
+    else:
+        inner = max(1, round(width / height * size)), size
+    square = Image.new(image.mode, (size, size))
+    corner = round((size - inner[0]) * 0.5), round((size - inner[1]) * 0.5)
+    square.paste(image.resize(inner, Image.Resampling.BILINEAR), corner)
+    return square
 
 
 @frozen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable
 
@@ -12,8 +11,8 @@ import numpy.typing as npt
 from attrs import field, frozen
 from PIL import Image
 
-from tlkit.data.dicom import is_dicom
-from tlkit.data.images import ImageError, decode, in_parallel, picture_of
+from tlkit.data.decoding import ImageError, decode, stored_as
+from tlkit.data.images import in_parallel, picture_of
 from tlkit.data.sources import LabeledImage, LabeledImages
 
 HASH_SIDE = 16  # 256 bits; with 64, 1 of 1,000 pairs of different images differs in 4 or fewer
@@ -36,6 +35,7 @@ class ImageFacts:
         bytes: The file size.
         sha256: The hash of the file.
         pixels: The hash of the picture; see `tlkit.data.images.picture_of`.
+        brightest: The highest value of any channel.
         bits: The difference hash, `(32,)` uint8.
         thumb: A thumbnail, `(48, 48)` uint8.
     """
@@ -48,6 +48,7 @@ class ImageFacts:
     bytes: int
     sha256: str
     pixels: str
+    brightest: int = 255
     bits: Bits = field(eq=False, repr=False)
     thumb: Thumb = field(eq=False, repr=False)
 
@@ -93,7 +94,8 @@ def image_facts(image: LabeledImage, content: bytes) -> ImageFacts:
     """
     picture = decode(content)
     gray = picture.convert("L")
-    kind, mode = ("DICOM", "L") if is_dicom(content) else _header(content)
+    kind, mode = stored_as(content)
+    shown = picture_of(picture)
     return ImageFacts(
         image=image,
         width=picture.width,
@@ -102,7 +104,8 @@ def image_facts(image: LabeledImage, content: bytes) -> ImageFacts:
         mode=mode,
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        pixels=picture_of(picture).pixels,
+        pixels=shown.pixels,
+        brightest=shown.brightest,
         bits=difference_hash(gray),
         thumb=np.asarray(gray.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)),
     )
@@ -117,8 +120,3 @@ def difference_hash(gray: Image.Image) -> Bits:
     """
     small = np.asarray(gray.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
     return np.packbits(small[:, 1:] > small[:, :-1])
-
-
-def _header(content: bytes) -> tuple[str, str]:
-    with Image.open(io.BytesIO(content)) as picture:
-        return picture.format or "", picture.mode

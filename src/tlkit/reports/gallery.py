@@ -14,7 +14,8 @@ import numpy.typing as npt
 from attrs import frozen
 from PIL import Image
 
-from tlkit.data.images import ImageError, Pixels, Reader
+from tlkit.data.decoding import ImageError
+from tlkit.data.images import Pixels, Reader
 from tlkit.reports.heatmap import overlay
 from tlkit.runfolder.tables import Prediction
 from tlkit.system.errors import DataError

@@ -33,7 +33,7 @@ def _no_global_draws() -> Iterator[None]:
 
 def check_dataset(dataset: kinds.Dataset) -> None:
     """Check that `load` always returns the same splits and that every image can be read."""
-    from tlkit.data.images import decode
+    from tlkit.data.decoding import decode
 
     splits = dataset.load()
     assert isinstance(splits, Splits), f"load: must return Splits, got {splits!r}"
