@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tlkit.data.manifest import refuse_rows
 from tlkit.data.sources import read_manifest
@@ -95,11 +100,11 @@ def test_labels_are_text_and_are_kept_as_they_are(folder: Path) -> None:
         ("a,normal,train", "path: 'a' is not a regular file$"),
         (",normal,train", "path: is empty or not a path$"),
         ("1\0.png,normal,train", "path: is empty or not a path$"),
-        ("../outside.png,normal,train", "path: must stay below the images' folder, got "),
-        ("a/../../outside.png,normal,train", "path: must stay below the images' folder, got "),
-        ("/etc/hosts,normal,train", "path: must stay below the images' folder, got "),
-        ("C:/scan.png,normal,train", "path: must stay below the images' folder, got "),
-        ("file://1.png,normal,train", "path: must stay below the images' folder, got "),
+        ("../outside.png,normal,train", "path: must stay below the images' folder, "),
+        ("a/../../outside.png,normal,train", "path: must stay below the images' folder, "),
+        ("/etc/hosts,normal,train", "path: must stay below the images' folder, "),
+        ("C:/scan.png,normal,train", "path: must stay below the images' folder, "),
+        ("file://1.png,normal,train", "path: must stay below the images' folder, "),
         ("2.png,normal,val", "path: '2.png' is in row 2 already$"),
         ("./2.png,normal,val", r"path: '2\.png' is in row 2 already$"),
         (".//2.png,normal,val", r"path: '2\.png' is in row 2 already$"),
@@ -118,9 +123,17 @@ def test_a_wrong_row_is_named_with_its_number_and_reason(
     [
         ([], "is empty; the first row names the columns$"),
         (["path,label"], "there is no column 'split', got path, label$"),
-        (["Path,label,split"], "there is no column 'path', got Path, label, split$"),
-        (["path;label;split"], "there is no column 'path', got path;label;split$"),
-        (["path, label,split"], "there is no column 'label', got path,  label, split$"),
+        (["Path,label,split"], "there is no column 'path', got Path, label, split; ren"),
+        (
+            ["FileName;PatientID;label"],
+            "there is no column 'path', got FileName, PatientID, label; rename 'FileName' to 'pa",
+        ),
+        (["path,finding,split"], "there is no column 'label', got path, finding, split$"),
+        (
+            ["path,Diagnosis,split"],
+            "there is no column 'label', got path, Diagnosis, split; rename 'Diagnosis'",
+        ),
+        (["path, label,split"], "there is no column 'label', got path,  label, split; ren"),
         (["path,label,split,label"], "a column appears twice, got path, label, split, label$"),
         ([f"{HEADER},pateint"], r"unknown column 'pateint'; did you mean 'patient'\?$"),
         ([f"{HEADER},Patient"], r"unknown column 'Patient'; did you mean 'patient'\?$"),
@@ -157,4 +170,111 @@ def test_ten_wrong_rows_are_shown_and_the_others_counted(
         read(folder, HEADER, *rows, "1.png,normal,train")
     lines = str(raised.value).splitlines()
     assert len([line for line in lines if "there is no file" in line]) == min(wrong, 10)
-    assert lines[10:] == ([f"… and {more} more rows"] if more else [])
+    assert lines[10:] == ([f"… and {more} more rows"] if more else []) + (
+        ["paths are relative to the CSV file; for another folder set data.root"] * (wrong > 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ("1,normal,train", "'1.png'"),
+        ("1.jpg,normal,train", "'1.png'"),
+        ("1.PNG,normal,train", "'1.png'"),
+        ("a/1,normal,train", "'a/1.png'"),
+        ("a/3,normal,train", None),
+        ("nowhere/1,normal,train", None),
+    ],
+)
+def test_a_file_of_a_similar_name_is_named(folder: Path, row: str, hint: str | None) -> None:
+    name = row.partition(",")[0]
+    end = f"; there is {hint}$" if hint else "$"
+    with pytest.raises(DataError, match=rf"path: there is no file '{name}'{end}"):
+        read(folder, HEADER, row)
+
+
+def test_names_beyond_the_root_are_not_told(folder: Path, tmp_path_factory: Any) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret.png").touch()
+    (folder / "far").symlink_to(outside)
+    with pytest.raises(DataError, match=r"path: there is no file 'far/secret'$"):
+        read(folder, HEADER, "far/secret,normal,train")
+
+
+NAMES = ("1.png", "2.png", "a/1.png", "with, comma.png")
+
+
+@given(
+    separator=st.sampled_from(",;\t"),
+    end=st.sampled_from(["\n", "\r\n"]),
+    mark=st.sampled_from(["", "\ufeff"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    spelling=st.lists(
+        st.sampled_from(["plain", "dot", "slashes", "backslashes", "absolute"]),
+        min_size=len(NAMES),
+        max_size=len(NAMES),
+    ),
+    columns=st.permutations(["path", "label", "split", "age"]),
+)
+def test_the_dialect_of_a_table_does_not_matter(
+    separator: str,
+    end: str,
+    mark: str,
+    quoting: Any,
+    spelling: list[str],
+    columns: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("dialect")
+    (folder / "a").mkdir()
+    buffer = io.StringIO()
+    writer = csv.DictWriter(
+        buffer, columns, delimiter=separator, lineterminator=end, quoting=quoting
+    )
+    writer.writeheader()
+    for name, how in zip(NAMES, spelling, strict=True):
+        (folder / name).touch()
+        path = {
+            "plain": name,
+            "dot": f"./{name}",
+            "slashes": name.replace("/", "//"),
+            "backslashes": name.replace("/", "\\"),
+            "absolute": str(folder / name),
+        }[how]
+        writer.writerow({"path": path, "label": "normal", "split": "train", "age": 7})
+    table = folder / "data.csv"
+    table.write_text(mark + buffer.getvalue(), encoding="utf-8", newline="")
+    assert by_split(table)["train"] == tuple(Example(name, "normal") for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("column", "known"),
+    [("CaseID", "patient"), ("Subject ID", "patient"), ("Fold", "split"), ("age", None)],
+)
+def test_a_column_that_looks_important_and_is_not_used_is_noted(
+    folder: Path, column: str, known: str | None
+) -> None:
+    path = folder / "data.csv"
+    path.write_text(f"path,label,{column}\n1.png,normal,x\n", encoding="utf-8")
+    note = f"column {column!r} is not used; if it is the {known}, rename it to {known!r}"
+    assert read_manifest(path).notes == ((note,) if known else ())
+
+
+@pytest.mark.parametrize(
+    ("labels", "noted"),
+    [(("1", "1.0"), True), (("1", "01"), True), (("1", "2"), False), (("a", "A"), False)],
+)
+def test_one_number_in_two_spellings_is_noted(
+    folder: Path, labels: tuple[str, str], noted: bool
+) -> None:
+    path = folder / "data.csv"
+    path.write_text(f"path,label\n1.png,{labels[0]}\n2.png,{labels[1]}\n", encoding="utf-8")
+    note = f"labels {labels[0]!r} and {labels[1]!r} are two classes; write them alike if they mean "
+    assert read_manifest(path).notes == ((f"{note}one",) if noted else ())
+
+
+@pytest.mark.parametrize("label", ["nan", "NaN", "<NA>", "NaT"])
+def test_what_pandas_writes_for_a_missing_label_is_no_label(folder: Path, label: str) -> None:
+    with pytest.raises(DataError, match=f"row 2: label: is missing, got '{label}'$"):
+        read(folder, HEADER, f"1.png,{label},train", classes=None)
+    assert read(folder, HEADER, f"1.png,{label},train", classes=(label, "b"))["train"]

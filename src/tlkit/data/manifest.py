@@ -1,11 +1,12 @@
-"""CSV manifests: one row per image."""
+"""CSV manifests: one row per image; separated by commas, semicolons or tabs."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from attrs import frozen
@@ -13,20 +14,30 @@ from attrs import frozen
 from tlkit.data.root import ImageRoot
 from tlkit.data.splits import SPLITS
 from tlkit.system.errors import DataError
-from tlkit.system.text import csv_text, first_lines, nearest
+from tlkit.system.text import NUMBER, csv_text, first_lines, nearest
 
 COLUMNS = ("path", "label", "split", "patient", "source", "view", "sha256")
 MAX_BYTES = 256 << 20  # over a million rows; a larger file is something else
+MISSING = frozenset({"nan", "<na>", "nat"})  # what pandas writes for a label that is not there
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# Other people's names of the columns, in lower case and without other signs.
+OTHER_NAMES = {
+    "path": "file filename filepath image imagefile imagefilename imagename imagepath img imgpath",
+    "label": "category class classname diagnosis labels target",
+    "split": "dataset fold partition set subset",
+    "patient": "case caseid patientid patientname patientno subject subjectid",
+}
 _LOCATION = re.compile(r"[A-Za-z]:[\\/]|[A-Za-z]+://")  # a drive or a URL
 
 
 @frozen
 class Row:
-    """One row of a manifest.
+    r"""One row of a manifest.
 
     Attributes:
         number: Its line in the file.
-        values: Its cells by column; `path` is normalized, so that `a//b` and `./a/b` are `a/b`.
+        values: Its cells by column; `path` is normalized and relative: `a//b`, `./a/b`, `a\b` and
+            `/root/a/b` are `a/b`.
         problem: Why the row cannot be used; empty if it can.
     """
 
@@ -40,11 +51,11 @@ def read_rows(
     root: ImageRoot,
     required: Sequence[str] = ("path", "label"),
     classes: Sequence[str] | None = None,
-) -> list[Row]:
-    """Return the rows of a manifest in order, wrong ones included.
+) -> tuple[list[Row], list[str]]:
+    """Return the rows of a manifest in order, wrong ones included, and notes on the table.
 
     Args:
-        path: The CSV file, in UTF-8 with or without a byte order mark.
+        path: The CSV file, in UTF-8 with or without a byte order mark, see `separator`.
         root: The folder that image paths are relative to.
         required: The columns that must be there. If this is `path` alone, no other is looked at.
         classes: The labels allowed; None allows any.
@@ -55,6 +66,7 @@ def read_rows(
     table = _table(path)
     columns = table[0][1]
     _check_columns(path, columns, required)
+    top = os.path.abspath(root.path)  # noqa: PTH100  # as it is written, links and all
     rows: list[Row] = []
     first_row: dict[str, int] = {}
     for number, cells in table[1:]:
@@ -63,7 +75,8 @@ def read_rows(
             rows.append(Row(number, {}, message))
             continue
         values = dict(zip(columns, map(csv_text, cells), strict=True))
-        problem = _path_problem(values["path"])
+        values["path"] = _relative(values["path"], root, top)
+        problem = _path_problem(values["path"], root)
         if not problem and len(required) > 1:
             problem = _label_problem(values, required, classes)
         if not problem:
@@ -74,7 +87,49 @@ def read_rows(
             elif missing := root.problem(values["path"]):
                 problem = f"path: {missing}"
         rows.append(Row(number, values, problem))
-    return rows
+    labels = () if len(required) == 1 else (row.values.get("label", "") for row in rows)
+    return rows, [*_column_notes(columns), *label_notes(labels)]
+
+
+def _relative(path: str, root: ImageRoot, top: str) -> str:
+    """Return an absolute path below the root, or one with backslashes, as tlkit writes it."""
+    if path.startswith("/"):
+        return path.removeprefix(f"{top.rstrip('/')}/") if not top.startswith("//") else path
+    slashes = path.replace("\\", "/")
+    if slashes == path or _path_problem(path, root) or _path_problem(slashes, root):
+        return path
+    return slashes if root.problem(path) and not root.problem(slashes) else path
+
+
+def _column_notes(columns: Sequence[str]) -> list[str]:
+    """Return notes on columns that are ignored although they seem to name patients or splits."""
+    return [
+        f"column {name!r} is not used; if it is the {known}, rename it to {known!r}"
+        for name in columns
+        for known in ("patient", "split")
+        if known not in columns and _plain(name) in OTHER_NAMES[known].split()
+    ]
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def label_notes(labels: Iterable[str]) -> list[str]:
+    """Return notes on labels that are two classes although they are one number.
+
+    >>> label_notes(["1", "2", "1.0"])
+    ["labels '1' and '1.0' are two classes; write them alike if they mean one"]
+    """
+    numbers: dict[float, list[str]] = {}
+    for label in dict.fromkeys(labels):
+        if NUMBER.fullmatch(label.strip()):
+            numbers.setdefault(float(label), []).append(label)
+    return [
+        f"labels {' and '.join(map(repr, same))} are two classes; write them alike if they mean one"
+        for same in numbers.values()
+        if len(same) > 1
+    ]
 
 
 def refuse_rows(path: Path, problems: Sequence[str]) -> None:
@@ -84,7 +139,10 @@ def refuse_rows(path: Path, problems: Sequence[str]) -> None:
         DataError: With the first ten wrong rows and the number of the others.
     """
     if problems:
-        raise DataError("\n".join(first_lines([f"{path}: {row}" for row in problems], "rows")))
+        lines = first_lines([f"{path}: {row}" for row in problems], "rows")
+        if all("path: there is no file" in row for row in problems) and len(problems) > 1:
+            lines.append("paths are relative to the CSV file; for another folder set data.root")
+        raise DataError("\n".join(lines))
 
 
 def _table(path: Path) -> list[tuple[int, list[str]]]:
@@ -93,7 +151,7 @@ def _table(path: Path) -> list[tuple[int, list[str]]]:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: a manifest has at most {MAX_BYTES >> 20} MiB")
         text = path.read_text(encoding="utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text), strict=True)
         lines = [(reader.line_num, line) for line in reader if line]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
@@ -106,12 +164,26 @@ def _table(path: Path) -> list[tuple[int, list[str]]]:
     return lines
 
 
+def separator(text: str) -> str:
+    r"""Return what separates the columns: a comma, unless only others are in the first line.
+
+    >>> separator("path,label;x"), separator("path;label"), separator("path\tlabel\n1,0\t2")
+    (',', ';', '\t')
+    """
+    first = text.lstrip("\r\n").partition("\n")[0]
+    return next((sign for sign in SEPARATORS if sign in first), ",")
+
+
 def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
     if len(set(columns)) != len(columns):
         raise DataError(f"{path}: a column appears twice, got {', '.join(columns)}")
     for name in required:
         if name not in columns:
-            raise DataError(f"{path}: there is no column {name!r}, got {', '.join(columns)}")
+            others = OTHER_NAMES.get(name, "").split()
+            hint = next((column for column in columns if _plain(column) in {name, *others}), "")
+            way_out = f"; rename {hint!r} to {name!r}" if hint else ""
+            got = ", ".join(columns)
+            raise DataError(f"{path}: there is no column {name!r}, got {got}{way_out}")
     if len(required) == 1:
         return
     # Other columns are ignored, except a misspelling that would silently lose a known one.
@@ -121,7 +193,7 @@ def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) 
             raise DataError(f"{path}: unknown column {name!r}{hint}")
 
 
-def _path_problem(path: str) -> str:
+def _path_problem(path: str, root: ImageRoot) -> str:
     if not path or "\0" in path:
         return "path: is empty or not a path"
     if (
@@ -130,8 +202,8 @@ def _path_problem(path: str) -> str:
         or _LOCATION.match(path)
     ):
         return (
-            f"path: must stay below the images' folder, got {path!r}; paths are relative to the "
-            "CSV file, or to data.root if that is set"
+            f"path: must stay below the images' folder, {root.path}, got {path!r}; set data.root "
+            "or --root to a folder that holds all images"
         )
     return ""
 
@@ -143,6 +215,8 @@ def _label_problem(
     label, split = values["label"], values.get("split", "")
     if not label:
         return "label: is empty"
+    if label.lower() in MISSING and label not in (classes or ()):
+        return f"label: is missing, got {label!r}"
     if classes is not None and label not in classes:
         hint = nearest(label, classes)
         return f"label: {label!r} is none of the classes {', '.join(classes)}{hint}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from attrs import field, frozen
@@ -30,6 +31,7 @@ class ImageRoot:
     follow_links: bool = False
     _real: str = field(init=False, eq=False, repr=False)
     _folders: dict[str, str] = field(factory=dict, init=False, eq=False, repr=False)
+    _names: dict[str, dict[str, str]] = field(factory=dict, init=False, eq=False, repr=False)
 
     @_real.default
     def _real_path(self) -> str:
@@ -47,10 +49,35 @@ class ImageRoot:
                 path = os.path.realpath(path)
                 status = os.stat(path)  # noqa: PTH116  # a string, not a Path
         except (OSError, ValueError):  # ValueError: NUL
-            return f"there is no file {name!r}"
+            return f"there is no file {name!r}{self._similar(name)}"
         if not self._holds(path):
             return f"{name!r} is a link that leads out of {self.path}"
         return "" if stat.S_ISREG(status.st_mode) else f"{name!r} {NOT_REGULAR}"
+
+    def _similar(self, name: str) -> str:
+        """Return ``"; there is 'x.png'"`` with the file that a missing name may mean, or nothing.
+
+        Its suffix may be missing or another one, or its name in another case or Unicode form.
+        """
+        folder, _, last = name.rpartition("/")
+        if folder not in self._names:
+            self._names[folder] = self._listed(folder)
+        known = self._names[folder]
+        other = known.get(_folded(last)) or known.get(_folded(PurePath(last).stem))
+        return (
+            f"; there is {f'{folder}/{other}'.lstrip('/')!r}" if other not in {None, last} else ""
+        )
+
+    def _listed(self, folder: str) -> dict[str, str]:
+        """Return the names in a folder by their folded names and stems."""
+        path = self.path / folder
+        try:
+            inside = self._holds(os.path.realpath(path) + os.sep)
+            names = sorted(os.listdir(path)) if inside else []  # noqa: PTH208  # names, not paths
+        except OSError:
+            return {}
+        stems = {_folded(PurePath(name).stem): name for name in reversed(names)}
+        return stems | {_folded(name): name for name in reversed(names)}
 
     def _holds(self, real: str) -> bool:
         return self.follow_links or real.startswith(self._real.rstrip(os.sep) + os.sep)
@@ -71,6 +98,10 @@ class ImageRoot:
                 if not self._holds(real) or not os.path.samestat(status, os.stat(real)):  # noqa: PTH116  # a string, not a Path
                     raise OSError(errno.EACCES, f"leads out of {self.path}")
             return file.read()
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def read_file(path: str | Path) -> bytes:

@@ -48,12 +48,14 @@ class LabeledImages:
         images: The images in the order of the rows, or sorted by split, label and path.
         problems: The rows that cannot be used, and why.
         left_out: The files in folders that were skipped, other than hidden ones.
+        remarks: What is odd about a table, such as columns that look important and are not used.
     """
 
     root: ImageRoot
     images: tuple[LabeledImage, ...]
     problems: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,12 +64,12 @@ class LabeledImages:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return how many files were skipped, if any were."""
+        """Return how many files were skipped, if any were, and the remarks."""
         if not self.left_out:
-            return ()
+            return self.remarks
         count, first = len(self.left_out), min(self.left_out)
         what = "left out: not an image file, or not in the folder of a class"
-        return (f"{count} file(s) {what}, such as {first}",)
+        return (f"{count} file(s) {what}, such as {first}", *self.remarks)
 
     def examples(
         self, split: str | None = None, classes: Sequence[str] = ()
@@ -86,7 +88,7 @@ class LabeledImages:
         )
 
 
-def read_labeled(path: Path, patient: str | None = None) -> LabeledImages:
+def read_labeled(path: Path, patient: str | None = None, root: Path | None = None) -> LabeledImages:
     """Return the labeled images of a folder or of a CSV file.
 
     Args:
@@ -94,13 +96,15 @@ def read_labeled(path: Path, patient: str | None = None) -> LabeledImages:
             `path, label` and, if known, `split, patient, source, view, sha256`.
         patient: A regular expression whose one group, searched in the file name, is the patient.
             Where it does not match, the patient stays as it is.
+        root: The folder that the paths in a CSV file are relative to; None: that of the file.
 
     Raises:
         DataError: If there are no labeled images. Single wrong rows are `problems`.
     """
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
-    labeled = read_manifest(path) if path.is_file() else read_folder(path)
+    where = ImageRoot(root) if root else None
+    labeled = read_manifest(path, root=where) if path.is_file() else read_folder(path)
     if not labeled.images and not labeled.problems:
         raise DataError(f"{path}: has no images in folders per class, and no rows; see the help")
     if patient is None:
@@ -179,14 +183,17 @@ def read_manifest(
     """
     root = root or ImageRoot(path.parent)
     images, problems = [], []
-    for row in read_rows(path, root, required, classes):
+    rows, remarks = read_rows(path, root, required, classes)
+    for row in rows:
         if row.problem:
             problems.append(f"row {row.number}: {row.problem}")
         else:
             known = {name: row.values.get(name, "") for name in COLUMNS}
             where = f"row {row.number}: {known['path']}"
             images.append(LabeledImage(**known, where=where))
-    return LabeledImages(root=root, images=tuple(images), problems=tuple(problems))
+    return LabeledImages(
+        root=root, images=tuple(images), problems=tuple(problems), remarks=tuple(remarks)
+    )
 
 
 def read_evaluation_images(
@@ -290,7 +297,7 @@ def _named(name: str, stdin: Iterable[str]) -> tuple[str, Iterable[str | Rejecte
 def _listed(path: Path) -> Iterator[str | Rejected]:
     """Yield the images of a CSV file of which only the column `path` matters."""
     try:
-        rows = read_rows(path, ImageRoot(path.parent), required=("path",))
+        rows, _ = read_rows(path, ImageRoot(path.parent), required=("path",))
     except DataError as error:
         yield Rejected(str(path), str(error).removeprefix(f"{path}: "))
         return

@@ -121,6 +121,7 @@ class Manifest(Dataset):
                 test=labeled.examples("test"),
                 read=root.read,
                 root=str(root.path),
+                notes=labeled.notes,
             )
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None
