@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from attrs import evolve
+from PIL import Image
+from tests.odd_images import all_odd_images
+from tests.pictures import noise, png, write
+from tests.test_dicom import dicom
 from typer.testing import CliRunner
 
 import tlkit
 from tlkit.classifier import load
 from tlkit.cli import app
 from tlkit.data.images import to_pixels
-from tlkit.exporter import FORMATS, _facts, with_preprocessing
+from tlkit.exporter import FORMATS, Format, _facts, with_preprocessing
 from tlkit.metrics.calibration import Calibrator
 from tlkit.parts.heads import Cosine, Pooled
 from tlkit.parts.shapes import Shapes
@@ -81,7 +88,6 @@ def test_the_temperature_is_inside_and_the_threshold_beside(run: Path, tmp_path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return pictures that are not square, so that bringing them to size matters."""
-    from PIL import Image
 
     folder = tmp_path_factory.mktemp("pictures")
     draws = np.random.default_rng(1)
@@ -121,16 +127,125 @@ def test_a_program_without_tlkit_gives_the_runs_probabilities(
     assert np.ptp(expected, axis=0).max() > 100 * FORMATS[to].tolerance
 
 
-@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
-def test_the_script_brings_images_to_size_as_the_run_did(
-    resize: Any, images: list[Path], tmp_path: Path
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return class folders with odd files that are read, and a folder of refused ones."""
+    top = tmp_path_factory.mktemp("odd")
+    classes = ("circle", "square", "triangle")
+    for name in (*classes, "refused"):
+        (top / name).mkdir()
+    number = 0
+    for number, file in enumerate(all_odd_images()):
+        folder = "refused" if file.pixels is None else classes[number % 3]
+        (top / folder / f"{number:03}.png").write_bytes(file.content)
+    assert number > 200
+    return top
+
+
+# How to bring a file to size, and how to decide: by the highest probability, or by a threshold.
+VARIANTS = [
+    (resize, mask, favored)
+    for resize, mask in [("stretch", 0.0), ("pad", 0.6), ("crop", 0.0)]
+    for favored in (None, 0, 2)
+]
+
+
+def variant(
+    run: Path, resize: Any, mask_center: float, favored: int | None, images: Sequence[Path]
+) -> tlkit.Classifier:
+    """Return a run's classifier with other rules; the threshold is one image's own probability."""
+    classifier = load(run)
+    data = evolve(classifier.experiment.data, resize=resize, mask_center=mask_center)
+    settings = evolve(classifier.experiment, data=data)
+    classifier = evolve(classifier, experiment=settings, calibrator=Calibrator(temperature=1.7))
+    if favored is None:
+        return classifier
+    row = np.sort(classifier.predict_proba(list(images))[:, favored])
+    rule = Calibrator(temperature=1.7, favored=favored, threshold=float(row[len(row) // 2]))
+    return evolve(classifier, calibrator=rule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", FORMATS)
+def test_predict_evaluate_and_the_script_agree_on_every_file(
+    to: Any, run: Path, odd: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "model.json").write_text('{"image_size": 32}')
+    refused = sorted((odd / "refused").iterdir())
+    paths = sorted(path for path in odd.rglob("*.png") if path not in refused)
+    labeled = tmp_path / "labeled"
+    shutil.copytree(odd, labeled, ignore=shutil.ignore_patterns("refused"))
+    calls = set()
+    for resize, mask, favored in VARIANTS:
+        classifier = variant(run, resize, mask, favored, paths)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tlkit.exporter.load", lambda *_, made=classifier, **__: made)
+            done = tlkit.export(run, tmp_path / f"{resize} {favored}", to=to)
+        script = runpy.run_path(str(done.folder / "predict.py"))
+        answers = [script["classify"](str(path)) for path in paths]
+        names, rows = [name for name, _ in answers], np.array([row for _, row in answers])
+        assert names == classifier.predict(paths)
+        expected = classifier.predict_proba(paths)
+        np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-5)
+        for path, answer in zip(refused, classifier.iter_predict(map(str, refused)), strict=True):
+            assert isinstance(answer, tlkit.Rejected)
+            with pytest.raises(script["ImageError"], match=re.escape(answer.reason)):
+                script["classify"](path)
+        evaluated = classifier.evaluate(labeled)
+        order = [paths.index(odd / example.path) for example in evaluated.examples]
+        assert sorted(order) == list(range(len(paths)))
+        assert [classifier.classes[k] for k in evaluated.predicted] == [names[n] for n in order]
+        np.testing.assert_allclose(rows[order], evaluated.probabilities, rtol=0, atol=1e-5)
+        calls.add(tuple(names))
+    assert len(calls) > 3, "the rules make no difference, so the comparison could not fail"
+
+
+@pytest.mark.parametrize(("resize", "mask", "favored"), VARIANTS)
+def test_the_script_reads_and_decides_as_the_run_does(
+    resize: Any, mask: float, favored: int | None, odd: Path, tmp_path: Path
+) -> None:
+    threshold = None if favored is None else {"class": "abc"[favored], "p": 0.2}
+    facts = {"image_size": 32, "resize": resize, "mask_center": mask, "classes": list("abc")}
+    (tmp_path / "model.json").write_text(json.dumps({**facts, "threshold": threshold}))
+    stub = "def probabilities(pixels):\n    SEEN.append(pixels)\n    return ROW\n"
     script = tmp_path / "predict.py"
-    script.write_text(evolve(FORMATS["keras"], script="").predict_py(resize))
-    pixels_of = runpy.run_path(str(script))["pixels_of"]
-    for path in images:
-        np.testing.assert_array_equal(pixels_of(path), to_pixels(path.read_bytes(), 32, resize))
+    script.write_text(evolve(FORMATS["keras"], script=stub).predict_py())
+    row = np.array([[0.2 - 5e-7, 0.6, 0.2]], np.float32)
+    seen: list[Any] = []
+    classify = runpy.run_path(str(script), {"SEEN": seen, "ROW": row})["classify"]
+    for path in sorted(odd.rglob("*.png")):
+        if path.parent.name == "refused":
+            with pytest.raises(ValueError, match=r"^(is|has|cannot|declares|holds) "):
+                classify(path)
+            continue
+        name, _ = classify(path)
+        expected = to_pixels(path.read_bytes(), 32, resize, mask)
+        np.testing.assert_array_equal(seen[-1][0], expected)
+        assert name == ("b" if favored is None else "abc"[favored])
+
+
+def test_the_script_refuses_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"image_size": 8, "resize": "pad", "mask_center": 0, "classes": ["a"]}
+    (tmp_path / "model.json").write_text(json.dumps({**facts, "threshold": None}))
+    script = tmp_path / "predict.py"
+    stub = "def probabilities(pixels):\n    return np.ones((1, 1))\n"
+    script.write_text(evolve(FORMATS["onnx"], script=stub).predict_py())
+    assert "tlkit[" not in script.read_text()
+    files = {"x.dcm": dicom(np.eye(8, dtype=np.uint8)), "y.png": b"no", "z.png": png(noise(1))}
+    write(tmp_path, files)
+    without_pydicom = "import sys; sys.modules['pydicom'] = None; "
+    answer = subprocess.run(
+        [sys.executable, "-c", without_pydicom + WITHOUT_TLKIT, script, *files, "absent.png"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert answer.stdout == "z.png a 1.000000\n"
+    wrong = answer.stderr.splitlines()
+    assert wrong[0] == "x.dcm: is a DICOM file; to read it: pip install pydicom"
+    assert wrong[1].startswith("y.png: is not an image; ")
+    assert wrong[2:] == ["absent.png: No such file or directory"]
 
 
 def test_the_facts_say_what_one_must_know(run: Path, tmp_path: Path) -> None:
@@ -229,6 +344,36 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
     with pytest.raises(tlkit.WeightsError, match="the exported model is off by"):
         tlkit.export(run, tmp_path / "out", to="keras")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "instead", "message"),
+    [
+        (
+            "_turned(_plain(image, content), image)",
+            "_plain(image, content)",
+            r"reads turned\.jpg differently",
+        ),
+        ("Image.alpha_composite(black, image)", "image", r"reads transparent\.png differently"),
+        ("favored, others.argmax(axis=1))", "highest, highest)", r"decides differently"),
+    ],
+)
+def test_a_script_that_forgets_a_rule_is_not_handed_out(
+    rule: str, instead: str, message: str, run: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def forgetful(form: Any) -> str:
+        text = predict_py(form)
+        assert rule in text
+        return text.replace(rule, instead)
+
+    predict_py = Format.predict_py
+    classifier = evolve(load(run), calibrator=Calibrator(favored=2, threshold=0.01))
+    monkeypatch.setattr(Format, "predict_py", forgetful)
+    monkeypatch.setattr("tlkit.exporter.load", lambda *_, made=classifier, **__: made)
+    with pytest.raises(tlkit.WeightsError, match=message):
+        tlkit.export(run, tmp_path / "out", to="keras")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_package_is_named(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import runpy
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,18 +17,19 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from attrs import frozen
+from PIL import Image
 
-from tlkit.classifier import Classifier, load
-from tlkit.metrics.calibration import TINY
+from tlkit.classifier import Classifier, Prediction, load
+from tlkit.data.images import to_pixels
+from tlkit.data.sources import Rejected
+from tlkit.metrics.calibration import TINY, decide
 from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import PartError, ResourceError, RunFolderError, WeightsError
 from tlkit.system.files import new_folder, write_text
-from tlkit.system.keras import keras, tf
-
-# RGB pixels in [0, 255], (batch, size, size, 3) -> probabilities (batch, classes).
-Predictor = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+from tlkit.system.keras import keras
+from tlkit.system.source import standalone
+from tlkit.system.text import printable
 
 
 @frozen(kw_only=True)
@@ -36,7 +39,7 @@ class Format:
     Attributes:
         file: The file's name in the folder.
         write: Writes a model.
-        read: Loads a written model; returns None if the package for that is not installed.
+        reader: The module that reads the file.
         tolerance: The largest allowed difference of a probability from the run's.
         script: The lines of `predict.py` that define `probabilities`.
         needs: Modules that writing needs and tlkit itself does not.
@@ -47,7 +50,7 @@ class Format:
 
     file: str
     write: Callable[[keras.Model, Path], None]
-    read: Callable[[Path], Predictor | None]
+    reader: str
     script: str
     tolerance: float
     needs: tuple[str, ...] = ()
@@ -55,9 +58,12 @@ class Format:
     keras_only: bool = False
     float32_only: bool = False
 
-    def predict_py(self, resize: str) -> str:
-        """Return the text of `predict.py` for a way to resize images."""
-        return BEGIN + self.script + END.format(resize=RESIZE[resize])
+    def predict_py(self) -> str:
+        """Return the text of `predict.py`: tlkit's own rules, from a file's bytes to a class."""
+        imports, rules = standalone(to_pixels, decide, printable)
+        rules = rules.replace("'tlkit[dicom]'", "pydicom").replace("'tlkit[heic]'", "pillow-heif")
+        head = HEAD.format(version=version("tlkit"), imports=imports)
+        return "\n\n".join([head, self.script.rstrip(), "", rules, "", MAIN])
 
     def require(self) -> None:
         """Raise `PartError` if a package is missing."""
@@ -98,18 +104,8 @@ def _write_savedmodel(model: keras.Model, path: Path) -> None:
     model.export(path, format="tf_saved_model", verbose=False)
 
 
-def _read_savedmodel(path: Path) -> Predictor:
-    model = tf.saved_model.load(str(path))
-    return lambda pixels: model.serve(pixels).numpy()
-
-
 def _write_keras(model: keras.Model, path: Path) -> None:
     model.save(path)
-
-
-def _read_keras(path: Path) -> Predictor:
-    model = keras.models.load_model(path)
-    return lambda pixels: model.predict(pixels, verbose=0)
 
 
 @contextmanager
@@ -165,28 +161,12 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
         model.export(path, format="onnx", input_signature=[pixels], verbose=False)
 
 
-def _read_onnx(path: Path) -> Predictor | None:
-    if not _installed("onnxruntime"):
-        return None
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own, without a public name
-        raise PartError(
-            f"{path.name}: tf2onnx has no operator for a layer of this network; export to "
-            f"savedmodel or keras ({' '.join(str(error).split())[:200]})"
-        ) from error
-    name = session.get_inputs()[0].name
-    return lambda pixels: session.run(None, {name: pixels})[0]
-
-
 FORMATS: Mapping[str, Format] = {
     "savedmodel": Format(
         file="savedmodel",
         tolerance=1e-5,
         write=_write_savedmodel,
-        read=_read_savedmodel,
+        reader="tensorflow",
         script="""\
 import tensorflow as tf
 
@@ -201,7 +181,7 @@ def probabilities(pixels):
         file="model.keras",
         tolerance=1e-5,
         write=_write_keras,
-        read=_read_keras,
+        reader="keras",
         keras_only=True,
         script="""\
 import keras
@@ -217,7 +197,7 @@ def probabilities(pixels):
         file="model.onnx",
         tolerance=1e-4,  # ONNX Runtime reorders and fuses operations
         write=_write_onnx,
-        read=_read_onnx,
+        reader="onnxruntime",
         needs=("tf2onnx", "onnx"),
         extra="onnx",
         float32_only=True,
@@ -235,46 +215,68 @@ def probabilities(pixels):
 }
 
 
-RESIZE = {
-    "stretch": "image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)",
-    "pad": "ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BILINEAR)",
-    "crop": "ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR)",
-}
-BEGIN = '''\
-"""Classify image files with the model in this folder: python predict.py IMAGE..."""
+HEAD = '''\
+"""Classify image files with the model in this folder: python predict.py IMAGE...
+
+Prints each file with its class and the probabilities. Files are read, resized and decided by the
+same rules as in tlkit {version}, whose source is below. Reading DICOM needs pydicom.
+"""
+
+from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-
-import numpy as np
-from PIL import Image, ImageOps
+{imports}
 
 HERE = Path(__file__).parent
 FACTS = json.loads((HERE / "model.json").read_text(encoding="utf-8"))
-SIZE = FACTS["image_size"]
-
+CLASSES = FACTS["classes"]
 '''
-END = '''
+MAIN = '''\
+def read_pixels(path):
+    """Return an image file as (size, size, 3) uint8, RGB, at the model's size."""
+    content = Path(path).read_bytes()
+    return to_pixels(content, FACTS["image_size"], FACTS["resize"], FACTS["mask_center"])
 
-def pixels_of(path):
-    """Return an image file as (size, size, 3) float32, RGB, from 0 to 255."""
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    return np.asarray({resize}, np.float32)
+
+def classify(path):
+    """Return the class and the probabilities of an image file, as the run predicts them."""
+    rows = probabilities(read_pixels(path)[None].astype(np.float32))
+    return predicted(rows)[0], rows[0]
+
+
+def predicted(rows):
+    """Return the class of each row of probabilities."""
+    rule = FACTS["threshold"]
+    favored = (CLASSES.index(rule["class"]), rule["p"]) if rule else (None, 0.0)
+    return [CLASSES[number] for number in decide(rows, *favored)]
+
+
+def main():
+    """Classify the files named on the command line; return 1 if one could not be read."""
+    failed = 0
+    for path in sys.argv[1:]:
+        try:
+            name, row = classify(path)
+            print(path, name, *(format(p, ".6f") for p in row))
+        except (OSError, ImageError) as error:
+            reason = getattr(error, "strerror", None) or error
+            print(f"{printable(path)}: {reason}", file=sys.stderr)
+            failed = 1
+    return failed
 
 
 if __name__ == "__main__":
-    for path in sys.argv[1:]:
-        row = probabilities(pixels_of(path)[None])[0]
-        print(path, FACTS["classes"][row.argmax()], *(format(p, ".6f") for p in row))
+    sys.exit(main())
 '''
 
 
 Target = Literal["savedmodel", "keras", "onnx"]
 FACTS, SCRIPT = "model.json", "predict.py"
-# An exported model is compared with the run on images of random colored patches. These differ more
-# from each other than images of noise, and so do their probabilities.
-CHECK_IMAGES, PATCHES = 8, 7
+# An export is compared with the run on files of random colored patches. These differ more from each
+# other than images of noise, and so do their probabilities.
+PATCHES, CHECK_ROWS = 7, 1000
 
 
 @frozen(kw_only=True)
@@ -286,8 +288,8 @@ class Exported:
         file: The model's file in it.
         classes: Class names in the order of the model's outputs.
         image_size: Height and width of the input, in pixels.
-        difference: The largest difference of a probability from the run's on eight random images;
-            None if not checked because ONNX Runtime is not installed.
+        difference: The largest difference of a probability from the run's on eight drawn image
+            files; None if not checked because ONNX Runtime is not installed.
     """
 
     folder: Path
@@ -309,7 +311,8 @@ def export(
 
     The input is RGB pixels from 0 to 255, `(batch, size, size, 3)` float32: preprocessing is part
     of the model. The folder contains the model, `model.json` with class names and other facts, and
-    `predict.py`, an example of its use. The exported model is read back and compared with the run.
+    `predict.py`, which classifies files by the run's rules for pixels and decisions. The script is
+    compared with the run on image files of several kinds.
 
     Args:
         run: The run folder.
@@ -325,7 +328,7 @@ def export(
     Raises:
         RunFolderError: If the run is not finished or `out` exists.
         PartError: If a package is missing, or the format cannot hold the model.
-        WeightsError: If the exported model's probabilities differ from the run's.
+        WeightsError: If the exported script's answers differ from the run's.
     """
     run = Path(run)
     out = Path("exports") / f"{run.resolve().name}-{to}" if out is None else Path(out)
@@ -341,15 +344,10 @@ def export(
     try:
         with new_folder(out) as folder:
             form.write(model, folder / form.file)
-            difference = _difference(classifier, form.read(folder / form.file))
-            if difference is not None and not difference <= form.tolerance:
-                raise WeightsError(
-                    f"{out}: the exported model is off by {difference:.2g}, more than "
-                    f"{form.tolerance:.0e}; export to another format"
-                )
-            facts = _facts(classifier, run, to, difference)
-            write_text(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-            write_text(folder / SCRIPT, form.predict_py(classifier.experiment.data.resize))
+            write_text(folder / SCRIPT, form.predict_py())
+            _write_facts(folder, _facts(classifier, run, to, None))
+            difference = _check(classifier, folder, form, out)
+            _write_facts(folder, _facts(classifier, run, to, difference))
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error.strerror or error}") from None
     return Exported(
@@ -384,25 +382,95 @@ def with_preprocessing(classifier: Classifier) -> keras.Model:
     return keras.Model(pixels, outputs, name="tlkit")
 
 
-def _difference(classifier: Classifier, predictor: Predictor | None) -> float | None:
-    """Return the largest difference of a model's probabilities from the classifier's."""
-    if predictor is None:
+def _check(classifier: Classifier, folder: Path, form: Format, out: Path) -> float | None:
+    """Return the largest difference of a probability of the script from the run's.
+
+    Both read the same files: gray, color and palettes, 8 and 16 bits, with transparency, turned,
+    wide and high. Returns None if the package that reads the model is not installed.
+
+    Raises:
+        WeightsError: If the script answers differently.
+        PartError: If the model cannot be read.
+    """
+    if not _installed(form.reader):
         return None
-    size = classifier.experiment.backbone.image_size
-    patches = np.random.default_rng(0).integers(
-        0, 256, (CHECK_IMAGES, PATCHES, PATCHES, 3), np.uint8
-    )
-    index = np.arange(size) * PATCHES // size
-    pixels = patches[:, index][:, :, index]
-    probabilities = predictor(pixels.astype(np.float32))
-    return float(np.abs(probabilities - classifier.predict_proba(pixels)).max())
+    script = _script(folder, form)
+    largest = 0.0
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [str(path) for path in _drawn_files(Path(scratch))]
+        read = [item for chunk in classifier.read_images(files) for item in chunk]
+        for item, own in zip(read, classifier.iter_predict(files), strict=True):
+            assert isinstance(own, Prediction), own
+            assert not isinstance(item, Rejected), item
+            kind = Path(own.path).name
+            if not np.array_equal(item[1], script["read_pixels"](own.path)):
+                raise WeightsError(f"{out}: {SCRIPT} reads {kind} differently from the run")
+            _, row = script["classify"](own.path)
+            difference = float(np.abs(row - own.probabilities).max())
+            if not difference <= form.tolerance:
+                raise WeightsError(
+                    f"{out}: the exported model is off by {difference:.2g} on {kind}, more than "
+                    f"{form.tolerance:.0e}; export to another format"
+                )
+            largest = max(largest, difference)
+    count = len(classifier.classes)
+    rows = np.random.default_rng(0).dirichlet(np.ones(count), CHECK_ROWS).astype(np.float32)
+    own_numbers = classifier.calibrator.predicted(rows)
+    if script["predicted"](rows) != [classifier.classes[k] for k in own_numbers]:
+        raise WeightsError(f"{out}: {SCRIPT} decides differently from the run")
+    return largest
+
+
+def _script(folder: Path, form: Format) -> dict[str, Any]:
+    """Run `predict.py` as an import would; return its names."""
+    try:
+        return runpy.run_path(str(folder / SCRIPT), run_name="predict")
+    except Exception as error:  # ONNX Runtime's own, without a public name
+        if form.reader != "onnxruntime":
+            raise
+        raise PartError(
+            f"{form.file}: tf2onnx has no operator for a layer of this network; export to "
+            f"savedmodel or keras ({' '.join(str(error).split())[:200]})"
+        ) from error
+
+
+def _drawn_files(folder: Path) -> Iterator[Path]:
+    """Write image files of different kinds, each with other patches, and yield their paths."""
+    draws = np.random.default_rng(0)
+
+    def picture(width: int, height: int, channels: int = 3, mode: str | None = None) -> Any:
+        small = draws.integers(0, 256, (PATCHES, PATCHES, channels), np.uint8)
+        image = Image.fromarray(small[..., 0] if channels == 1 else small)
+        image = image.resize((width, height), Image.Resampling.NEAREST)
+        return image.convert(mode) if mode else image
+
+    turned = Image.Exif()
+    turned[0x0112] = 6  # Orientation: by 90 degrees
+    deep = np.kron(draws.integers(0, 65536, (PATCHES, PATCHES), np.uint16), np.ones((9, 7), "u2"))
+    images: dict[str, tuple[Any, dict[str, Any]]] = {
+        "color.png": (picture(64, 48), {}),
+        "square.bmp": (picture(64, 64), {}),
+        "high.tiff": (picture(40, 90), {}),
+        "gray.png": (picture(64, 48, 1), {}),
+        "gray 16 bit.png": (Image.fromarray(deep), {}),
+        "transparent.png": (picture(48, 64, 4), {}),
+        "palette.png": (picture(64, 48, mode="P"), {"transparency": 3}),
+        "turned.jpg": (picture(64, 48), {"exif": turned, "quality": 95}),
+    }
+    for name, (image, keys) in images.items():
+        image.save(folder / name, **keys)
+        yield folder / name
+
+
+def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    write_text(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def _facts(
     classifier: Classifier, run: Path, to: Target, difference: float | None
 ) -> dict[str, Any]:
     """Return the content of `model.json`."""
-    size, resize = classifier.experiment.backbone.image_size, classifier.experiment.data.resize
+    size, data = classifier.experiment.backbone.image_size, classifier.experiment.data
     calibrator, threshold = classifier.calibrator, None
     if calibrator.favored is not None:
         name = classifier.classes[calibrator.favored]
@@ -412,7 +480,8 @@ def _facts(
         "input": f"(batch, {size}, {size}, 3) float32, RGB, from 0 to 255",
         "output": f"(batch, {len(classifier.classes)}) float32, probabilities in this order",
         "image_size": size,
-        "resize": resize,
+        "resize": data.resize,
+        "mask_center": data.mask_center,
         "threshold": threshold,
         "stand_in": classifier.stand_in or None,
         "run": run.resolve().name,

@@ -18,6 +18,7 @@ from tlkit.metrics.scoring import score_examples
 Probabilities = npt.NDArray[np.float32]
 LOWEST, HIGHEST = 0.05, 20.0  # range of temperatures
 TINY = float(np.finfo(np.float32).tiny)
+ROUNDING = 1e-6  # programs that compute the same network differ by less
 
 
 @frozen(kw_only=True)
@@ -45,13 +46,24 @@ class Calibrator:
 
     def predicted(self, calibrated: Probabilities) -> npt.NDArray[np.int64]:
         """Return the predicted class numbers for calibrated probabilities, `(images, classes)`."""
-        highest: npt.NDArray[np.int64] = calibrated.argmax(axis=1)
-        if self.favored is None:
-            return highest
-        others = calibrated.copy()
-        others[:, self.favored] = -1
-        reached = calibrated[:, self.favored] >= np.float32(self.threshold)
-        return np.where(reached, self.favored, others.argmax(axis=1))
+        return decide(calibrated, self.favored, self.threshold)
+
+
+def decide(
+    probabilities: Probabilities, favored: int | None = None, threshold: float = 0.0
+) -> npt.NDArray[np.int64]:
+    """Return the predicted class numbers: the favored class where it reaches its threshold.
+
+    Elsewhere the most probable of the others; without a favored class, of all. The threshold is
+    one image's own probability, so what rounding may change does not count.
+    """
+    highest: npt.NDArray[np.int64] = probabilities.argmax(axis=1)
+    if favored is None:
+        return highest
+    others = probabilities.copy()
+    others[:, favored] = -1
+    reached = probabilities[:, favored] >= np.float32(threshold - ROUNDING)
+    return np.where(reached, favored, others.argmax(axis=1))
 
 
 def fit_calibrator(
