@@ -118,7 +118,7 @@ def test_none_does_nothing_and_says_so() -> None:
         Affine(**AFFINE_STILL),
         XraySafe(**XRAY_STILL),
         Natural(**NATURAL_STILL),
-        RandAugment(rate=1e-30),
+        pytest.param(RandAugment(rate=1e-30), marks=pytest.mark.slow),
         GridMask(ratio_frac=0),
     ],
     ids=lambda augmentation: type(augmentation).__name__,

@@ -334,7 +334,11 @@ SEEN: dict[str, Callable[[Any], Any]] = {
 }
 
 
-SECONDS_TO_TRACE = "augmentations.randaugment."
+SECONDS_TO_TRACE = (
+    "augmentations.randaugment.",
+    "augmentations.augmix.chains",
+    "augmentations.augmix.operations",
+)
 
 
 @pytest.mark.parametrize(

@@ -176,8 +176,9 @@ def test_a_subset_is_of_the_fold_and_a_stand_in_has_folds_too(tmp_path: Path) ->
     drawn = load_splits(Shapes(train=30, val=9, folds=3, fold=2, max_per_class=2))
     assert drawn.counts("train") == dict.fromkeys(drawn.classes, 2)
     absent = Folder(path=tmp_path / "none", stand_in=StandIn.parse("shapes"), folds=3, fold=2)
-    assert load_splits(absent).stand_in == "shapes"
-    assert load_splits(absent).notes[-1].startswith("the data's own test split")
+    stand_in = load_splits(absent)
+    assert stand_in.stand_in == "shapes"
+    assert stand_in.notes[-1].startswith("the data's own test split")
 
 
 def test_without_the_keys_nothing_is_changed() -> None:

@@ -68,7 +68,11 @@ def test_the_test_above_sees_kerascvs_own_draws() -> None:
     assert not all(op.startswith("Stateless") for op in stateful)
 
 
-@each
+@pytest.mark.parametrize(
+    "augmentation",
+    [AugMix(), GridMask(), pytest.param(RandAugment(), marks=pytest.mark.slow)],
+    ids=NAMES,
+)
 def test_nothing_outside_our_layer_is_touched(augmentation: KerasCV) -> None:
     import keras
     import keras_cv
@@ -189,11 +193,15 @@ def test_without_kerascv_a_run_ends_before_it_begins(name: str, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["exp.toml"]
 
 
-def test_without_kerascv_everything_else_works(tmp_path: Path) -> None:
-    (tmp_path / "exp.toml").write_text(EXPERIMENT.format(name="xray_safe"))
+def test_without_kerascv_its_parts_are_listed_and_explained(tmp_path: Path) -> None:
     listed = blocked(tmp_path, "list", "augmentations")
     assert {line.split()[0] for line in listed.stdout.splitlines()} >= {*NAMES}
     assert "strength: a number" in blocked(tmp_path, "info", "augmix").stdout
+
+
+@pytest.mark.slow
+def test_without_kerascv_everything_else_runs(tmp_path: Path) -> None:
+    (tmp_path / "exp.toml").write_text(EXPERIMENT.format(name="xray_safe"))
     done = blocked(tmp_path, "run", "exp.toml", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()

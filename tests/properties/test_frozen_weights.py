@@ -90,8 +90,15 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
 
 
-@every_optimizer
-@pytest.mark.parametrize("train", [by_fit, by_stepper])
+@pytest.mark.parametrize(
+    ("train", "optimizer"),
+    [
+        pytest.param(train, make, id=f"{train.__name__}-{name}", marks=marks)
+        for train, here in ((by_fit, {"sgd", "adamw", "clipnorm"}), (by_stepper, set(OPTIMIZERS)))
+        for name, make in OPTIMIZERS.items()
+        for marks in [() if name in here else pytest.mark.slow]
+    ],
+)
 @once
 @given(rates=rates_by_layer, batch_norm=batch_norm_modes)
 @example(rates={"first": 0, "norm": 1, "second": 0, "scores": 1}, batch_norm="inference")
