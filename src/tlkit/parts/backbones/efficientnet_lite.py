@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import field, frozen
 
-from tlkit.model.graph import cached_table, layer_table, set_blocks
+from tlkit.model.graph import cached_table, layer_table
 from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Backbone, part, typed_init
 from tlkit.parts.validators import at_least
@@ -96,7 +96,8 @@ class EfficientNetLite(Backbone):
         """Return its layers; the network is built once, and the table is kept on disk."""
         settings = {"image_size": self.image_size}
         name = f"efficientnet_lite_{self.width}_{self.depth}"
-        return cached_table(name, settings, lambda: layer_table(self.build()))
+        block = r"^(stem|block\d|top)"
+        return cached_table(name, settings, lambda: layer_table(self.build()).grouped(block))
 
     def build(self) -> keras.Model:
         """Return the network, `(batch, size, size, 3) -> (batch, size/32, size/32, 1280)`."""
@@ -110,9 +111,7 @@ class EfficientNetLite(Backbone):
             x = _add_block(x, block)
         x = _normalized(_convolution(TOP, 1, "top_conv")(x), "top_bn")
         x = keras.layers.ReLU(6.0, name="top_activation")(x)
-        model = keras.Model(image, x)
-        set_blocks(model, r"^(stem|block\d|top)")
-        return model
+        return keras.Model(image, x)
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
         """Subtract 127 and divide by 128."""
