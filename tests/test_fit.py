@@ -17,6 +17,7 @@ from attrs import evolve, frozen
 from tests.fakes import FakeBackbone
 
 import tlkit
+from tlkit.config.phase import Phase
 from tlkit.data.checks import check_images
 from tlkit.data.images import Reader
 from tlkit.parts.augmentations import Affine
@@ -110,6 +111,7 @@ class Trained:
         callback: tlkit.Callback | None = None,
         batch_norm: Literal["inference", "train"] = "inference",
         optimizer: tlkit.Optimizer | None = None,
+        optimizers: Sequence[tlkit.Optimizer] = (),
         schedule: tlkit.Schedule | None = None,
         augmentation: tlkit.Augmentation | None = None,
         **settings: Any,
@@ -128,6 +130,17 @@ class Trained:
             schedule=schedule or experiment.schedule,
             augmentation=augmentation or experiment.augmentation,
         )
+        if optimizers:  # each stage is a phase with its own
+            phases = [
+                Phase(freeze=Given(given=(stage,)), optimizer=own, epochs=stage.epochs)
+                for stage, own in zip(stages, optimizers, strict=True)
+            ]
+            fit_of_all = evolve(experiment.fit, epochs=10)
+            plain = tlkit.Experiment(data=experiment.data)
+            experiment = evolve(
+                experiment, phase=tuple(phases), fit=fit_of_all, freeze=plain.freeze,
+                optimizer=plain.optimizer,
+            )  # fmt: skip
         splits = experiment.data.load()
         self.plan = make_plan(experiment, splits)
         self.model, weights = assemble(experiment.backbone, experiment.head, 3, experiment.seed)

@@ -82,6 +82,8 @@ def test_only_what_is_no_default_must_be_named() -> None:
     assert complaints({**SHAPES, "optimizer": {"name": "sgd", "momentum": 0.5}}) == []
     assert complaints({"data": {"train": 6}}) == ["$.data"]
     assert complaints({}) == ["$"]
+    assert complaints({**SHAPES, "phase": [{}, {"optimizer": {"name": "sgd"}}]}) == []
+    assert complaints({**SHAPES, "phase": [{"optimizer": {}}]}) == ["$.phase[0].optimizer"]
     assert complaints({"sweep": {"seeds": "0-4"}}) == ["$"]
     assert complaints({"sweep": {"files": ["a.toml"], "seeds": [0, 1]}}) == []
 

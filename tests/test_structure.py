@@ -23,7 +23,7 @@ FIT = ", ".join(sorted(field.name for field in fields(Fit)))
 BACKBONES = ", ".join(registries.backbones.names())
 TABLES = (
     "augmentation, backbone, calibration, card, class_weights, data, fit, freeze, head, loss, "
-    "optimizer, plugins, reference, schedule, schema, seed, track"
+    "optimizer, phase, plugins, reference, schedule, schema, seed, track"
 )
 
 

@@ -11,6 +11,7 @@ from .config.experiment import ModelCard as ModelCard
 from .config.experiment import Origin as Origin
 from .config.experiment import PublishedResult as PublishedResult
 from .config.experiment import Track as Track
+from .config.phase import Phase as Phase
 from .config.toml import load_experiment as load_experiment
 from .data.images import Picture as Picture
 from .data.sources import LabeledImage as LabeledImage

@@ -123,7 +123,7 @@ def lr_find(
     callback = callback or Callback()
     prepared = prepare_run(experiment, out, overrides, callback)
     # One view of the images is enough to see how the loss reacts.
-    experiment, plan = prepared.experiment, prepared.plan
+    experiment, plan = prepared.experiment.phases[0], prepared.plan
     one_view = evolve(experiment, augmentation=evolve(experiment.augmentation, views=1))
     first_stage = evolve(plan, stages=(evolve(plan.stages[0], views=(0,)),))
     stage = StageTrainer(evolve(prepared, experiment=one_view, plan=first_stage), 1, callback)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, fields_dict, frozen
 
+from tlkit.config.phase import Phase
 from tlkit.config.structure import part
 from tlkit.parts.kinds import (
     Augmentation,
@@ -23,7 +25,7 @@ from tlkit.parts.kinds import (
 )
 from tlkit.parts.plugins import Plugins
 from tlkit.parts.validators import at_least, between, unless_none
-from tlkit.system.errors import FieldError
+from tlkit.system.errors import FieldError, Problem
 
 
 @frozen(kw_only=True)
@@ -214,6 +216,8 @@ class Experiment:
         optimizer: The rule that turns gradients into steps.
         schedule: How the learning rate changes.
         fit: Epochs and batches.
+        phase: Parts of the training with settings of their own; unset: the whole training has
+            those of the other tables.
         calibration: What is fitted on the validation split after training.
         track: Trackers that receive the run's metrics.
         reference: Published results to compare with.
@@ -234,12 +238,38 @@ class Experiment:
     optimizer: Optimizer = part(registries.optimizers, "adam")
     schedule: Schedule = part(registries.schedules, "constant")
     fit: Fit = field(factory=Fit)
+    phase: tuple[Phase, ...] = ()
     calibration: Calibration = field(factory=Calibration)
     track: Track = field(factory=Track)
     reference: tuple[PublishedResult, ...] = ()
     card: ModelCard = field(factory=ModelCard)
     plugins: Plugins = field(factory=Plugins)
     origin: Origin | None = field(default=None, eq=False, repr=False, metadata={"key": False})
+
+    @property
+    def phases(self) -> tuple[Experiment, ...]:
+        """Return an experiment without phases for each phase; itself if it has none."""
+        phases = [
+            evolve(
+                self,
+                phase=(),
+                fit=evolve(self.fit, **phase.own(of_fit=True)),
+                **phase.own(of_fit=False),
+            )
+            for phase in self.phase
+        ]
+        return tuple(phases) or (self,)
+
+    def unused_settings(self) -> Iterator[Problem]:
+        """Yield a problem for every setting that each phase replaces."""
+        for of_fit, table, path in ((False, self, ""), (True, self.fit, "fit.")):
+            own = [set(phase.own(of_fit)) for phase in self.phase] or [set()]
+            for name in sorted(set.intersection(*own)):
+                default: Any = fields_dict(type(table))[name].default
+                default = default.factory() if hasattr(default, "factory") else default
+                if getattr(table, name) != default:
+                    message = "has no effect, because every phase has its own; remove one of them"
+                    yield Problem(f"{path}{name}", message)
 
     @property
     def name(self) -> str:

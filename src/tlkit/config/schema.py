@@ -189,8 +189,6 @@ def _named(field: Attribute[Any], schema: Schema) -> Iterator[tuple[str, Schema]
 
 
 def _is_required(field: Attribute[Any]) -> bool:
-    if "registry" in field.metadata:
-        return field.metadata["default"] is None
     return field.default is NOTHING
 
 
@@ -200,6 +198,7 @@ def _key(cls: type, field: Attribute[Any], meaning: str) -> Schema:
         kind = next(kind for kind, known in registries.items() if known is registry)
         default = field.metadata["default"]
         notes |= {"default": {"name": default}} if default else {}
+        notes |= {"required": ["name"]} if field.default is None else {}
         return {"$ref": f"#/$defs/{kind}", **notes}
     schema = _value(hints(cls)[field.name])
     rule = schema_of(field.validator)

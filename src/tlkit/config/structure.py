@@ -34,14 +34,17 @@ MANY = 12  # more choices than this are not all listed
 TYPES = "bool, int, float, str, Path, Literal, tuple[T, ...], dict[str, T], a union, an attrs class"
 
 
-def part(registry: Registry[Any], default: str | None = None) -> Any:
+def part(registry: Registry[Any], default: str | None = None, *, optional: bool = False) -> Any:
     """Return an attrs field that holds a part of `registry`.
 
     Args:
         registry: The registry that the table's `name` refers to.
         default: The part to use if the table or its `name` is missing; None: it is required.
+        optional: The table may be missing; the field is then None.
     """
     metadata = {"registry": registry, "default": default}
+    if optional:
+        return attrs.field(default=None, metadata=metadata)
     if default is None:
         return attrs.field(metadata=metadata)
     return attrs.field(metadata=metadata, factory=lambda: registry.get(default)())
@@ -266,7 +269,7 @@ class _Reader:
         if isinstance(table, registry.base):  # made in Python, not read from TOML
             return table
         if table is NOTHING:
-            if default is not None:
+            if field.default is not NOTHING:
                 return NOTHING
             known = ", ".join(registry.names())
             return self.wrong(path, f"missing; a table with a name is required, one of {known}")

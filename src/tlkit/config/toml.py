@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import tomllib
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 20  # experiment files are a page long; anything larger is something else
 # tomllib takes time quadratic in the parts of a dotted key: 39 s for 50,000 parts.
+PLACE = re.compile(r"\s*([\w-]+)\[(\d+)\]\s*(?=\.)")  # in phase[1].epochs, which is no TOML key
 ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
@@ -67,8 +69,8 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
         message = f"must be a list such as ['fit.epochs=3'], got {overrides!r}"
         raise ConfigError([Problem("overrides", message)])
     problems: list[Problem] = []
-    renamed: Mapping[Any, tuple[str, ...]] = new_paths(Experiment)
-    seen: set[tuple[str, ...]] = set()
+    renamed: Mapping[Any, tuple[str | int, ...]] = new_paths(Experiment)
+    seen: set[tuple[str | int, ...]] = set()
     for text in overrides:
         keys, value = _assignment(text)
         if not keys:
@@ -81,10 +83,14 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
             problems.append(Problem(f"--set {text}", "would undo another --set; put it first"))
         seen.add(new_keys)
         inner: Any = table
-        for key in keys[:-1]:
-            inner = inner.setdefault(key, {})
-            if not isinstance(inner, dict):
-                problems.append(Problem(f"--set {text}", f"{key!r} is not a table"))
+        for key, following in itertools.pairwise(keys):
+            inner = _inside(inner, key)
+            if inner is None:
+                problems.append(Problem(f"--set {text}", f"there is no {keys[0]}[{key}]"))
+                break
+            if not isinstance(inner, list if isinstance(following, int) else dict):
+                what = "list of tables" if isinstance(following, int) else "table"
+                problems.append(Problem(f"--set {text}", f"{key!r} is not a {what}"))
                 break
         else:
             for other in (new_keys, *(old for old, new in renamed.items() if new == new_keys)):
@@ -92,6 +98,13 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
             inner[keys[-1]] = value
     if problems:
         raise ConfigError(problems)
+
+
+def _inside(inner: Any, key: str | int) -> Any:
+    """Return what a table has under a key, made if it is missing, or a list at a place, or None."""
+    if isinstance(key, int):
+        return inner[key] if key < len(inner) else None
+    return inner.setdefault(key, {})
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -119,8 +132,11 @@ def _key_text(text: str) -> str:
     return text.partition("=")[0]
 
 
-def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
+def _assignment(text: str) -> tuple[tuple[str | int, ...], Any]:
     """Return the key path and value of an assignment, or an empty path and an error message."""
+    place = PLACE.match(text)
+    if place:
+        text = f"{place[1]}{text[place.end() :]}"
     key_text = _key_text(text)
     try:
         parsed: Any = tomllib.loads(text)
@@ -139,7 +155,7 @@ def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
         key = next(iter(marked))
         keys.append(key)
         marked, parsed = marked[key], parsed[key]
-    return tuple(keys), parsed
+    return (keys[0], *([int(place[2])] if place else []), *keys[1:]), parsed
 
 
 def load_experiment(
@@ -220,9 +236,11 @@ def _from_table(given: Mapping[str, Any], overrides: Sequence[str]) -> Experimen
 
 
 def _copied(value: Any) -> Any:
-    """Return a deep copy of tables; other values are shared."""
+    """Return a deep copy of tables and lists; other values are shared."""
     if isinstance(value, Mapping):
         return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(inner) for inner in value]
     return value
 
 

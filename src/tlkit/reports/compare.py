@@ -151,6 +151,8 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):  # phases
+            flat |= flatten({f"{key}[{place}]": each for place, each in enumerate(value)}, prefix)
         else:
             flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
     return flat

@@ -85,7 +85,8 @@ def plan_text(plan: Plan) -> str:
 
 def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
     stage = planned.stage
-    head = f"stage {number} of {len(plan.stages)}, "
+    phase = f" (phase {planned.phase})" if plan.phases > 1 else ""
+    head = f"stage {number} of {len(plan.stages)}{phase}, "
     head += f"{stage.epochs} epochs of {plan.steps_per_epoch} steps"
     times = "once" if len(planned.views) == 1 else f"{len(planned.views)} times"
     frozen = f"each training image goes through the frozen layers 1-{planned.cut} {times}"

@@ -71,14 +71,20 @@ def read_experiment(
     with active(files):
         if isinstance(table, Mapping):
             for kind in _kinds() if to_train else NEEDED:
-                _require(folder, kind, table.get(kind), listed)
-            optional = (kind for kind in PLACEHOLDERS if kind in table)
-            table = dict(table) | {
-                kind: _available(kind, table[kind], base or folder.path, source)
-                for kind in optional
-                if isinstance(name := _name(table[kind]), str)
-                if not to_train or name == FROM_IMAGES
-            }
+                for holder in (table, *_phases(table)):
+                    _require(folder, kind, holder.get(kind), listed)
+
+            def available(holder: Mapping[str, Any]) -> dict[str, Any]:
+                return dict(holder) | {
+                    kind: _available(kind, holder[kind], base or folder.path, source)
+                    for kind in PLACEHOLDERS
+                    if kind in holder
+                    if isinstance(name := _name(holder[kind]), str)
+                    if not to_train or name == FROM_IMAGES
+                }
+
+            phases = [available(phase) for phase in _phases(table)]
+            table = available(table) | ({"phase": phases} if phases else {})
         return structure(
             Experiment, table, base=base or folder.path, source=source, own_record=True
         )
@@ -101,6 +107,13 @@ def _listed_plugins(table: Any, source: str) -> _ListedPlugins:
     if listed is None or len(listed.modules) != len(listed.sha256):
         raise RunFolderError(f"{source}: plugins is not as tlkit writes it")
     return listed
+
+
+def _phases(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the tables of the phases, if they are as tlkit writes them."""
+    phases: Any = table.get("phase")
+    whole = isinstance(phases, list) and all(isinstance(phase, Mapping) for phase in phases)
+    return phases if whole else []
 
 
 def _name(table: Any) -> Any:
@@ -216,8 +229,13 @@ def foreign_parts(experiment: Experiment) -> Iterator[dict[str, str]]:
     plugin file, and `defined` for a class registered in the process itself.
     """
     kinds = {id(registry): kind for kind, registry in registries.items()}
-    for key, registry in _kinds().items():
-        cls = type(getattr(experiment, key))
+    parts = {
+        type(part): registry
+        for key, registry in _kinds().items()
+        for holder in (experiment, *experiment.phase)
+        if (part := getattr(holder, key, None)) is not None
+    }
+    for cls, registry in parts.items():
         if registry.source_of(cls) != "tlkit":
             name = registry.name_of(cls)
             origin = _origin(experiment, registry, cls)

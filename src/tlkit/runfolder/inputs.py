@@ -145,6 +145,7 @@ class StageRecord:
     eval_batch: int
     views: tuple[int, ...]
     rates: tuple[float, ...]
+    phase: int = 1
 
 
 @frozen(kw_only=True)
@@ -194,7 +195,11 @@ class PlanRecord:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for `plan.json`."""
-        return attrs.asdict(self)
+        table = attrs.asdict(self)
+        if self.stages[-1].phase == 1:  # a plan without phases does not number them
+            for stage in table["stages"]:
+                del stage["phase"]
+        return table
 
 
 @frozen(kw_only=True)

@@ -151,7 +151,7 @@ def execute(prepared: PreparedRun, folder: RunFolder, callback: Callback) -> Run
             stop_if_asked()
             write_pages(folder, experiment, prepared.splits, model)
         except Interrupted as stop:
-            message = _stopped(folder, checkpointer.history, experiment.fit.epochs)
+            message = _stopped(folder, checkpointer.history, prepared.plan.epochs)
             raise Interrupted(stop.signal, message) from None
         folder.tidy(experiment.fit.keep_checkpoints)
         trackers.end(_tracked_scores(finished), done=True)  # they may send the finished folder

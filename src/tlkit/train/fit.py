@@ -78,6 +78,12 @@ def fit(training: Training, callback: Callback) -> Fitted:
                 continue  # done by an earlier process
             callback.on_stage_begin(number, planned)
             stage = None  # free its memory for the next one
+            if _starts_from_best(training, number):
+                callback.on_note(
+                    f"phase {planned.phase} starts from epoch {checkpointer.best.epoch}, the best "
+                    "so far"
+                )
+                checkpointer.load_best()
             stage = StageTrainer(training, number, callback)
             _run_stage(training, stage)
     except (Interrupted, NumericalError, DataError):
@@ -96,9 +102,18 @@ def fit(training: Training, callback: Callback) -> Fitted:
     return Fitted(checkpointer.history, last, best, kept)
 
 
+def _starts_from_best(training: Training, number: int) -> bool:
+    """Tell whether a stage is to start from an earlier epoch than the last: it opens a phase."""
+    history, stages = training.checkpointer.history, training.plan.stages
+    if training.experiment.fit.keep == "last" or not history or _of_stage(number, history):
+        return False
+    opens = stages[number - 1].phase != stages[number - 2].phase
+    return opens and training.checkpointer.best is not history[-1]
+
+
 def _run_stage(training: Training, stage: StageTrainer) -> None:
     """Run the remaining epochs of a stage; there is at least one."""
-    checkpointer, settings = training.checkpointer, training.experiment.fit
+    checkpointer, settings = training.checkpointer, stage.experiment.fit
     is_over = partial(_is_over, training, stage.number)
     done = _of_stage(stage.number, checkpointer.history)
     if done:
@@ -117,8 +132,9 @@ def _run_stage(training: Training, stage: StageTrainer) -> None:
 
 def _is_over(training: Training, number: int, history: Sequence[Epoch]) -> bool:
     """Tell whether a stage has had all its epochs, or is stopped early."""
-    done, settings = _of_stage(number, history), training.experiment.fit
-    return len(done) >= training.plan.stages[number - 1].stage.epochs or should_stop(
+    planned = training.plan.stages[number - 1]
+    done, settings = _of_stage(number, history), training.experiment.phases[planned.phase - 1].fit
+    return len(done) >= planned.stage.epochs or should_stop(
         done, settings.monitor, settings.early_stop_patience
     )
 

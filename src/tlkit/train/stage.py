@@ -20,7 +20,7 @@ from tlkit.train.assemble import apply_rates, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
-from tlkit.train.plan import Plan, PlannedStage
+from tlkit.train.plan import Plan
 from tlkit.train.sampling import epoch_order, reseed
 from tlkit.train.step import Probabilities, StepTotals, TrainStep
 
@@ -60,13 +60,14 @@ class StageTrainer:
     ) -> None:
         self.run, self.number, self.callback = run, number, callback
         self.planned = run.plan.stages[number - 1]
-        rates, batch_norm = self.planned.stage.lr_multipliers, run.experiment.freeze.batch_norm
+        self.experiment = run.experiment.phases[self.planned.phase - 1]
+        rates, batch_norm = self.planned.stage.lr_multipliers, self.experiment.freeze.batch_norm
         trained = apply_rates(run.model, run.plan.layers, rates, batch_norm)
         prefix, tail = split_at(run.model, run.plan.layers, self.planned.cut)
-        optimizer = run.experiment.optimizer.build(trained.variable_rates)
-        loss = run.experiment.loss.build(run.plan.counts["train"])
+        optimizer = self.experiment.optimizer.build(trained.variable_rates)
+        loss = self.experiment.loss.build(run.plan.counts["train"])
         self.step = TrainStep(tail, optimizer, self.planned.xla, loss)
-        _assert_as_planned(run, tail, optimizer, self.planned)
+        self._assert_as_planned(tail, optimizer)
         self.sources = self._sources(prefix, only)
         self.on_val: Probabilities = np.empty((0, len(run.plan.classes)), np.float32)
 
@@ -78,12 +79,12 @@ class StageTrainer:
             PartError: If the schedule returns no valid learning rate.
             Interrupted: If a stop was requested; the epoch is then incomplete.
         """
-        experiment, examples = self.run.experiment, self.run.splits.train
+        experiment, examples = self.experiment, self.run.splits.train
         number = self.planned.first_epoch + len(done)
         rate = self._learning_rate(number, done)
         self.step.optimizer.learning_rate.assign(rate)
         reseed(self.run.model, self.run.plan.layers, experiment.seed, number)
-        self.callback.on_epoch_begin(number, experiment.fit.epochs, len(examples))
+        self.callback.on_epoch_begin(number, self.run.plan.epochs, len(examples))
         totals = StepTotals()
         for x, numbers, labels, weights in self.batches(number):
             step = self.step.train(x, labels, weights)
@@ -110,7 +111,7 @@ class StageTrainer:
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
         """Yield the features, image numbers, labels and weights of each step of an epoch."""
-        experiment, plan, examples = self.run.experiment, self.run.plan, self.run.splits.train
+        experiment, plan, examples = self.experiment, self.run.plan, self.run.splits.train
         labels = self._labels(examples)
         order = epoch_order(labels, plan.sampler, experiment.seed, epoch)
         weights = np.array([plan.class_weights[example.label] for example in examples], np.float32)
@@ -126,7 +127,7 @@ class StageTrainer:
         return self._evaluate("test")[1]
 
     def _learning_rate(self, number: int, done: Sequence[Epoch]) -> float:
-        experiment = self.run.experiment
+        experiment = self.experiment
         rate = experiment.schedule.learning_rate(
             experiment.optimizer.learning_rate,
             self.planned.stage.epochs,
@@ -145,7 +146,7 @@ class StageTrainer:
 
     def _sources(self, prefix: keras.Model | None, only: str | None) -> dict[str, Source]:
         """Return the features of each split, cached on disk if there is room."""
-        run, experiment, plan = self.run, self.run.experiment, self.run.plan
+        run, experiment, plan = self.run, self.experiment, self.run.plan
         extractor = Extractor(
             prefix,
             experiment.backbone,
@@ -198,10 +199,19 @@ class StageTrainer:
 
     def _keys(self, view: int) -> AugmentationKeys | None:
         """Return the training images' augmentation keys in one view; None without augmentation."""
-        experiment = self.run.experiment
+        experiment = self.experiment
         if not experiment.augmentation.changes:
             return None
         return augmentation_keys(experiment.seed, view, len(self.run.splits.train))
+
+    def _assert_as_planned(self, tail: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        """Assert that what is trained, and how fast, agrees with the plan."""
+        trained = sum(int(np.prod(variable.shape)) for variable in tail.trainable_variables)
+        assert trained == self.planned.trainable_params, (trained, self.planned.trainable_params)
+        in_tail = {id(variable) for variable in tail.trainable_variables}
+        assert in_tail == {id(variable) for variable in self.run.model.trainable_variables}
+        rate = np.float32(self.experiment.optimizer.learning_rate)
+        assert np.float32(optimizer.learning_rate) == rate
 
     def _labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int32]:
         return np.array(self.run.splits.labels(examples), np.int32)
@@ -215,18 +225,3 @@ def _figures(epoch: Epoch) -> Mapping[str, float]:
     """Return what a schedule may read of an epoch."""
     names = ("loss", "loss_unweighted", "accuracy", "val_loss", "val_accuracy")
     return {name: getattr(epoch, name) for name in names}
-
-
-def _assert_as_planned(
-    run: PreparedRun,
-    tail: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    planned: PlannedStage,
-) -> None:
-    """Assert that what is trained, and how fast, agrees with the plan."""
-    trained = sum(int(np.prod(variable.shape)) for variable in tail.trainable_variables)
-    assert trained == planned.trainable_params, (trained, planned.trainable_params)
-    in_tail = {id(variable) for variable in tail.trainable_variables}
-    assert in_tail == {id(variable) for variable in run.model.trainable_variables}
-    rate = np.float32(run.experiment.optimizer.learning_rate)
-    assert np.float32(optimizer.learning_rate) == rate
