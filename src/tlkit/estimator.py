@@ -26,6 +26,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.toml import load_experiment
 from tlkit.data.decoding import ImageError, decode
 from tlkit.data.images import picture_of, to_pixels
+from tlkit.data.splits import refuse_missing
 from tlkit.keras_tools import FromImages, FromModel, png
 from tlkit.runfolder.folder import free_folder
 from tlkit.runner.run import run
@@ -113,12 +114,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             y: The label of each image: names or numbers, of two classes or more.
 
         Raises:
-            ValueError: If images and labels do not match, or a class has only one picture.
+            ValueError: If images and labels do not match, a label is missing, or a class has only
+                one picture.
             TlkitError: If something else is wrong; each kind of problem has its own subclass.
         """
         images = _images(X)
-        check_classification_targets(y)
-        labels = column_or_1d(y, warn=True)
+        labels = _labels(y)
         if len(images) != len(labels):
             raise ValueError(
                 f"X and y: must have the same length, got {len(images)} images and "
@@ -168,6 +169,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return labels
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """Return the share of images whose label is predicted; a missing label is an error."""
+        return float(super().score(X, _labels(y), sample_weight))
+
     def _experiment(self, data: FromImages, seed: int) -> Experiment:
         parts = {name: getattr(self, name) for name in PARTS}
         tables = {name: {"name": v} if isinstance(v, str) else v for name, v in parts.items()}
@@ -213,6 +218,20 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             for name, content in files.items():
                 (self.run_folder_ / name).write_bytes(content)
             self.classifier_ = self._load(self.run_folder_)
+
+
+def _labels(y: Any) -> npt.NDArray[Any]:
+    """Return one label per image.
+
+    Raises:
+        ValueError: If they are not labels, or one is missing.
+    """
+    if np.ndim(y) == 1:
+        refuse_missing(y, "y")
+    check_classification_targets(y)
+    labels: npt.NDArray[Any] = column_or_1d(y, warn=True)
+    refuse_missing(labels, "y")
+    return labels
 
 
 def _images(X: Any) -> list[str] | npt.NDArray[np.uint8]:  # noqa: N803

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from attrs import field, frozen
 
 from tlkit.config.structure import keys
-from tlkit.data.splits import SPLITS, Example, Splits, check_classes
+from tlkit.data.splits import (
+    SPLITS,
+    Example,
+    Splits,
+    check_classes,
+    is_missing,
+    refuse_missing,
+)
 from tlkit.model import graph
 from tlkit.model.layers import LayerRange, LayerTable
 from tlkit.parts.kinds import (
@@ -184,12 +191,15 @@ def class_weights(
     {0: 0.6666666666666666, 1: 2.0}
 
     Raises:
-        ValueError: If there are no labels, a class has no images, or the weighting does not know
-            a class.
+        ValueError: If there are no labels, one is missing, a class has no images, or the weighting
+            does not know a class.
     """
     if isinstance(weighting, str):
         weighting = registries.class_weights.get(weighting)()
+    if getattr(labels, "name", None) in {"count", "proportion"}:  # as pandas names its result
+        raise ValueError("labels: is a table of counts; use labels.value_counts().to_dict()")
     counts: Mapping[Any, int] = labels if isinstance(labels, Mapping) else _counts(labels)
+    refuse_missing(counts, "labels")
     if not counts:
         raise ValueError("labels: there are none")
     return weighting.planned(counts)
@@ -208,7 +218,7 @@ def sample_weights(labels: Iterable[L], weights: Mapping[L, float]) -> npt.NDArr
         `(images,)` float32.
 
     Raises:
-        ValueError: If a label has no weight.
+        ValueError: If a label is missing or has no weight.
     """
     import numpy as np
 
@@ -221,6 +231,9 @@ def sample_weights(labels: Iterable[L], weights: Mapping[L, float]) -> npt.NDArr
 
 def _counts(labels: Iterable[L]) -> dict[L, int]:
     counts = Counter(_label_list(labels))
+    kinds = {isinstance(label, Real) for label in counts}
+    if len(kinds) > 1:
+        raise ValueError(f"labels: must be all names or all numbers, got {[*counts][:5]!r}")
     return {label: counts[label] for label in sorted(counts)}
 
 
@@ -228,8 +241,14 @@ def _label_list(labels: Any) -> list[Any]:
     """Return labels as Python values, one per image.
 
     Raises:
-        ValueError: If they have another shape, such as one-hot labels.
+        ValueError: If one is missing, or they have another shape, such as one-hot labels.
     """
+    values = _as_list(labels)
+    refuse_missing(values, "labels")
+    return values
+
+
+def _as_list(labels: Any) -> list[Any]:
     if hasattr(labels, "__array__"):
         import numpy as np
 
@@ -416,6 +435,8 @@ class FromImages(Dataset):
 
     def _class(self, split: str, number: int, label: Any) -> str:
         """Return the class of a label, which is a name or a number."""
+        if is_missing(label):
+            raise DataError(f"{split} image {number}: the label is missing, got {label!r}")
         if isinstance(label, bytes):
             label = label.decode()
         if isinstance(label, str) and label in self.classes:
@@ -441,7 +462,8 @@ def _pairs(split: str, given: Images | None) -> Iterator[tuple[npt.NDArray[np.ui
                 f"such pairs, got {type(given).__name__}"
             )
         images: Any = _paths(pair[0])
-        labels = np.asarray(pair[1])
+        # NumPy would turn a missing label among names into the name "nan".
+        labels = np.asarray(pair[1], object if isinstance(pair[1], list | tuple) else None)
         if images is None:
             images = np.asarray(pair[0])
             if images.ndim == 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 from attrs import field, frozen
@@ -25,6 +26,31 @@ def check_classes(instance: Any, attribute: Any, classes: tuple[str, ...]) -> No
     repeated = [name for name, count in Counter(folded).items() if count > 1]
     if repeated:
         raise ValueError(f"class names must differ by more than case, got {repeated[0]!r} twice")
+
+
+def is_missing(label: object) -> bool:
+    """Tell whether a label is none: None, or NaN, NaT or NA as NumPy and pandas have them.
+
+    >>> is_missing(float("nan")), is_missing(None), is_missing("nan"), is_missing(0)
+    (True, True, False, False)
+    """
+    if isinstance(label, Real):
+        return bool(label != label)
+    return label is None or type(label).__name__ in {"NAType", "NaTType"}
+
+
+def refuse_missing(labels: Iterable[object], what: str) -> None:
+    """Raise if any label is missing; nothing is trained or scored without one.
+
+    Raises:
+        ValueError: With their number and the place of the first.
+    """
+    places = [place for place, label in enumerate(labels) if is_missing(label)]
+    if places:
+        raise ValueError(
+            f"{what}: {len(places)} missing (None, NaN or NA), the first at position {places[0]}; "
+            "label or leave out these images"
+        )
 
 
 def _lower_case(text: str) -> str:

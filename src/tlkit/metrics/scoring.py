@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tlkit.data.splits import Example
+from tlkit.data.splits import Example, refuse_missing
 from tlkit.metrics.bootstrap import (
     bootstrap_interval,
     draws,
@@ -40,10 +40,15 @@ def score(
         classes: Class names in the order of the columns.
         patients: Each image's patient, empty if unknown; no patients: all unknown.
         predicted: Predicted class numbers; None: the most probable classes.
+
+    Raises:
+        ValueError: If a class number is missing or is none of the classes'.
     """
-    labels = np.asarray(labels, np.intp)
+    labels = _class_numbers(labels, len(classes), "labels")
     shares = np.asarray(probabilities, np.float64)
-    guesses = shares.argmax(axis=1) if predicted is None else np.asarray(predicted, np.intp)
+    guesses = shares.argmax(axis=1)
+    if predicted is not None:
+        guesses = _class_numbers(predicted, len(classes), "predicted")
     return _scores(Outputs(labels, guesses, len(classes), shares), classes, patients)
 
 
@@ -64,8 +69,24 @@ def score_predictions(
     labels: Labels, predicted: Labels, classes: Sequence[str], patients: Sequence[str] = ()
 ) -> Scores:
     """Score predicted class numbers against the true ones."""
-    truth, guesses = np.asarray(labels, np.intp), np.asarray(predicted, np.intp)
+    truth = _class_numbers(labels, len(classes), "labels")
+    guesses = _class_numbers(predicted, len(classes), "predicted")
     return _scores(Outputs(truth, guesses, len(classes)), classes, patients)
+
+
+def _class_numbers(labels: Labels, classes: int, what: str) -> npt.NDArray[np.intp]:
+    """Return class numbers as integers.
+
+    Raises:
+        ValueError: If one is missing, or is not a number of a class.
+    """
+    values = np.asarray(labels)
+    if values.dtype.kind not in "iu":
+        refuse_missing(values.ravel().tolist(), what)
+    numbers = values.astype(np.intp)
+    if (numbers != values).any() or not ((numbers >= 0) & (numbers < classes)).all():
+        raise ValueError(f"{what}: must be class numbers from 0 to {classes - 1}, got {values!r}")
+    return numbers
 
 
 def score_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Scores:
