@@ -105,7 +105,8 @@ def test_a_file_is_written_whole_and_never_over_another(command: CommandLine, ru
     for option in ("--out", "--features"):
         done = command("predict", run, "in", option, "found.csv")
         assert done.code == 2
-        assert "found.csv exists; nothing is overwritten" in " ".join(done.err.split())
+        message = f"found.csv: exists; choose another with {option}, nothing is overwritten"
+        assert message in " ".join(done.err.split())
     assert Path("found.csv").read_text() == printed.out
 
 
@@ -218,7 +219,11 @@ def test_a_chosen_class_is_explained_by_any_method(command: CommandLine, run: Pa
         (["a.png", "--class", "circel"], 2, "must be one of circle, square, triangle"),
         (["a.png", "--layer", "dense"], 3, "explain: layer: no layer or block matches 'dense'"),
         (["a.png", "--method", "lime"], 2, "lime"),
-        (["a.png", "--out", "in"], 2, "in exists; nothing is overwritten"),
+        (
+            ["a.png", "--out", "in"],
+            2,
+            "in: exists; choose another with --out",
+        ),
         (["bad.png"], 4, "bad.png: is not an image"),
     ],
     ids=["class", "layer", "method", "folder", "image"],

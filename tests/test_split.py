@@ -127,7 +127,7 @@ def test_a_manifest_is_never_overwritten_and_is_above_its_images(
     images: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "m.csv").write_text("mine")
-    with pytest.raises(tlkit.DataError, match="exists; nothing is overwritten"):
+    with pytest.raises(tlkit.DataError, match="exists; choose another with --out, "):
         split_data(images, tmp_path / "m.csv")
     with pytest.raises(tlkit.DataError, match=r"must be in .* or above it"):
         split_data(images, tmp_path / "other.csv")

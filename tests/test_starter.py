@@ -159,7 +159,7 @@ def test_nothing_is_overwritten(
     Path("experiment.toml").write_text("mine")
     assert command(monkeypatch, "init") == 3
     assert capsys.readouterr().err == (
-        "experiment.toml: exists already; choose another with --out, nothing is overwritten\n"
+        "experiment.toml: exists; choose another with --out, nothing is overwritten\n"
     )
     assert Path("experiment.toml").read_text() == "mine"
 

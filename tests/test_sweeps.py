@@ -302,7 +302,7 @@ def test_another_folder_cannot_go_on(content: str | None, message: str, tmp_path
 
 def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
     (tmp_path / "quick.toml").write_text(QUICK)
-    with pytest.raises(tlkit.RunFolderError, match="or use --resume"):
+    with pytest.raises(tlkit.RunFolderError, match="continue it with --resume, or choose another"):
         tlkit.sweep(tmp_path / "quick.toml", tmp_path)
 
 

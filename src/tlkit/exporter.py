@@ -29,7 +29,7 @@ from tlkit.system.errors import PartError, ResourceError, RunFolderError, Weight
 from tlkit.system.files import new_folder, write_text
 from tlkit.system.keras import keras
 from tlkit.system.source import standalone
-from tlkit.system.text import printable
+from tlkit.system.text import choose_another, printable
 
 
 @frozen(kw_only=True)
@@ -333,7 +333,7 @@ def export(
     run = Path(run)
     out = Path("exports") / f"{run.resolve().name}-{to}" if out is None else Path(out)
     if out.exists():
-        raise RunFolderError(f"{out}: exists; choose another with --out, nothing is overwritten")
+        raise RunFolderError(f"{out}: exists; {choose_another()}")
     if to not in FORMATS:
         raise ValueError(f"to: must be one of {', '.join(get_args(Target))}, got {to!r}")
     form = FORMATS[to]

@@ -13,6 +13,7 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, Overrides, app
+from tlkit.cli.predict import must_be_new
 
 
 @app.command()
@@ -163,8 +164,7 @@ def _preview(
     from tlkit.config.toml import apply_overrides
 
     path = folder / f"{name}.png"
-    if path.exists():
-        raise typer.BadParameter(f"{path} exists; nothing is overwritten", param_hint="--preview")
+    must_be_new(path, "--preview")
     others = {part for _, registry in tlkit.registries.items() for part in registry.names()}
     if name in others.difference(tlkit.registries.augmentations.names()):
         message = f"shows augmentations only, and {name!r} is not one"

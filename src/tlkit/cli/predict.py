@@ -20,7 +20,7 @@ from tlkit.runfolder import folder as runfolder
 from tlkit.system.errors import DataError
 from tlkit.system.files import atomic_write
 from tlkit.system.stdio import stdout_is_broken
-from tlkit.system.text import json_text, printable, printable_lines
+from tlkit.system.text import choose_another, json_text, printable, printable_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,7 @@ def raise_rejected(rejected: Sequence[Rejected]) -> None:
 def must_be_new(path: Path | None, option: str) -> None:
     """Raise `BadParameter` if a path exists."""
     if path is not None and path.exists():
-        raise typer.BadParameter(f"{path} exists; nothing is overwritten", param_hint=option)
+        raise typer.BadParameter(f"{path}: exists; {choose_another(option)}", param_hint=option)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from tlkit.config.structure import keys, toml_value
 from tlkit.parts.datasets import Folder, Manifest
 from tlkit.parts.kinds import Dataset
 from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError
+from tlkit.system.text import choose_another
 
 WIDTH = 100
 IMBALANCED = 1.5  # ratio of the largest class to the smallest from which weights are suggested
@@ -64,7 +65,7 @@ def write_starter(data: Path | None, out: Path) -> None:
         with out.open("xb") as file:  # fails if another process makes it first
             file.write(text)
     except FileExistsError:
-        message = "exists already; choose another with --out, nothing is overwritten"
+        message = f"exists; {choose_another()}"
         raise ConfigError([Problem("", message)], str(out)) from None
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error.strerror}") from None

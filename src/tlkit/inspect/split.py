@@ -18,7 +18,7 @@ from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates, gro
 from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
 from tlkit.system.errors import DataError
 from tlkit.system.files import write_text
-from tlkit.system.text import csv_table, first_lines
+from tlkit.system.text import choose_another, csv_table, first_lines
 
 MOST_FOLDS = 20  # splits are made of whole folds, so shares are met to a twentieth
 
@@ -75,7 +75,7 @@ def split_data(
     if not (val > 0 and test >= 0 and val + test < 1):
         raise DataError(f"val, test: must be shares that leave some to train, got {val} and {test}")
     if out.exists():
-        raise DataError(f"{out}: exists; nothing is overwritten")
+        raise DataError(f"{out}: exists; {choose_another()}")
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: there is no such folder")
     labeled = read_labeled(path, patient)

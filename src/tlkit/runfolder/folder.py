@@ -1,6 +1,6 @@
 """A run's folder: how it is made, and how its files are written and read.
 
-Every fact is in one file, every file is written whole, and nothing is overwritten. Apart from
+Every fact is in one file, every file is written whole, and none is overwritten. Apart from
 `environment.json` and `timing.csv`, no file has a clock time, host name or absolute path, so two
 runs of the same experiment can be compared byte by byte.
 """
@@ -26,7 +26,7 @@ from tlkit.system.files import (
     write_text,
 )
 from tlkit.system.lock import holder, is_locked, unlock
-from tlkit.system.text import csv_table, shell_quoted
+from tlkit.system.text import choose_another, csv_table, shell_quoted
 
 EXPERIMENT, PLAN, ENVIRONMENT = "experiment.json", "plan.json", "environment.json"
 MANIFEST, SKIPPED = "manifest.csv", "skipped.csv"
@@ -92,7 +92,7 @@ def create_folder(out: Path | None, top: str, name: str, fill: Callable[[Path], 
 
 def folder_exists(out: Path) -> str:
     """Return the message that a run folder exists, with the way out."""
-    hint = "choose another with --out, nothing is overwritten"
+    hint = choose_another()
     if is_locked(out):
         hint = f"{holder(out)} is writing to it; {hint}"
     elif (out / UNFINISHED).is_file():

@@ -15,7 +15,7 @@ from tlkit.sweeps.summary import Outcome, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
-from tlkit.system.text import csv_table
+from tlkit.system.text import choose_another, csv_table
 
 SWEEP, RUNS = "sweep.json", "runs"
 
@@ -142,7 +142,7 @@ class SweepFolder:
 
 
 def _exists(out: Path) -> str:
-    return f"{out}: the folder exists; choose another with --out, or use --resume"
+    return f"{out}: the folder exists; continue it with --resume, or {choose_another()}"
 
 
 def _val_accuracy(outcome: Outcome) -> float | None:
