@@ -92,7 +92,11 @@ CHANGED: dict[str, Any] = {
     "backbones.*.preprocess": "unit",
     "backbones.*.image_size": 64,
     "heads.*.units": [3],
-    "heads.pooled.pooling": "max",
+    "heads.*.pooling": "max",
+    "heads.*.standardize": True,
+    "heads.probe.standardize": False,
+    "heads.probe.depths": 1,
+    "heads.probe.layer_names": ["first"],
     "heads.pooled.dropout": 0.5,
     "heads.pooled.batch_norm": True,
     "heads.cosine.scale": 20,
@@ -138,6 +142,8 @@ CHANGED: dict[str, Any] = {
     "optimizers.rmsprop.rho": 0.5,
     "optimizers.rmsprop.centered": True,
     "optimizers.sgd.nesterov": True,
+    "optimizers.lbfgs.strongest": 2,
+    "optimizers.lbfgs.weakest": 0.1,
     "schedules.plateau.monitor": "val_loss",
     "schedules.plateau.factor": 0.5,
     "schedules.plateau.patience": 1,
@@ -291,9 +297,12 @@ def seen_backbones(part: Any) -> Any:
 def seen_heads(part: Any) -> Any:
     import keras
 
-    features = keras.Input((4, 4, 8))
-    model = keras.Model(features, part.attach(features, 3))
-    return part.layers((4, 4, 8), 3), [layer.get_config() for layer in model.layers[1:]]
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.Cropping2D(1, name="first")(inputs)
+    backbone = keras.Model(inputs, keras.layers.Cropping2D(1, name="second")(outputs))
+    table = tlkit.layer_table(backbone)
+    model = keras.Model(inputs, part.connect(backbone, table, 3))
+    return part.layers_on(table, 3), [layer.get_config() for layer in model.layers[1:]]
 
 
 def seen_freezes(part: Any) -> Any:

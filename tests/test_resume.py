@@ -209,6 +209,8 @@ CHOICES: dict[str, list[Any]] = {
     "head": [
         {"name": "pooled", "units": [6], "dropout": 0.5},
         {"name": "pooled", "pooling": "max"},
+        {"name": "linear", "standardize": True},
+        {"name": "probe"},
     ],
     "augmentation": [{"name": "none"}, {"name": "affine"}, {"name": "affine", "views": 2}],
     "optimizer": [

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from PIL import Image
 
 from tlkit.classifier import Classifier, Prediction, load
 from tlkit.data.images import to_pixels
 from tlkit.data.sources import Rejected
 from tlkit.metrics.calibration import TINY, decide
+from tlkit.parts.heads import standardize_layer
 from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import PartError, ResourceError, RunFolderError, WeightsError
 from tlkit.system.files import new_folder, write_text
@@ -339,6 +340,8 @@ def export(
     form = FORMATS[to]
     form.require()
     classifier = load(run, plugins=plugins, backbone=backbone)
+    if form.keras_only:
+        classifier = evolve(classifier, model=_with_keras_layers(classifier.model))
     model = with_preprocessing(classifier)
     form.check(model, classifier.experiment.fit.mixed_precision)
     try:
@@ -357,6 +360,20 @@ def export(
         image_size=classifier.experiment.backbone.image_size,
         difference=difference,
     )
+
+
+def _with_keras_layers(model: keras.Model) -> keras.Model:
+    """Return a model with shared weights and Keras's `Normalization` for `Standardize` layers."""
+
+    def plain(layer: keras.Layer) -> keras.Layer:
+        if not isinstance(layer, standardize_layer()):
+            return layer
+        mean, deviation = (weight.numpy() for weight in layer.weights)
+        return keras.layers.Normalization(
+            mean=mean, variance=deviation**2, name=layer.name, dtype="float32"
+        )
+
+    return keras.models.clone_model(model, clone_function=plain)
 
 
 def with_preprocessing(classifier: Classifier) -> keras.Model:

@@ -74,7 +74,7 @@ def freeze(
         batch_norm: `inference` freezes every BatchNorm layer whatever `train` says, `head` all but
             those in block `head`, `train` none. A policy has its own `batch_norm`.
         layers: The model's layers, if not in the blocks of `layer_table`; parts have blocks of
-            their own, `backbone.layers() + head.layers(shape, classes)`.
+            their own, `head.layers_on(backbone.layers(), classes)`.
 
     Returns:
         The layer table with the rates, ready to print. Its `optimizer` method returns an optimizer

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
+from tlkit.parts.optimizers import LBFGS
 from tlkit.reports.svg import standalone
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runner.prepare import prepare_run
@@ -124,9 +125,12 @@ def lr_find(
     prepared = prepare_run(experiment, out, overrides, callback)
     # One view of the images is enough to see how the loss reacts.
     experiment, plan = prepared.experiment.phases[0], prepared.plan
+    if isinstance(experiment.optimizer, LBFGS):
+        raise ConfigError([Problem("optimizer", "'lbfgs' has no learning rate; use another one")])
     one_view = evolve(experiment, augmentation=evolve(experiment.augmentation, views=1))
     first_stage = evolve(plan, stages=(evolve(plan.stages[0], views=(0,)),))
     stage = StageTrainer(evolve(prepared, experiment=one_view, plan=first_stage), 1, callback)
+    stage.fit_statistics()
     factor = (highest / lowest) ** (1 / (steps - 1))
     rates = [lowest * factor**step for step in range(steps)]
     losses = list(_losses(stage, rates))
@@ -149,7 +153,10 @@ def lr_find(
 
 def _losses(stage: StageTrainer, rates: Sequence[float]) -> Iterator[float]:
     """Yield the loss of one batch per rate, until it is not finite or has diverged."""
+    from tlkit.train.step import TrainStep
+
     batches = itertools.chain.from_iterable(map(stage.batches, itertools.count(1)))
+    assert isinstance(stage.step, TrainStep)
     recent: deque[float] = deque(maxlen=max(5, round(WINDOW * len(rates))))
     lowest = float("inf")
     for rate, (x, _, labels, weights) in zip(rates, batches, strict=False):

@@ -91,6 +91,8 @@ class Layer:
         batch_norm: Whether it is a BatchNorm layer.
         is_cut_point: Whether the rest of the model needs only its output, so that the model can be
             cut in two after it.
+        fixed: Whether it has no parameters and computes the same in training, so that it belongs
+            to the frozen prefix whatever its rate.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Layer:
     other_params: int = 0
     batch_norm: bool = False
     is_cut_point: bool = True
+    fixed: bool = False
 
 
 @frozen
@@ -237,11 +240,12 @@ class LayerTable:
     def frozen_prefix(self, rates: Sequence[float]) -> int:
         """Return the number of the last layer of the frozen prefix; 0 if there is none.
 
-        The prefix is the longest run of layers with rate 0, from layer 1, that ends in a single
-        tensor.
+        The prefix is the longest run of layers that are fixed or have rate 0, from layer 1, that
+        ends in a single tensor.
         """
         self.check(rates)
-        frozen_until = next((i for i, rate in enumerate(rates) if rate > 0), len(rates))
+        learns = [rate > 0 and not x.fixed for rate, x in zip(rates, self.layers, strict=True)]
+        frozen_until = next((i for i, own in enumerate(learns) if own), len(rates))
         cuts = [number for number, layer in self if number <= frozen_until and layer.is_cut_point]
         return max(cuts, default=0)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import field
+from attrs import evolve, field
 
 from tlkit.model.layers import HEAD, Layer, LayerTable
 from tlkit.parts.kinds import Head, part
@@ -21,11 +22,28 @@ SCORES = "scores"  # the last layer of every head: softmax over the classes
 # Keras's default, 0.99, would keep 40 % of the initial statistics after 90 steps (ten epochs of a
 # small study) and evaluate the model with them.
 MOMENTUM = 0.9
+# A feature whose deviation is below this share of its mean is constant but for float32's rounding.
+CONSTANT = 1e-6
 
 
-def _dense_row(name: str, width: int, units: int) -> Layer:
+def dense_row(name: str, width: int, units: int) -> Layer:
     """Return the row of a dense layer with a bias on a vector."""
     return Layer(name, "Dense", HEAD, (units,), params=(width + 1) * units)
+
+
+def pool_name(pooling: str, shape: tuple[int, ...]) -> str:
+    """Return the Keras class that pools features of a shape by `avg` or `max`.
+
+    Vectors, which have no positions to pool over, are passed on.
+    """
+    if len(shape) == 1:
+        return "Identity"
+    return f"Global{'Average' if pooling == 'avg' else 'Max'}Pooling{len(shape) - 1}D"
+
+
+def standardize_row(width: int) -> Layer:
+    """Return the row of the layer that standardizes a vector."""
+    return Layer("standardize", "Standardize", HEAD, (width,), other_params=2 * width)
 
 
 @part("flatten_dense")
@@ -43,9 +61,9 @@ class FlattenDense(Head):
         width = math.prod(features)
         rows = [Layer("flatten", "Flatten", HEAD, (width,))]
         for number, units in enumerate(self.units, start=1):
-            rows.append(_dense_row(f"dense_{number}", width, units))
+            rows.append(dense_row(f"dense_{number}", width, units))
             width = units
-        return LayerTable((*rows, _dense_row(SCORES, width, classes)))
+        return LayerTable((*rows, dense_row(SCORES, width, classes)))
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
         """Add flatten, the dense layers and the scores."""
@@ -68,12 +86,15 @@ class Pooled(Head):
         batch_norm: Normalize each of these before its ReLU. BatchNorm layers of a new head must
             learn, so this needs `batch_norm = "head"` or `"train"` in `[freeze]`.
         dropout: Fraction of features set to 0 in training, before each dense layer and the scores.
+        standardize: Subtract each pooled feature's mean over the training images and divide by its
+            standard deviation; both are computed once, before the head is trained.
     """
 
     pooling: Literal["avg", "max", "concat"] = "avg"
     units: tuple[int, ...] = field(default=(), validator=each(at_least(1)))
     batch_norm: bool = False
     dropout: float = field(default=0.0, validator=fraction(below=1))
+    standardize: bool = False
 
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
         """Return the rows of pooling, dense layers, dropouts and the scores.
@@ -83,15 +104,17 @@ class Pooled(Head):
         """
         if self.batch_norm and not self.units:
             raise FieldError("batch_norm", "has no dense layer to normalize; set head.units")
-        rows, width = list(self._pool_rows(features[-1])), features[-1]
-        width *= 2 if self.pooling == "concat" else 1
+        rows = list(self._pool_rows(features))
+        width = rows[-1].output_shape[0]
+        if self.standardize:
+            rows = [evolve(row, fixed=True) for row in rows] + [standardize_row(width)]
         for number, units in enumerate((*self.units, classes), start=1):
             if self.dropout:
                 rows.append(Layer(f"dropout_{number}", "Dropout", HEAD, (width,)))
             if number > len(self.units):
-                rows.append(_dense_row(SCORES, width, units))
+                rows.append(dense_row(SCORES, width, units))
             elif not self.batch_norm:
-                rows.append(_dense_row(f"dense_{number}", width, units))
+                rows.append(dense_row(f"dense_{number}", width, units))
             else:
                 rows += [
                     Layer(f"dense_{number}", "Dense", HEAD, (units,), params=width * units),
@@ -102,8 +125,9 @@ class Pooled(Head):
             width = units
         return LayerTable(tuple(rows))
 
-    def _pool_rows(self, width: int) -> tuple[Layer, ...]:
-        average, maximum = "GlobalAveragePooling2D", "GlobalMaxPooling2D"
+    def _pool_rows(self, features: tuple[int, ...]) -> tuple[Layer, ...]:
+        width = features[-1]
+        average, maximum = (pool_name(pooling, features) for pooling in ("avg", "max"))
         if self.pooling != "concat":
             return (Layer("pool", average if self.pooling == "avg" else maximum, HEAD, (width,)),)
         return (  # between the two poolings the features are still needed: not cut points
@@ -117,12 +141,15 @@ class Pooled(Head):
         start_keras()
         from keras import layers
 
-        average, maximum = layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D
+        shape = features.shape[1:]
+        average, maximum = (getattr(layers, pool_name(kind, shape)) for kind in ("avg", "max"))
         if self.pooling == "concat":
             both = [average(name="pool_avg")(features), maximum(name="pool_max")(features)]
             vector = layers.Concatenate(name="pool")(both)
         else:
             vector = (average if self.pooling == "avg" else maximum)(name="pool")(features)
+        if self.standardize:
+            vector = standardize_layer()(name="standardize")(vector)
         for number, units in enumerate((*self.units, classes), start=1):
             if self.dropout:
                 vector = layers.Dropout(self.dropout, name=f"dropout_{number}")(vector)
@@ -141,15 +168,21 @@ class Pooled(Head):
 
 @part("linear")
 class Linear(Head):
-    """Global average pooling and softmax: a linear probe."""
+    """Global average pooling and softmax: a linear probe.
+
+    Attributes:
+        standardize: As in the head `pooled`.
+    """
+
+    standardize: bool = False
 
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
         """Return the rows of pooling and the scores."""
-        return Pooled().layers(features, classes)
+        return Pooled(standardize=self.standardize).layers(features, classes)
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
         """Add pooling and the scores."""
-        return Pooled().attach(features, classes)
+        return Pooled(standardize=self.standardize).attach(features, classes)
 
 
 @part("cosine")
@@ -218,3 +251,47 @@ def cosine_scores() -> Any:
             return {**super().get_config(), **own, "learn_scale": self.learn_scale}
 
     return CosineScores
+
+
+@cache
+def standardize_layer() -> Any:
+    """Return the Keras layer class that standardizes, registered as `tlkit>Standardize`.
+
+    Not Keras's `Normalization`: in Keras 3.15.1 it computes with copies of its statistics, which
+    loading them from a file does not change.
+    """
+    import keras
+    import numpy as np
+    from keras import ops
+
+    @keras.saving.register_keras_serializable(package="tlkit")
+    class Standardize(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+        """Subtract stored means and divide by stored standard deviations, always in float32."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(autocast=False, **options)
+
+        def build(self, shape: tuple[int, ...]) -> None:
+            options = {"dtype": "float32", "trainable": False, "autocast": False}
+            self.mean = self.add_weight((shape[-1],), "zeros", name="mean", **options)
+            self.deviation = self.add_weight((shape[-1],), "ones", name="deviation", **options)
+
+        def adapt(self, batches: Iterable[Any]) -> None:
+            """Set the statistics from batches of vectors, in which each vector counts the same."""
+            count, mean, squares = 0, np.zeros(self.mean.shape), np.zeros(self.mean.shape)
+            for batch in batches:  # merged as in Chan et al. 1979
+                x = np.asarray(batch, np.float64)
+                count += len(x)
+                difference = x.mean(axis=0) - mean
+                mean += difference * len(x) / count
+                squares += x.var(axis=0) * len(x)
+                squares += difference**2 * len(x) * (count - len(x)) / count
+            deviation = np.sqrt(squares / count)
+            varies = deviation > CONSTANT * np.abs(mean)
+            self.mean.assign(mean)
+            self.deviation.assign(np.where(varies, deviation, 1))
+
+        def call(self, vectors: Any) -> Any:
+            return (ops.cast(vectors, "float32") - self.mean) / self.deviation
+
+    return Standardize

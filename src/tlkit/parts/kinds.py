@@ -247,8 +247,8 @@ class Head(ABC):
         above = checked_table(self, self.layers(backbone.layers[-1].output_shape, classes))
         return backbone + above.in_block(HEAD)
 
-    def connect(self, backbone: keras.Model, classes: int) -> keras.KerasTensor:
-        """Extend a backbone's graph to probabilities: by default `attach` to its output.
+    def connect(self, backbone: keras.Model, layers: LayerTable, classes: int) -> keras.KerasTensor:
+        """Extend the graph of a backbone with these layers: by default `attach` to its output.
 
         Keras numbers layers from the last one: those next to the end come last, whatever the order
         in which they are made.
@@ -522,7 +522,7 @@ registries = Registries(
         *("backbones.vgg", "backbones.applications", "backbones.efficientnet_lite"),
         *("backbones.keras_cv", "backbones.keras_hub"),
     ),
-    heads=_registry("head", "heads", Head),
+    heads=_registry("head", "heads", Head, "heads", "probe"),
     freezes=_registry("freeze policy", "freezes", FreezePolicy),
     class_weights=_registry("class weighting", "class_weights", ClassWeights),
     augmentations=_registry(

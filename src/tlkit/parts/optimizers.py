@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from attrs import asdict, field
 
 from tlkit.parts.kinds import Optimizer, part
 from tlkit.parts.validators import above, at_least, fraction
+from tlkit.system.errors import FieldError, PartError
 from tlkit.system.keras import start_keras
 
 if TYPE_CHECKING:
@@ -87,6 +89,44 @@ class SGD(Optimizer):
     def build(self, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:
         """Return Keras's SGD."""
         return _keras("SGD", self, multipliers)
+
+
+@part("lbfgs")
+class LBFGS(Optimizer):
+    """Solve the scores of a standardized head to their optimum: multinomial logistic regression.
+
+    For a frozen backbone. There is no learning rate: an epoch is one strength of L2 regularization,
+    from strong to weak by equal factors, each solved by L-BFGS on all features in float64, starting
+    from the one before. `keep = "best"` chooses among them on validation.
+
+    Attributes:
+        strongest: The first epoch's L2 penalty: this/2 times the sum of the squared weights is
+            added to the mean cross-entropy.
+        weakest: The last epoch's.
+    """
+
+    learning_rate: float = field(default=1.0, init=False, metadata={"key": False})
+    strongest: float = field(default=10.0, validator=above(0))
+    weakest: float = field(default=1e-3, validator=above(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.weakest > self.strongest:
+            raise FieldError(
+                "weakest", f"must be at most strongest, {self.strongest:g}, got {self.weakest:g}"
+            )
+
+    def strengths(self, epochs: int) -> tuple[float, ...]:
+        """Return the penalty of each epoch of a stage; of a single one, the middle."""
+        if epochs == 1:
+            return (math.sqrt(self.strongest * self.weakest),)
+        factor = (self.weakest / self.strongest) ** (1 / (epochs - 1))
+        return tuple(self.strongest * factor**number for number in range(epochs))
+
+    def build(self, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:
+        """Raise: Keras has no such optimizer."""
+        raise PartError(
+            "optimizer 'lbfgs': solves a run's last layer, and makes no Keras optimizer"
+        )
 
 
 def _keras(name: str, part: Optimizer, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:

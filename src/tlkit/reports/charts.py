@@ -172,15 +172,21 @@ def learning_charts(history: Sequence[Epoch], best: int, kept: int) -> list[Char
         ("train", [(e.epoch, 100 * e.accuracy) for e in history]),
         ("val", [(e.epoch, 100 * e.val_accuracy) for e in history]),
     ]
-    rates: list[Line] = [
-        ("of a layer with multiplier 1", [(e.epoch, e.learning_rate) for e in history])
-    ]
+    rated = [(e.epoch, e.learning_rate) for e in history if e.l2 is None]
+    solved = [(e.epoch, e.l2) for e in history if e.l2 is not None]
     starts = {epoch.stage: epoch.epoch for epoch in reversed(history)}
     marks = {best: "best", kept: "kept"} if best != kept else {kept: "best and kept"}
     return [
         epoch_chart("loss", "Loss", losses, starts, marks),
         epoch_chart("accuracy", "Accuracy, %", accuracies, starts, marks),
-        epoch_chart("rate", "Learning rate", rates, starts, marks, log=True),
+        *(
+            epoch_chart(name, title, [(line, points)], starts, marks, log=True)
+            for name, title, line, points in (
+                ("rate", "Learning rate", "of a layer with multiplier 1", rated),
+                ("l2", "L2 regularization", "of the scores", solved),
+            )
+            if points
+        ),
     ]
 
 

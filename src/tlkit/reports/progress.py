@@ -96,6 +96,7 @@ class Terminal(Callback):
         self._bar = ProgressBar()
         self._epoch = ""
         self._before = 0  # images of the epochs before this one
+        self._rate = "rate"  # what `on_batch_end` calls it
         self._printed: set[str] = set()
 
     def say(self, text: str) -> None:
@@ -171,8 +172,10 @@ class Terminal(Callback):
         """Print what the stage trains."""
         self._bar.stop()
         self._epoch = ""
+        self._rate = "L2" if planned.l2 else "rate"
+        epochs = "strengths of L2 regularization" if planned.l2 else "epochs"
         self.say(
-            f"stage {number}: {planned.stage.epochs} epochs, "
+            f"stage {number}: {planned.stage.epochs} {epochs}, "
             f"{planned.trainable_params:,} trainable parameters"
         )
 
@@ -185,7 +188,7 @@ class Terminal(Callback):
 
     def on_batch_end(self, images: int, loss: float, accuracy: float, rate: float) -> None:
         """Advance the bar."""
-        metrics = f"loss {loss:.4f}  accuracy {format_value(accuracy)}  rate {rate:.3g}"
+        metrics = f"loss {loss:.4f}  accuracy {format_value(accuracy)}  {self._rate} {rate:.3g}"
         self._bar.update(self._before + images, f"{self._epoch}  {metrics}")
 
     def on_epoch_end(self, epoch: Epoch) -> None:
@@ -194,5 +197,5 @@ class Terminal(Callback):
         self.say(
             f"{self._epoch}  {weighted}  accuracy {format_value(epoch.accuracy)}  "
             f"val loss {epoch.val_loss:.4f}  val accuracy {format_value(epoch.val_accuracy)}  "
-            f"rate {epoch.learning_rate:.3g}"
+            + (f"rate {epoch.learning_rate:.3g}" if epoch.l2 is None else f"L2 {epoch.l2:.3g}")
         )

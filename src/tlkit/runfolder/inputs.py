@@ -146,6 +146,7 @@ class StageRecord:
     views: tuple[int, ...]
     rates: tuple[float, ...]
     phase: int = 1
+    l2: tuple[float, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -196,9 +197,11 @@ class PlanRecord:
     def as_json(self) -> dict[str, Any]:
         """Return plain values for `plan.json`."""
         table = attrs.asdict(self)
-        if self.stages[-1].phase == 1:  # a plan without phases does not number them
-            for stage in table["stages"]:
+        for stage in table["stages"]:
+            if self.stages[-1].phase == 1:  # a plan without phases does not number them
                 del stage["phase"]
+            if not stage["l2"]:
+                del stage["l2"]
         return table
 
 

@@ -90,7 +90,10 @@ def read_manifest(folder: RunFolder) -> dict[str, tuple[Example, ...]]:
 def write_history(folder: RunFolder, history: Sequence[Epoch], seconds: Sequence[float]) -> None:
     """Write the epochs so far, and how long each took."""
     columns = [key.name for key in attrs.fields(Epoch)]
-    rows = [[repr(getattr(epoch, name)) for name in columns] for epoch in history]
+    if all(epoch.l2 is None for epoch in history):  # without a solver
+        columns.remove("l2")
+    values = [[getattr(epoch, name) for name in columns] for epoch in history]
+    rows = [["" if value is None else repr(value) for value in row] for row in values]
     folder.write_csv(HISTORY, columns, rows)
     timing = [[e.epoch, f"{s:.3f}"] for e, s in zip(history, seconds, strict=True)]
     folder.write_csv(TIMING, ["epoch", "seconds"], timing)
@@ -102,11 +105,12 @@ def read_history(folder: RunFolder) -> tuple[Epoch, ...]:
     Raises:
         RunFolderError: If the file is missing or damaged.
     """
-    kinds = {key.name: int if key.name in INTEGERS else float for key in attrs.fields(Epoch)}
+    names = [key.name for key in attrs.fields(Epoch) if key.name != "l2"]
+    kinds = {name: int if name in INTEGERS else float for name in names}
 
     def epoch(row: Mapping[str, str]) -> Epoch:
         values: dict[str, Any] = {name: kind(row[name]) for name, kind in kinds.items()}
-        return Epoch(**values)
+        return Epoch(**values, l2=float(row["l2"]) if row.get("l2") else None)
 
     return tuple(_rows(folder, HISTORY, epoch))
 

@@ -67,7 +67,7 @@ def assemble(
     with seeded(seed_for(seed, "backbone")):
         base = backbone.build()
     with seeded(seed_for(seed, "head")):
-        scores = head.connect(base, classes)
+        scores = head.connect(base, backbone.layers(), classes)
         model = keras.Model(base.input, scores, name="model")
     _check(model, layers)
     if mixed_precision:

@@ -21,12 +21,13 @@ class Epoch:
     Attributes:
         epoch: Its number in the run, from 1.
         stage: The number of its stage, from 1.
-        learning_rate: The learning rate of a layer whose multiplier is 1.
+        learning_rate: The learning rate of a layer whose multiplier is 1; 0 with a solver.
         loss: Mean weighted training loss, measured while the weights were changing.
         loss_unweighted: The same without class weights.
         accuracy: Training accuracy, measured while the weights were changing.
         val_loss: Mean unweighted validation loss after the epoch.
         val_accuracy: Validation accuracy after the epoch.
+        l2: With a solver, its strength of L2 regularization.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class Epoch:
     accuracy: float
     val_loss: float
     val_accuracy: float
+    l2: float | None = None
 
 
 def best_of(epochs: Sequence[Epoch], monitor: str) -> Epoch:
@@ -114,7 +116,8 @@ class Callback:
             images: The number of images so far in this epoch.
             loss: Their mean weighted loss.
             accuracy: Their accuracy.
-            rate: The learning rate of a layer whose multiplier is 1.
+            rate: The learning rate of a layer whose multiplier is 1; with a solver, its strength
+                of L2 regularization.
         """
 
     def on_epoch_end(self, epoch: Epoch) -> None:

@@ -75,16 +75,17 @@ class Checkpointer:
         self.history = checkpoint.history
         self.on_val, self.best_on_val = checkpoint.on_val()
 
-    def resume_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Load the last checkpoint's optimizer state, for a stage that continues."""
+    def resume_optimizer(self, state: Variables) -> None:
+        """Load the last checkpoint's optimizer state, if any, for a stage that continues."""
         assert self.checkpoints.last is not None
-        self.checkpoints.last.load(OPTIMIZER, optimizer_variables(optimizer))
+        if state:
+            self.checkpoints.last.load(OPTIMIZER, state)
 
     def keep(
         self,
         epoch: Epoch,
         on_val: Probabilities,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: Variables,
         is_over: Callable[[tuple[Epoch, ...]], bool],
     ) -> None:
         """Keep the state after an epoch, on disk if it is due.
@@ -99,7 +100,7 @@ class Checkpointer:
         self._held = State(
             history=self.history,
             weights=weights,
-            optimizer={} if stage_over else snapshot(optimizer_variables(optimizer)),
+            optimizer={} if stage_over else snapshot(optimizer),
             on_val=on_val,
             best=self.best.epoch,
             best_weights=None if self.best is epoch else self._best_weights,
@@ -136,8 +137,3 @@ class Checkpointer:
         last, self._epoch_s = self._epoch_s, now
         late = now + (now - last) - self._committed_s >= self.fit.checkpoint_every_s
         return late or (self._held is not None and self._held.size_bytes > HELD_BYTES)
-
-
-def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> Variables:
-    """Return an optimizer's variables by position; Keras's names differ between processes."""
-    return {f"{place:04d}": variable for place, variable in enumerate(optimizer.variables)}

@@ -117,11 +117,13 @@ def _run_stage(training: Training, stage: StageTrainer) -> None:
     is_over = partial(_is_over, training, stage.number)
     done = _of_stage(stage.number, checkpointer.history)
     if done:
-        checkpointer.resume_optimizer(stage.step.optimizer)
+        checkpointer.resume_optimizer(stage.step.state)
+    else:
+        stage.fit_statistics()
     while not is_over(checkpointer.history):
         done.append(stage.epoch(done))
         training.record([*checkpointer.history, done[-1]])
-        checkpointer.keep(done[-1], stage.on_val, stage.step.optimizer, is_over)
+        checkpointer.keep(done[-1], stage.on_val, stage.step.state, is_over)
         stage.callback.on_epoch_end(done[-1])
     if len(done) < stage.planned.stage.epochs:
         stage.callback.on_note(

@@ -14,6 +14,9 @@ from tlkit.data.splits import Splits
 from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.class_weights import Unweighted
 from tlkit.parts.kinds import Backbone, Head, Stage, checked_table, registries
+from tlkit.parts.losses import CrossEntropy
+from tlkit.parts.optimizers import LBFGS
+from tlkit.parts.schedules import Constant
 from tlkit.system.errors import ConfigError, FieldError, Problem
 
 # Images per pass through a frozen prefix; the last batch is padded. On two cores, VGG-16 takes the
@@ -24,6 +27,7 @@ PREFIX_BATCH = 8
 HEAD_BATCH = 64
 # Compiling VGG-16's frozen convolutions takes 4 s and saves 0.05 s per image of 224 × 224.
 WINOGRAD_PIXELS = 128 * 224**2
+STANDARDIZE = "Standardize"  # the kind of layers whose statistics are computed, not learned
 LAYER_FACTS = ("name", "kind", "block", "output_shape", "params", "other_params")
 
 
@@ -41,6 +45,7 @@ class PlannedStage:
         eval_batch: Images per evaluation batch.
         views: The augmented views of the training images that its epochs see.
         phase: The number of its phase, from 1.
+        l2: With the solver, the strength of L2 regularization in each of its epochs.
     """
 
     stage: Stage
@@ -51,6 +56,7 @@ class PlannedStage:
     eval_batch: int
     views: tuple[int, ...]
     phase: int = 1
+    l2: tuple[float, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -126,6 +132,7 @@ class Plan:
                     "views": list(planned.views),
                     "rates": list(planned.stage.lr_multipliers),
                     **({"phase": planned.phase} if self.phases > 1 else {}),
+                    **({"l2": list(planned.l2)} if planned.l2 else {}),
                 }
                 for planned in self.stages
             ],
@@ -160,8 +167,13 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         problems.append(_problem("head", error))
     stages, of_stages = _stages(experiment, layers) if len(layers) else ((), [])
     problems += of_stages
-    problems += _batch_norm_problems(layers, [stage for phase in stages for stage in phase])
+    all_stages = [stage for phase in stages for stage in phase]
+    problems += _batch_norm_problems(layers, all_stages)
+    problems += _standardize_problems(layers, all_stages)
     problems += experiment.unused_settings()
+    for number, (phase, own) in enumerate(zip(experiment.phases, stages, strict=False)):
+        prefix = f"phase[{number}]." if experiment.phase else ""
+        problems += _solver_problems(prefix, phase, layers, own)
     counts = {split: splits.counts(split) for split, _ in splits.items()}
     weights: dict[str, float] = {}
     try:
@@ -232,7 +244,11 @@ def _planned_stages(
         # without. A step of the whole VGG-16 takes the same either way, but compiles twice as long.
         convolves = any("Conv" in layer.kind for number, layer in layers if number > cut)
         xla = not convolves if experiment.fit.xla is None else experiment.fit.xla
-        views = map(phase.augmentation.view, range(first, first + stage.epochs))
+        views = [phase.augmentation.view(first + number) for number in range(stage.epochs)]
+        l2: tuple[float, ...] = ()
+        if isinstance(phase.optimizer, LBFGS):  # each of its epochs sees all versions
+            views = [*range((phase.augmentation.changes and phase.augmentation.views) or 1)]
+            l2 = phase.optimizer.strengths(stage.epochs)
         planned.append(
             PlannedStage(
                 stage,
@@ -243,6 +259,7 @@ def _planned_stages(
                 PREFIX_BATCH if convolves else HEAD_BATCH,
                 tuple(dict.fromkeys(views)),
                 number,
+                l2,
             )
         )
         first += stage.epochs
@@ -270,6 +287,62 @@ def _batch_norm_problems(layers: LayerTable, stages: Sequence[Stage]) -> list[Pr
         'train it and set "head" (BatchNorm of the backbone stays frozen) or "train"'
     )
     return [Problem("freeze.batch_norm", message)]
+
+
+def _standardize_problems(layers: LayerTable, stages: Sequence[Stage]) -> list[Problem]:
+    """Refuse layers that learn behind a standardizing layer before it has its statistics."""
+    problems = []
+    for number, row in layers:
+        above = [n for n, layer in layers if n >= number and layer.params]
+        fitted, learns = (
+            next(
+                (i for i, s in enumerate(stages) if any(s.lr_multipliers[n - 1] for n in rows)), -1
+            )
+            for rows in ([number], above)
+        )
+        if row.kind == STANDARDIZE and learns != -1 and not 0 <= fitted <= learns:
+            message = (
+                f"layer {number} ({row.name}) gets its statistics in the first stage that trains "
+                'it, but those above it learn without them; train it too, such as with "head"'
+            )
+            problems.append(Problem("freeze", message))
+    return problems
+
+
+def _solver_problems(
+    prefix: str, experiment: Experiment, layers: LayerTable, stages: Sequence[Stage]
+) -> list[Problem]:
+    """Refuse what the optimizer `lbfgs` cannot train, and settings that it has no use for."""
+    if not isinstance(experiment.optimizer, LBFGS):
+        return []
+    problems = []
+    scores = len(layers)
+    trained = {n for s in stages for n, x in layers if x.params and s.lr_multipliers[n - 1]}
+    if others := [layers[n] for n in sorted(trained) if n != scores or layers[n].kind != "Dense"]:
+        what = f"{others[0].name} ({others[0].kind})"
+        message = f"'lbfgs' solves one dense softmax layer and cannot train {what}"
+        message += '; freeze the backbone and use a head such as "probe", or another optimizer'
+        problems.append(Problem(f"{prefix}optimizer", message))
+    elif any(s.lr_multipliers[scores - 1] not in {0, 1} for s in stages):
+        message = "'lbfgs' has no learning rate to multiply; the scores' rate must be 1"
+        problems.append(Problem(f"{prefix}freeze", message))
+    noisy = [layer.name for _, layer in layers if layer.block == HEAD and "Dropout" in layer.kind]
+    if noisy:
+        message = f"'lbfgs' takes no random steps, so {noisy[0]} would do nothing; remove it"
+        problems.append(Problem("head", message))
+    if experiment.loss != CrossEntropy():
+        name = registries.losses.name_of(type(experiment.loss))
+        message = f"'lbfgs' minimizes plain cross-entropy, got {name!r} with its own keys"
+        message = message if name != "cross_entropy" else f"{message}; set label_smoothing = 0"
+        problems.append(Problem("loss", message))
+    if not isinstance(experiment.schedule, Constant):
+        name = registries.schedules.name_of(type(experiment.schedule))
+        message = f"'lbfgs' has no learning rate, got {name!r}; use \"constant\""
+        problems.append(Problem(f"{prefix}schedule", message))
+    if experiment.augmentation.changes and experiment.augmentation.views is None:
+        message = "'lbfgs' trains on all versions at once; say how many, such as views = 4"
+        problems.append(Problem(f"{prefix}augmentation.views", message))
+    return problems
 
 
 def _balance_problems(experiment: Experiment) -> list[Problem]:

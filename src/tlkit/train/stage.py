@@ -12,17 +12,19 @@ from attrs import field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
 from tlkit.data.splits import Example, Splits
+from tlkit.parts.optimizers import LBFGS
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
-from tlkit.system.keras import keras
+from tlkit.system.keras import keras, tf
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.assemble import apply_rates, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
-from tlkit.train.plan import Plan
+from tlkit.train.plan import STANDARDIZE, Plan
 from tlkit.train.sampling import epoch_order, reseed
-from tlkit.train.step import Probabilities, StepTotals, TrainStep
+from tlkit.train.solver import LogisticRegression
+from tlkit.train.step import EvalStep, Probabilities, StepTotals, TrainStep
 
 
 @frozen(kw_only=True)
@@ -64,12 +66,42 @@ class StageTrainer:
         rates, batch_norm = self.planned.stage.lr_multipliers, self.experiment.freeze.batch_norm
         trained = apply_rates(run.model, run.plan.layers, rates, batch_norm)
         prefix, tail = split_at(run.model, run.plan.layers, self.planned.cut)
-        optimizer = self.experiment.optimizer.build(trained.variable_rates)
-        loss = self.experiment.loss.build(run.plan.counts["train"])
-        self.step = TrainStep(tail, optimizer, self.planned.xla, loss)
-        self._assert_as_planned(tail, optimizer)
+        self.step = self._step(tail, trained.variable_rates)
         self.sources = self._sources(prefix, only)
+        self._regression: LogisticRegression | None = None
         self.on_val: Probabilities = np.empty((0, len(run.plan.classes)), np.float32)
+
+    def _step(self, tail: keras.Model, multipliers: Sequence[float]) -> TrainStep | EvalStep:
+        self._assert_as_planned(tail)
+        if isinstance(self.experiment.optimizer, LBFGS):
+            return EvalStep(tail)
+        optimizer = self.experiment.optimizer.build(multipliers)
+        rate = np.float32(self.experiment.optimizer.learning_rate)
+        assert np.float32(optimizer.learning_rate) == rate
+        loss = self.experiment.loss.build(self.run.plan.counts["train"])
+        return TrainStep(tail, optimizer, self.planned.xla, loss)
+
+    def fit_statistics(self) -> None:
+        """Set the statistics of standardizing layers if this is the first stage to train them.
+
+        They are computed from all training images, in the view of the stage's first epoch.
+        """
+        for place, (_, row) in enumerate(self.run.plan.layers):
+            first = next((s for s in self.run.plan.stages if s.stage.lr_multipliers[place]), None)
+            if row.kind == STANDARDIZE and first is self.planned:
+                layer = self.run.model.get_layer(row.name)
+                view = self.experiment.augmentation.view(self.planned.first_epoch)
+                layer.adapt(self._training_inputs(layer, view))
+
+    def _training_inputs(self, layer: keras.Layer, view: int) -> Iterator[Any]:
+        """Yield what a layer of the tail receives for all training images in order, in a view."""
+        model, cut = self.run.model, self.planned.cut
+        features = model.get_layer(self.run.plan.layers[cut].name).output if cut else model.input
+        below = None
+        if layer.input is not features:
+            below = tf.function(keras.Model(features, layer.input), reduce_retracing=True)
+        for x in self.sources["train"].batches(self.planned.eval_batch, keys=self._keys(view)):
+            yield x if below is None else below(tf.cast(x, tf.float32), training=False).numpy()
 
     def epoch(self, done: Sequence[Epoch]) -> Epoch:
         """Train for the stage's next epoch, after those in `done`, and return its figures.
@@ -79,22 +111,15 @@ class StageTrainer:
             PartError: If the schedule returns no valid learning rate.
             Interrupted: If a stop was requested; the epoch is then incomplete.
         """
-        experiment, examples = self.experiment, self.run.splits.train
         number = self.planned.first_epoch + len(done)
-        rate = self._learning_rate(number, done)
-        self.step.optimizer.learning_rate.assign(rate)
-        reseed(self.run.model, self.run.plan.layers, experiment.seed, number)
-        self.callback.on_epoch_begin(number, self.run.plan.epochs, len(examples))
-        totals = StepTotals()
-        for x, numbers, labels, weights in self.batches(number):
-            step = self.step.train(x, labels, weights)
-            if not np.isfinite([step.loss, step.loss_unweighted]).all():
-                files = ", ".join(examples[index].path for index in numbers)
-                raise _not_finite(number, f"the training loss on {files}", step.loss)
-            totals += step
-            loss, accuracy = totals.mean("loss"), totals.mean("correct")
-            self.callback.on_batch_end(totals.images, loss, accuracy, rate)
-            stop_if_asked()
+        self.callback.on_epoch_begin(number, self.run.plan.epochs, len(self.run.splits.train))
+        l2, rate = None, 0.0
+        if isinstance(self.step, TrainStep):
+            rate = self._learning_rate(number, done)
+            totals = self._train(self.step, number, rate)
+        else:
+            l2 = self.planned.l2[len(done)]
+            totals = self._solve(l2, start=bool(done))
         val, self.on_val = self._evaluate("val")
         if not np.isfinite(val.loss):
             raise _not_finite(number, "the validation loss", val.loss)
@@ -107,14 +132,69 @@ class StageTrainer:
             accuracy=totals.mean("correct"),
             val_loss=val.mean("loss"),
             val_accuracy=val.mean("correct"),
+            l2=l2,
         )
+
+    def _train(self, step: TrainStep, number: int, rate: float) -> StepTotals:
+        """Take the steps of an epoch."""
+        examples = self.run.splits.train
+        step.optimizer.learning_rate.assign(rate)
+        reseed(self.run.model, self.run.plan.layers, self.experiment.seed, number)
+        totals = StepTotals()
+        for x, numbers, labels, weights in self.batches(number):
+            sums = step.train(x, labels, weights)
+            if not np.isfinite([sums.loss, sums.loss_unweighted]).all():
+                files = ", ".join(examples[index].path for index in numbers)
+                raise _not_finite(number, f"the training loss on {files}", sums.loss)
+            totals += sums
+            loss, accuracy = totals.mean("loss"), totals.mean("correct")
+            self.callback.on_batch_end(totals.images, loss, accuracy, rate)
+            stop_if_asked()
+        return totals
+
+    def _solve(self, l2: float, start: bool) -> StepTotals:
+        """Solve the scores for a strength of regularization, from the present ones or zeros."""
+        scores = self.run.model.get_layer(self.run.plan.layers.layers[-1].name)
+        if self._regression is None:
+            views = [
+                np.concatenate([*self._training_inputs(scores, v)]) for v in self.planned.views
+            ]
+            labels = np.tile(self._labels(self.run.splits.train), len(views))
+            weights = np.tile(self._solver_weights(), len(views))
+            classes = len(self.run.plan.classes)
+            self._regression = LogisticRegression(np.concatenate(views), labels, weights, classes)
+        kernel, bias = scores.weights
+        now = np.vstack([kernel.numpy(), bias.numpy()]).astype(np.float64) if start else None
+        solution = self._regression.solve(l2, now, stop_if_asked)
+        kernel.assign(solution[:-1])
+        bias.assign(solution[-1])
+        keys = self._keys(self.planned.views[0])
+        batches = self.sources["train"].batches(self.planned.eval_batch, keys=keys)
+        weights = self._weights(self.run.splits.train)
+        totals, _ = self.step.evaluate(batches, self._labels(self.run.splits.train), weights)
+        loss, accuracy = totals.mean("loss"), totals.mean("correct")
+        self.callback.on_batch_end(totals.images, loss, accuracy, l2)
+        return totals
+
+    def _solver_weights(self) -> npt.NDArray[np.float32]:
+        """Return each training image's weight; what the sampler draws more often weighs more."""
+        examples, plan = self.run.splits.train, self.run.plan
+        weights = self._weights(examples)
+        if plan.sampler == "balanced":
+            counts = plan.counts["train"]
+            weights /= np.array([counts[example.label] for example in examples], np.float32)
+        return weights
+
+    def _weights(self, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
+        weights = self.run.plan.class_weights
+        return np.array([weights[example.label] for example in examples], np.float32)
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
         """Yield the features, image numbers, labels and weights of each step of an epoch."""
         experiment, plan, examples = self.experiment, self.run.plan, self.run.splits.train
         labels = self._labels(examples)
         order = epoch_order(labels, plan.sampler, experiment.seed, epoch)
-        weights = np.array([plan.class_weights[example.label] for example in examples], np.float32)
+        weights = self._weights(examples)
         keys = self._keys(experiment.augmentation.view(epoch))
         start = 0
         for x in self.sources["train"].batches(experiment.fit.batch_size, order, keys):
@@ -142,7 +222,7 @@ class StageTrainer:
 
     def _evaluate(self, split: str) -> tuple[StepTotals, Probabilities]:
         labels = self._labels(dict(self.run.splits.items())[split])
-        return self.step.evaluate(self.sources[split], labels, self.planned.eval_batch)
+        return self.step.evaluate(self.sources[split].batches(self.planned.eval_batch), labels)
 
     def _sources(self, prefix: keras.Model | None, only: str | None) -> dict[str, Source]:
         """Return the features of each split, cached on disk if there is room."""
@@ -204,14 +284,12 @@ class StageTrainer:
             return None
         return augmentation_keys(experiment.seed, view, len(self.run.splits.train))
 
-    def _assert_as_planned(self, tail: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-        """Assert that what is trained, and how fast, agrees with the plan."""
+    def _assert_as_planned(self, tail: keras.Model) -> None:
+        """Assert that what is trained agrees with the plan."""
         trained = sum(int(np.prod(variable.shape)) for variable in tail.trainable_variables)
         assert trained == self.planned.trainable_params, (trained, self.planned.trainable_params)
         in_tail = {id(variable) for variable in tail.trainable_variables}
         assert in_tail == {id(variable) for variable in self.run.model.trainable_variables}
-        rate = np.float32(self.experiment.optimizer.learning_rate)
-        assert np.float32(optimizer.learning_rate) == rate
 
     def _labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int32]:
         return np.array(self.run.splits.labels(examples), np.int32)

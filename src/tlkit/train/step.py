@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
@@ -10,7 +12,8 @@ from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import cross_entropy
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras, tf
-from tlkit.train.features import Features, Source
+from tlkit.train.features import Features
+from tlkit.weights.tensors import Variables
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -37,12 +40,50 @@ class StepTotals:
         return float(getattr(self, value)) / self.images
 
 
-class TrainStep:
+class EvalStep:
+    """The evaluation step of a stage, traced once per batch size.
+
+    It uses plain cross-entropy whatever the training loss: runs with different losses can be
+    compared, and the best epoch means the same in all of them. `tail` are the layers after the
+    frozen prefix.
+    """
+
+    def __init__(self, tail: keras.Model) -> None:
+        def evaluate(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            probabilities = tail(tf.cast(x, tf.float32), training=False)
+            return cross_entropy(labels, probabilities), probabilities
+
+        self._evaluate = tf.function(evaluate, reduce_retracing=True)
+
+    @property
+    def state(self) -> Variables:
+        """Return the variables, besides the model's, that later steps depend on."""
+        return {}
+
+    def evaluate(
+        self,
+        features: Iterable[Features],
+        labels: npt.NDArray[np.int32],
+        weights: npt.NDArray[np.float32] | None = None,
+    ) -> tuple[StepTotals, Probabilities]:
+        """Return the sums and the probabilities of a whole split from batches of its features."""
+        totals, chunks, start = StepTotals(), [], 0
+        for x in features:
+            rows = slice(start, start + len(x))
+            losses, probabilities = (value.numpy() for value in self._evaluate(x, labels[rows]))
+            loss = float(losses.sum(dtype=np.float64))
+            weighted = loss if weights is None else float(losses @ weights[rows].astype(np.float64))
+            correct = float((probabilities.argmax(1) == labels[rows]).sum())
+            totals += StepTotals(weighted, loss, correct, len(x))
+            chunks.append(probabilities)
+            start += len(x)
+        return totals, np.concatenate(chunks)
+
+
+class TrainStep(EvalStep):
     """The training and evaluation step of a stage, each traced once per batch size.
 
-    Evaluation uses plain cross-entropy whatever the training loss: runs with different losses can
-    be compared, and the best epoch means the same in all of them. `tail` are the layers after the
-    frozen prefix, and the optimizer must be new.
+    The optimizer must be new.
     """
 
     def __init__(
@@ -52,6 +93,7 @@ class TrainStep:
         xla: bool,
         loss: LossFunction = cross_entropy,
     ) -> None:
+        super().__init__(tail)
         check_shape(loss, tail.output_shape[-1])
         self.optimizer = optimizer
         self.variables = tail.trainable_variables
@@ -74,12 +116,12 @@ class TrainStep:
             )
             return weighted, tf.reduce_sum(losses), _correct(labels, probabilities)
 
-        def evaluate(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            probabilities = tail(tf.cast(x, tf.float32), training=False)
-            return cross_entropy(labels, probabilities), probabilities
-
         self._train = tf.function(train, jit_compile=xla, reduce_retracing=False)
-        self._evaluate = tf.function(evaluate, reduce_retracing=True)
+
+    @property
+    def state(self) -> Variables:
+        """Return the optimizer's variables by position; Keras's names differ between processes."""
+        return {f"{place:04d}": value for place, value in enumerate(self.optimizer.variables)}
 
     def train(
         self, x: Features, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]
@@ -87,21 +129,6 @@ class TrainStep:
         """Take one training step and return its sums."""
         loss, unweighted, correct = self._train(x, labels, weights)
         return StepTotals(float(loss), float(unweighted), float(correct), len(labels))
-
-    def evaluate(
-        self, source: Source, labels: npt.NDArray[np.int32], batch: int
-    ) -> tuple[StepTotals, Probabilities]:
-        """Return the sums and the probabilities of a whole split, `batch` images at a time."""
-        totals, chunks, start = StepTotals(), [], 0
-        for x in source.batches(batch):
-            batch_labels = labels[start : start + len(x)]
-            losses, probabilities = (value.numpy() for value in self._evaluate(x, batch_labels))
-            loss = float(losses.sum(dtype=np.float64))
-            correct = float((probabilities.argmax(1) == batch_labels).sum())
-            totals += StepTotals(loss, loss, correct, len(x))
-            chunks.append(probabilities)
-            start += len(x)
-        return totals, np.concatenate(chunks)
 
 
 def check_shape(loss: LossFunction, classes: int) -> None:
