@@ -110,6 +110,7 @@ def test_what_exists_is_refused_in_the_same_words_and_stays(
     assert [path.name for path in tmp_path.iterdir()] == [taken.name]
 
 
+@pytest.mark.slow
 def test_folders_without_a_name_are_numbered_alike() -> None:
     for name in ("run-explain-1", "study-lr-find-1", "study-1"):
         Path("runs", name).mkdir(parents=True)
@@ -158,6 +159,7 @@ def charts(page: str) -> list[str]:
     return re.findall(r"<svg [^>]*role=\"img\".*?</svg>", page, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_pages_share_their_style_and_charts_are_drawn_alike(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
