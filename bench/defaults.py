@@ -1,0 +1,121 @@
+"""Whether the defaults are as good as what an expert writes: sets × weights × methods × seeds.
+
+Methods: the file that `tlkit init --from SET` writes (`default`), its recipe `fine_tune`, a
+logistic regression on pooled features (`sklearn`) and a hand-written script in two phases (`keras`,
+both in `bench/two_phase.py`). Validation is the test, for all alike: all choose on it but
+`sklearn`, which cross-validates on `train`. Every run is a process of its own with an empty feature
+cache; seconds and peak memory are the process's. Results go to a file of JSON lines, runs in it are
+not repeated, and the table is made from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench import HERE, timed
+
+from tlkit.metrics.intervals import wilson
+
+METHODS = ("default", "fine_tune", "sklearn", "keras")
+
+
+def by_hand(method: str, data: Path, weights: str, seed: int, options: argparse.Namespace) -> Any:
+    """Run a yardstick; return its seconds, peak memory and scores."""
+    command = [sys.executable, str(HERE / "two_phase.py"), str(data), method, "--seed", str(seed)]
+    command += ["--weights", weights, "--size", str(options.size)]
+    command += ["--epochs", str(options.epochs), "--tune-epochs", str(options.tune_epochs)]
+    return timed(command, dict(os.environ))
+
+
+def by_tlkit(method: str, data: Path, weights: str, seed: int, options: argparse.Namespace) -> Any:
+    """Let `tlkit init` write a file and run it; return its seconds, peak memory and scores."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = {**os.environ, "TLKIT_CACHE": str(folder / "cache")}
+        program = [sys.executable, "-m", "tlkit"]
+        recipe = [] if method == "default" else ["--recipe", method]
+        file = str(folder / "experiment.toml")
+        timed([*program, "init", "--from", str(data), *recipe, "--out", file], environment)
+        backbone = ["backbone.name=vgg16", f"backbone.weights={json.dumps(weights)}"]
+        if weights == "lite2":
+            backbone = ["backbone.name=efficientnet_lite2", 'backbone.weights="imagenet"']
+        settings = [*backbone, f"backbone.image_size={options.size}", f"seed={seed}"]
+        command = [*program, "run", file, "--json", "--out", str(folder / "run")]
+        command += [word for setting in settings for word in ("--set", setting)]
+        seconds, memory, found = timed(command, environment)
+    scores = found["val"]
+    return seconds, memory, {
+        "accuracy": scores["accuracy"], "balanced": scores["balanced_accuracy"],
+        "count": scores["count"],
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table: mean over seeds, interval, seconds, memory."""
+    lines = ["| set | weights | pixels | method | accuracy | 95 % | balanced | seconds | peak GB |"]
+    lines.append("|---" * 9 + "|")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = row["set"], row["weights"], row["size"], row["method"]
+        groups.setdefault(key, []).append(row)
+    for key, group in sorted(groups.items(), key=lambda item: [str(part) for part in item[0]]):
+        means = {
+            name: statistics.fmean(row[name] for row in group)
+            for name in ("accuracy", "balanced", "seconds", "peak_gb")
+        }
+        low, high = wilson(means["accuracy"], group[0]["count"])
+        spread = [row["accuracy"] for row in group]
+        accuracy = f"{means['accuracy']:.1%}"
+        if len(group) > 1:
+            accuracy += f" ({min(spread):.1%} to {max(spread):.1%}, {len(group)} seeds)"
+        cells = [*map(str, key), accuracy, f"{low:.1%} to {high:.1%}", f"{means['balanced']:.1%}"]
+        cells += [f"{means['seconds']:.0f}", f"{means['peak_gb']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is not in the file yet, and print the table of all that is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="the file of JSON lines")
+    parser.add_argument("sets", type=Path, nargs="*", help="folders with train/CLASS and val/CLASS")
+    parser.add_argument(
+        "--weights", nargs="+", default=["lite2"], help="bsds500, lite2, a VGG-16 .h5 file"
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", type=int, default=224, help="pixels a side")
+    parser.add_argument("--epochs", type=int, default=20, help="by hand, frozen, at most")
+    parser.add_argument("--tune-epochs", type=int, default=10, help="by hand, all layers, at most")
+    options = parser.parse_args()
+    file = options.results
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {(row["set"], row["weights"], row["size"], row["method"], row["seed"]) for row in rows}
+    for data in options.sets:
+        for weights in options.weights:
+            for method in options.methods:
+                for seed in options.seeds[: 1 if method == "sklearn" else None]:
+                    key = data.name, Path(weights).name, options.size, method, seed
+                    if key in done:
+                        continue
+                    run = by_hand if method in ("sklearn", "keras") else by_tlkit
+                    seconds, memory, found = run(method, data.resolve(), weights, seed, options)
+                    names = ("set", "weights", "size", "method", "seed")
+                    row = dict(zip(names, key, strict=True)) | found
+                    row |= {"seconds": round(seconds, 1), "peak_gb": round(memory, 2)}
+                    with file.open("a") as out:
+                        out.write(json.dumps(row) + "\n")
+                    rows.append(row)
+                    print(json.dumps(row), file=sys.stderr, flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
