@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -292,6 +293,54 @@ def test_a_folder_without_images_of_the_classes_is_refused(
 ) -> None:
     with pytest.raises(tlkit.DataError, match=r"has no images of the classes circle, square"):
         finished.classifier.evaluate(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def with_root(finished: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose manifest has its images in another folder, of which one is broken; trained."""
+    top = tmp_path_factory.mktemp("root")
+    (top / "tables").mkdir()
+    shutil.copytree(finished.images, top / "images")
+    rows = ["path,label,split"]
+    for split, example in DATA.load().rows():
+        rows.append(f"{example.path},{example.label},{split}")
+    (top / "images" / rows[1].split(",")[0]).write_bytes(b"broken")
+    (top / "tables" / "study.csv").write_text("\n".join(rows), encoding="utf-8")
+    (top / "study.toml").write_text(
+        """
+        data = { name = "manifest", path = "tables/study.csv", root = "images" }
+        backbone = { weights = "none", image_size = 32 }
+        head = { name = "pooled", units = [4] }
+        fit = { epochs = 1 }
+        """,
+        encoding="utf-8",
+    )
+    tlkit.run(top / "study.toml", top / "run", overrides=["data.on_bad_image='skip'"])
+    return top
+
+
+def test_a_run_evaluates_its_own_manifest_from_its_own_root(with_root: Path) -> None:
+    table = with_root / "tables" / "study.csv"
+    classifier = tlkit.load(with_root / "run")
+    assert classifier.evaluate(table, "val").scores.images == 3
+    assert classifier.evaluate(table, "val", with_root / "images").scores.images == 3
+    with pytest.raises(tlkit.DataError, match="path: there is no file"):
+        classifier.evaluate(table, "val", with_root / "tables")
+    shutil.copy(table, with_root / "tables" / "other.csv")
+    with pytest.raises(tlkit.DataError, match="path: there is no file"):
+        classifier.evaluate(with_root / "tables" / "other.csv", "val")
+
+
+def test_what_the_run_skipped_is_skipped_again_and_said(
+    with_root: Path, finished: RunRecord
+) -> None:
+    table = with_root / "tables" / "study.csv"
+    found = tlkit.load(with_root / "run").evaluate(table, "train")
+    assert found.scores.images == len(DATA.load().train) - 1
+    (note,) = found.notes
+    assert re.match(r"1 image is skipped, such as train/.*\.png: is not an image; ", note)
+    with pytest.raises(tlkit.DataError, match="is not an image"):  # its run skipped none
+        finished.classifier.evaluate(table, "train", with_root / "images")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.pictures import picture
 
 import tlkit
 from tlkit import cli
@@ -276,3 +277,52 @@ def test_a_reader_that_goes_away_is_no_error(run: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("path,predicted")
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_left_out_or_dark_is_noted(command: CommandLine, run: Path) -> None:
+    """`predict` and `evaluate` say what they passed over, and how many pictures show nothing."""
+    folder = Path("odd/circle")
+    folder.mkdir(parents=True)
+    Path("odd/square").mkdir()
+    Path("odd/triangle").mkdir()
+    for number, name in enumerate(("circle/1.jfif", "square/2", "triangle/3.PNG")):
+        Image.fromarray(picture(number)).save(f"odd/{name}", "PNG")
+    twelve_bits = np.random.default_rng(0).integers(0, 4096, (32, 32), dtype=np.uint16)
+    Image.fromarray(twelve_bits).save(folder / "deep.png")
+    for name in ("notes.txt", "._1.png"):
+        (folder / name).write_text("no image")
+    expected = (
+        "note: 1 left out: hidden, such as odd/circle/._1.png\n"
+        "note: 1 left out: not an image file, such as odd/circle/notes.txt\n"
+    )
+    predicted = command("predict", run, "odd", "--format", "csv")
+    assert predicted.code == 0
+    assert len(predicted.out.splitlines()) == 5
+    assert predicted.err == expected + (
+        "note: 1 nearly black, no value above 16 of 255, as 12-bit values in a 16-bit file, such "
+        "as odd/circle/deep.png\n"
+    )
+    evaluated = command("evaluate", run, "--data", "odd")
+    assert evaluated.code == 0
+    assert evaluated.err == expected
+
+
+def test_a_manifest_may_have_its_images_elsewhere(command: CommandLine, run: Path) -> None:
+    Path("elsewhere").mkdir()
+    Path("tables").mkdir()
+    rows = ["path,label,split"]
+    for number, label in enumerate(("circle", "square", "triangle")):
+        Image.fromarray(picture(number)).save(f"elsewhere/{number}.png")
+        rows.append(f"{number}.png,{label},test")
+    Path("tables/scans.csv").write_text("\n".join(rows))
+    for arguments in (
+        ["evaluate", run, "--data", "tables/scans.csv"],
+        ["predict", run, "tables/scans.csv"],
+        ["data", "verify", "tables/scans.csv"],
+        ["data", "inspect", "tables/scans.csv"],
+    ):
+        wrong = command(*arguments)
+        assert wrong.code == 4
+        assert "there is no file '0.png'" in wrong.err
+        right = command(*arguments, "--root", "elsewhere")
+        assert right.code == 0, right.err

@@ -97,7 +97,8 @@ def test_every_command_has_the_same_images(
     classifier = tlkit.load(run)
     for split in IMAGES:
         own = {path for path in expected if path.startswith(split)}
-        evaluated = {e.path for e in read_evaluation_images(source, classifier.classes, split)[0]}
+        labeled = read_evaluation_images(source, classifier.classes, split)
+        evaluated = {example.path for example in labeled.examples}
         found = classifier.evaluate(source, split)
         assert getattr(found, "scores", found).images == len(own)
         assert {path if path.startswith(split) else f"{split}/{path}" for path in evaluated} == own

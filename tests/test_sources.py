@@ -95,7 +95,7 @@ def test_standard_input_has_a_path_a_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("empty", "no image below this folder (.bmp, "),
+        ("empty", "no image below this folder"),
         ("*.gif", "no file matches this pattern"),
         ("-", "standard input names no image"),
     ],

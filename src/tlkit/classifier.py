@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy.typing as npt
 from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.data.images import Pixels, Reader, in_parallel
-from tlkit.data.root import read_file
+from tlkit.data.checks import bad_images, skipped_note
+from tlkit.data.images import DecodedImageIndex, Pixels, Reader, in_parallel, looks_dark
+from tlkit.data.root import ImageRoot, read_file
 from tlkit.data.sources import Rejected, read_evaluation_images
 from tlkit.data.splits import Example
 from tlkit.explain import Explainer, Method
@@ -29,6 +31,7 @@ from tlkit.runfolder.inputs import PlanRecord
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import CalibrationRecord
 from tlkit.runfolder.tables import write_predictions
+from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, DataError, Problem
 from tlkit.system.keras import keras
 from tlkit.system.renames import renamed_method, warn_renamed
@@ -51,12 +54,14 @@ class Prediction:
         predicted: The predicted class.
         probabilities: `(classes,)` float32.
         features: The image's features, `(channels,)` float32, if requested.
+        dark: Whether the image is nearly black, so that the prediction means little.
     """
 
     path: str
     predicted: str
     probabilities: Probabilities
     features: npt.NDArray[np.float32] | None = None
+    dark: bool = False
 
 
 @frozen(kw_only=True)
@@ -70,6 +75,7 @@ class Evaluation:
         predicted: Predicted class numbers, `(images,)`.
         scores: Scores on all images.
         sources: Scores on the images of each source by name; empty with fewer than two sources.
+        notes: What was left out or skipped, and what else is worth knowing.
     """
 
     split: str
@@ -78,6 +84,7 @@ class Evaluation:
     predicted: npt.NDArray[np.int64] = field(repr=False, eq=False)
     scores: Scores
     sources: Mapping[str, Scores]
+    notes: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> Any:
         # `Classifier.evaluate` returned the scores alone until now.
@@ -175,19 +182,34 @@ class Classifier:
         """
         return self._predictions(files, self._with_features(layer) if features else self.extractor)
 
-    def evaluate(self, data: str | Path, split: str | None = None) -> Evaluation:
+    def evaluate(
+        self, data: str | Path, split: str | None = None, root: str | Path | None = None
+    ) -> Evaluation:
         """Classify labeled images and score the predictions, on all images and by source.
+
+        Images that cannot be decoded are skipped, with a note, if the run skipped its own.
 
         Args:
             data: A folder with one folder per class, or with such folders for `train`, `val` and
                 `test`, or a CSV manifest.
             split: The split to use; None: `test` if there is one, else `val`.
+            root: The folder that the paths in a manifest are relative to; None: the run's own
+                `data.root` for its own manifest, else the manifest's folder.
 
         Raises:
             DataError: If there are no such images or one is not valid.
         """
-        examples, root = read_evaluation_images(Path(data), self.classes, split)
-        raw = self._classify([example.path for example in examples], root.read)
+        path = Path(data)
+        top = ImageRoot(Path(root)) if root else self.own_root(path)
+        images = read_evaluation_images(path, self.classes, split, top)
+        examples, notes = images.examples, images.notes
+        if getattr(self.experiment.data, "on_bad_image", "") == "skip":
+            bad = bad_images(examples, images.root.read, DecodedImageIndex(default_folder()))
+            examples = tuple(example for example in examples if example.path not in bad)
+            notes += (skipped_note(bad),) if bad else ()
+            if not examples:
+                raise DataError(f"{path}: none of the images can be decoded; {notes[-1]}")
+        raw = self._classify([example.path for example in examples], images.root.read)
         probabilities = self.calibrator.probabilities(raw)
         predicted = self.calibrator.predicted(probabilities)
 
@@ -206,7 +228,18 @@ class Classifier:
             sources={name: scores(np.flatnonzero(source == name)) for name in names}
             if len(names) > 1
             else {},
+            notes=notes,
         )
+
+    def own_root(self, manifest: Path) -> ImageRoot | None:
+        """Return the image folder of the run's own manifest; None if it has none, or for others."""
+        data: Any = self.experiment.data
+        path, root = getattr(data, "path", None), getattr(data, "root", None)
+        if not (isinstance(path, Path) and isinstance(root, Path) and path.name == manifest.name):
+            return None
+        # The record knows where the images are as seen from the manifest, wherever both are now.
+        folder = manifest.parent / os.path.relpath(root, path.parent)
+        return ImageRoot(folder, data.follow_links) if folder.is_dir() else None
 
     def explainer(self, layer: str | None = None, method: Method = "grad_cam") -> Explainer:
         """Return an object that computes heatmaps: `explainer(pixels, class_numbers)`.
@@ -262,7 +295,9 @@ class Classifier:
                 probabilities = self.calibrator.probabilities(row[None, -count:])
                 predicted = self.classes[self.calibrator.predicted(probabilities)[0]]
                 features = row[:-count] if len(row) > count else None
-                yield Prediction(item[0], predicted, probabilities[0], features)
+                yield Prediction(
+                    item[0], predicted, probabilities[0], features, looks_dark(item[1])
+                )
 
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""

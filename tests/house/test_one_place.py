@@ -12,7 +12,7 @@ PLACES = {
     "jinja2.Environment(": "reports/page.py",  # pages
     '"svg"': "reports/svg.py",  # charts
     "csv.writer(": "system/text.py",  # CSV, with its guard against formulas
-    "os.walk(": "data/sources.py",  # image files below a folder
+    "os.walk(": "data/walk.py",  # image files below a folder
     "def same_patient(": "data/leakage.py",
     "-{number}": "runfolder/folder.py",  # new folders with a number
     "nothing is overwritten": "system/text.py",  # what exists stays as it is

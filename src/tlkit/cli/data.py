@@ -43,12 +43,20 @@ NearBits = Annotated[
         help="The most bits, of 256, in which the hashes of near duplicates may differ.",
     ),
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder that the paths in a CSV file are relative to. Unset: the file's own.",
+        metavar="DIR",
+    ),
+]
 DEFAULT_NEAR_BITS = 12  # tlkit.inspect.duplicates.NEAR_BITS, whose module imports NumPy
 
 
 @data.command("inspect")
 def data_inspect(
     path: Where,
+    root: Root = None,
     patient: Patient = None,
     near_bits: NearBits = DEFAULT_NEAR_BITS,
     mask_center: Annotated[
@@ -68,6 +76,7 @@ def data_inspect(
     with counting_bar("reading images") as on_image:
         inspection = inspect_data(
             path,
+            root=root,
             patient=patient,
             near_bits=near_bits,
             mask_center=mask_center,
@@ -96,6 +105,7 @@ def data_split(
     val: Annotated[float, typer.Option(help="The share of validation images.")] = 0.15,
     test: Annotated[float, typer.Option(help="The share of test images; 0: no test split.")] = 0.15,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the draw.")] = 0,
+    root: Root = None,
     patient: Patient = None,
     near_bits: NearBits = DEFAULT_NEAR_BITS,
     as_json: AsJson = False,
@@ -112,6 +122,7 @@ def data_split(
         result = split_data(
             path,
             out,
+            root=root,
             val=val,
             test=test,
             seed=seed,
@@ -138,6 +149,7 @@ def data_split(
 @data.command("verify")
 def data_verify(
     manifest: Where,
+    root: Root = None,
     patient: Patient = None,
     near_bits: NearBits = DEFAULT_NEAR_BITS,
     as_json: AsJson = False,
@@ -151,7 +163,9 @@ def data_verify(
     from tlkit.reports.progress import counting_bar
 
     with counting_bar("reading images") as on_image:
-        result = verify_manifest(manifest, patient=patient, near_bits=near_bits, on_image=on_image)
+        result = verify_manifest(
+            manifest, root=root, patient=patient, near_bits=near_bits, on_image=on_image
+        )
     if as_json:
         typer.echo(json_text(result.as_json()))
     _print_notes(result.notes)

@@ -71,7 +71,7 @@ def explain(
     explainer = classifier.explainer(layer, method)
     folder: runfolder.RunFolder | None = None
     rows, rejected = list[list[str]](), list[Rejected]()
-    for chunk in with_bar(classifier.read_images(named_images(images)), None):
+    for chunk in with_bar(classifier.read_images(named_images(images, classifier, None)), None):
         valid = [item for item in chunk if not isinstance(item, Rejected)]
         rejected += [item for item in chunk if isinstance(item, Rejected)]
         if valid:

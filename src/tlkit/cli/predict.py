@@ -13,7 +13,9 @@ import typer
 import tlkit
 from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
 from tlkit.cli.listing import Format, Listing
+from tlkit.data.root import ImageRoot
 from tlkit.data.sources import STDIN, Rejected, image_files
+from tlkit.data.walk import LeftOut, left_out_notes
 from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import scores_text, table
 from tlkit.runfolder import folder as runfolder
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     AddRow = Callable[[npt.NDArray[np.float32]], None]
 
 T = TypeVar("T")
+LOOKS_DARK = "no value above 16 of 255, as 12-bit values in a 16-bit file"  # tlkit.data.images'
 
 Images = Annotated[
     list[str],
@@ -40,6 +43,16 @@ Images = Annotated[
         "'new/**/*.png'; CSV files with a column path; - to read paths from standard input, one "
         "per line.",
         metavar="IMAGES...",
+    ),
+]
+
+
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The folder that the paths in a CSV file are relative to. Unset: the run's data.root "
+        "for the run's own manifest, else the CSV file's folder.",
     ),
 ]
 
@@ -55,10 +68,30 @@ def load_run(run: Path, plugins: Sequence[Path] | None) -> tlkit.Classifier:
     return classifier
 
 
-def named_images(arguments: Sequence[str]) -> Iterable[str | Rejected]:
-    """Return the images that the arguments name; a list unless they come from standard input."""
-    images = image_files(arguments, sys.stdin)
-    return images if STDIN in arguments else list(images)
+def named_images(
+    arguments: Sequence[str], classifier: tlkit.Classifier, root: Path | None
+) -> Iterable[str | Rejected]:
+    """Return the images that the arguments name; a list unless they come from standard input.
+
+    Notes what was left out in folders.
+    """
+    left_out: list[LeftOut] = []
+
+    def root_of(manifest: Path) -> ImageRoot | None:
+        return ImageRoot(root) if root else classifier.own_root(manifest)
+
+    images = image_files(arguments, sys.stdin, left_out, root_of)
+    if STDIN in arguments:
+        return images
+    listed = list(images)
+    print_notes(left_out_notes(left_out))
+    return listed
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes on standard error."""
+    for note in notes:
+        typer.echo(f"note: {printable(note)}", err=True)
 
 
 def collect_rejected(
@@ -106,6 +139,7 @@ def predict(
         str | None,
         typer.Option(metavar="LAYER", help="Take --features from this layer: a number or name."),
     ] = None,
+    root: Root = None,
     plugins: PluginFiles = None,
 ) -> None:
     """Classify images, in the given order.
@@ -118,7 +152,8 @@ def predict(
     if features is None and layer is not None:
         raise typer.BadParameter("needs --features", param_hint="--layer")
     classifier = load_run(run, plugins)
-    files, rejected = named_images(images), list[Rejected]()
+    files, rejected = named_images(images, classifier, root), list[Rejected]()
+    dark: list[str] = []
     with ExitStack() as stack:
         predictions = classifier.iter_predict(files, features is not None, layer)
         if form is Format.table or out is not None or not sys.stdout.isatty():
@@ -129,6 +164,7 @@ def predict(
         if features is not None:
             predictions = _save_features(predictions, stack.enter_context(_npy_rows(features)))
         listing = Listing(form, classifier.classes, top)
+        predictions = _note_dark(predictions, dark)
         lines = listing.lines(collect_rejected(predictions, rejected))
         if out is None:
             show = printable_lines if sys.stdout.isatty() else str
@@ -140,7 +176,19 @@ def predict(
             partial = stack.enter_context(atomic_write(out))
             file = stack.enter_context(partial.open("w", encoding="utf-8", newline="\n"))
             file.writelines(f"{line}\n" for line in lines)
+    if dark:
+        print_notes([f"{len(dark)} nearly black, {LOOKS_DARK}, such as {dark[0]}"])
     raise_rejected(rejected)
+
+
+def _note_dark(
+    predictions: Iterable[Prediction | Rejected], dark: list[str]
+) -> Iterator[Prediction | Rejected]:
+    """Yield the same predictions, and add the paths of nearly black images to a list."""
+    for prediction in predictions:
+        if not isinstance(prediction, Rejected) and prediction.dark:
+            dark.append(prediction.path)
+        yield prediction
 
 
 def _save_features(
@@ -200,12 +248,14 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="A new folder for metrics.json and predictions.csv."),
     ] = None,
+    root: Root = None,
     plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a finished run on labeled images, also by source if the manifest has several."""
     must_be_new(out, "--out")
-    evaluation = load_run(run, plugins).evaluate(data, split)
+    evaluation = load_run(run, plugins).evaluate(data, split, root)
+    print_notes(evaluation.notes)
     if out is not None:
         evaluation.write(runfolder.RunFolder.claim(out, ""))
     if as_json:

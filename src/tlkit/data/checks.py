@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from attrs import evolve, frozen
@@ -79,7 +80,7 @@ def check_images(
         DataError: With the images that cannot be used, are not the stated ones, or are in two
             splits.
     """
-    checks = _check_all(splits, on_image, index)
+    checks = _check_all(list(splits.rows()), splits.read, on_image, index)
     _refuse_bad(splits, checks, skip_bad)
     splits = _without_bad(splits, checks)
     hashes = {check.example.path: check.sha256 for check in checks if check.picture}
@@ -96,15 +97,40 @@ def check_images(
     return Checked(evolve(splits, notes=notes, read=read), hashes)
 
 
+def bad_images(
+    examples: Sequence[Example],
+    read: Callable[[str], bytes],
+    index: DecodedImageIndex | None = None,
+) -> dict[str, str]:
+    """Return the images that cannot be decoded, by path, and why.
+
+    Raises:
+        DataError: If a file is another one than the stated one.
+    """
+    checks = _check_all([("", example) for example in examples], read, lambda done, of: None, index)
+    for check in checks:
+        if check.is_other_file:
+            raise DataError(f"{printable(check.example.path)}: {check.problem}")
+    return {check.example.path: check.problem for check in checks if check.problem}
+
+
+def skipped_note(problems: Mapping[str, str]) -> str:
+    """Return how many images are skipped, with the first ones and their reasons."""
+    named = [f"{path}: {reason}" for path, reason in itertools.islice(problems.items(), NAMED)]
+    return f"{_counted(problems, 'image is', 'images are')} skipped, such as {', '.join(named)}"
+
+
 def _check_all(
-    splits: Splits, on_image: Callable[[int, int], None], index: DecodedImageIndex | None
+    rows: Sequence[tuple[str, Example]],
+    read: Callable[[str], bytes],
+    on_image: Callable[[int, int], None],
+    index: DecodedImageIndex | None,
 ) -> list[_Check]:
     """Check every image, and remember the sound ones even if this is interrupted."""
     known = index.read() if index else {}
-    rows = list(splits.rows())
     checks: list[_Check] = []
     try:
-        for check in in_parallel(partial(_check, splits, known), rows, os.cpu_count() or 1):
+        for check in in_parallel(partial(_check, read, known), rows, os.cpu_count() or 1):
             checks.append(check)
             on_image(len(checks), len(rows))
     finally:
@@ -114,10 +140,12 @@ def _check_all(
     return checks
 
 
-def _check(splits: Splits, known: Mapping[str, Picture], row: tuple[str, Example]) -> _Check:
+def _check(
+    read: Callable[[str], bytes], known: Mapping[str, Picture], row: tuple[str, Example]
+) -> _Check:
     split, example = row
     try:
-        content = splits.read(example.path)
+        content = read(example.path)
         sha256 = hashlib.sha256(content).hexdigest()
         picture = known.get(sha256) or picture_of(decode(content))
     except OSError as error:
@@ -157,8 +185,7 @@ def _without_bad(splits: Splits, checks: Sequence[_Check]) -> Splits:
         tuple(example for example in examples if example.path not in paths)
         for examples in (splits.train, splits.val, splits.test)
     )
-    named = [f"{splits.where(image.example.path)}: {image.reason}" for image in skipped[:NAMED]]
-    note = f"{_counted(skipped, 'image is', 'images are')} skipped, such as {', '.join(named)}"
+    note = skipped_note({splits.where(image.example.path): image.reason for image in skipped})
     notes = (*splits.notes, note)
     return evolve(splits, train=train, val=val, test=test, skipped=skipped, notes=notes)
 
@@ -197,7 +224,7 @@ def _odd(splits: Splits, pictures: Mapping[str, Picture]) -> list[str]:
     return notes
 
 
-def _counted(items: Sequence[object], singular: str, plural: str) -> str:
+def _counted(items: Collection[object], singular: str, plural: str) -> str:
     return f"{len(items)} {singular if len(items) == 1 else plural}"
 
 

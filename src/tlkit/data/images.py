@@ -84,6 +84,11 @@ def picture_of(image: Image.Image) -> Picture:
     return Picture(digest.hexdigest(), image.width, image.height, flat, int(pixels.max()))
 
 
+def looks_dark(pixels: Pixels) -> bool:
+    """Return whether hardly anything can be seen in pixels that have more than one color."""
+    return bool(0 < pixels.max() <= DARK and pixels.min() < pixels.max())
+
+
 def _all_equal(pixels: npt.NDArray[Any], others: npt.NDArray[Any]) -> bool:
     """Compare the first row first: most pictures differ there, and the rest takes time."""
     return bool((pixels[:1] == others[:1]).all() and (pixels == others).all())

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -68,6 +69,7 @@ def read_rows(
     _check_columns(path, columns, required)
     top = os.path.abspath(root.path)  # noqa: PTH100  # as it is written, links and all
     rows: list[Row] = []
+    spelling = {unicodedata.normalize("NFC", name): name for name in classes or ()}
     first_row: dict[str, int] = {}
     for number, cells in table[1:]:
         if len(cells) != len(columns):
@@ -78,6 +80,8 @@ def read_rows(
         values["path"] = _relative(values["path"], root, top)
         problem = _path_problem(values["path"], root)
         if not problem and len(required) > 1:
+            label = values["label"]
+            values["label"] = spelling.setdefault(unicodedata.normalize("NFC", label), label)
             problem = _label_problem(values, required, classes)
         if not problem:
             values["path"] = str(PurePosixPath(values["path"]))

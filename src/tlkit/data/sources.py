@@ -1,8 +1,7 @@
 """The reader of labeled images: a folder per class, with or without splits, or a CSV manifest.
 
-Every command goes by the same rules. In folders, hidden files and folders are skipped, so are
-files whose suffix is not an image's (in lower or upper case), pipes and broken links, and links to
-folders are not followed. For rows of a manifest see `tlkit.data.manifest`.
+Every command goes by the same rules: `tlkit.data.walk` has those for folders, `tlkit.data.manifest`
+those for rows.
 """
 
 from __future__ import annotations
@@ -10,20 +9,28 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from attrs import evolve, frozen
 
-from tlkit.data import dicom
 from tlkit.data.manifest import COLUMNS, read_rows, refuse_rows
 from tlkit.data.root import ImageRoot
-from tlkit.data.splits import SPLITS, Example
+from tlkit.data.splits import SPLITS, Example, spellings
+from tlkit.data.walk import (
+    NO_SPLIT,
+    LeftOut,
+    folders,
+    holds_images,
+    image_files_below,
+    images_beside,
+    left_out_notes,
+)
 from tlkit.system.errors import DataError
 from tlkit.system.text import printable
 
-SUFFIXES = dicom.SUFFIXES | {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 STDIN = "-"
+VAL_NAMES = ("valid", "validation")  # next to `train`, other names of the folder `val`
 
 
 @frozen(kw_only=True)
@@ -47,14 +54,14 @@ class LabeledImages:
         root: The folder that paths are relative to.
         images: The images in the order of the rows, or sorted by split, label and path.
         problems: The rows that cannot be used, and why.
-        left_out: The files in folders that were skipped, other than hidden ones.
+        left_out: The files and folders that were skipped, and why.
         remarks: What is odd about a table, such as columns that look important and are not used.
     """
 
     root: ImageRoot
     images: tuple[LabeledImage, ...]
     problems: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
@@ -64,12 +71,8 @@ class LabeledImages:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return how many files were skipped, if any were, and the remarks."""
-        if not self.left_out:
-            return self.remarks
-        count, first = len(self.left_out), min(self.left_out)
-        what = "left out: not an image file, or not in the folder of a class"
-        return (f"{count} file(s) {what}, such as {first}", *self.remarks)
+        """Return what was left out, counted by reason, and the remarks."""
+        return (*left_out_notes(self.left_out), *self.remarks)
 
     def examples(
         self, split: str | None = None, classes: Sequence[str] = ()
@@ -88,7 +91,9 @@ class LabeledImages:
         )
 
 
-def read_labeled(path: Path, patient: str | None = None, root: Path | None = None) -> LabeledImages:
+def read_labeled(
+    path: Path, patient: str | None = None, root: str | Path | None = None
+) -> LabeledImages:
     """Return the labeled images of a folder or of a CSV file.
 
     Args:
@@ -103,7 +108,7 @@ def read_labeled(path: Path, patient: str | None = None, root: Path | None = Non
     """
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
-    where = ImageRoot(root) if root else None
+    where = ImageRoot(Path(root)) if root else None
     labeled = read_manifest(path, root=where) if path.is_file() else read_folder(path)
     if not labeled.images and not labeled.problems:
         raise DataError(f"{path}: has no images in folders per class, and no rows; see the help")
@@ -136,32 +141,55 @@ def read_folder(top: Path, classes: Sequence[str] | None = None) -> LabeledImage
     """
     splits = split_folders(top, classes)
     images: list[LabeledImage] = []
-    left_out = _images_without_class(top) if splits else []
-    for split in splits or ("",):
-        parent = top / split
-        left_out += _images_without_class(parent)
-        for label in folders(parent):
-            for file in _image_files_below(parent / label, left_out):
+    left_out = [*images_beside(top)]
+    if splits:
+        others = (name for name in folders(top) if name not in splits.values())
+        left_out += [LeftOut(str(top / name), NO_SPLIT) for name in others]
+    for split, name in (splits or {"": ""}).items():
+        parent = top / name
+        left_out += images_beside(parent) if name else ()
+        for folder, label in class_folders(parent, classes or _train_names(top, splits)).items():
+            for file in image_files_below(parent / folder, left_out):
                 path = file.relative_to(top).as_posix()
                 images.append(LabeledImage(path=path, label=label, split=split, where=path))
     root = ImageRoot(top, follow_links=True)
     return LabeledImages(root=root, images=tuple(images), left_out=tuple(left_out))
 
 
-def split_folders(top: Path, classes: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the names of the splits that a folder has folders of, sorted; see `read_folder`."""
+def class_folders(parent: Path, known: Sequence[str] = ()) -> dict[str, str]:
+    """Return the class of each folder: its name, in the spelling of `known` or of the first."""
+    return spellings(folders(parent), known)
+
+
+def _train_names(top: Path, splits: Mapping[str, str]) -> tuple[str, ...]:
+    return folders(top / splits["train"]) if "train" in splits else ()
+
+
+def split_folders(top: Path, classes: Sequence[str] | None = None) -> dict[str, str]:
+    """Return the folder name of each split that a folder has; see `read_folder`.
+
+    Next to `train`, `valid` and `validation` are names of `val`. If none of the folders has folders
+    in it but images, they are classes.
+    """
     names = folders(top)
     if classes is not None and set(names) <= set(classes):
-        return ()
-    splits = tuple(name for name in names if name in SPLITS)
-    labels = {label for split in splits for label in folders(top / split)}
+        return {}
+    splits = {name: name for name in names if name in SPLITS}
+    if any(map(holds_images, map(top.joinpath, splits))) and not any(
+        folders(top / name) for name in splits
+    ):
+        return {}  # classes that are called so
+    if "train" in splits and "val" not in splits:
+        others = [name for name in names if name in VAL_NAMES and folders(top / name)]
+        splits |= {"val": others[0]} if others else {}
+    labels = {label for name in splits.values() for label in folders(top / name)}
     for name in names if splits else ():
-        if name not in splits and labels & set(folders(top / name)):
+        if name not in splits.values() and labels & set(folders(top / name)):
             raise DataError(
-                f"{top / name}: has folders of classes like {splits[0]}, but must be one of "
-                f"{', '.join(SPLITS)}; rename it or move it away"
+                f"{top / name}: has folders of classes like {next(iter(splits.values()))}, but "
+                f"must be one of {', '.join(SPLITS)}; rename it or move it away"
             )
-    return splits
+    return dict(sorted(splits.items()))
 
 
 def read_manifest(
@@ -196,22 +224,41 @@ def read_manifest(
     )
 
 
+@frozen(kw_only=True)
+class EvaluationImages:
+    """Labeled images to evaluate a classifier on.
+
+    Attributes:
+        examples: The images.
+        root: The folder they are read from.
+        notes: What was left out, and what else is worth knowing.
+    """
+
+    examples: tuple[Example, ...]
+    root: ImageRoot
+    notes: tuple[str, ...] = ()
+
+
 def read_evaluation_images(
-    path: Path, classes: Sequence[str], split: str | None = None
-) -> tuple[tuple[Example, ...], ImageRoot]:
-    """Return labeled images to evaluate a classifier on, and the folder they are read from.
+    path: Path,
+    classes: Sequence[str],
+    split: str | None = None,
+    root: ImageRoot | None = None,
+) -> EvaluationImages:
+    """Return labeled images to evaluate a classifier on.
 
     Args:
         path: A folder with a folder per class, or such folders per split, or a CSV manifest.
         classes: The classifier's classes.
         split: The split to use; None: `test` if there is one, else `val`. Images without any
             split are all used.
+        root: The folder that the paths in a CSV file are relative to; None: that of the file.
 
     Raises:
         DataError: If there are no such images, or they have other labels.
     """
     if path.is_file():
-        labeled = read_manifest(path, classes)
+        labeled = read_manifest(path, classes, root)
         refuse_rows(path, labeled.problems)
         splits = {image.split for image in labeled.images}
         if "" in splits and len(splits) > 1:
@@ -219,11 +266,12 @@ def read_evaluation_images(
             raise DataError(f"{path}: {first.where}: is not in a split, other rows are")
         examples = labeled.examples(_chosen(splits - {""}, split))
     else:
-        chosen = _chosen(split_folders(path, classes), split) if path.is_dir() else None
-        path = path / (chosen or "")
+        splits_there = split_folders(path, classes) if path.is_dir() else {}
+        chosen = _chosen(splits_there, split) if path.is_dir() else None
+        path = path / splits_there.get(chosen or "", chosen or "")
         if not path.is_dir():
             raise DataError(f"{path}: there is no such file or folder")
-        others = [name for name in folders(path) if name not in classes]
+        others = [x for x, label in class_folders(path, classes).items() if label not in classes]
         if others:
             raise DataError(
                 f"{path}: has folders of other classes than the run's: {', '.join(others)}; "
@@ -232,8 +280,9 @@ def read_evaluation_images(
         labeled = read_folder(path, classes)
         examples = labeled.examples(classes=classes)
     if not examples:
-        raise DataError(f"{path}: has no images of the classes {', '.join(classes)}")
-    return examples, labeled.root
+        way_out = "" if path.is_file() else f"; they belong in {path}/CLASS/"
+        raise DataError(f"{path}: has no images of the classes {', '.join(classes)}{way_out}")
+    return EvaluationImages(examples=examples, root=labeled.root, notes=labeled.notes)
 
 
 def _chosen(splits: Iterable[str], split: str | None) -> str | None:
@@ -258,7 +307,12 @@ class Rejected:
         return printable(f"{self.path}: {self.reason}")
 
 
-def image_files(names: Sequence[str], stdin: Iterable[str] = ()) -> Iterator[str | Rejected]:
+def image_files(
+    names: Sequence[str],
+    stdin: Iterable[str] = (),
+    left_out: list[LeftOut] | None = None,
+    root: Callable[[Path], ImageRoot | None] = lambda path: None,
+) -> Iterator[str | Rejected]:
     """Yield the images that are named, in order; each name yields at least one entry.
 
     Args:
@@ -266,9 +320,12 @@ def image_files(names: Sequence[str], stdin: Iterable[str] = ()) -> Iterator[str
             ``images/**/*.png``, a CSV file with a column `path` (relative to its folder), or ``-``
             for one path per line of `stdin`. A name that exists is never taken as a pattern.
         stdin: The lines of standard input.
+        left_out: Receives what was left out in folders.
+        root: Returns the folder that the paths in a CSV file are relative to; None: that of the
+            file.
     """
     for name in names:
-        reason, files = _named(name, stdin)
+        reason, files = _named(name, stdin, [] if left_out is None else left_out, root)
         empty = True
         for file in files:
             empty = False
@@ -277,27 +334,31 @@ def image_files(names: Sequence[str], stdin: Iterable[str] = ()) -> Iterator[str
             yield Rejected(name, reason)
 
 
-def _named(name: str, stdin: Iterable[str]) -> tuple[str, Iterable[str | Rejected]]:
+def _named(
+    name: str,
+    stdin: Iterable[str],
+    left_out: list[LeftOut],
+    root: Callable[[Path], ImageRoot | None],
+) -> tuple[str, Iterable[str | Rejected]]:
     """Return the images that one argument names, and what to say if there are none."""
     path = Path(name)
     if name == STDIN:
         lines = (line.rstrip("\r\n") for line in stdin)
         return "standard input names no image", (line for line in lines if line)
     if path.is_dir():
-        reason = f"no image below this folder ({', '.join(sorted(SUFFIXES))})"
-        return reason, map(str, _image_files_below(path, []))
+        return "no image below this folder", map(str, image_files_below(path, left_out))
     if path.suffix.lower() == ".csv" and path.is_file():
-        return "the manifest has no rows", _listed(path)
+        return "the manifest has no rows", _listed(path, root(path) or ImageRoot(path.parent))
     if not os.path.lexists(path) and glob.has_magic(name):
         matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  # Path takes no absolute one
         return "no file matches this pattern", (m for m in matches if Path(m).is_file())
     return "", [name]
 
 
-def _listed(path: Path) -> Iterator[str | Rejected]:
+def _listed(path: Path, root: ImageRoot) -> Iterator[str | Rejected]:
     """Yield the images of a CSV file of which only the column `path` matters."""
     try:
-        rows, _ = read_rows(path, ImageRoot(path.parent), required=("path",))
+        rows, _ = read_rows(path, root, required=("path",))
     except DataError as error:
         yield Rejected(str(path), str(error).removeprefix(f"{path}: "))
         return
@@ -305,36 +366,4 @@ def _listed(path: Path) -> Iterator[str | Rejected]:
         if row.problem:
             yield Rejected(f"{path}: row {row.number}", row.problem)
         else:
-            yield str(path.parent / row.values["path"])
-
-
-def folders(top: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, sorted, without hidden ones."""
-    return tuple(sorted(e.name for e in top.iterdir() if not _hidden(e.name) and e.is_dir()))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
-
-
-def _is_image_file(path: Path) -> bool:
-    """Return whether a file is an image by its suffix. Pipes and broken links are not files."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def _image_files_below(top: Path, left_out: list[str]) -> list[Path]:
-    """Return the image files below a folder, sorted, and note the others."""
-    images = []
-    for folder, inner, names in os.walk(top):
-        inner[:] = [name for name in inner if not _hidden(name)]
-        for path in (Path(folder, name) for name in names if not _hidden(name)):
-            if _is_image_file(path):
-                images.append(path)
-            else:
-                left_out.append(str(path))
-    return sorted(images)
-
-
-def _images_without_class(folder: Path) -> list[str]:
-    """Return the image files that are in a folder itself, not in that of a class."""
-    return [str(p) for p in folder.iterdir() if not _hidden(p.name) and _is_image_file(p)]
+            yield str(root.path / row.values["path"])

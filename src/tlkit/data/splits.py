@@ -28,6 +28,22 @@ def check_classes(instance: Any, attribute: Any, classes: tuple[str, ...]) -> No
         raise ValueError(f"class names must differ by more than case, got {repeated[0]!r} twice")
 
 
+def spellings(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
+    r"""Return one spelling for names that differ in their Unicode form only.
+
+    Args:
+        names: The names.
+        known: Spellings that go before those of `names`.
+
+    >>> len(set(spellings(["caf\u00e9", "cafe\u0301", "tea"]).values()))
+    2
+    """
+    first: dict[str, str] = {}
+    for name in known:
+        first.setdefault(unicodedata.normalize("NFC", name), name)
+    return {name: first.setdefault(unicodedata.normalize("NFC", name), name) for name in names}
+
+
 def is_missing(label: object) -> bool:
     """Tell whether a label is none: None, or NaN, NaT or NA as NumPy and pandas have them.
 

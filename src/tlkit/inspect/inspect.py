@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from tlkit.data.images import DARK, LOOKS_DARK
 from tlkit.data.leakage import same_patient
 from tlkit.data.sources import LabeledImages, read_labeled
 from tlkit.data.splits import SPLITS
@@ -85,6 +86,7 @@ class Inspection:
 def inspect_data(
     path: str | Path,
     *,
+    root: str | Path | None = None,
     patient: str | None = None,
     near_bits: int = NEAR_BITS,
     mask_center: float = 0.6,
@@ -95,6 +97,7 @@ def inspect_data(
     Args:
         path: A folder with a folder per class, below `train`, `val` and `test` or not, or a CSV
             file with columns `path, label` and, if known, `split, patient, source, view, sha256`.
+        root: The folder that the paths in a CSV file are relative to; None: the file's own.
         patient: A regular expression whose one group, searched in the file name, is the patient;
             for data that do not state it.
         near_bits: The most bits, of 256, in which the hashes of near duplicates may differ.
@@ -104,7 +107,7 @@ def inspect_data(
     Raises:
         DataError: If there are no images at all.
     """
-    labeled = read_labeled(Path(path), patient)
+    labeled = read_labeled(Path(path), patient, root)
     facts, broken = all_image_facts(labeled, on_image)
     duplicates = find_duplicates(facts, near_bits)
     groups = group_numbers(facts, duplicates)
@@ -123,8 +126,13 @@ def inspect_data(
         duplicates=duplicates,
         shortcuts=tuple(find_shortcuts(facts, groups, mask_center) if facts else ()),
         problems=(*labeled.problems, *broken),
-        notes=labeled.notes,
+        notes=(*labeled.notes, *_dark(facts)),
     )
+
+
+def _dark(facts: list[ImageFacts]) -> list[str]:
+    dark = [one.image.where for one in facts if one.brightest <= DARK]
+    return [f"{len(dark)} nearly black, {LOOKS_DARK}, such as {dark[0]}"] if dark else []
 
 
 def _counts(labeled: LabeledImages, facts: list[ImageFacts], by: str) -> dict[str, dict[str, int]]:

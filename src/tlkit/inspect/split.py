@@ -49,6 +49,7 @@ def split_data(
     val: float = 0.15,
     test: float = 0.15,
     seed: int = 0,
+    root: str | Path | None = None,
     patient: str | None = None,
     near_bits: int = NEAR_BITS,
     on_image: Callable[[int, int], None] = lambda done, count: None,
@@ -63,6 +64,7 @@ def split_data(
         val: The share of validation images.
         test: The share of test images; 0 for none.
         seed: The seed of the draw.
+        root: The folder that the paths in a CSV file are relative to; None: the file's own.
         patient: See `inspect_data`.
         near_bits: See `inspect_data`.
         on_image: Called with the number of images done and of all images.
@@ -78,7 +80,7 @@ def split_data(
         raise DataError(f"{out}: exists; {choose_another()}")
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: there is no such folder")
-    labeled = read_labeled(path, patient)
+    labeled = read_labeled(path, patient, root)
     top = labeled.root.path
     below = os.path.relpath(top, out.parent)
     if below.startswith(os.pardir):

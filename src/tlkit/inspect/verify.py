@@ -49,6 +49,7 @@ class Verification:
 def verify_manifest(
     path: str | Path,
     *,
+    root: str | Path | None = None,
     patient: str | None = None,
     near_bits: int = NEAR_BITS,
     on_image: Callable[[int, int], None] = lambda done, count: None,
@@ -57,6 +58,7 @@ def verify_manifest(
 
     Args:
         path: The folder or CSV file; see `inspect_data`.
+        root: The folder that the paths in a CSV file are relative to; None: the file's own.
         patient: See `inspect_data`.
         near_bits: See `inspect_data`; 0 finds only equal hashes.
         on_image: Called with the number of images done and of all images.
@@ -64,7 +66,7 @@ def verify_manifest(
     Raises:
         DataError: If the file cannot be read at all.
     """
-    labeled = read_labeled(Path(path), patient)
+    labeled = read_labeled(Path(path), patient, root)
     images, broken = all_image_facts(labeled, on_image)
     problems = [*labeled.problems, *broken]
     for facts in images:

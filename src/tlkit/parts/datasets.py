@@ -11,7 +11,7 @@ from tlkit.data.folds import resplit
 from tlkit.data.leakage import refuse, shared_patients
 from tlkit.data.manifest import refuse_rows
 from tlkit.data.root import ImageRoot
-from tlkit.data.sources import LabeledImages, folders, read_folder, read_manifest
+from tlkit.data.sources import LabeledImages, class_folders, read_folder, read_manifest
 from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.kinds import Dataset, part
 from tlkit.parts.validators import shown
@@ -42,13 +42,14 @@ class Folder(Dataset):
         for split in ("train", "val"):
             if not (self.path / split).is_dir():
                 raise DataError(f"{self.path / split}: there is no such folder; it is needed")
-        classes = self.classes or folders(self.path / "train")
+        names = class_folders(self.path / "train")
+        classes = self.classes or tuple(dict.fromkeys(names.values()))
         if len(classes) < 2:
             raise DataError(
                 f"{self.path / 'train'}: needs one folder for each of two or more classes, "
                 f"got {', '.join(classes) or 'none'}"
             )
-        labeled = read_folder(self.path)
+        labeled = read_folder(self.path, self.classes)
         for split in SPLITS:
             self._check_classes(split, classes, labeled)
         return Splits(
@@ -66,7 +67,8 @@ class Folder(Dataset):
         top = self.path / split
         if not top.is_dir():
             return
-        extra = [name for name in folders(top) if name not in classes]
+        names = class_folders(top, classes)
+        extra = [name for name, label in names.items() if label not in classes]
         if extra:
             raise DataError(
                 f"{top / extra[0]}: is none of the classes {', '.join(classes)}"
