@@ -85,6 +85,11 @@ CHANGED: dict[str, Any] = {
     "backbones.keras_cv_resnet.weights": "keras_cv_resnet.weights.h5",
     "backbones.vgg19.weights": "vgg19.weights.h5",
     "backbones.mobilenet_v2.weights": "mobilenet_v2.weights.h5",
+    "backbones.efficientnet_lite0.weights": "efficientnet_lite0.weights.h5",
+    "backbones.joined.members": [
+        {"name": "vgg16", "weights": "none"},
+        {"name": "mobilenet", "weights": "none", "preprocess": "unit"},
+    ],
     "backbones.keras_hub.preset": "other_preset",
     "backbones.keras_hub.recorded": json.dumps({"config.json": json.dumps(OTHER_PRESET)}),
     "backbones.keras_hub.weights": "keras_hub.weights.h5",
@@ -170,6 +175,11 @@ NEEDED: dict[str, dict[str, Any]] = {
     "backbones.keras_cv_vgg16": {"weights": "none", "image_size": 32},
     "backbones.vgg19": {"weights": "none", "image_size": 32},
     "backbones.mobilenet_v2": {"weights": "none", "image_size": 32},
+    "backbones.efficientnet_lite0": {"weights": "none", "image_size": 32},
+    "backbones.joined": {
+        "members": [{"name": "vgg16", "weights": "none"}, {"name": "mobilenet", "weights": "none"}],
+        "image_size": 32,
+    },
     "freezes.layer_range": {"train": "1-2"},
     "freezes.layer_names": {"train": ["head"]},
     "freezes.head_then": {"train": ["block1"]},
@@ -178,8 +188,9 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
-# The models of `keras.applications` are one class; these stand for all of it.
-ONE_CLASS = {
+# The models of `keras.applications` are one class, and so are EfficientNet-Lites; one of each
+# stands for all of them.
+ONE_CLASS = {"efficientnet_lite1", "efficientnet_lite2"} | {
     model.name for family in FAMILIES for model in family.models if model.name != "mobilenet_v2"
 }
 HUB = importlib.util.find_spec("keras_hub") is not None

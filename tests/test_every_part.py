@@ -29,6 +29,9 @@ FAST = {
 
 # The keys that have no default. Extend this when a new part has one.
 REQUIRED: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("backbones", "joined"): {
+        "members": [{"name": "vgg16", "weights": "none"}, {"name": "mobilenet", "weights": "none"}]
+    },
     ("backbones", "keras_cv_densenet"): {"weights": "none"},
     ("backbones", "keras_cv_resnet"): {"weights": "none"},
     ("backbones", "keras_hub"): {"preset": "preset", "weights": "none"},

@@ -59,7 +59,10 @@ def describe_keys(cls: type) -> tuple[Key, ...]:
 
 def _type(cls: type, field: attrs.Attribute[Any]) -> str:
     registry = field.metadata.get("registry")
-    return f"a table that names a {registry.kind}" if registry else describe(hints(cls)[field.name])
+    if not registry:
+        return describe(hints(cls)[field.name])
+    table = f"a table that names a {registry.kind}"
+    return f"a list, each {table}" if field.metadata.get("many") else table
 
 
 def _default(field: attrs.Attribute[Any]) -> str:
@@ -199,7 +202,8 @@ def _key(cls: type, field: Attribute[Any], meaning: str) -> Schema:
         default = field.metadata["default"]
         notes |= {"default": {"name": default}} if default else {}
         notes |= {"required": ["name"]} if field.default is None else {}
-        return {"$ref": f"#/$defs/{kind}", **notes}
+        one = {"$ref": f"#/$defs/{kind}"}
+        return {**({"type": "array", "items": one} if field.metadata.get("many") else one), **notes}
     schema = _value(hints(cls)[field.name])
     rule = schema_of(field.validator)
     if "type" in schema:  # in a union the rule would apply to every member

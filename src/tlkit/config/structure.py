@@ -248,7 +248,8 @@ class _Reader:
 
     def field(self, cls: type, field: Attribute[Any], value: Any, path: str) -> Any:
         if "registry" in field.metadata:
-            return self.part(field, value, path)
+            many = field.metadata.get("many")
+            return self.parts(field, value, path) if many else self.part(field, value, path)
         if value is NOTHING:
             if field.default is NOTHING:
                 self.wrong(path, f"missing; {describe(hints(cls)[field.name])} is required")
@@ -263,6 +264,13 @@ class _Reader:
             except ValueError as error:
                 self.wrong(path, str(error))
         return value
+
+    def parts(self, field: Attribute[Any], value: Any, path: str) -> Any:
+        """Read a list of tables that name parts."""
+        if not isinstance(value, list | tuple):
+            found = "missing" if value is NOTHING else f"got {shown(value)}"
+            return self.wrong(path, f"{found}; a list of tables with a name is required")
+        return tuple(self.part(field, v, f"{path}[{i}]") for i, v in enumerate(value))
 
     def part(self, field: Attribute[Any], table: Any, path: str) -> Any:
         registry, default = field.metadata["registry"], field.metadata["default"]
@@ -392,7 +400,7 @@ def unstructure(
     if isinstance(value, Mapping):
         return {key: unstructure(inner, base=base) for key, inner in value.items()}
     if isinstance(value, Sequence):
-        return [unstructure(inner, base=base, words=words) for inner in value]
+        return [unstructure(v, base=base, registry=registry, words=words) for v in value]
     if hasattr(value, "parse"):
         return str(value)
     if hasattr(value, "record"):  # made in Python: it knows its own table

@@ -174,8 +174,34 @@ def flattened(model: keras.Model, drop: Callable[[keras.Layer], bool] = lambda l
     return keras.models.clone_model(model, clone_function=clone, call_function=call)
 
 
-def _copy(layer: Any) -> Any:
-    return type(layer).from_config(layer.get_config())
+def _copy(layer: Any, **changed: Any) -> Any:
+    return type(layer).from_config(layer.get_config() | changed)
+
+
+def copy_onto(model: keras.Model, features: Any, prefix: str) -> Any:
+    """Build the same network, with new weights, on a tensor; return its output.
+
+    Args:
+        model: A functional model with one input and one output.
+        features: The tensor that takes the place of its input.
+        prefix: The beginning of the layers' names in the new graph.
+    """
+    import keras
+
+    copies: dict[int, Any] = {}
+
+    def copied(operation: Any) -> Any:
+        if id(operation) not in copies:
+            copy, name = operation, prefix + operation.name
+            if isinstance(operation, keras.layers.Layer):
+                copy = _copy(operation, name=name)
+            else:  # it has no weights, so it can be in both graphs
+                operation.name = name
+            copies[id(operation)] = copy
+        return copies[id(operation)]
+
+    inputs = keras.tree.map_structure(lambda _: features, model.input)
+    return model._run_through_graph(inputs, operation_fn=copied)
 
 
 def renumber_names(model: keras.Model) -> None:

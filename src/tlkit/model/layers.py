@@ -8,7 +8,7 @@ The input is layer 0 and has nothing to train; 1…n follow in forward order. In
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from attrs import evolve, frozen
@@ -93,6 +93,8 @@ class Layer:
             cut in two after it.
         fixed: Whether it has no parameters and computes the same in training, so that it belongs
             to the frozen prefix whatever its rate.
+        network: The member of a `joined` backbone that it belongs to; empty in all others.
+        is_network_cut: Whether it is a cut point of that member on its own.
     """
 
     name: str
@@ -104,6 +106,8 @@ class Layer:
     batch_norm: bool = False
     is_cut_point: bool = True
     fixed: bool = False
+    network: str = ""
+    is_network_cut: bool = False
 
 
 @frozen
@@ -175,6 +179,18 @@ class LayerTable:
     def blocks(self) -> tuple[str, ...]:
         """Return the names of the blocks in forward order."""
         return tuple(dict.fromkeys(layer.block for layer in self.layers))
+
+    def networks(self) -> tuple[Mapping[int, Layer], ...]:
+        """Return the layers of each member of a `joined` backbone, in order, by their numbers.
+
+        They are cut points where they are in the member on its own. Any other table is one network.
+        """
+        members: dict[str, dict[int, Layer]] = {}
+        for number, layer in self:
+            if layer.network:
+                alone = evolve(layer, is_cut_point=layer.is_network_cut)
+                members.setdefault(layer.network, {})[number] = alone
+        return tuple(sorted(members.values(), key=max)) or (dict(self),)
 
     def in_range(self, chosen: LayerRange) -> frozenset[int]:
         """Return the numbers in a range.

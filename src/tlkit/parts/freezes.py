@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from attrs import field
@@ -154,11 +155,13 @@ class LayerDecay(FreezePolicy):
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
         """Return one stage with multiplier 1 for the head, times `factor` per step down."""
-        steps, last, rates = 0, HEAD, []
+        steps, last, rates = Counter[str](), dict[str, str](), []
         for number in range(len(layers), 0, -1):
             layer = layers[number]
             own = layer.block if self.per == "block" else layer.name
-            if layer.block != HEAD and own != last and (self.per == "block" or layer.params):
-                steps, last = steps + 1, own
-            rates.append(self.factor**steps)
+            changed = own != last.get(layer.network, HEAD)
+            if layer.block != HEAD and changed and (self.per == "block" or layer.params):
+                steps[layer.network] += 1  # each member of a joined backbone has its own
+                last[layer.network] = own
+            rates.append(self.factor ** steps[layer.network])
         return (Stage(epochs, tuple(reversed(rates))),)

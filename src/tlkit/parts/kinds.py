@@ -20,9 +20,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, dataclass_transform
 
-from attrs import NOTHING, field, fields, fields_dict, frozen
+from attrs import NOTHING, evolve, field, fields, fields_dict, frozen
 
 from tlkit.data.splits import Splits, check_classes
 from tlkit.model.layers import HEAD, LayerTable
@@ -186,6 +186,14 @@ class Backbone(ABC):
     def sources(self) -> tuple[WeightsSource, ...]:
         """Return the weights' sources as a tuple, also if there is only one."""
         return self.weights if isinstance(self.weights, tuple) else (self.weights,)
+
+    def with_used_weights(self, used: Mapping[str, str]) -> Self:
+        """Return the backbone with only the source that a record of `load_weights` names."""
+        if not isinstance(self.weights, tuple):
+            return self
+        names = {source: source if isinstance(source, str) else "path" for source in self.weights}
+        matching = tuple(s for s in self.weights if names[s] == used.get("source"))
+        return evolve(self, weights=matching or self.weights)
 
     @abstractmethod
     def layers(self) -> LayerTable:
@@ -520,7 +528,7 @@ registries = Registries(
         "backbones",
         Backbone,
         *("backbones.vgg", "backbones.applications", "backbones.efficientnet_lite"),
-        *("backbones.keras_cv", "backbones.keras_hub"),
+        *("backbones.keras_cv", "backbones.keras_hub", "backbones.joined"),
     ),
     heads=_registry("head", "heads", Head, "heads", "probe"),
     freezes=_registry("freeze policy", "freezes", FreezePolicy),

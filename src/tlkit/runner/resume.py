@@ -130,12 +130,8 @@ def _with_data(
 
 def _with_used_weights(experiment: Experiment, folder: RunFolder) -> Experiment:
     """Return the experiment with only the source of weights that the run has used."""
-    sources = experiment.backbone.weights
-    if not isinstance(sources, tuple):
-        return experiment
-    used = _environment(folder).weights.get("source")
-    matching = tuple(s for s in sources if (s if isinstance(s, str) else "path") == used)
-    return evolve(experiment, backbone=evolve(experiment.backbone, weights=matching or sources))
+    used = experiment.backbone.with_used_weights(_environment(folder).weights)
+    return evolve(experiment, backbone=used)
 
 
 def _changed_plan(folder: RunFolder, prepared: PreparedRun) -> Iterator[str]:

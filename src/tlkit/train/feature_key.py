@@ -113,6 +113,8 @@ def _table(part: Any, registry: Any, without: str) -> dict[str, Any]:
     source = [registry.source_of(type(part)), _code(type(part))]
     if callable(function := getattr(part, "preprocess", None)):  # its code cannot be compared
         source.append(f"{PROCESS} {id(function)}")
+    if hasattr(part, "members"):  # a joined backbone
+        table["members"] = [_table(member, registry, without) for member in part.members]
     return {"source": source, **{key: table[key] for key in table.keys() - {without}}}
 
 
