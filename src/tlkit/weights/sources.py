@@ -50,6 +50,10 @@ class RemoteFile:
         home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
         return Path(home) / "models" / (self.name or self.url.rpartition("/")[2])
 
+    def local(self) -> Path | None:
+        """Return its path if it is on this machine."""
+        return self.path if self.path.is_file() else None
+
 
 @frozen
 class PackageFile:
@@ -66,6 +70,13 @@ class PackageFile:
     name: str
     sha256: str
     extra: str
+
+    def local(self) -> Path | None:
+        """Return its path if it is on this machine."""
+        try:
+            return self.find()
+        except NotAvailableError:
+            return None
 
     def find(self) -> Path:
         """Return its path.
@@ -118,6 +129,8 @@ def load_first(
                 continue
             assign(model, arrays)
             record |= {"file": arrays.path.name, "sha256": arrays.sha256}
+            if arrays.packed_from:
+                record["packed_from"] = arrays.packed_from
         if passed_over:
             record["passed_over"] = "; ".join(passed_over)
         return record

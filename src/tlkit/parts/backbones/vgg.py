@@ -103,6 +103,11 @@ class VGG16(VGG):
     blocks = VGG16_BLOCKS
     imagenet = IMAGENET["vgg16"]
 
+    @classmethod
+    def published_files(cls) -> Mapping[str, weights.RemoteFile | weights.PackageFile]:
+        """Return the files of its named sources."""
+        return {"imagenet": cls.imagenet, "bsds500": BSDS500}
+
     def _read(self, source: WeightsSource) -> Arrays:
         if source != "bsds500":
             return super()._read(source)

@@ -1,0 +1,92 @@
+"""`tlkit weights`: list, fetch, pack and verify pretrained weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import tlkit
+from tlkit.cli.app import AsJson, Overrides, app
+
+weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights on this machine.")
+app.add_typer(weights_app, name="weights")
+
+Name = Annotated[str, typer.Argument(help="The backbone's name.", metavar="BACKBONE")]
+Folder = Annotated[Path, typer.Argument(help="A folder that `pack` has written.", metavar="DIR")]
+
+
+@weights_app.command("list")
+def weights_list(as_json: AsJson = False) -> None:
+    """List the backbones whose pretrained weights are here; downloads nothing."""
+    from tlkit.parts.available import SHELF, available_backbones
+
+    found = available_backbones()
+    if as_json:
+        facts = [
+            {"name": x.name, "source": x.source, "image_size": x.backbone.image_size} for x in found
+        ]
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for one in found:
+        typer.echo(f"{one.name:<22}  {one.backbone.image_size:>4} px  {one.source}")
+    if not found:
+        typer.echo(f"none; `tlkit weights fetch`, an extra (tlkit doctor), or {SHELF}=FOLDER")
+
+
+@weights_app.command()
+def fetch(backbone: Name) -> None:
+    """Download Keras's ImageNet file of a backbone now, into Keras's own folder."""
+    from tlkit.weights.sources import PackageFile, download
+
+    file = tlkit.registries.backbones.get(backbone).published_files().get("imagenet")
+    if file is None:
+        raise tlkit.WeightsError(f"{backbone}: nobody publishes a file that tlkit could fetch")
+    path = file.find() if isinstance(file, PackageFile) else download(file)
+    typer.echo(path)
+
+
+@weights_app.command()
+def pack(
+    backbone: Name,
+    out: Annotated[Path, typer.Option(help="A new folder.", metavar="DIR")],
+    weights: Annotated[
+        str, typer.Option(help="The source: imagenet, bsds500, preset or a file.", metavar="SOURCE")
+    ] = "imagenet",
+    license_text: Annotated[
+        str, typer.Option("--license", help="The license of the weights.", metavar="TEXT")
+    ] = "not stated",
+    overrides: Overrides = None,
+) -> None:
+    """Write a backbone's weights into a folder: safetensors, and JSON that says what they are.
+
+    The folder is a source: weights = "DIR". A hospital keeps such folders on a share.
+    """
+    from tlkit.config.structure import structure
+    from tlkit.config.toml import apply_overrides
+    from tlkit.parts.packing import pack as write
+
+    settings: dict[str, Any] = {"weights": weights}
+    apply_overrides(settings, overrides or [])
+    part: tlkit.Backbone = structure(
+        tlkit.registries.backbones.get(backbone), settings, source=backbone
+    )
+    card = write(part, out, license_text)
+    typer.echo(f"{out}\n{card.backbone}, {card.source}, SHA-256 {card.sha256}")
+
+
+@weights_app.command()
+def verify(folder: Folder, as_json: AsJson = False) -> None:
+    """Check a packed folder: hash, names, shapes, and the features of a drawn picture."""
+    from attrs import asdict
+
+    from tlkit.parts.packing import verify as check
+
+    card = check(folder)
+    if as_json:
+        typer.echo(json.dumps(asdict(card), indent=2))
+        return
+    typer.echo(f"{folder}: {card.backbone} with {card.source}, as packed")
+    typer.echo(f"license: {card.license}\npreprocessing: {card.preprocessing}")
