@@ -104,6 +104,32 @@ def test_layer_decay_counts_the_steps_of_each_network() -> None:
     assert rates["scores"] == 1
 
 
+@pytest.mark.parametrize("keys", [{}, {"depths": 2, "pooling": "concat"}])
+def test_the_head_probe_takes_the_depths_of_each_member(keys: dict[str, Any]) -> None:
+    probe: Any = tlkit.registries.heads.get("probe")(**keys)
+    joined = vgg_and_mobilenet()
+    chosen = probe._chosen(joined.layers())
+    names = [joined.layers()[number].name for number in chosen]
+    expected = []
+    for name, alone in joined.named():
+        table = alone.layers()
+        expected += [f"{name}.{table[number].name}" for number in probe._chosen(table)]
+    assert names == expected
+    model, _ = assemble(joined, probe, 2, seed=0)  # raises if the table is another than the model's
+    assert model(PIXELS).shape == (2, 2)
+
+
+def test_a_probe_on_named_layers_needs_the_end_of_each_member() -> None:
+    names = ["vgg16.block4_pool", "vgg16.block5_pool", "mobilenet.conv_pw_13_relu"]
+    probe: Any = tlkit.registries.heads.get("probe")
+    model, _ = assemble(vgg_and_mobilenet(), probe(layer_names=tuple(names)), 2, seed=0)
+    assert model(PIXELS).shape == (2, 2)
+    with pytest.raises(tlkit.FieldError, match=r"list 'vgg16\.block5_pool' too"):
+        probe(layer_names=("vgg16.block4_pool", names[2])).layers_on(
+            vgg_and_mobilenet().layers(), 2
+        )
+
+
 def test_two_members_of_one_name_are_numbered() -> None:
     joined: Any = Joined
     two = joined(members=(member("vgg16"), member("vgg16", preprocess="unit")), image_size=32)

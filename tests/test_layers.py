@@ -6,8 +6,9 @@ import pytest
 
 from tlkit.model.layers import Layer, LayerError, LayerRange, LayerTable
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.freezes import HeadOnly, TrainRange
+from tlkit.parts.freezes import HeadOnly, TrainNames, TrainRange
 from tlkit.parts.heads import FlattenDense
+from tlkit.system.errors import FieldError
 from tlkit.train.plan import model_layers
 
 STUDY = model_layers(VGG16(image_size=224), FlattenDense(), classes=3)
@@ -60,6 +61,36 @@ class TestTheStudysModel:
             STUDY.select("head") == STUDY.select("19-22") == STUDY.select("19–") == {*range(19, 23)}
         )
         assert STUDY.frozen_prefix(HeadOnly().planned(STUDY, 1)[0].lr_multipliers) == 18
+
+
+class TestBlockRanges:
+    @pytest.mark.parametrize(
+        ("text", "numbers"),
+        [
+            ("blocks:5-", range(15, 23)),
+            ("blocks:4-5", range(11, 19)),
+            ("blocks:–1", range(1, 4)),
+            (" blocks:2", range(4, 7)),
+        ],
+    )
+    def test_they_go_by_the_numbers_in_block_names(self, text: str, numbers: range) -> None:
+        assert STUDY.select(text) == {*numbers}
+        assert STUDY.in_range(LayerRange.parse(text)) == {*numbers}
+        assert LayerRange.parse(str(LayerRange.parse(text))) == LayerRange.parse(text)
+        (stage,) = TrainNames(train=(text.strip(),)).stages(STUDY, 1)
+        assert stage.lr_multipliers == STUDY.rates(frozenset(numbers))
+
+    @pytest.mark.parametrize("text", ["blocks:6", "blocks:5-6", "blocks:7-"])
+    def test_a_block_that_does_not_exist_is_an_error(self, text: str) -> None:
+        with pytest.raises(LayerError, match=rf"^{text}: the last numbered block is 5\n"):
+            STUDY.select(text)
+        with pytest.raises(FieldError, match=r"^train: .*the last numbered block is 5"):
+            TrainNames(train=(text,)).stages(STUDY, 1)
+
+    @pytest.mark.parametrize("text", ["blocks:", "blocks:x", "blocks:0-1", "blocks:3-2"])
+    def test_a_range_that_is_none_is_an_error(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"expected layers|the first layer|must not come"):
+            STUDY.select(text)
 
 
 class TestRanges:

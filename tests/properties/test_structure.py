@@ -99,6 +99,9 @@ def is_required(key: Attribute[Any]) -> bool:
 def parts(draw: st.DrawFn, key: Attribute[Any]) -> Table:
     registry = key.metadata["registry"]
     name = draw(st.sampled_from(registry.names()))
+    if name == "joined":  # what members must agree on, no type can say
+        members = [{"name": "vgg16"}, {"name": "mobilenet", "weights": "none"}]
+        return {"name": name, "members": members, "image_size": draw(st.integers(32, 300))}
     return {"name": name, **draw(records(registry.get(name)))}
 
 

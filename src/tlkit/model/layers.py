@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from tlkit.system.text import nearest
 
 HEAD = "head"
+BLOCKS = "blocks:"  # the beginning of a range of blocks
 RANGE = re.compile(r"\s*(\d{1,9})?\s*([-–])?\s*(\d{1,9})?\s*", re.ASCII)
 
 
@@ -25,15 +26,17 @@ class LayerError(ValueError):
 
 @frozen
 class LayerRange:
-    """Consecutive layer numbers, both ends included.
+    """Consecutive layers, both ends included.
 
     Attributes:
         first: The first number, at least 1.
         last: The last number; None means the last layer of the model.
+        blocks: Whether these are the numbers at the end of blocks' names, not those of layers.
     """
 
     first: int
     last: int | None = None
+    blocks: bool = field(default=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.first, str):
@@ -47,6 +50,8 @@ class LayerRange:
     def parse(cls, text: str) -> LayerRange:
         """Read ``"19-22"``, ``"19–22"``, ``"20"``, ``"19-"`` or ``"-18"``.
 
+        After ``blocks:`` these are blocks: ``"blocks:10-"`` is block 10 and everything after it.
+
         >>> LayerRange.parse("19–22")
         LayerRange(first=19, last=22)
         >>> str(LayerRange.parse("-18"))
@@ -55,6 +60,8 @@ class LayerRange:
         Raises:
             ValueError: If the text has another form, includes layer 0 or runs backward.
         """
+        blocks = text.strip().startswith(BLOCKS)
+        text = text.strip().removeprefix(BLOCKS) if blocks else text
         match = RANGE.fullmatch(text)
         first, hyphen, last = match.groups() if match else (None, None, None)
         both = first is not None and last is not None
@@ -63,18 +70,21 @@ class LayerRange:
                 f"expected layers such as '19-22', '20', '19-' or '-18', got {text[:40]!r}"
             )
         if hyphen is None:
-            return cls(int(text), int(text))
-        return cls(int(first) if first else 1, int(last) if last else None)
+            return cls(int(text), int(text), blocks)
+        return cls(int(first) if first else 1, int(last) if last else None, blocks)
 
     @classmethod
     def is_range(cls, text: str) -> bool:
         """Tell whether `text` consists of numbers and is not a name."""
-        return bool(RANGE.fullmatch(text)) and any(character.isdigit() for character in text)
+        text = text.strip()
+        numbers = RANGE.fullmatch(text) and any(character.isdigit() for character in text)
+        return bool(numbers) or text.startswith(BLOCKS)
 
     def __str__(self) -> str:
+        unit = BLOCKS if self.blocks else ""
         if self.last == self.first:
-            return str(self.first)
-        return f"{self.first}-{'' if self.last is None else self.last}"
+            return f"{unit}{self.first}"
+        return f"{unit}{self.first}-{'' if self.last is None else self.last}"
 
 
 @frozen
@@ -196,8 +206,10 @@ class LayerTable:
         """Return the numbers in a range.
 
         Raises:
-            LayerError: If the range reaches past the last layer.
+            LayerError: If the range reaches past the last layer or block.
         """
+        if chosen.blocks:
+            return self._in_blocks_range(chosen)
         last = len(self) if chosen.last is None else chosen.last
         if last > len(self) or chosen.first > len(self):
             raise LayerError(
@@ -205,6 +217,18 @@ class LayerTable:
                 f"({self.layers[-1].name})\n{self}"
             )
         return frozenset(range(chosen.first, last + 1))
+
+    def _in_blocks_range(self, chosen: LayerRange) -> frozenset[int]:
+        """Return the numbers of the layers from one block to another."""
+        ends = {number: re.search(r"\d+$", layer.block) for number, layer in self}
+        block_of = {number: int(end[0]) for number, end in ends.items() if end}
+        highest = max(block_of.values(), default=0)
+        last = highest if chosen.last is None else chosen.last
+        inside = [n for n, block in block_of.items() if chosen.first <= block <= last]
+        if not inside or last > highest:
+            raise LayerError(f"{chosen}: the last numbered block is {highest}\n{self}")
+        end = len(self) if chosen.last is None else max(inside)
+        return frozenset(range(min(inside), end + 1))
 
     def named(self, pattern: str) -> frozenset[int]:
         """Return the numbers of the layers that match a name, glob or block name.

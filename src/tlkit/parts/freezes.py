@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import field
 
-from tlkit.model.layers import HEAD, LayerError, LayerRange, LayerTable
+from tlkit.model.layers import BLOCKS, HEAD, LayerError, LayerRange, LayerTable
 from tlkit.parts.kinds import FreezePolicy, Stage, part
 from tlkit.parts.validators import above, at_least, open_interval, unless_none
 from tlkit.system.errors import FieldError
@@ -27,8 +27,8 @@ class TrainRange(FreezePolicy):
     """Train one range of layers; freeze the others.
 
     Attributes:
-        train: The trained layers, both ends included: `19-22`, `19-`, `-18` or `20`.
-            `tlkit layers` prints the numbers.
+        train: The trained layers, both ends included: `19-22`, `19-`, `-18` or `20`; or blocks by
+            the numbers in their names: `blocks:10-`. `tlkit layers` prints both.
     """
 
     train: LayerRange
@@ -52,7 +52,8 @@ class TrainNames(FreezePolicy):
     """Train layers chosen by name; freeze the others.
 
     Attributes:
-        train: Layer names, globs such as `block5_*`, block names such as `block5`, or `head`.
+        train: Layer names, globs such as `block5_*`, block names such as `block5`, ranges of blocks
+            such as `blocks:10-`, or `head`.
     """
 
     train: tuple[str, ...] = field(validator=_check_names)
@@ -65,8 +66,10 @@ class TrainNames(FreezePolicy):
 def _chosen(layers: LayerTable, names: tuple[str, ...]) -> frozenset[int]:
     """Return the numbers of the layers that the key `train` chooses."""
     try:
-        return frozenset[int]().union(*(layers.named(name) for name in names))
-    except LayerError as error:
+        return frozenset[int]().union(
+            *(layers.select(x) if x.startswith(BLOCKS) else layers.named(x) for x in names)
+        )
+    except ValueError as error:
         raise FieldError("train", str(error)) from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, field
@@ -58,9 +58,9 @@ class Probe(Head):
         """
         chosen = self._chosen(backbone)
         below = [
-            evolve(layer, is_cut_point=layer.is_cut_point and number <= chosen[0])
+            evolve(layer, is_cut_point=layer.is_cut_point and number <= min(chosen))
             for number, layer in backbone
-            if number <= chosen[-1]
+            if number <= max(chosen)
         ]
         shapes = [backbone[number].output_shape for number in chosen]
         return LayerTable(tuple(below)) + self._rows(shapes, classes)
@@ -71,24 +71,32 @@ class Probe(Head):
         return self._join([backbone.get_layer(name).output for name in names], classes)
 
     def _chosen(self, table: LayerTable) -> list[int]:
-        """Return the numbers of the layers to take features from, rising."""
+        """Return the numbers of the layers to take features from, rising in each network."""
+        networks = table.networks()
         if not self.layer_names:
-            return _ends(table)[-(self.depths or 0) :]
+            return [n for network in networks for n in _ends(network)[-(self.depths or 0) :]]
+        alone = {number: layer for network in networks for number, layer in network.items()}
         chosen = set()
         for name in self.layer_names:
             try:
                 number = table.choose(name)
             except ValueError as error:
                 raise FieldError("layer_names", str(error)) from None
-            if not table[number].is_cut_point:
-                cuts = [layer.name for n, layer in table if layer.is_cut_point and n > number]
+            if number not in alone or not alone[number].is_cut_point:
+                cuts = [x.name for n, x in alone.items() if x.is_cut_point and n > number]
                 raise FieldError(
                     "layer_names",
                     f"{name!r} is inside a branch, so its output is not all that follows needs; "
                     f"take {cuts[0] if cuts else table.layers[-1].name!r}",
                 )
             chosen.add(number)
-        return sorted(chosen)
+        if len(networks) > 1:  # their layers are numbered from their ends
+            for network in networks:
+                last = max(n for n, layer in network.items() if layer.is_cut_point)
+                if last not in chosen:
+                    message = f"of a joined backbone, list {network[last].name!r} too"
+                    raise FieldError("layer_names", f"{message}, the end of that member")
+        return [n for network in networks for n in network if n in chosen]
 
     def _rows(self, shapes: Sequence[tuple[int, ...]], classes: int) -> LayerTable:
         rows = [
@@ -128,9 +136,9 @@ class Probe(Head):
         return [(0, "pool", pools[0][2])] if len(pools) == 1 else pools
 
 
-def _ends(table: LayerTable) -> list[int]:
+def _ends(network: Mapping[int, Layer]) -> list[int]:
     """Return the numbers of the last layers of each resolution, or of each block if it is one."""
-    rows = [(n, x) for n, x in table if x.is_cut_point and "Padding" not in x.kind]
+    rows = [(n, x) for n, x in network.items() if x.is_cut_point and "Padding" not in x.kind]
     sides = [layer.output_shape[:-1] for _, layer in rows]
     if len(set(sides)) == 1:
         return sorted({layer.block: number for number, layer in rows}.values())
