@@ -58,3 +58,14 @@ def test_names_from_strangers_are_text_and_nothing_else() -> None:
 
 def test_marks_of_markdown_are_escaped() -> None:
     assert markdown("a|b\n# [x](y) <b>") == r"a\|b\\n\# \[x\]\(y\) \<b\>"
+
+
+@pytest.mark.parametrize("classes", [30, 31, 300])
+def test_a_card_of_many_classes_stays_readable(classes: int) -> None:
+    names = [f"species-{number:03d}" for number in range(classes)]
+    text = model_card(made_up(classes=names, counts=[3] * classes, epochs=1))
+    assert len(text) < 40_000
+    assert max(map(len, text.splitlines())) < 1_000
+    assert ("Confusion matrix" in text) == (classes <= 30)
+    assert (f"and {classes - 30} more." in text) == (classes > 30)
+    assert text.count("Recall") <= 30

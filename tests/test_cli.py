@@ -208,6 +208,8 @@ def test_lr_find_prints_its_suggestion_and_how_to_use_it(
     curve = tlkit.RateCurve(rates, tuple(losses), Path("there"))
     monkeypatch.setattr(tlkit, "lr_find", lambda *_, **__: curve)
     assert tlkit_command("lr-find", "quick.toml").out.splitlines() == printed
+    found = tlkit_command("lr-find", "quick.toml", "--set", "seed=3").out.splitlines()
+    assert found == [line.replace("--set opt", "--set seed=3 --set opt") for line in printed]
 
 
 def test_runs_are_numbered(tlkit_command: CommandLine) -> None:

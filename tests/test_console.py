@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.finished_runs import HOSTILE, made_up
 
+from tlkit.config.experiment import Experiment
+from tlkit.config.structure import structure
+from tlkit.data.splits import Example, Splits
 from tlkit.metrics.intervals import Interval, format_share
-from tlkit.metrics.scoring import score_confusion
-from tlkit.reports.console import caveats_text, scores_text
+from tlkit.metrics.scoring import score_confusion, score_predictions
+from tlkit.reports.console import caveats_text, plan_text, scores_text
+from tlkit.train.plan import Plan, make_plan
 
 PAPER = [[61, 36, 3], [3, 91, 6], [0, 3, 28]]  # experiment 3, figure 8
 PRINTED = """\
@@ -70,3 +75,37 @@ def test_an_interval_in_parentheses_is_as_exact_as_its_figure() -> None:
     assert format_share(0.5, interval, digits=0) == "50 % (12–99)"
     assert format_share(0.5, interval, percent=False, digits=2) == "0.50 (0.12–0.99)"
     assert format_share(0.5, None) == "50.0 %"
+
+
+def planned(classes: int) -> Plan:
+    """Return the plan of a study with many classes."""
+    names = tuple(f"species {number:04d}" for number in range(classes))
+    train, val = (
+        tuple(Example(f"{split}/{n}.png", name) for n, name in enumerate(names))
+        for split in ("train", "val")
+    )
+    experiment = structure(
+        Experiment,
+        {"data": {"name": "shapes"}, "backbone": {"weights": "none"}, "head": {"name": "pooled"}},
+    )
+    return make_plan(experiment, Splits(classes=names, read=str.encode, train=train, val=val))
+
+
+@pytest.mark.parametrize("classes", [2, 7, 20, 1000])
+def test_a_plan_of_many_classes_fits_a_terminal(classes: int) -> None:
+    text = plan_text(planned(classes)).split("\n\n")[0]
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) <= 24
+    assert "species 0001" in text
+    more = f"… and {classes - 20} more classes; images per class: 1 to 1 train, 1 to 1 val"
+    assert (lines[-1] == more) == (classes > 20)
+
+
+def test_scores_of_many_classes_name_the_worst() -> None:
+    names = [f"species {number:04d}" for number in range(1000)]
+    labels = [*range(1000)]
+    text = scores_text("test", score_predictions(labels, [0, *labels[1:-1], 0], names))
+    assert len(text.splitlines()) < 40
+    assert "species 0999" in text
+    assert "… and 980 more classes with a recall as high or higher" in text

@@ -53,6 +53,15 @@ class TestFile:
             (b"seed = \n", r"not valid TOML: Invalid value \(at line 1, column 8\)$"),
             (b"seed = 1\nseed = 2\n", r"not valid TOML: Cannot overwrite a value \(at line 2"),
             (b"\0", "not valid TOML: Invalid statement"),
+            (
+                b'data = "D:\\data"',
+                r"not valid TOML: .*; write Windows paths in single quotes: 'D:",
+            ),
+            (b'data = "C:\\Users"', r"not valid TOML: .*; write Windows paths in single quotes"),
+            (
+                b'data = { name = "folder", path = "D:\\new\\tests" }',
+                r"data\.path: has a control character, got 'D:\\new\\tests'; in TOML, write W",
+            ),
             (b"#" * (1 << 20) + b"#", "an experiment file has at most 1 MiB$"),
             (
                 b"a." * 50_000 + b"a = 1",
@@ -68,6 +77,9 @@ class TestFile:
             "syntax error",
             "key twice",
             "NUL",
+            "Windows path",
+            "Windows users",
+            "Windows path with a new line",
             "over 1 MiB",
             "a key without end",
             "deep nesting",

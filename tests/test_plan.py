@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import evolve
+from attrs import evolve, frozen
+from tests.fakes import FakeBackbone
 
 from tlkit.config.experiment import Experiment, Fit, Origin, PublishedResult
 from tlkit.data.splits import Example, Splits
-from tlkit.model.layers import LayerRange, LayerTable
+from tlkit.model.layers import Layer, LayerRange, LayerTable
 from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.freezes import Gradual, HeadOnly, HeadThen, TrainAll, TrainNames, TrainRange
 from tlkit.parts.heads import Pooled
@@ -331,3 +332,42 @@ class TestSeeds:
         ]
         assert len({*seeds}) == len(seeds)
         assert 0 <= min(seeds) < max(seeds) < 2**31
+
+
+@frozen(kw_only=True)
+class WithBatchNorm(FakeBackbone):
+    """A backbone of a convolution and a BatchNorm layer."""
+
+    def layers(self) -> LayerTable:
+        norm = Layer("norm", "BatchNormalization", "conv", (6, 6, 2), 4, 4, batch_norm=True)
+        return LayerTable((Layer("conv", "Conv2D", "conv", (6, 6, 2), params=56), norm))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "weights", "noted"),
+    [
+        (TrainAll(), "none", True),
+        (TrainAll(batch_norm="train"), "none", False),
+        (TrainAll(), "imagenet", False),
+        (
+            HeadOnly(),
+            "none",
+            False,
+        ),  # random features, but none that is held back while others learn
+        (HeadThen(train=("conv",)), "none", True),
+    ],
+)
+def test_batch_norm_that_stands_still_in_a_random_backbone_is_noted(
+    freeze: Any, weights: Any, noted: bool
+) -> None:
+    backbone = WithBatchNorm(weights=weights)
+    plan = make_plan(evolve(EXPERIMENT, backbone=backbone, head=Pooled(), freeze=freeze), splits())
+    assert [
+        note.startswith("the backbone's weights are random, and 1 ") for note in plan.notes
+    ] == ([True] if noted else [])
+
+
+def test_a_plan_has_the_notes_on_its_data_but_the_record_has_not() -> None:
+    plan = make_plan(EXPERIMENT, evolve(splits(), notes=("3 left out: hidden, such as /home/x",)))
+    assert plan.notes == ("3 left out: hidden, such as /home/x",)
+    assert "/home/x" not in json.dumps(plan.as_json())

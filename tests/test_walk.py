@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.odd_images import photo, saved
 from tests.pictures import picture, png, write
+from typer.testing import CliRunner
 
+from tlkit.cli.app import app
 from tlkit.data.sources import (
     image_files,
     read_evaluation_images,
@@ -143,6 +145,22 @@ def test_every_command_counts_the_same(tree: Path, tmp_path: Path) -> None:
     evaluated = read_evaluation_images(tree, ("a", "b"))
     assert sum(example.label == "a" for example in evaluated.examples) == READ
     assert counted(evaluated.notes) == REASONS
+
+
+def test_check_says_what_a_run_would_leave_out(tmp_path: Path) -> None:
+    write(tmp_path, {f"data/{s}/{c}/1.png": b"" for s in ("train", "val") for c in "ab"})
+    write(tmp_path, {"data/train/a/._1.png": b"", "data/train/a/notes.txt": b""})
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'data = { name = "folder", path = "data" }\nbackbone = { weights = "none" }\n',
+        encoding="utf-8",
+    )
+    done = CliRunner().invoke(app, ["check", str(study)])
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr == (
+        f"note: 1 left out: hidden, such as {tmp_path}/data/train/a/._1.png\n"
+        f"note: 1 left out: not an image file, such as {tmp_path}/data/train/a/notes.txt\n"
+    )
 
 
 def test_what_is_next_to_the_classes_or_splits_is_counted(tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ def kept_text(run: tlkit.Run) -> str:
 def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a run would do, without doing it."""
     plan = tlkit.check(file, overrides or [])
+    for note in plan.notes:
+        typer.echo(f"note: {printable(note)}", err=True)
     typer.echo(json_text(plan.as_json()) if as_json else console.plan_text(plan))
 
 
@@ -174,5 +176,6 @@ def lr_find(
         typer.echo(f"suggestion: learning_rate = {curve.suggestion:.2g}")
     typer.echo(f"curve: {curve.folder / 'lr-find.svg'}")
     if curve.suggestion is not None:
-        rate = f"{curve.suggestion:.2g}"
-        typer.echo(f"next: tlkit run {file} --set optimizer.learning_rate={rate}")
+        rate = f"optimizer.learning_rate={curve.suggestion:.2g}"
+        settings = [f"--set {shell_quoted(text)}" for text in (*(overrides or []), rate)]
+        typer.echo(f"next: tlkit run {shell_quoted(file)} {' '.join(settings)}")

@@ -330,6 +330,11 @@ class _Reader:
     def path(self, value: str, path: str) -> Any:
         if not value:
             return self.wrong(path, "is empty")
+        if not value.isprintable() and any(
+            char < " " for char in value
+        ):  # "D:\new": \n is an escape
+            way_out = "in TOML, write Windows paths in single quotes: 'D:\\new\\images'"
+            return self.wrong(path, f"has a control character, got {shown(value)}; {way_out}")
         if not value.startswith("~"):  # `Path` drops the dot of ./~name
             return self.base / value
         try:

@@ -26,6 +26,9 @@ PLACE = re.compile(r"\s*([\w-]+)\[(\d+)\]\s*(?=\.)")  # in phase[1].epochs, whic
 ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
+WINDOWS_PATHS = "; write Windows paths in single quotes: 'D:\\new\\images'"
+
+
 def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Return an experiment file's text and its table with the overrides applied.
 
@@ -40,6 +43,7 @@ def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also integers of 5,000 digits
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        what += WINDOWS_PATHS if "\\" in what or "escape" in what or "hex" in what else ""
         raise ConfigError([Problem("", f"not valid TOML: {what}")], str(path)) from None
     apply_overrides(table, overrides)
     return text, table

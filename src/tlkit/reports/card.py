@@ -10,6 +10,7 @@ from tlkit.runfolder.record import RunRecord
 from tlkit.system.files import write_text
 
 CARD = "MODEL_CARD.md"
+MOST_CLASSES = 30  # that are listed; more would make the card unreadable
 NOT_PROVIDED = "not provided"
 
 
@@ -21,6 +22,8 @@ def write_card(folder: RunFolder, run: RunRecord) -> None:
 def model_card(run: RunRecord) -> str:
     """Return a run's model card as Markdown; what the experiment leaves out is "not provided"."""
     train, scores = run.manifest["train"], run.scores
+    more = max(0, len(run.classes) - MOST_CLASSES)
+    worst = sorted(run.classes, key=lambda name: _recall(run, name)) if more else run.classes
     return render(
         "card.md.j2",
         name=run.name,
@@ -30,7 +33,8 @@ def model_card(run: RunRecord) -> str:
         parts=f"{run.experiment.backbone.name} + {run.experiment.head.name}",
         image_size=run.experiment.image_size,
         params=run.plan.params,
-        classes=run.classes,
+        classes=run.classes[:MOST_CLASSES],
+        more=more,
         counts=run.plan.counts,
         patients=any(example.patient for example in train),
         sources=any(example.source for example in train),
@@ -39,11 +43,28 @@ def model_card(run: RunRecord) -> str:
         scores=scores,
         method=method_text(scores.resampling),
         overall=overall_rows(scores),
-        per_class=[(name, class_rows(of_class)) for name, of_class in scores.per_class.items()],
-        confusion=list(zip(run.classes, scores.confusion, strict=True)),
+        per_class=[(name, class_rows(scores.per_class[name])) for name in worst[:MOST_CLASSES]],
+        confusion=[] if more else list(zip(run.classes, scores.confusion, strict=True)),
+        confused=_most_confused(run) if more else [],
         caveats=caveats(run),
         calibration=run.calibration_text,
     )
+
+
+def _recall(run: RunRecord, name: str) -> float:
+    recall = run.scores.per_class[name].recall
+    return 2.0 if recall is None else recall
+
+
+def _most_confused(run: RunRecord) -> list[tuple[str, str, int]]:
+    """Return the pairs of true and predicted class that are confused most often."""
+    pairs = [
+        (truth, predicted, count)
+        for truth, row in zip(run.classes, run.scores.confusion, strict=True)
+        for predicted, count in zip(run.classes, row, strict=True)
+        if truth != predicted and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:MOST_CLASSES]
 
 
 def weights_text(run: RunRecord) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # so that the command line, which imports this module, starts
 
 MAX_WIDTH = 100  # of a confusion matrix, in columns
 MAX_NAME = 32  # of a class, in characters
+MOST_CLASSES = 20  # that are listed if a column for each is too wide
 PEAKS = 8  # confused pairs that are listed if the matrix is too wide
 CLASS_METRICS = ("precision", "recall", "specificity", "auroc")
 
@@ -68,19 +69,38 @@ def plan_text(plan: Plan) -> str:
     """Return a plan: data, class weights, stages with their layers and learning rates."""
     lines = [stand_in_banner(plan.stand_in)] if plan.stand_in else []
     lines += [leakage_text(plan.data), ""] if leakage_text(plan.data) else []
-    rows = [
-        [split, *(str(counts[name]) for name in plan.classes), str(sum(counts.values()))]
-        for split, counts in plan.counts.items()
-    ]
-    rows.append(["weight", *(f"{plan.class_weights[name]:.4g}" for name in plan.classes), ""])
     settings = [f"{key} {value}" for key, value in plan.loss.items() if key != "name"]
     loss = f"loss: {', '.join([plan.loss['name'], *settings])}; sampler: {plan.sampler}"
-    lines += [table(["images", *plan.classes, "all"], rows), "", loss, ""]
+    lines += [_counts_text(plan), "", loss, ""]
     if plan.evaluated_on == "val":
         lines += ["no test split: results will be on val", ""]
     for number, planned in enumerate(plan.stages, start=1):
         lines += [_stage_text(plan, number, planned), ""]
     return "\n".join(lines).rstrip()
+
+
+def _counts_text(plan: Plan) -> str:
+    """Return images and weights per class: a column per class, or a row if there are too many."""
+    rows = [
+        [split, *(str(counts[name]) for name in plan.classes), str(sum(counts.values()))]
+        for split, counts in plan.counts.items()
+    ]
+    rows.append(["weight", *(f"{plan.class_weights[name]:.4g}" for name in plan.classes), ""])
+    head = ["images", *map(_short, plan.classes), "all"]
+    text = table(head, rows)
+    if max(map(len, text.splitlines())) <= MAX_WIDTH:
+        return text
+    columns = [[name, *cells] for name, *cells in zip(head, *rows, strict=True)]
+    hidden = columns[MOST_CLASSES + 1 : -1]
+    shown = [*columns[: MOST_CLASSES + 1], columns[-1]] if hidden else columns
+    text = table(shown[0], shown[1:])
+    if not hidden:
+        return text
+    ranges = (
+        f"{min(counts.values())} to {max(counts.values())} {split}"
+        for split, counts in plan.counts.items()
+    )
+    return f"{text}\n… and {len(hidden)} more classes; images per class: {', '.join(ranges)}"
 
 
 def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
@@ -127,7 +147,14 @@ def scores_text(split: str, scores: Scores) -> str:
             f"log loss {decimal('log_loss')}, Brier score {decimal('brier')}, "
             f"calibration error {error}"
         )
-    return "\n".join([*lines, "", table(head, rows), "", _confusion_text(names, scores.confusion)])
+    confusion = _confusion_text(names, scores.confusion)
+    text = table(head, rows)
+    if len(rows) > 2 * MOST_CLASSES:
+        recalls = [2.0 if c.recall is None else c.recall for c in scores.per_class.values()]
+        worst = sorted(range(len(rows)), key=recalls.__getitem__)
+        text = table(head, [rows[number] for number in worst[:MOST_CLASSES]])
+        text += f"\n… and {len(rows) - MOST_CLASSES} more classes with a recall as high or higher"
+    return "\n".join([*lines, "", text, "", confusion])
 
 
 def _confusion_text(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:

@@ -134,7 +134,7 @@ class Terminal(Callback):
         """Print notes, counts and class weights, each line only once."""
         counts = ", ".join(f"{sum(c.values())} {split}" for split, c in plan.counts.items())
         weights = ", ".join(f"{name} {w:.4g}" for name, w in plan.class_weights.items())
-        lines = [f"note: {note}" for note in splits.notes]
+        lines = [f"note: {note}" for note in (*splits.notes, *plan.notes)]
         lines += [leakage_text(plan.data)] if leakage_text(plan.data) else []
         lines.append(f"images: {counts}; class weights: {weights}")
         for line in lines:

@@ -78,6 +78,7 @@ class Plan:
         cache: Whether features are kept on disk.
         winograd: Whether frozen 3 × 3 convolutions use Winograd's algorithm.
         prefix_batch: Images per pass through the frozen prefix.
+        notes: What the user should know about the data and the model; not part of the record.
     """
 
     classes: tuple[str, ...]
@@ -94,6 +95,7 @@ class Plan:
     winograd: bool = False
     prefix_batch: int = PREFIX_BATCH
     data: Mapping[str, Any] = field(factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -200,7 +202,24 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),
         cache=experiment.fit.cache,
         winograd=_uses_winograd(experiment, splits),
+        notes=(*splits.notes, *_held_batch_norm(experiment.backbone, layers, all_stages)),
     )
+
+
+def _held_batch_norm(
+    backbone: Backbone, layers: LayerTable, stages: Sequence[Stage]
+) -> tuple[str, ...]:
+    """Note that a backbone with random weights is to train while its BatchNorm stands still."""
+    if backbone.weights != "none" or hasattr(backbone, "record"):  # which has its own weights
+        return ()
+    rates = [max(stage.lr_multipliers[n - 1] for stage in stages) for n, _ in layers]
+    own = [(layer, rate) for (_, layer), rate in zip(layers, rates, strict=True)
+           if layer.block != HEAD]  # fmt: skip
+    held = sum(layer.batch_norm and not rate for layer, rate in own)
+    if not held or not any(rate for _, rate in own):
+        return ()
+    trap = f"the backbone's weights are random, and {held} of its BatchNorm layers keep their "
+    return (f'{trap}initial statistics, so it hardly learns; set freeze.batch_norm = "train"',)
 
 
 def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:
