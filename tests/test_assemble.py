@@ -363,18 +363,23 @@ def test_the_table_is_the_same_whatever_the_flags(train: str) -> None:
     [
         ("score", r"^no layer or block matches 'score'; did you mean 'scores'\?"),
         (["scores", "block9_*"], r"^no layer or block matches 'block9_\*'"),
+        (["scores", "block1_norm"], r"^'block1_norm' is BatchNorm, held fixed by batch_norm"),
+        (
+            {"2": 0.5, "scores": 1},
+            r"^'2' is BatchNorm, .*; leave it out, or set batch_norm to",
+        ),
         ("4-6", r"^layers 4-6 reach past the last one, 5 \(scores\)"),
         ({"9": 1.0}, r"^layers 9 reach past the last one"),
     ],
 )
-def test_a_choice_that_matches_nothing_is_an_error_with_the_table(
+def test_a_choice_that_matches_nothing_is_an_error_with_the_nearest_layers(
     train: str | Sequence[str] | Mapping[str, float], message: str
 ) -> None:
     with pytest.raises(tlkit.LayerError, match=message + r"(?s:.*)no\.  layer"):
         tlkit.freeze(flat(), train=train)
 
 
-@pytest.mark.parametrize("train", ["flatten", "block1_norm", [], {"scores": 0.0}], ids=str)
+@pytest.mark.parametrize("train", ["flatten", [], {"scores": 0.0}], ids=str)
 def test_training_nothing_is_an_error(train: Any) -> None:
     with pytest.raises(ValueError, match=r"^nothing would be trained"):
         tlkit.freeze(flat(), train=train)

@@ -174,13 +174,16 @@ def test_predict_evaluate_and_the_script_agree_on_every_file(
     paths = sorted(path for path in odd.rglob("*.png") if path not in refused)
     labeled = tmp_path / "labeled"
     shutil.copytree(odd, labeled, ignore=shutil.ignore_patterns("refused"))
+    hot = evolve(load(run), calibrator=Calibrator(temperature=1.7))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlkit.exporter.load", lambda *_, **__: hot)
+        done = tlkit.export(run, tmp_path / "out", to=to)
+    script = runpy.run_path(str(done.folder / "predict.py"))
+    assert script["FACTS"] == _facts(hot, run, to, done.difference)
     calls = set()
     for resize, mask, favored in VARIANTS:
         classifier = variant(run, resize, mask, favored, paths)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tlkit.exporter.load", lambda *_, made=classifier, **__: made)
-            done = tlkit.export(run, tmp_path / f"{resize} {favored}", to=to)
-        script = runpy.run_path(str(done.folder / "predict.py"))
+        script["FACTS"].update(_facts(classifier, run, to, None))
         answers = [script["classify"](str(path)) for path in paths]
         names, rows = [name for name, _ in answers], np.array([row for _, row in answers])
         assert names == classifier.predict(paths)

@@ -30,6 +30,7 @@ DETERMINISTIC = (
     "MODEL_CARD.md",
     "experiment.json",
     "history.csv",
+    "looks.csv",
     "manifest.csv",
     "metrics.json",
     "plan.json",

@@ -168,11 +168,38 @@ class TestMessages:
         with pytest.raises(LayerError, match=r"matches 'zzz\*'\n"):
             STUDY.named("zzz*")
 
-    def test_every_message_ends_with_the_table(self) -> None:
-        for selector in ("19-23", "zzz"):
-            with pytest.raises(LayerError, match=r"\nno\. ") as raised:
+    def test_a_message_ends_with_the_nearest_layers_only(self) -> None:
+        def rows(selector: str) -> list[str]:
+            with pytest.raises(LayerError) as raised:
                 STUDY.select(selector)
-            assert str(raised.value).endswith(f"\n{STUDY}")
+            _, head, *rows = str(raised.value).splitlines()
+            assert head.startswith("no.  layer")
+            return [row.split()[1] for row in rows]
+
+        assert rows("19-23") == ["block5_pool", "flatten", "dense_1", "dense_2", "scores"]
+        nearest = rows("block5_con1")
+        assert len(nearest) == 5
+        assert "block5_conv1" in nearest
+        assert rows("flaten") == ["flatten"]
+        with pytest.raises(LayerError, match="'zzz'\nblocks: block1, block2, block3, block4, blo"):
+            STUDY.select("zzz")
+
+    def test_a_held_batch_norm_that_is_named_is_refused(self) -> None:
+        table = LayerTable((
+            Layer("conv", "Conv2D", "block1", (8, 8, 4), 10),
+            Layer("norm", "BatchNormalization", "block1", (8, 8, 4), 8, 8, batch_norm=True),
+            Layer("head_bn", "BatchNormalization", "head", (4,), 8, 8, batch_norm=True),
+        ))  # fmt: skip
+        for selector, mode, ways in (
+            ("norm", "inference", "'train'"), ("head_bn", "inference", "'head' or 'train'"),
+            ("2", "head", "'train'"),
+        ):  # fmt: skip
+            with pytest.raises(LayerError, match=rf"is BatchNorm, held fixed by .* to {ways}\n"):
+                table.refuse_held(selector, table.select(selector), mode)
+        for selector, mode in (
+            ("block1", "inference"), ("*norm", "inference"), ("head_bn", "head"), ("norm", "train"),
+        ):  # fmt: skip
+            table.refuse_held(selector, table.select(selector), mode)
 
     def test_one_layer_is_chosen_by_number_or_name_and_nothing_else(self) -> None:
         assert STUDY.choose("17") == STUDY.choose("block5_conv3") == STUDY.choose("*5_conv3") == 17

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import keras
 import numpy as np
 import pytest
 
 import tlkit
-from tlkit.parts.optimizers import SGD, Adam
+from tlkit.parts import optimizers
+from tlkit.parts.optimizers import SGD, Adam, layerwise, with_rates
 from tlkit.train.step import TrainStep
 
 EXPERIMENT_3 = Path(__file__).parents[1] / "examples/covidx/exp3.toml"
@@ -86,3 +91,188 @@ def test_a_rate_that_changes_between_epochs_changes_the_next_step() -> None:
 def test_settings_out_of_range_are_refused(part: Any, keys: dict[str, float], message: str) -> None:
     with pytest.raises(tlkit.FieldError, match=message):
         part(**keys)
+
+
+def steps(optimizer: Any, multipliers: Sequence[float], count: int = 3) -> list[float]:
+    """Return how far variables move for each multiplier, in steps that are as long for all."""
+    variables = [keras.Variable(np.full(2, START, np.float32)) for _ in multipliers]
+    optimizer.build(variables)
+    for _ in range(count):
+        optimizer.apply([np.full(2, 0.5, np.float32)] * len(variables), variables)
+    return [float(START - v.numpy()[0]) for v in variables]
+
+
+START = np.float32(0.01)  # small, so that small steps are not lost in rounding
+RATES = (1.0, 0.1, 0.0)
+EVERY = sorted(
+    name
+    for name, cls in vars(keras.optimizers).items()
+    if isinstance(cls, type)
+    and issubclass(cls, keras.Optimizer)
+    and name not in {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "Ftrl"}
+)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_optimizer_of_keras_steps_by_the_multiplier(name: str) -> None:
+    assert {"Adam", "SGD", "Lion", "Muon", "Adafactor"} <= {*EVERY}
+    assert {*EVERY} >= optimizers.PROPORTIONAL
+    cls = getattr(keras.optimizers, name)
+    whole, tenth, held = steps(layerwise(cls(1e-3), RATES), RATES)
+    assert whole > 0
+    assert tenth == pytest.approx(0.1 * whole, rel=0.03)
+    assert held == 0
+
+
+def test_one_that_scales_the_loss_gives_the_rates_to_the_optimizer_inside() -> None:
+    given = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.1), initial_scale=8)
+    made = layerwise(given, RATES)
+    assert isinstance(made, keras.optimizers.LossScaleOptimizer)
+    assert made.initial_scale == 8
+    assert made.inner_optimizer is not given.inner_optimizer
+    whole, tenth, held = steps(made, RATES)
+    assert tenth == pytest.approx(whole / 10, rel=1e-3)
+    assert held == 0
+
+
+class Wrapper(keras.optimizers.SGD):  # type: ignore[misc]  # Keras has no types
+    """One that hands the steps on, as those for several optimizers do."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        for grad, variable in zip(grads, trainable_variables, strict=True):
+            variable.assign_sub(0.1 * grad)
+
+
+class OwnRate(keras.optimizers.SGD):  # type: ignore[misc]  # Keras has no types
+    """One that does not use the rate that `update_step` is given, as some schedule-free ones."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient, variable, self.learning_rate)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (Wrapper(), "Wrapper steps by its own `apply`, so layers cannot have rates"),
+        (OwnRate(), r"OwnRate does not step in .* at 1, 0.5, 0.1, 0 times .* are 1, 1, 1, 0 times"),
+        (keras.optimizers.Ftrl(), "Ftrl does not step in proportion to its learning rate"),
+    ],
+    ids=["wrapper", "own rate", "ftrl"],
+)
+def test_an_optimizer_that_cannot_have_rates_per_layer_is_refused(
+    optimizer: Any, message: str
+) -> None:
+    with pytest.raises(tlkit.PartError, match=f"^optimizer: {message}"):
+        layerwise(optimizer, RATES)
+    assert type(layerwise(optimizer, [1.0, 1.0])) is type(optimizer)
+
+
+def test_multipliers_replace_earlier_ones() -> None:
+    once = layerwise(keras.optimizers.Adam(0.1), [0.5, 0.5, 0.5])
+    again = layerwise(once, RATES)
+    assert again.multipliers == RATES
+    assert type(layerwise(once, [1.0])) is keras.optimizers.Adam
+
+
+@keras.saving.register_keras_serializable("tests")
+class Half(keras.optimizers.SGD):  # type: ignore[misc]  # Keras has no types
+    """An optimizer of somebody else."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient, variable, learning_rate / 2)
+
+
+FALLING = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [keras.optimizers.AdamW(0.1), keras.optimizers.SGD(FALLING), Half(0.1),
+     keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.1))],
+    ids=["adamw", "schedule", "foreign", "loss scale"],
+)  # fmt: skip
+def test_a_saved_model_is_loaded_with_its_rates(optimizer: Any, tmp_path: Path) -> None:
+    model, frozen = compiled(optimizer)
+    x, y = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded: Any = keras.models.load_model(tmp_path / "m.keras")
+    assert type(loaded.optimizer) is type(model.optimizer)
+    for each in (model, loaded):
+        each.fit(x, y, verbose=0)
+    for one, other in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)  # a step is 0.01 or more
+    inside = getattr(loaded.optimizer, "inner_optimizer", loaded.optimizer)
+    assert inside.multipliers == frozen.variable_rates
+
+
+def compiled(optimizer: Any) -> tuple[Any, tlkit.Frozen]:
+    layers = [keras.layers.Dense(3, name="a"), keras.layers.Dense(3, name="b")]
+    model: Any = keras.Sequential(
+        [keras.Input((3,)), *layers, keras.layers.Dense(2, "softmax", name="scores")]
+    )
+    frozen = tlkit.freeze(model, train={"b": 0.1, "scores": 1})
+    model.compile(frozen.optimizer(optimizer), "sparse_categorical_crossentropy")
+    return model, frozen
+
+
+@pytest.mark.slow
+def test_another_process_loads_it_too(tmp_path: Path) -> None:
+    model, _ = compiled("adam")
+    model.fit(np.ones((2, 3)), np.array([0, 1]), verbose=0)
+    model.save(tmp_path / "m.keras")
+    program = "import keras, tlkit; m = keras.models.load_model('m.keras', "
+    program += "custom_objects=tlkit.custom_objects()); print(m.optimizer.multipliers)"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "(0.1, 0.1, 1.0, 1.0)\n"
+
+
+class Forgetful(tlkit.Optimizer):
+    """A part that ignores the multipliers."""
+
+    def build(self, multipliers: Sequence[float]) -> Any:
+        return keras.optimizers.Nadam(self.learning_rate)
+
+
+class ByItself(tlkit.Optimizer):
+    """A part that applies them in its own way."""
+
+    power: float = 1.0
+
+    def build(self, multipliers: Sequence[float]) -> Any:
+        class Own(keras.optimizers.SGD):  # type: ignore[misc]  # Keras has no types
+            def update_step(own, gradient: Any, variable: Any, learning_rate: Any) -> None:  # noqa: N805
+                rate = multipliers[own._get_variable_index(variable)] ** self.power
+                variable.assign_sub(learning_rate * rate * gradient)
+
+        return Own(self.learning_rate)
+
+
+def frozen_part(cls: Any, **keys: Any) -> Any:
+    return attrs.frozen(kw_only=True)(cls)(**keys)
+
+
+@pytest.mark.parametrize("cls", [Forgetful, ByItself, SGD])
+def test_the_engine_scales_what_a_part_does_not(cls: Any) -> None:
+    part = cls() if cls is SGD else frozen_part(cls)
+    whole, tenth, held = steps(with_rates(part, RATES), RATES)
+    assert tenth == pytest.approx(whole / 10, rel=1e-3)
+    assert held == 0
+    assert whole > 0
+
+
+def test_a_part_that_applies_them_wrongly_is_refused() -> None:
+    message = r"turns the multipliers 1, 0.5, 0.1, 0 into steps 1, 0.25, 0.01, 0 times as long; let"
+    with pytest.raises(tlkit.PartError, match=message):
+        with_rates(frozen_part(ByItself, power=2.0), RATES)
+
+
+def test_what_is_no_optimizer_is_refused() -> None:
+    class Nothing(tlkit.Optimizer):
+        def build(self, multipliers: Sequence[float]) -> Any:
+            return "adam"
+
+    with pytest.raises(tlkit.PartError, match=r"must return a Keras optimizer, got 'adam'"):
+        with_rates(frozen_part(Nothing), RATES)

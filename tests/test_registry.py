@@ -15,7 +15,13 @@ from tlkit.config.structure import unstructure
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.kinds import ClassWeights, Head, Schedule, Stage, part, registries
 from tlkit.parts.registry import Registry, installed_entry_points
-from tlkit.system.errors import DuplicatePart, PartError, RenamedWarning, UnknownPart
+from tlkit.system.errors import (
+    ConflictWarning,
+    DuplicatePart,
+    PartError,
+    RenamedWarning,
+    UnknownPart,
+)
 
 GROUP = "tlkit.heads"
 # A package that announces a head; it says so in `sys.modules` when it is imported.
@@ -255,14 +261,18 @@ class TestAnnounced:
         message = r"^head 'shared': claimed by .* of acme 1\.2 and .* of zeta 1\.2; uninstall one"
         with pytest.raises(DuplicatePart, match=message):
             heads.get("shared")
+        shared = heads.find("shared")
+        assert (shared.source, shared.conflicts) == ("acme 1.2", ("zeta 1.2",))
 
     def test_a_distribution_that_claims_a_built_in_name_never_replaces_it(
         self, heads: Registry[Head], install: Callable[..., None]
     ) -> None:
         install("acme", {"pooled": "acme_mod:Acme"}, acme_mod="raise SystemExit('imported')")
-        message = r"^head 'pooled': is tlkit\.parts\.heads:Pooled already, .* of acme 1\.2 claims"
-        with pytest.raises(DuplicatePart, match=message):
-            heads.get("pooled")
+        message = r"^head 'pooled': tlkit's own is used; entry point .* of acme 1\.2 claims the"
+        with pytest.warns(ConflictWarning, match=message):
+            assert heads.get("pooled") is Pooled
+        assert heads.find("pooled").conflicts == ("acme 1.2",)
+        assert heads.find("flatten_dense").conflicts == ()
         assert heads.get("flatten_dense").__name__ == "FlattenDense"
 
     def test_a_claimed_built_in_name_hinders_no_other_part(

@@ -36,6 +36,7 @@ from tlkit.train.checkpoint import Checkpoint
 BYTES = (
     "experiment.json",
     "history.csv",
+    "looks.csv",
     "manifest.csv",
     "metrics.json",
     "plan.json",

@@ -65,6 +65,39 @@ def test_what_is_planted_predicts_the_label_and_nothing_else_does(what: str) -> 
         assert found[other].verdict in {"none", "not measured: the same for all images"}
 
 
+def test_a_class_that_is_given_away_counts_although_the_others_are_not() -> None:
+    """As in the study's set: one class from a source of its own, the others from one."""
+    looks = []
+    for number in range(100):
+        label = "abcd"[number % 4]
+        source = "cohen" if label == "c" else "rsna"
+        looks.append(facts_of(png(noise(number)), number, label=label, source=source))
+    (found,) = [one for one in find_shortcuts(looks, range(100)) if one.what == "source"]
+    assert found.auc is not None
+    assert found.low is not None
+    assert found.low < shortcuts.STRONG
+    assert found.clearest == "c"
+    assert found.classes["c"].auc > 0.99
+    assert found.classes["a"].auc < 0.8
+    assert found.auc == pytest.approx(np.mean([area.auc for area in found.classes.values()]))
+    assert found.verdict == "strong"
+
+
+def test_the_interval_is_over_patients() -> None:
+    looks = [planted("border", number, "ab"[number // 40]) for number in range(80)]
+    alone = shortcuts._areas(*_table(looks), np.arange(80), 0)[0]
+    groups = np.arange(80) // 4
+    together = shortcuts._areas(*_table(looks), groups, 0)[0]
+    assert together.high - together.low > alone.high - alone.low
+
+
+def _table(looks: list[ImageFacts]) -> tuple[Any, Any]:
+    random = np.random.default_rng(0)
+    labels = np.array([one.image.label for one in looks])
+    of_group = np.repeat(random.normal(size=20), 4)
+    return (of_group + 0.8 * (labels == "b"))[:, None], labels
+
+
 def test_what_is_in_the_center_is_no_shortcut() -> None:
     found = measured("center")
     assert found["border"].verdict == "none"

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from tlkit.metrics.intervals import wilson
 from tlkit.metrics.published import figures
-from tlkit.metrics.scoring import score_confusion
+from tlkit.metrics.scoring import score_confusion, score_predictions
 from tlkit.sweeps.charts import rows_chart
-from tlkit.sweeps.summary import Outcome, nested, summarize, t_interval, values_of
+from tlkit.sweeps.summary import Answer, Figure, Outcome, nested, summarize, t_interval, values_of
+from tlkit.sweeps.text import figure_text
 from tlkit.sweeps.trials import Variant
 
 CLASSES = ("a", "b")
@@ -56,6 +57,57 @@ def test_folds_are_added_up_before_anything_is_computed() -> None:
     (found,) = summarize([outcome("one", 0, hits, fold) for fold, hits in ((1, 2), (2, 9))])
     assert found.figures["accuracy"].values == (11 / 20,)
     assert (found.images, found.folds, found.fold_accuracy) == (20, 2, (0.2, 0.9))
+
+
+def with_patients(fold: int, patients: int = 15, images: int = 4) -> Outcome:
+    """A fold whose patients are right or wrong as a whole, their ids spelled in two ways."""
+    draws = np.random.default_rng(fold)
+    answers = [
+        Answer(label, guess, f"{'p' if n % 2 else 'P00'}{fold}{patient:02}")
+        for patient in range(patients)
+        for label, guess in [draws.integers(0, 2, 2).tolist()]
+        for n in range(images)
+    ]
+    counts = np.zeros((2, 2), int)
+    for answer in answers:
+        counts[answer.label, answer.predicted] += 1
+    matrix = tuple(map(tuple, counts.tolist()))
+    trial: Any = SimpleNamespace(variant=Variant(Path("one.toml"), {}), seed=0, fold=fold)
+    return Outcome(trial=trial, status="done", split="test", classes=CLASSES,
+                   confusions={"val": matrix, "test": matrix}, answers=tuple(answers))  # fmt: skip
+
+
+def test_pooled_folds_have_the_intervals_of_one_run_by_patient() -> None:
+    folds = [with_patients(fold) for fold in (1, 2, 3)]
+    (found,) = summarize(folds)
+    pooled = [answer for fold in folds for answer in fold.answers]
+    ours = score_predictions(
+        [a.label for a in pooled], [a.predicted for a in pooled], CLASSES,
+        [a.patient for a in pooled],
+    )  # fmt: skip
+    assert ours.resampling is not None
+    assert ours.resampling.units == 45
+    assert found.interval == "Wilson over 180 images of 45 patients"
+    expected = {"accuracy": ours.intervals["accuracy"]}
+    for name, own in ours.per_class.items():
+        expected |= {f"{name} {kind}": own.intervals[kind] for kind in ("precision", "recall")}
+    for name, interval in expected.items():
+        assert interval is not None
+        assert found.figures[name].interval == (interval.low, interval.high)
+    low, high = wilson(found.figures["accuracy"].mean or 0, 180)
+    accuracy = found.figures["accuracy"]
+    assert accuracy.low is not None
+    assert accuracy.high is not None
+    assert accuracy.high - accuracy.low > 1.5 * (high - low)
+
+
+def test_a_mean_tells_over_how_many_seeds_it_is() -> None:
+    figure = Figure(name="x", values=(0.5, None, None), low=None, high=None)
+    assert (figure.count, figure_text(figure)) == (1, "50.0 % (1 seed)")
+    figure = Figure(name="x", values=(0.5, 0.7, None), low=None, high=None)
+    assert (figure.count, figure_text(figure)) == (2, "60.0 ± 14.1 % (2 seeds)")
+    figure = Figure(name="x", values=(0.5, 0.7), low=None, high=None)
+    assert (figure.count, figure_text(figure)) == (2, "60.0 ± 14.1 %")
 
 
 def test_a_seed_without_all_its_folds_does_not_count() -> None:

@@ -29,6 +29,7 @@ from .inspect.duplicates import Pair as Pair
 from .inspect.fingerprints import ImageFacts as ImageFacts
 from .inspect.inspect import Inspection as Inspection
 from .inspect.inspect import inspect_data as inspect_data
+from .inspect.shortcuts import ClassArea as ClassArea
 from .inspect.shortcuts import Shortcut as Shortcut
 from .inspect.split import SplitResult as SplitResult
 from .inspect.split import split_data as split_data
@@ -66,6 +67,7 @@ from .parts.kinds import Stage as Stage
 from .parts.kinds import StandIn as StandIn
 from .parts.kinds import part as part
 from .parts.kinds import registries as registries
+from .parts.optimizers import custom_objects as custom_objects
 from .parts.plugins import Plugins as Plugins
 from .parts.registry import PartInfo as PartInfo
 from .parts.registry import Registry as Registry
@@ -77,6 +79,7 @@ from .runner.resume import resume as resume
 from .runner.run import Run as Run
 from .runner.run import run as run
 from .sweeps.callback import SweepCallback as SweepCallback
+from .sweeps.summary import Answer as Answer
 from .sweeps.summary import Figure as Figure
 from .sweeps.summary import Outcome as Outcome
 from .sweeps.summary import Sweep as Sweep
@@ -88,6 +91,7 @@ from .sweeps.trials import Trials as Trials
 from .sweeps.trials import Variant as Variant
 from .sweeps.trials import plan_trials as plan_trials
 from .system.errors import ConfigError as ConfigError
+from .system.errors import ConflictWarning as ConflictWarning
 from .system.errors import DataError as DataError
 from .system.errors import DuplicatePart as DuplicatePart
 from .system.errors import FieldError as FieldError
@@ -100,12 +104,17 @@ from .system.errors import RunFolderError as RunFolderError
 from .system.errors import TlkitError as TlkitError
 from .system.errors import UnknownPart as UnknownPart
 from .system.errors import WeightsError as WeightsError
+from .system.keras import start_keras as start_keras
 from .system.signals import Interrupted as Interrupted
 from .train.assemble import Frozen as Frozen
 from .train.callback import Callback as Callback
 from .train.callback import Epoch as Epoch
 from .train.plan import Plan as Plan
 from .train.plan import PlannedStage as PlannedStage
+from .weights.files import Arrays as Arrays
+from .weights.files import read_arrays as read_arrays
+from .weights.sources import NotAvailableError as NotAvailableError
+from .weights.sources import load_first as load_first
 
 __all__: list[str]
 __version__: str

@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.data.checks import bad_images, skipped_note
-from tlkit.data.images import DecodedImageIndex, Pixels, Reader, in_parallel, looks_dark
+from tlkit.data.images import DecodedImageIndex, Pixels, Reader, in_parallel, look_at, looks_dark
 from tlkit.data.root import ImageRoot, read_file
 from tlkit.data.sources import Rejected, read_evaluation_images
 from tlkit.data.splits import Example
@@ -25,11 +25,13 @@ from tlkit.metrics.scoring import score_examples
 from tlkit.model.graph import layer_table
 from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.kinds import Backbone
+from tlkit.reports.caveats import score_caveats, threshold_caveats
 from tlkit.runfolder.experiment import read_experiment
 from tlkit.runfolder.folder import CALIBRATION, METRICS, PLAN, WEIGHTS, RunFolder
 from tlkit.runfolder.inputs import PlanRecord
+from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.record import read_record
-from tlkit.runfolder.results import CalibrationRecord
+from tlkit.runfolder.results import CalibrationRecord, Threshold
 from tlkit.runfolder.tables import write_predictions
 from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, DataError, Problem
@@ -76,6 +78,7 @@ class Evaluation:
         scores: Scores on all images.
         sources: Scores on the images of each source by name; empty with fewer than two sources.
         notes: What was left out or skipped, and what else is worth knowing.
+        caveats: The reasons to distrust the scores, such as images that were trained on.
     """
 
     split: str
@@ -85,6 +88,7 @@ class Evaluation:
     scores: Scores
     sources: Mapping[str, Scores]
     notes: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> Any:
         # `Classifier.evaluate` returned the scores alone until now.
@@ -100,6 +104,7 @@ class Evaluation:
             "classes": list(self.scores.classes),
             self.split: self.scores.as_json(),
             "sources": {name: scores.as_json() for name, scores in self.sources.items()},
+            "caveats": list(self.caveats),
         }
 
     def write(self, folder: RunFolder) -> None:
@@ -120,6 +125,8 @@ class Classifier:
         extractor: Runs images through the model, in batches of the run's fixed size.
         stand_in: What replaced missing data in training; empty for real data.
         calibrator: The run's calibration. It is applied to every prediction; `model` is unchanged.
+        threshold: What is known about the threshold of a class, if one has a threshold.
+        learned_from: The images that it was trained and chosen on, if known.
     """
 
     model: keras.Model = field(repr=False)
@@ -128,6 +135,8 @@ class Classifier:
     extractor: Extractor = field(repr=False)
     stand_in: str = ""
     calibrator: Calibrator = field(factory=Calibrator)
+    threshold: Threshold | None = field(default=None, repr=False)
+    learned_from: LearnedFrom = field(factory=LearnedFrom, repr=False)
 
     def predict(self, images: Images) -> list[str]:
         """Return the predicted class name of each image; see `predict_proba`."""
@@ -217,6 +226,7 @@ class Classifier:
             some = [examples[number] for number in chosen]
             return score_examples(some, probabilities[chosen], self.classes, predicted[chosen])
 
+        overall = scores(np.arange(len(examples)))
         source = np.array([example.source for example in examples], dtype=object)
         names = sorted(set(source))
         return Evaluation(
@@ -224,7 +234,8 @@ class Classifier:
             examples=tuple(examples),
             probabilities=probabilities,
             predicted=predicted,
-            scores=scores(np.arange(len(examples))),
+            scores=overall,
+            caveats=tuple(self._caveats(examples, images.root.read, overall)),
             sources={name: scores(np.flatnonzero(source == name)) for name in names}
             if len(names) > 1
             else {},
@@ -240,6 +251,19 @@ class Classifier:
         # The record knows where the images are as seen from the manifest, wherever both are now.
         folder = manifest.parent / os.path.relpath(root, path.parent)
         return ImageRoot(folder, data.follow_links) if folder.is_dir() else None
+
+    def _caveats(
+        self, examples: Sequence[Example], read: Callable[[str], bytes], scores: Scores
+    ) -> Iterator[str]:
+        """Yield the reasons to distrust an evaluation, most serious first."""
+        paths = [example.path for example in examples]
+        looks = look_at(read, paths, [""] * len(paths), DecodedImageIndex(default_folder()))
+        known = [(sha256, picture.bits) for sha256, picture in looks if picture]
+        yield from self.learned_from.caveats(known)
+        if self.threshold is not None:
+            wanted = self.experiment.calibration.min_recall
+            yield from threshold_caveats(self.threshold, wanted, scores)
+        yield from score_caveats(scores)
 
     def explainer(self, layer: str | None = None, method: Method = "grad_cam") -> Explainer:
         """Return an object that computes heatmaps: `explainer(pixels, class_numbers)`.
@@ -407,12 +431,10 @@ def load(
         load_weights=False,
     )
     read_weights(folder.path / WEIGHTS, model, layer_table(model))
-    calibrator = Calibrator()
+    calibrator, threshold = Calibrator(), None
     if experiment.calibration.wanted:
-        calibrator = read_record(
-            folder,
-            CALIBRATION,
-            lambda table: CalibrationRecord.from_json(table).calibrator(plan.classes),
+        calibrator, threshold = read_record(
+            folder, CALIBRATION, lambda table: _calibration(table, plan.classes)
         )
     return Classifier(
         model=model,
@@ -421,4 +443,11 @@ def load(
         extractor=Extractor(model, experiment.backbone, experiment.augmentation, PREFIX_BATCH),
         stand_in=plan.stand_in or "",
         calibrator=calibrator,
+        threshold=threshold,
+        learned_from=LearnedFrom(folder),
     )
+
+
+def _calibration(table: Any, classes: Sequence[str]) -> tuple[Calibrator, Threshold | None]:
+    record = CalibrationRecord.from_json(table)
+    return record.calibrator(classes), record.threshold

@@ -22,7 +22,7 @@ CASES = (
     Case(
         id="R03",
         what="Two packages claim one name; a package claims a built-in name",
-        expected="6, with both; a built-in part is never replaced",
+        expected="6, with both; of a built-in part, the built-in is used, with a note",
         tests=(
             "test_registry.py::test_two_distributions_that_claim_one_name_are_both_named",
             "test_registry.py::test_a_distribution_that_claims_a_built_in_name_never_replaces_it",

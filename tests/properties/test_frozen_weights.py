@@ -38,7 +38,7 @@ LABELS = np.array([0, 1, 2, 1], np.int32)
 numbers = st.floats(-8, 8, width=32, allow_subnormal=False)
 rate = st.sampled_from([0.0, 0.1, 1.0])
 rates_by_layer = st.fixed_dictionaries(
-    {"first": rate, "norm": rate, "second": rate, "scores": rate}
+    {"first": rate, "norm*": rate, "second": rate, "scores": rate}  # by name it is an error
 ).filter(lambda rates: any(rates[name] for name in ("first", "second", "scores")))
 batch_norm_modes: st.SearchStrategy[Literal["inference", "train"]] = st.sampled_from(
     ["inference", "train"]
@@ -101,7 +101,7 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 )
 @once
 @given(rates=rates_by_layer, batch_norm=batch_norm_modes)
-@example(rates={"first": 0, "norm": 1, "second": 0, "scores": 1}, batch_norm="inference")
+@example(rates={"first": 0, "norm*": 1, "second": 0, "scores": 1}, batch_norm="inference")
 def test_exactly_the_layers_with_a_rate_change(
     optimizer: Callable[[], Any],
     train: Training,
@@ -111,7 +111,7 @@ def test_exactly_the_layers_with_a_rate_change(
     model = small_model()
     before = contents(model)
     train(model, tlkit.freeze(model, train=rates, batch_norm=batch_norm), optimizer())
-    learning = {name for name, rate in rates.items() if rate}
+    learning = {name.rstrip("*") for name, rate in rates.items() if rate}
     if batch_norm == "inference":
         learning -= {"norm"}
     assert changed(before, contents(model)) == {

@@ -60,6 +60,7 @@ FINISHED = {
     *PAGES,
     "environment.json",
     "experiment.json",
+    "looks.csv",
     "manifest.csv",
     "plan.json",
     "timing.csv",

@@ -15,7 +15,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import tlkit
-from tlkit.system.errors import PartError, RenamedWarning, ResourceError, TlkitError
+from tlkit.system.errors import (
+    ConflictWarning,
+    PartError,
+    RenamedWarning,
+    ResourceError,
+    TlkitError,
+)
 from tlkit.system.stdio import tolerate_broken_pipes
 from tlkit.system.text import printable, printable_lines
 
@@ -104,13 +110,13 @@ def _end(error: Exception, message: str, code: int) -> NoReturn:
 
 @contextmanager
 def _notes_on_stderr() -> Iterator[None]:
-    """Print tlkit's log messages and old names in use as lines that begin with `note:`."""
+    """Print log messages, old names and conflicts of names as lines that begin with `note:`."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
     logger, shown = logging.getLogger("tlkit"), set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if not issubclass(category, RenamedWarning):
+        if not issubclass(category, (ConflictWarning, RenamedWarning)):
             show_others(message, category, *place, **more)
         elif str(message) not in shown:
             shown.add(str(message))
@@ -119,7 +125,8 @@ def _notes_on_stderr() -> Iterator[None]:
     with warnings.catch_warnings():
         # Pillow warns about large images without naming them; tlkit names and refuses them itself.
         warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
-        warnings.filterwarnings("always", category=RenamedWarning)
+        for own in (ConflictWarning, RenamedWarning):
+            warnings.filterwarnings("always", category=own)
         show_others, warnings.showwarning = warnings.showwarning, show
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -222,17 +222,20 @@ def _inspection_text(inspection: Inspection) -> str:
     ]
     lines += _indented(pairs)
     rows = [_shortcut_row(shortcut) for shortcut in inspection.shortcuts]
-    head = ["label predicted from", "AUC", "95 %", "shortcut"]
+    head = ["label predicted from", "AUC", "95 %", "clearest class", "shortcut"]
     return "\n".join([*lines, "", table(head, rows), "", _summary(inspection)])
 
 
 def _shortcut_row(shortcut: Shortcut) -> list[str]:
     if shortcut.auc is None:
-        return [shortcut.what, "", "", shortcut.verdict]
+        return [shortcut.what, "", "", "", shortcut.verdict]
     verdict = {"strong": "STRONG"}.get(shortcut.verdict, shortcut.verdict)
     interval = f"{shortcut.low:.2f}-{shortcut.high:.2f}"
     last = "control" if shortcut.control else verdict
-    return [shortcut.what, f"{shortcut.auc:.2f}", interval, last]
+    clearest = ""
+    if len(shortcut.classes) > 2:
+        clearest = f"{shortcut.clearest} {shortcut.classes[shortcut.clearest].auc:.2f}"
+    return [shortcut.what, f"{shortcut.auc:.2f}", interval, clearest, last]
 
 
 def _summary(inspection: Inspection) -> str:

@@ -224,6 +224,12 @@ def _parts() -> Iterator[Finding]:
     for kind, registry in tlkit.registries.items():
         for point in registry.entry_points():
             source = registry.find(point.name).source
+            if source == "tlkit":
+                rival = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+                value = f"tlkit's own is used, that of {rival} is not"
+                advice = f"ask the authors of {rival} to rename theirs"
+                yield Finding("parts", f"{kind} {point.name}", value, "note", advice)
+                continue
             try:
                 registry.get(point.name)
             except TlkitError as error:

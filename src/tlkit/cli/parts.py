@@ -84,7 +84,17 @@ def list_parts(
         width = max(len(part["name"]) for part in of_kind)
         for part in of_kind:
             summary = part["summary"] or f"from {part['source']}"
-            typer.echo(f"  {part['name']:<{width}}  {_size(part)}{summary}")
+            typer.echo(f"  {part['name']:<{width}}  {_size(part)}{summary}{_conflict(part)}")
+
+
+def _conflict(part: dict[str, Any]) -> str:
+    """Return which packages claim a part's name too, and what that means."""
+    if not part["conflicts"]:
+        return ""
+    rivals = " and ".join(part["conflicts"])
+    if part["source"] == "tlkit":
+        return f" (tlkit's own; {rivals} claims the name too and is ignored)"
+    return f" (CONFLICT: {rivals} claims the name too; uninstall one)"
 
 
 def _size(part: dict[str, Any]) -> str:

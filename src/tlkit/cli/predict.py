@@ -17,7 +17,7 @@ from tlkit.data.root import ImageRoot
 from tlkit.data.sources import STDIN, Rejected, image_files
 from tlkit.data.walk import LeftOut, left_out_notes
 from tlkit.metrics.intervals import format_interval, format_value
-from tlkit.reports.console import scores_text, table
+from tlkit.reports.console import caveats_text, scores_text, table
 from tlkit.runfolder import folder as runfolder
 from tlkit.system.errors import DataError
 from tlkit.system.files import atomic_write
@@ -260,11 +260,14 @@ def evaluate(
         evaluation.write(runfolder.RunFolder.claim(out, ""))
     if as_json:
         sources = {name: scores.as_json() for name, scores in evaluation.sources.items()}
-        typer.echo(json_text(evaluation.scores.as_json() | {"sources": sources}))
+        more = {"sources": sources, "caveats": list(evaluation.caveats)}
+        typer.echo(json_text(evaluation.scores.as_json() | more))
         return
     typer.echo(scores_text(printable(data), evaluation.scores))
     if evaluation.sources:
         typer.echo(f"\n{_sources_text(evaluation.sources)}")
+    if evaluation.caveats:
+        typer.echo(f"\n{caveats_text(evaluation.caveats)}")
     if out is not None:
         typer.echo(f"\nmetrics and predictions: {out}")
 

@@ -58,6 +58,8 @@ class Fit:
             after every epoch, which is also the rule for checkpoints above 268 MB. The end of a
             stage and an interruption always write one.
         keep_checkpoints: Keep the last checkpoints after the run has finished.
+        head_weights: A finished run, whose head is the initial head; its classes must be the same.
+            Unset: a new head. The run's backbone is `backbone.weights`.
     """
 
     epochs: int = field(default=10, validator=at_least(1))
@@ -74,6 +76,7 @@ class Fit:
     mixed_precision: Literal["bfloat16"] | None = None
     checkpoint_every_s: float = field(default=60, validator=at_least(0))
     keep_checkpoints: bool = False
+    head_weights: Path | None = None
 
 
 def _check_min_recall(instance: Any, attribute: Any, value: dict[str, float]) -> None:

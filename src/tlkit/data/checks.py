@@ -29,10 +29,12 @@ class Checked:
     Attributes:
         splits: The usable images; reading one returns the bytes that were checked, or fails.
         hashes: SHA-256 of each image file, by path.
+        looks: The difference hash of each image, by path; see `tlkit.data.near`.
     """
 
     splits: Splits
     hashes: Mapping[str, str]
+    looks: Mapping[str, str]
 
 
 @frozen
@@ -94,7 +96,8 @@ def check_images(
         splits = evolve(splits, leakage={**splits.leakage, "picture": len(leaks)})
     notes = (*splits.notes, *_copies(shared), *_odd(splits, pictures))
     read = partial(_unchanged, splits.read, hashes)
-    return Checked(evolve(splits, notes=notes, read=read), hashes)
+    looks = {path: picture.bits for path, picture in pictures.items()}
+    return Checked(evolve(splits, notes=notes, read=read), hashes, looks)
 
 
 def bad_images(

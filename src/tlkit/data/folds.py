@@ -1,18 +1,20 @@
 """Other splits of the same images: cross-validation folds and smaller training sets.
 
-Images of one patient stay together, and so do copies of one file.
+Images of one patient stay together, and so do copies of one picture: the same bytes, the same
+pixels in another file, and near copies, such as a resized one.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from attrs import evolve
 
 from tlkit.data.leakage import linked, same_patient
 from tlkit.data.splits import Example, Splits
+from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, DataError, Problem
 
 INNER_FOLDS = 10  # `val` is a tenth of what is not held out, or more if a class is too small
@@ -77,7 +79,7 @@ def fold_of(splits: Splits, folds: int, fold: int, seed: int) -> Splits:
         DataError: If a class has too few images that are independent of each other.
     """
     pooled = splits.train + splits.val
-    groups = groups_of(pooled, [_file_hash(splits, example) for example in pooled])
+    groups = groups_of(pooled, _contents(splits, pooled))
     labels = splits.labels(pooled)
     smallest, rarest = _fewest_groups(labels, groups)
     if smallest < max(folds, 3):
@@ -105,10 +107,11 @@ def fold_of(splits: Splits, folds: int, fold: int, seed: int) -> Splits:
 def _notes(splits: Splits, pooled: Sequence[Example], groups: Sequence[int]) -> Iterator[str]:
     """Yield what all folds have in common."""
     unknown = sum(not same_patient(example.patient) for example in pooled)
-    disjoint = "patients and copies of a file are each in one fold only"
+    disjoint = "patients and copies of a picture, also near ones, are each in one fold only"
     if unknown:
         disjoint = (
-            f"copies of a file are in one fold only; the patient of {unknown} is not known, so two "
+            "copies of a picture, also near ones, are in one fold only; the patient "
+            f"of {unknown} is not known, so two "
             "pictures of one patient may be in different folds"
         )
     yield (
@@ -119,26 +122,51 @@ def _notes(splits: Splits, pooled: Sequence[Example], groups: Sequence[int]) -> 
         yield f"the data's own test split of {len(splits.test)} images is put aside"
 
 
-def _file_hash(splits: Splits, example: Example) -> str:
-    if example.sha256:
-        return example.sha256
-    try:
-        return hashlib.sha256(splits.read(example.path)).hexdigest()
-    except OSError as error:
-        raise DataError(f"{splits.where(example.path)}: {error.strerror or error}") from None
+def _contents(splits: Splits, examples: Sequence[Example]) -> list[list[Hashable]]:
+    """Return what each image's copies share with it: its file, its pixels, a near copy.
+
+    An image that cannot be decoded has its file only; whether that is an error, the run decides.
+    """
+    import numpy as np
+
+    from tlkit.data.images import DecodedImageIndex, look_at
+    from tlkit.data.near import near_pairs
+
+    def read(path: str) -> bytes:
+        try:
+            return splits.read(path)
+        except OSError as error:
+            raise DataError(f"{splits.where(path)}: {error.strerror or error}") from None
+
+    paths, hashes = [e.path for e in examples], [e.sha256 for e in examples]
+    looks = look_at(read, paths, hashes, DecodedImageIndex(default_folder()))
+    keys: list[list[Hashable]] = [[("file", sha256)] for sha256, _ in looks]
+    numbers = [number for number, (_, picture) in enumerate(looks) if picture]
+    pictures = [picture for _, picture in looks if picture]
+    for number, picture in zip(numbers, pictures, strict=True):
+        keys[number].append(("pixels", picture.pixels))
+    bits = [np.frombuffer(bytes.fromhex(picture.bits), np.uint8) for picture in pictures]
+    for one, other, _ in near_pairs(bits):
+        for place in (one, other):
+            keys[numbers[place]].append(("near", one, other))
+    return keys
 
 
-def groups_of(examples: Sequence[Example], contents: Sequence[str]) -> list[int]:
+def groups_of(examples: Sequence[Example], contents: Sequence[Iterable[Hashable]]) -> list[int]:
     """Return a group number per image: one patient or one content is one group.
+
+    Args:
+        examples: The images.
+        contents: What each image shares with its copies.
 
     >>> images = [Example("1", "a", "p7"), Example("2", "a", "P007"), Example("3", "a"),
     ...           Example("4", "a")]
-    >>> groups_of(images, ["x", "y", "y", "z"])
+    >>> groups_of(images, [["x"], ["y"], ["y"], ["z"]])
     [0, 0, 0, 3]
     """
     patients = [same_patient(example.patient) for example in examples]
     return linked(
-        (("patient", patient) if patient else "", ("content", content))
+        (("patient", patient) if patient else "", *content)
         for patient, content in zip(patients, contents, strict=True)
     )
 

@@ -23,13 +23,14 @@ from attrs import frozen
 from PIL import Image
 
 from tlkit.data.decoding import RULES, ImageError, decode
+from tlkit.data.near import difference_hash
 from tlkit.system.errors import DataError
 from tlkit.system.files import write_bytes
 from tlkit.system.text import printable
 
 DARK = 16  # of 255: the white of 12-bit values in a 16-bit file
 LOOKS_DARK = f"no value above {DARK} of 255, as 12-bit values in a 16-bit file"
-MAX_INDEXED = 300_000  # images; 45 MB
+MAX_INDEXED = 300_000  # images; 65 MB
 
 Pixels = npt.NDArray[np.uint8]
 Resize = Literal["stretch", "pad", "crop"]
@@ -47,6 +48,7 @@ class Picture:
         height: In pixels.
         flat: Whether it has only one color.
         brightest: The highest value of any channel, of 255.
+        bits: Its difference hash in hexadecimal digits; see `tlkit.data.near`.
     """
 
     pixels: str
@@ -54,6 +56,7 @@ class Picture:
     height: int
     flat: bool
     brightest: int = 255
+    bits: str = "0" * 64
 
     @property
     def dark(self) -> bool:
@@ -61,13 +64,14 @@ class Picture:
         return not self.flat and self.brightest <= DARK
 
     def __str__(self) -> str:
-        return f"{self.pixels} {self.width} {self.height} {self.flat:d} {self.brightest}"
+        size = f"{self.width} {self.height}"
+        return f"{self.pixels} {size} {self.flat:d} {self.brightest} {self.bits}"
 
     @classmethod
     def parse(cls, text: str) -> Picture:
         """Return the picture that `str` wrote."""
-        pixels, width, height, flat, brightest = text.split(" ")
-        return cls(pixels, int(width), int(height), flat == "1", int(brightest))
+        pixels, width, height, flat, brightest, bits = text.split(" ")
+        return cls(pixels, int(width), int(height), flat == "1", int(brightest), bits)
 
 
 def picture_of(image: Image.Image) -> Picture:
@@ -81,7 +85,8 @@ def picture_of(image: Image.Image) -> Picture:
     digest = hashlib.sha256(str(pixels.shape).encode())
     digest.update(pixels.data)
     flat = _all_equal(pixels, np.broadcast_to(pixels[:1, :1], pixels.shape))
-    return Picture(digest.hexdigest(), image.width, image.height, flat, int(pixels.max()))
+    bits = difference_hash(image.convert("L")).tobytes().hex()
+    return Picture(digest.hexdigest(), image.width, image.height, flat, int(pixels.max()), bits)
 
 
 def looks_dark(pixels: Pixels) -> bool:
@@ -132,6 +137,45 @@ class DecodedImageIndex:
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_bytes(self.path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def look_at(
+    read: Callable[[str], bytes],
+    paths: Sequence[str],
+    hashes: Sequence[str],
+    index: DecodedImageIndex,
+) -> list[tuple[str, Picture | None]]:
+    """Return each file's hash and what it shows; None if it cannot be decoded.
+
+    Only files that the index does not know are decoded, and then added.
+
+    Args:
+        read: Returns the bytes at a path.
+        paths: The files.
+        hashes: The hash of each file where known, else empty.
+        index: The pictures known so far.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    known = index.read()
+
+    def look(file: tuple[str, str]) -> tuple[str, Picture | None]:
+        path, sha256 = file
+        if sha256 in known:
+            return sha256, known[sha256]
+        content = read(path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        try:
+            return sha256, known.get(sha256) or picture_of(decode(content))
+        except ImageError:
+            return sha256, None
+
+    looks = [*in_parallel(look, zip(paths, hashes, strict=True), os.cpu_count() or 1)]
+    new = {sha256: picture for sha256, picture in looks if picture}
+    if new.keys() - known.keys():
+        index.add(new)
+    return looks
 
 
 def _version(package: str) -> str:

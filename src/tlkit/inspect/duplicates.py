@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 from attrs import frozen
 
 from tlkit.data.leakage import linked, same_patient
+from tlkit.data.near import NEAR_BITS as NEAR_BITS
+from tlkit.data.near import near_pairs
 from tlkit.inspect.fingerprints import ImageFacts
-
-NEAR_BITS = 12  # of 256; see `difference_hash`
-CHUNK = 512  # rows compared with all others at once; 15,000 images take 60 MB
 
 
 @frozen
@@ -71,25 +68,10 @@ def find_duplicates(images: Sequence[ImageFacts], near_bits: int = NEAR_BITS) ->
     distinct = sorted(first_pixels.values())
     pairs += [
         Pair(distinct[one], distinct[other], "near", bits)
-        for one, other, bits in _near([images[index].bits for index in distinct], near_bits)
+        for one, other, bits in near_pairs([images[index].bits for index in distinct], near_bits)
     ]
     pairs.sort(key=lambda pair: (pair.one, pair.other))
     return Duplicates(tuple(pairs), _groups(pairs, len(images)))
-
-
-def _near(
-    hashes: Sequence[npt.NDArray[np.uint8]], near_bits: int
-) -> Iterator[tuple[int, int, int]]:
-    """Yield the pairs whose hashes differ in few bits, with the number of these."""
-    if len(hashes) < 2:
-        return
-    words = np.stack(hashes).view(np.uint64)
-    for start in range(0, len(words), CHUNK):
-        differing = words[start : start + CHUNK, None] ^ words[None, start:]
-        bits = np.bitwise_count(differing).sum(-1, dtype=np.uint16)
-        for row, column in zip(*np.nonzero(bits <= near_bits), strict=True):
-            if row < column:
-                yield start + int(row), start + int(column), int(bits[row, column])
 
 
 def _pairs_of(pairs: Sequence[Pair], count: int) -> list[list[str]]:

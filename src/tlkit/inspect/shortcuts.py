@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from tlkit.inspect.fingerprints import THUMB_SIDE, ImageFacts
 
@@ -31,17 +31,33 @@ WHOLE = "whole picture"
 Table = npt.NDArray[np.float32]
 
 
+@frozen
+class ClassArea:
+    """How well one property tells a class from the others.
+
+    Attributes:
+        auc: Area under the ROC curve; 0.5 is chance and 1 is certain.
+        low: The lower end of the 95 % interval, from a bootstrap over patients where known.
+        high: The upper end.
+    """
+
+    auc: float
+    low: float
+    high: float
+
+
 @frozen(kw_only=True)
 class Shortcut:
     """How well one property alone predicts the label.
 
     Attributes:
         what: The property.
-        auc: Area under the ROC curve, one class against the others, mean over the classes; 0.5 is
-            chance and 1 is certain. None if it could not be measured.
-        low: The lower end of the 95 % interval, from a bootstrap over the images.
+        auc: The mean of the classes' areas under the ROC curve; None if it could not be measured.
+        low: The lower end of its 95 % interval.
         high: The upper end.
-        verdict: `strong`, `some` or `none`, by the lower end; or `not measured` with the reason.
+        classes: The area of each class against the others.
+        verdict: `strong`, `some` or `none`, by the lower ends of the mean and of each class, the
+            highest counting; or `not measured` with the reason.
         control: Whether it is for comparison and not a shortcut by itself.
     """
 
@@ -49,8 +65,14 @@ class Shortcut:
     auc: float | None
     low: float | None = None
     high: float | None = None
+    classes: Mapping[str, ClassArea] = field(factory=dict)
     verdict: str = "none"
     control: bool = False
+
+    @property
+    def clearest(self) -> str:
+        """Return the class that it tells best from the others; empty if nothing was measured."""
+        return max(self.classes, key=lambda name: self.classes[name].low, default="")
 
 
 def find_shortcuts(
@@ -75,9 +97,13 @@ def find_shortcuts(
             reason = "not measured: is not known"
         shortcut = Shortcut(what=what, auc=None, verdict=reason, control=what in controls)
         if not reason:
-            auc, low, high = _auc(table, labels, np.array(groups), seed)
+            mean, classes = _areas(table, labels, np.array(groups), seed)
+            low = max(area.low for area in (mean, *classes.values()))
             verdict = "strong" if low >= STRONG else "some" if low >= SOME else "none"
-            shortcut = evolve(shortcut, auc=auc, low=low, high=high, verdict=verdict)
+            shortcut = evolve(
+                shortcut, auc=mean.auc, low=mean.low, high=mean.high, classes=classes,
+                verdict=verdict,
+            )  # fmt: skip
         shortcuts.append(shortcut)
     return shortcuts
 
@@ -147,9 +173,10 @@ def _unusable(table: Table, labels: npt.NDArray[Any], groups: Sequence[int]) -> 
     return ""
 
 
-def _auc(
+def _areas(
     table: Table, labels: npt.NDArray[Any], groups: npt.NDArray[Any], seed: int
-) -> tuple[float, float, float]:
+) -> tuple[ClassArea, dict[str, ClassArea]]:
+    """Return the mean area and that of each class, of predictions for unseen images."""
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
@@ -163,29 +190,43 @@ def _auc(
         scores = cross_val_predict(
             model, table, labels, groups=groups, cv=folds, method="predict_proba"
         )
+    names = np.unique(labels)
+    members = [np.flatnonzero(groups == group) for group in dict.fromkeys(groups.tolist())]
     draw = np.random.default_rng(seed)
-    drawn = [
-        _macro_auc(labels[chosen], scores[chosen], np.unique(labels))
-        for chosen in (draw.integers(0, len(labels), len(labels)) for _ in range(RESAMPLES))
-    ]
+    drawn = np.stack([
+        _class_areas(labels[chosen], scores[chosen], names)
+        for chosen in (
+            np.concatenate([members[n] for n in draw.integers(0, len(members), len(members))])
+            for _ in range(RESAMPLES)
+        )
+    ])  # fmt: skip
+    areas = _class_areas(labels, scores, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class may be missing from a sample, or from all
+        means = np.nanmean(drawn, axis=1)
+    classes = {str(n): _area(a, column) for n, a, column in zip(names, areas, drawn.T, strict=True)}
+    return _area(np.nanmean(areas), means), classes
+
+
+def _area(auc: Any, drawn: npt.NDArray[Any]) -> ClassArea:
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return _macro_auc(labels, scores, np.unique(labels)), float(low), float(high)
+    return ClassArea(float(auc), float(low), float(high))
 
 
-def _macro_auc(
+def _class_areas(
     labels: npt.NDArray[Any], scores: npt.NDArray[Any], classes: npt.NDArray[Any]
-) -> float:
-    """Return the mean area under the curves, one class against the others.
+) -> npt.NDArray[np.float64]:
+    """Return the area under each class's curve, against the others; NaN where undefined.
 
     The area is the share of pairs in the right order (Mann & Whitney), ties counting half.
     """
     from scipy.stats import rankdata
 
-    areas = []
+    areas = np.full(len(classes), np.nan)
     for column, name in enumerate(classes):
         positive = labels == name
         count, others = int(positive.sum()), int((~positive).sum())
         if count and others:
             ranks = rankdata(scores[:, column])[positive].sum()
-            areas.append((ranks - count * (count + 1) / 2) / (count * others))
-    return float(np.mean(areas)) if areas else float("nan")
+            areas[column] = (ranks - count * (count + 1) / 2) / (count * others)
+    return areas

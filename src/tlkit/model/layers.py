@@ -8,20 +8,23 @@ The input is layer 0 and has nothing to train; 1…n follow in forward order. In
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import islice
 
 from attrs import evolve, field, frozen
 
-from tlkit.system.text import nearest
+from tlkit.system.text import first_lines, nearest
 
 HEAD = "head"
 BLOCKS = "blocks:"  # the beginning of a range of blocks
+SHOWN_ROWS = 5  # of a table in a message; a network may have hundreds of layers
 RANGE = re.compile(r"\s*(\d{1,9})?\s*([-–])?\s*(\d{1,9})?\s*", re.ASCII)
 
 
 class LayerError(ValueError):
-    """A layer number, range or name that does not exist; the message ends with the table."""
+    """A layer number, range or name that does not exist; the message ends with a few layers."""
 
 
 @frozen
@@ -138,7 +141,8 @@ class LayerTable:
 
     def __getitem__(self, number: int) -> Layer:
         if not 1 <= number <= len(self):
-            raise LayerError(f"layer {number}: there are layers 1-{len(self)}\n{self}")
+            end = self.excerpt([len(self)])
+            raise LayerError(f"layer {number}: there are layers 1-{len(self)}\n{end}")
         return self.layers[number - 1]
 
     def __add__(self, other: LayerTable) -> LayerTable:
@@ -214,7 +218,7 @@ class LayerTable:
         if last > len(self) or chosen.first > len(self):
             raise LayerError(
                 f"layers {chosen} reach past the last one, {len(self)} "
-                f"({self.layers[-1].name})\n{self}"
+                f"({self.layers[-1].name})\n{self.excerpt(range(len(self), 0, -1))}"
             )
         return frozenset(range(chosen.first, last + 1))
 
@@ -244,9 +248,20 @@ class LayerTable:
         if not numbers:
             names = [*self.blocks, *(layer.name for layer in self.layers)]
             raise LayerError(
-                f"no layer or block matches {pattern!r}{nearest(pattern, names)}\n{self}"
+                f"no layer or block matches {pattern!r}{nearest(pattern, names)}\n"
+                f"{self._nearest_rows(pattern)}"
             )
         return numbers
+
+    def _nearest_rows(self, pattern: str) -> str:
+        """Return the rows whose layer or block has a name like `pattern`, or the blocks."""
+        plain = re.sub(r"[*?\[\]]", "", pattern)
+        first = {layer.block: number for number, layer in reversed([*self])}
+        first |= {layer.name: number for number, layer in self}
+        close = get_close_matches(plain, first, n=SHOWN_ROWS, cutoff=0.5)
+        if not close:
+            return f"blocks: {', '.join(first_lines(self.blocks, 'blocks'))}"
+        return self.excerpt(dict.fromkeys(first[name] for name in close))
 
     def select(self, selector: LayerRange | str) -> frozenset[int]:
         """Return the numbers of a range (``"19-22"``), glob, layer name or block name.
@@ -259,6 +274,29 @@ class LayerTable:
             selector = LayerRange.parse(selector)
         return self.named(selector) if isinstance(selector, str) else self.in_range(selector)
 
+    def refuse_held(self, selector: str, numbers: Collection[int], batch_norm: str) -> None:
+        """Raise if a selector names one BatchNorm layer, which `batch_norm` holds fixed.
+
+        A glob, a block or a range may include such layers.
+
+        Args:
+            selector: The range, glob, or name.
+            numbers: The layers that it selects.
+            batch_norm: As in a freeze policy.
+
+        Raises:
+            LayerError: It would not learn, although it was named.
+        """
+        rows = [self[number] for number in numbers]
+        if len(rows) != 1 or set("*?[") & set(selector) or not rows[0].batch_norm:
+            return
+        if holds_batch_norm(batch_norm, rows[0].block):
+            ways = "'head' or 'train'" if rows[0].block == HEAD else "'train'"
+            raise LayerError(
+                f"{selector!r} is BatchNorm, held fixed by batch_norm = {batch_norm!r}; "
+                f"leave it out, or set batch_norm to {ways}\n{self.excerpt(numbers)}"
+            )
+
     def choose(self, selector: str) -> int:
         """Return the number of the one layer that a number or name selects.
 
@@ -269,7 +307,8 @@ class LayerTable:
         numbers = sorted(self.select(selector))
         if len(numbers) > 1:
             raise LayerError(
-                f"must be one layer, got {selector!r}, which selects {len(numbers)}\n{self}"
+                f"must be one layer, got {selector!r}, which selects {len(numbers)}\n"
+                f"{self.excerpt(numbers)}"
             )
         return numbers[0]
 
@@ -304,6 +343,11 @@ class LayerTable:
         if len(rates) != len(self):
             raise ValueError(f"expected one rate for each of {len(self)} layers, got {len(rates)}")
 
+    def excerpt(self, numbers: Iterable[int], rates: Sequence[float] | None = None) -> str:
+        """Return the table's head and the first five of some rows, for a message."""
+        head, *rows = self.render(rates).splitlines()
+        return "\n".join([head, *(rows[n - 1] for n in sorted(islice(numbers, SHOWN_ROWS)))])
+
     def render(self, rates: Sequence[float] | None = None) -> str:
         """Return the table as text, with a column for `rates` if given."""
         head = ["no.", "layer", "kind", "block", "output", "parameters"]
@@ -329,3 +373,8 @@ class LayerTable:
 
     def __str__(self) -> str:
         return self.render()
+
+
+def holds_batch_norm(batch_norm: str, block: str) -> bool:
+    """Tell whether the BatchNorm layers of a block are held fixed."""
+    return batch_norm == "inference" or (batch_norm == "head" and block != HEAD)

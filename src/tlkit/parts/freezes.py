@@ -60,15 +60,18 @@ class TrainNames(FreezePolicy):
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
         """Return one stage with the chosen layers at the full rate."""
-        return (Stage(epochs, layers.rates(_chosen(layers, self.train))),)
+        return (Stage(epochs, layers.rates(_chosen(layers, self.train, self.batch_norm))),)
 
 
-def _chosen(layers: LayerTable, names: tuple[str, ...]) -> frozenset[int]:
+def _chosen(layers: LayerTable, names: tuple[str, ...], batch_norm: str) -> frozenset[int]:
     """Return the numbers of the layers that the key `train` chooses."""
     try:
-        return frozenset[int]().union(
-            *(layers.select(x) if x.startswith(BLOCKS) else layers.named(x) for x in names)
-        )
+        numbers = frozenset[int]()
+        for name in names:
+            own = layers.select(name) if name.startswith(BLOCKS) else layers.named(name)
+            layers.refuse_held(name, own, batch_norm)
+            numbers |= own
+        return numbers
     except ValueError as error:
         raise FieldError("train", str(error)) from None
 
@@ -105,7 +108,7 @@ class HeadThen(FreezePolicy):
                 "head_epochs", f"must be below fit.epochs, {epochs}, got {self.head_epochs}"
             )
         head = layers.rates(layers.named(HEAD))
-        joined = layers.rates(_chosen(layers, self.train), self.rate)
+        joined = layers.rates(_chosen(layers, self.train, self.batch_norm), self.rate)
         both = tuple(max(pair) for pair in zip(head, joined, strict=True))
         return (Stage(self.head_epochs, head), Stage(epochs - self.head_epochs, both))
 

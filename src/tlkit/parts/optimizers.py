@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,33 @@ def _keras(name: str, part: Optimizer, multipliers: Sequence[float]) -> keras.op
     return layerwise(getattr(keras.optimizers, name)(**asdict(part)), multipliers)
 
 
+def with_rates(part: Optimizer, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:
+    """Return a part's optimizer with a learning-rate multiplier per variable.
+
+    A part may apply the multipliers by itself; those that it ignores are applied here. Which of
+    the two is measured on small variables.
+
+    Raises:
+        PartError: If it does neither, or its optimizer does not step by the learning rate.
+    """
+    import keras
+
+    built = part.build(multipliers)
+    if not isinstance(built, keras.optimizers.Optimizer):
+        raise PartError(f"optimizer: its `build` must return a Keras optimizer, got {built!r}")
+    if all(x == 1 for x in multipliers) or _multipliers_of(built) == tuple(multipliers):
+        return built
+    applied = _applied(part.build)
+    if _agree(applied, PROBES):
+        return built
+    if _agree(applied, (1.0,) * len(PROBES)):
+        return layerwise(built, multipliers)
+    raise PartError(
+        f"optimizer: its `build` turns the multipliers {_listed(PROBES)} into steps "
+        f"{_listed(applied)} times as long; let it ignore them, tlkit applies them itself"
+    )
+
+
 def layerwise(
     optimizer: keras.optimizers.Optimizer, multipliers: Sequence[float]
 ) -> keras.optimizers.Optimizer:
@@ -147,25 +174,159 @@ def layerwise(
     weight decay. If every multiplier is 1, the result is an optimizer of the same class.
 
     Args:
-        optimizer: Any Keras optimizer that has not been built.
+        optimizer: A Keras optimizer that has not been built. One that scales the loss keeps doing
+            so; the optimizer inside gets the multipliers.
         multipliers: One per trainable variable, in the model's order.
+
+    Raises:
+        PartError: If the optimizer's steps are not proportional to the learning rate that
+            `update_step` is given, or it passes them on to other optimizers.
     """
+    import keras
+
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = layerwise(optimizer.inner_optimizer, multipliers)
+        config = optimizer.get_config() | {"inner_optimizer": inner}
+        return keras.optimizers.LossScaleOptimizer(**config)
     cls: Any = type(optimizer)
     config = optimizer.get_config()
+    if _multipliers_of(optimizer) is not None:
+        cls, config = cls.base, {k: v for k, v in config.items() if k not in OWN_KEYS}
     if all(multiplier == 1 for multiplier in multipliers):
         return cls.from_config(config)
-    return _layerwise_class(cls).from_config({**config, "multipliers": multipliers})
+    changed = [name for name in STEPS if getattr(cls, name) != getattr(keras.Optimizer, name)]
+    if changed:
+        raise PartError(
+            f"optimizer: {cls.__name__} steps by its own `{changed[0]}`, so layers cannot have "
+            "rates of their own; give the rates to the optimizer inside it, or use rates of 1"
+        )
+
+    def build(rates: Sequence[float]) -> Any:
+        return _layerwise_class(cls)(multipliers=rates, **_arguments(config))
+
+    known = cls.__module__.startswith("keras.") and cls.__name__ in PROPORTIONAL
+    if not (known or _agree(applied := _applied(build), PROBES)):
+        raise PartError(
+            f"optimizer: {cls.__name__} does not step in proportion to its learning rate: at "
+            f"{_listed(PROBES)} times the rate its steps are {_listed(applied)} times as long; "
+            "use rates of 1 or another optimizer"
+        )
+    return build(multipliers)
+
+
+PROPORTIONAL = {"Adam", "AdamW", "RMSprop", "SGD"}  # a test measures them
+# Methods between `apply` and `update_step`. A class with its own may step past `update_step`.
+STEPS = ("apply", "_backend_apply_gradients")
+OWN_KEYS = ("multipliers", "base")
+PROBES = (1.0, 0.5, 0.1, 0.0)
+PROBE_RATE, PROBE_STEPS = 1e-3, 8
+
+
+def _multipliers_of(optimizer: Any) -> tuple[float, ...] | None:
+    """Return the multipliers of an optimizer that `layerwise` made; None for others."""
+    return optimizer.multipliers if hasattr(type(optimizer), "is_layerwise") else None
+
+
+def _applied(build: Callable[[Sequence[float]], Any]) -> tuple[float, ...]:
+    """Return how long the steps of a built optimizer are for `PROBES`, next to those for 1.
+
+    The learning rate is small, so that steps do not depend on those before by way of the weights.
+    """
+    import keras
+    import numpy as np
+
+    lengths = []
+    for multipliers in ((1.0,) * len(PROBES), PROBES):
+        optimizer = build(multipliers)
+        start = np.linspace(0.02, 0.1, 6, dtype=np.float32).reshape(2, 3)
+        variables = [keras.Variable(start) for _ in multipliers]
+        optimizer.build(variables)
+        if hasattr(optimizer.learning_rate, "assign"):
+            optimizer.learning_rate.assign(PROBE_RATE)
+        for step in range(PROBE_STEPS):
+            gradient = keras.ops.convert_to_tensor(np.cos(10 * start * (step + 2)))
+            optimizer.apply([gradient] * len(variables), variables)
+        moved = [np.abs(np.asarray(v) - start).sum(dtype=np.float64) for v in variables]
+        lengths.append(moved)
+    whole, scaled = lengths
+    return tuple(float(b / a) if a else 1.0 for a, b in zip(whole, scaled, strict=True))
+
+
+def _agree(measured: Sequence[float], expected: Sequence[float]) -> bool:
+    pairs = zip(measured, expected, strict=True)
+    return all(abs(a - b) <= 0.05 * b for a, b in pairs)  # 0 must be 0
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a class's arguments from a configuration, as `from_config` does."""
+    import keras
+
+    given = dict(config)
+    if isinstance(given.get("learning_rate"), dict):  # a schedule
+        given["learning_rate"] = keras.saving.deserialize_keras_object(given["learning_rate"])
+    return given
+
+
+def custom_objects() -> dict[str, Any]:
+    """Return what Keras needs to load models that were compiled with `Frozen.optimizer`.
+
+    Only a process in which no such optimizer was made needs it:
+    `keras.models.load_model(path, custom_objects=tlkit.custom_objects())`.
+    """
+    start_keras()
+    import keras
+
+    return {REGISTERED: _layerwise_class(keras.optimizers.SGD)}
+
+
+REGISTERED = "tlkit>Layerwise"
+
+
+def _class_config(cls: type) -> dict[str, Any]:
+    """Return how Keras finds a class of optimizers again."""
+    import keras
+
+    name = keras.saving.get_registered_name(cls)
+    if name != cls.__name__:
+        return {"module": None, "class_name": cls.__name__, "registered_name": name}
+    module = "keras.optimizers" if cls.__module__.startswith("keras.") else cls.__module__
+    return {"module": module, "class_name": name, "registered_name": None}
+
+
+def _from_config(config: Mapping[str, Any], custom_objects: Any) -> Any:
+    """Return the optimizer of a configuration that `layerwise`'s class wrote."""
+    import keras
+
+    rest = {key: value for key, value in config.items() if key not in OWN_KEYS}
+    plain = {**config["base"], "config": rest}
+    base: Any = type(keras.saving.deserialize_keras_object(plain, custom_objects))
+    own = _layerwise_class(base)
+    return own(multipliers=config["multipliers"], **_arguments(rest))
 
 
 @cache
 def _layerwise_class(cls: type) -> Any:
+    import keras
+
     class Layerwise(cls):  # type: ignore[misc]  # Keras has no types, so the base is Any
+        is_layerwise = True
+        base = cls
+
         def __init__(self, *, multipliers: Sequence[float], **config: Any) -> None:
             super().__init__(**config)
             self.multipliers = tuple(multipliers)
 
         def get_config(self) -> dict[str, Any]:
-            return {**super().get_config(), "multipliers": self.multipliers}
+            own = {"multipliers": list(self.multipliers), "base": _class_config(cls)}
+            return {**super().get_config(), **own}
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+            return _from_config(config, custom_objects)
 
         def build(self, variables: Sequence[Any]) -> None:
             if len(variables) != len(self.multipliers):
@@ -190,4 +351,5 @@ def _layerwise_class(cls: type) -> Any:
                     self.assign_sub(variable, variable * step)
 
     Layerwise.__name__ = Layerwise.__qualname__ = f"Layerwise{cls.__name__}"
-    return Layerwise
+    package, _, name = REGISTERED.partition(">")
+    return keras.saving.register_keras_serializable(package, name)(Layerwise)

@@ -14,13 +14,14 @@ import inspect
 import linecache
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import define, field, frozen
 
-from tlkit.system.errors import DuplicatePart, PartError, UnknownPart
+from tlkit.system.errors import ConflictWarning, DuplicatePart, PartError, UnknownPart
 from tlkit.system.text import suggest
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class PartInfo:
             plugin file.
         summary: First line of its docstring; empty for a part that is not imported yet.
         file: The source file and line; empty for a part that is not imported yet.
+        conflicts: Other packages that claim the name.
     """
 
     name: str
@@ -59,6 +61,7 @@ class PartInfo:
     source: str
     summary: str = ""
     file: str = ""
+    conflicts: tuple[str, ...] = ()
 
 
 @define(eq=False)
@@ -124,9 +127,11 @@ class Registry(Generic[T]):
     def get(self, name: str) -> type[T]:
         """Return the part called `name`; import the package that declares it if necessary.
 
+        If a package claims the name of one of tlkit's parts, tlkit's is returned, with a warning.
+
         Raises:
             UnknownPart: If no part has that name; the message lists the nearest and all names.
-            DuplicatePart: If two packages, or a package and tlkit, claim the name.
+            DuplicatePart: If two packages claim the name.
             PartError: If the package cannot be imported or does not provide a part of this kind.
         """
         self._load_modules()
@@ -134,7 +139,14 @@ class Registry(Generic[T]):
         if name in self._parts:
             part = self._parts[name]
             others = [point for point in points if not _declares(point, part)]
-            if others:
+            if others and self.source_of(part) == "tlkit":
+                warnings.warn(
+                    f"{self.kind} {name!r}: tlkit's own is used; {_origin(others[0])} claims the "
+                    "name too and cannot be used: its author has to rename it",
+                    ConflictWarning,
+                    stacklevel=2,
+                )
+            elif others:
                 raise DuplicatePart(
                     f"{self.kind} {name!r}: is {_target(part)} already, and "
                     f"{_origin(others[0])} claims the name too; uninstall one of them"
@@ -160,10 +172,13 @@ class Registry(Generic[T]):
         if name not in self._parts:
             if not points:
                 self.get(name)  # raises
-            return PartInfo(name, points[0].value, _distribution(points[0]))
+            first, *others = sorted(points, key=_distribution)
+            rivals = tuple(_distribution(x) for x in others if x.value != first.value)
+            return PartInfo(name, first.value, _distribution(first), conflicts=rivals)
         part = self._parts[name]
         summary = (inspect.getdoc(part) or "").partition("\n")[0]
-        return PartInfo(name, _target(part), self.source_of(part), summary, _file(part))
+        rivals = tuple(_distribution(point) for point in points if not _declares(point, part))
+        return PartInfo(name, _target(part), self.source_of(part), summary, _file(part), rivals)
 
     def source_of(self, part: type) -> str:
         """Return where a registered class comes from; see `PartInfo.source`."""

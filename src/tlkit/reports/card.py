@@ -8,6 +8,7 @@ from tlkit.reports.tables import class_rows, method_text, overall_rows
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import RunRecord
 from tlkit.system.files import write_text
+from tlkit.weights.earlier_run import lineage
 
 CARD = "MODEL_CARD.md"
 MOST_CLASSES = 30  # that are listed; more would make the card unreadable
@@ -68,6 +69,11 @@ def _most_confused(run: RunRecord) -> list[tuple[str, str, int]]:
 
 
 def weights_text(run: RunRecord) -> str:
-    """Return the source and hash of the weights that training started from."""
+    """Return the source and hash of the weights that training started from, or their lineage."""
     weights = run.metrics.weights
-    return " ".join(weights[key] for key in ("source", "sha256") if key in weights)
+    if "run" not in weights and "head_run" not in weights:
+        return " ".join(weights[key] for key in ("source", "sha256") if key in weights)
+    texts = [lineage(weights) if "run" not in weights else f"the backbone of {lineage(weights)}"]
+    if "head_run" in weights:
+        texts.append(f"the head of the run {weights['head_run']}")
+    return " and ".join(texts)

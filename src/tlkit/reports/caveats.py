@@ -10,6 +10,7 @@ from tlkit.metrics.intervals import FEW, format_value
 from tlkit.metrics.scores import Scores
 from tlkit.reports.console import stand_in_text
 from tlkit.runfolder.record import RunRecord
+from tlkit.runfolder.results import Threshold
 
 # A source predicts the class if always guessing its most frequent class is right for this share of
 # images, and better by this margin than always guessing the most frequent class of all.
@@ -44,7 +45,35 @@ def caveats(run: RunRecord) -> list[str]:
             "No patients are given: images of the same patient or object may be in two splits, "
             "and the intervals treat all images as independent."
         )
+    if run.calibration and run.calibration.threshold:
+        wanted = run.experiment.calibration.min_recall
+        texts += threshold_caveats(run.calibration.threshold, wanted, run.scores)
     return texts + score_caveats(run.scores)
+
+
+def threshold_caveats(
+    threshold: Threshold, wanted: Mapping[str, float], scores: Scores
+) -> list[str]:
+    """Return warnings about a class's threshold: few images behind it, or a recall it misses.
+
+    Args:
+        threshold: The threshold.
+        wanted: The least recall of the class, by its name.
+        scores: The scores on images that it was not chosen on.
+    """
+    texts, name = [], threshold.name
+    if threshold.images is not None and threshold.images < FEW:
+        texts.append(
+            f"The threshold of {name} was chosen on {threshold.images} validation images: on "
+            "others its recall may be far from the one that was asked for."
+        )
+    recall, least = scores.per_class[name].recall, wanted.get(name)
+    if recall is not None and least is not None and recall < least:
+        texts.append(
+            f"The recall of {name} is {format_value(recall)}, below the {format_value(least)} that "
+            "its threshold was to meet."
+        )
+    return texts
 
 
 def score_caveats(scores: Scores) -> list[str]:

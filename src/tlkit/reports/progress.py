@@ -16,6 +16,7 @@ from tlkit.reports.console import leakage_text, stand_in_banner
 from tlkit.system.text import printable_lines
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.plan import Plan, PlannedStage
+from tlkit.weights.earlier_run import lineage
 
 T = TypeVar("T")
 MANY = 2000  # images that take about a second to decode, or more
@@ -146,7 +147,12 @@ class Terminal(Callback):
         """Print which weights were loaded, and why others were not."""
         if "passed_over" in weights:
             self.say(f"not available: {weights['passed_over']}")
-        self.say(f"weights: {weights['source']} {weights.get('sha256', '')[:12]}".rstrip())
+        if "run" in weights:
+            self.say(f"weights: the backbone of {lineage(weights)}")
+        else:
+            self.say(f"weights: {weights['source']} {weights.get('sha256', '')[:12]}".rstrip())
+        if "head_run" in weights:
+            self.say(f"head: that of the run {weights['head_run']}")
 
     def on_resume(self, history: Sequence[Epoch]) -> None:
         """Print where the run continues."""

@@ -29,7 +29,7 @@ from tlkit.system.lock import holder, is_locked, unlock
 from tlkit.system.text import choose_another, csv_table, shell_quoted
 
 EXPERIMENT, PLAN, ENVIRONMENT = "experiment.json", "plan.json", "environment.json"
-MANIFEST, SKIPPED = "manifest.csv", "skipped.csv"
+MANIFEST, SKIPPED, LOOKS = "manifest.csv", "skipped.csv", "looks.csv"
 HISTORY, TIMING = "history.csv", "timing.csv"
 METRICS, PREDICTIONS, CALIBRATION = "metrics.json", "predictions.csv", "calibration.json"
 WEIGHTS = "weights.safetensors"

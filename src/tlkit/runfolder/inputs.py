@@ -18,7 +18,7 @@ from tlkit.parts.kinds import registries
 from tlkit.runfolder.experiment import foreign_parts
 from tlkit.runfolder.folder import ENVIRONMENT, EXPERIMENT, PLAN, UNFINISHED, RunFolder
 from tlkit.runfolder.resume_state import resume_state
-from tlkit.runfolder.tables import write_manifest
+from tlkit.runfolder.tables import write_looks, write_manifest
 from tlkit.system.errors import ConfigError, Problem
 from tlkit.system.files import write_text
 from tlkit.system.keras import processor, threads
@@ -293,6 +293,7 @@ def write_inputs(
     plan: Plan,
     splits: Splits,
     hashes: Mapping[str, str],
+    looks: Mapping[str, str],
     weights: Mapping[str, str],
 ) -> None:
     """Write what a run starts from.
@@ -303,6 +304,7 @@ def write_inputs(
         plan: Its plan.
         splits: Its images.
         hashes: The hash of each image file, by its path.
+        looks: The difference hash of each image, by its path.
         weights: The initial weights.
     """
     if experiment.origin is not None:
@@ -312,4 +314,5 @@ def write_inputs(
     folder.write_json(UNFINISHED, resume_state(experiment, table, folder.path))
     folder.write_json(PLAN, PlanRecord.of(plan).as_json())
     write_manifest(folder, splits, hashes)
+    write_looks(folder, splits, looks)
     folder.write_json(ENVIRONMENT, EnvironmentRecord.current(experiment, weights).as_json())

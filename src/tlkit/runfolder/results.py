@@ -100,10 +100,15 @@ class Threshold:
     Attributes:
         name: The class.
         p: The least probability at which it is predicted.
+        images: The number of validation images of the class, on which it was chosen; None in runs
+            of earlier versions.
+        recall: The class's recall on validation with this threshold.
     """
 
     name: str
     p: float
+    images: int | None = None
+    recall: float | None = None
 
 
 @frozen(kw_only=True)
@@ -137,7 +142,11 @@ class CalibrationRecord:
         calibrator, examples = outputs.calibrator, dict(splits.items())
         threshold = None
         if calibrator.favored is not None:
-            threshold = Threshold(name=splits.classes[calibrator.favored], p=calibrator.threshold)
+            name = splits.classes[calibrator.favored]
+            own = outputs.scores["val"].per_class[name]
+            threshold = Threshold(
+                name=name, p=calibrator.threshold, images=own.support, recall=own.recall
+            )
         raw = {}
         for split, probabilities in outputs.raw.items():
             labels = splits.labels(examples[split])
@@ -157,7 +166,10 @@ class CalibrationRecord:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for `calibration.json`."""
-        threshold = self.threshold and {"class": self.threshold.name, "p": self.threshold.p}
+        threshold = None
+        if self.threshold is not None:
+            table = attrs.asdict(self.threshold, filter=lambda _, value: value is not None)
+            threshold = {"class": table.pop("name"), **table}
         return {**attrs.asdict(self), "threshold": threshold}
 
     def calibrator(self, classes: Sequence[str]) -> Calibrator:
@@ -206,6 +218,15 @@ test this changed the calibration error from 0.091 to 0.040.
     if record.threshold:
         sentences.append(
             f"An image is predicted as {record.threshold.name} if its probability of that class is "
-            f"{100 * record.threshold.p:.1f} % or more, a threshold chosen on val."
+            f"{100 * record.threshold.p:.1f} % or more, a threshold chosen on val{_met(record)}."
         )
     return " ".join(sentences)
+
+
+def _met(record: CalibrationRecord) -> str:
+    """Return what recall a threshold met on validation, if that is recorded."""
+    threshold = record.threshold
+    if threshold is None or threshold.images is None or threshold.recall is None:
+        return ""
+    found = round(threshold.recall * threshold.images)
+    return f", where it finds {found} of {threshold.images} images of that class"

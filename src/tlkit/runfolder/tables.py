@@ -11,7 +11,7 @@ import attrs
 from attrs import field, frozen
 
 from tlkit.data.splits import Example, Splits
-from tlkit.runfolder.folder import HISTORY, MANIFEST, PREDICTIONS, SKIPPED, TIMING, RunFolder
+from tlkit.runfolder.folder import HISTORY, LOOKS, MANIFEST, PREDICTIONS, SKIPPED, TIMING, RunFolder
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
 from tlkit.system.text import csv_table, csv_text
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 INTEGERS = ("epoch", "stage")
+LOOK_BYTES = 32  # of a difference hash
 # Images with their probabilities, `(images, classes)`, and predicted class numbers, `(images,)`.
 Predicted: TypeAlias = "tuple[Sequence[Example], npt.NDArray[np.float32], npt.NDArray[np.int64]]"
 
@@ -73,6 +74,24 @@ def write_manifest(folder: RunFolder, splits: Splits, hashes: Mapping[str, str])
             for skipped in splits.skipped
         ]
         folder.write_csv(SKIPPED, ["path", "split", "label", "reason"], rows)
+
+
+def write_looks(folder: RunFolder, splits: Splits, looks: Mapping[str, str]) -> None:
+    """Write the difference hashes of the images that the run learns from."""
+    learned = (*splits.train, *splits.val)
+    folder.write_csv(LOOKS, ["path", "bits"], [[e.path, looks[e.path]] for e in learned])
+
+
+def read_looks(folder: RunFolder) -> dict[str, str]:
+    """Return the difference hashes by path; empty for a run of an earlier version.
+
+    Raises:
+        RunFolderError: If the file is damaged.
+    """
+    if not (folder.path / LOOKS).is_file():
+        return {}
+    rows = _rows(folder, LOOKS, lambda row: (csv_text(row["path"]), bytes.fromhex(row["bits"])))
+    return {path: bits.hex() for path, bits in rows if len(bits) == LOOK_BYTES}
 
 
 def read_manifest(folder: RunFolder) -> dict[str, tuple[Example, ...]]:

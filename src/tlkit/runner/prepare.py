@@ -15,9 +15,11 @@ from tlkit.parts.datasets import load_splits
 from tlkit.runfolder.folder import folder_exists
 from tlkit.runner.trackers import require_trackers
 from tlkit.system.cache import FeatureCache, default_folder
-from tlkit.system.errors import ConfigError, Problem, RunFolderError
+from tlkit.system.errors import ConfigError, Problem, RunFolderError, WeightsError
 from tlkit.train.callback import Callback
 from tlkit.train.plan import Plan, make_plan
+from tlkit.weights.earlier_run import EarlierRun
+from tlkit.weights.files import require_file
 
 if TYPE_CHECKING:
     from tlkit.train.stage import PreparedRun
@@ -38,7 +40,31 @@ def check(
         DataError: If the data are missing or wrong.
     """
     experiment = as_experiment(experiment, overrides)
-    return make_plan(experiment, load_splits(experiment.data))
+    plan = make_plan(experiment, load_splits(experiment.data))
+    check_start(experiment, plan)
+    return plan
+
+
+def check_start(experiment: Experiment, plan: Plan) -> None:
+    """Check the files that a run starts from, as far as they are named by a path.
+
+    Raises:
+        WeightsError: If one is missing or does not fit.
+    """
+    first = experiment.backbone.sources[0]
+    if isinstance(first, Path):
+        if run := EarlierRun.at(first):
+            run.check_backbone(plan.layers)
+        require_file(first)
+    if head := experiment.fit.head_weights:
+        _run_of_head(head).check_head(plan.layers, plan.classes)
+
+
+def _run_of_head(path: Path) -> EarlierRun:
+    run = EarlierRun.at(path)
+    if run is None:
+        raise WeightsError(f"fit.head_weights: there is no finished run {path}")
+    return run
 
 
 def prepare_run(
@@ -52,11 +78,13 @@ def prepare_run(
     require_trackers(experiment.track)
     splits = load_splits(experiment.data)
     plan = make_plan(experiment, splits)
+    check_start(experiment, plan)
 
     from tlkit.data.checks import check_images  # from here on heavy
     from tlkit.data.images import DecodedImageIndex
     from tlkit.train.assemble import assemble
     from tlkit.train.stage import PreparedRun
+    from tlkit.weights.sources import assign_head
 
     if out is not None and out.exists():
         raise RunFolderError(folder_exists(out))
@@ -79,12 +107,18 @@ def prepare_run(
         experiment.seed,
         experiment.fit.mixed_precision,
     )
+    if path := experiment.fit.head_weights:
+        head = _run_of_head(path)
+        arrays, sha256 = head.arrays("head")
+        assign_head(model, head.folder, plan.layers, arrays)
+        weights = {**weights, "head_run": head.name, "head_sha256": sha256}
     callback.on_weights_loaded(weights)
     return PreparedRun(
         experiment=experiment,
         plan=plan,
         splits=splits,
         hashes=checked.hashes,
+        looks=checked.looks,
         model=model,
         weights=weights,
         cache=FeatureCache(default_folder()) if plan.cache else None,

@@ -141,7 +141,7 @@ def _changed_plan(folder: RunFolder, prepared: PreparedRun) -> Iterator[str]:
 def _changed_inputs(folder: RunFolder, prepared: PreparedRun) -> Iterator[str]:
     """Yield changes of the initial weights and of the images."""
     before = _environment(folder).weights
-    for key in ("source", "file", "sha256"):
+    for key in ("source", "file", "sha256", "head_sha256"):
         yield from differences(before.get(key), prepared.weights.get(key), f"weights.{key}")
     was, now = folder.read_text(MANIFEST), manifest_text(prepared.splits, prepared.hashes)
     if was != now:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tlkit.train.stage import PreparedRun
 
 STOPPING = "stopping after this batch; press Ctrl-C again to quit immediately"
+LINEAGE = ("source", "file", "sha256", "run", "began_with", "head_run", "head_sha256")
 TRACKED = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
 
@@ -111,6 +112,7 @@ def run(
                 prepared.plan,
                 prepared.splits,
                 prepared.hashes,
+                prepared.looks,
                 prepared.weights,
             )
 
@@ -215,7 +217,7 @@ def _metrics(run: Run, weights: Mapping[str, str]) -> MetricsRecord:
         evaluated_on="test" if run.plan.evaluated_on == "test" else "val",
         classes=run.plan.classes,
         data=DataFacts(**facts),
-        weights={key: weights[key] for key in ("source", "file", "sha256") if key in weights},
+        weights={key: weights[key] for key in LINEAGE if key in weights},
         keep=keep,
         kept=run.kept,
         other=run.last if keep == "best" else run.best,

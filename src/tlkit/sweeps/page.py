@@ -33,7 +33,7 @@ def write_results(folder: SweepFolder, sweep: Sweep) -> None:
 def _write_summary(folder: SweepFolder, sweep: Sweep) -> None:
     """Write one row per variant and metric."""
     rows = [
-        [s.label, figure.name, len(s.seeds), s.folds, s.images, figure_cell(figure.mean),
+        [s.label, figure.name, figure.count, s.folds, s.images, figure_cell(figure.mean),
          figure_cell(figure.sd), figure_cell(figure.low), figure_cell(figure.high), s.interval]
         for s in sweep.all_summaries
         for figure in s.figures.values()
@@ -150,7 +150,12 @@ def _notes(sweep: Sweep) -> Iterator[str]:
     if any(len(s.seeds) == 1 for s in summaries):
         yield (
             "Wilson's interval is over the images: how far the result would move with other images "
-            "of the same kind."
+            "of the same kind. Images of one patient count as less than independent ones."
+        )
+    if any(s.figures and s.figures["accuracy"].sd == 0 for s in summaries):
+        yield (
+            "Where all seeds gave the same accuracy, the interval has no width. That is no "
+            "certainty: look at whether these runs learned anything."
         )
 
 

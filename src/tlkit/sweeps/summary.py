@@ -10,15 +10,32 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
+from tlkit.data.leakage import same_patient
 from tlkit.metrics.intervals import wilson
 from tlkit.runfolder.folder import METRICS, UNFINISHED, RunFolder
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import MetricsRecord
+from tlkit.runfolder.tables import read_manifest, read_predictions
 from tlkit.sweeps.trials import Trial, Trials, Variant
 
 Confusion = tuple[tuple[int, ...], ...]  # counts; rows are true classes
 Status = Literal["done", "failed", "waiting"]
 LEVEL = 0.95
+
+
+@frozen
+class Answer:
+    """A prediction for an image.
+
+    Attributes:
+        label: The number of its class.
+        predicted: The number of the predicted class.
+        patient: Its patient; empty if unknown.
+    """
+
+    label: int
+    predicted: int
+    patient: str
 
 
 @frozen(kw_only=True)
@@ -33,6 +50,7 @@ class Outcome:
         split: The split it was evaluated on.
         classes: Class names in the order of the confusion matrices.
         confusions: The confusion matrix of each split.
+        answers: The images of the split it was evaluated on; empty if not known.
     """
 
     trial: Trial
@@ -42,6 +60,7 @@ class Outcome:
     split: str = ""
     classes: tuple[str, ...] = ()
     confusions: Mapping[str, Confusion] = field(factory=dict)
+    answers: tuple[Answer, ...] = field(default=(), repr=False)
 
     @property
     def confusion(self) -> Confusion:
@@ -67,6 +86,18 @@ def read_outcome(trial: Trial, run: Path) -> Outcome:
         split=metrics.evaluated_on,
         classes=metrics.classes,
         confusions={split: scores.confusion for split, scores in metrics.kept.scores.items()},
+        answers=_answers(folder, metrics),
+    )
+
+
+def _answers(folder: RunFolder, metrics: MetricsRecord) -> tuple[Answer, ...]:
+    """Return a finished run's answers on the split that it is judged on."""
+    number = {name: index for index, name in enumerate(metrics.classes)}
+    split = metrics.evaluated_on
+    patients = {image.path: image.patient for image in read_manifest(folder).get(split, ())}
+    return tuple(
+        Answer(number[answer.label], number[answer.predicted], patients.get(answer.path, ""))
+        for answer in read_predictions(folder, metrics.classes).get(split, ())
     )
 
 
@@ -90,6 +121,11 @@ class Figure:
     def mean(self) -> float | None:
         """Return the mean over the seeds for which it is defined."""
         return statistics.fmean(self._defined) if self._defined else None
+
+    @property
+    def count(self) -> int:
+        """Return the number of seeds for which it is defined, over which the mean is taken."""
+        return len(self._defined)
 
     @property
     def sd(self) -> float | None:
@@ -237,7 +273,11 @@ def _summary(variant: Variant | None, label: str, outcomes: Sequence[Outcome]) -
     folds = len({o.trial.fold for o in outcomes if o.trial.fold is not None})
     matrices = list(pooled.values())
     images = sum(map(sum, matrices[0])) if matrices else 0
-    interval = f"t over {len(pooled)} seeds" if len(pooled) > 1 else f"Wilson over {images} images"
+    answers = [a for o in done if o.trial.seed in pooled for a in o.answers]
+    patients = len({same_patient(answer.patient) for answer in answers} - {""})
+    interval = f"Wilson over {images} images" + (f" of {patients} patients" if patients else "")
+    if len(pooled) > 1:
+        interval = f"t over {len(pooled)} seeds"
     return VariantSummary(
         variant=variant,
         label=label,
@@ -248,7 +288,7 @@ def _summary(variant: Variant | None, label: str, outcomes: Sequence[Outcome]) -
         split=done[0].split if done else "",
         images=images,
         interval=interval if pooled else "",
-        figures=figures_of(matrices, classes) if matrices else {},
+        figures=figures_of(matrices, classes, answers) if matrices else {},
         fold_accuracy=tuple(_accuracy(outcome.confusion) for outcome in done if folds),
     )
 
@@ -267,25 +307,51 @@ def _accuracy(confusion: Confusion) -> float:
     return hits / total
 
 
-def figures_of(matrices: Sequence[Confusion], classes: Sequence[str]) -> dict[str, Figure]:
+def figures_of(
+    matrices: Sequence[Confusion], classes: Sequence[str], answers: Sequence[Answer] = ()
+) -> dict[str, Figure]:
     """Return the metrics of confusion matrices, one per seed, with their intervals.
 
-    Several seeds have Student's interval of the mean, a single one has Wilson's over its images.
+    Several seeds have Student's interval of the mean, a single one has Wilson's over its images;
+    images of one patient count as in a run's own intervals.
+
+    Args:
+        matrices: The matrices.
+        classes: Their classes.
+        answers: The single seed's images, if known.
     """
     values = [values_of(matrix, classes) for matrix in matrices]
-    counts = shares(matrices[0], classes)
+    single = _share_intervals(matrices[0], classes, answers) if len(matrices) == 1 else {}
     figures = {}
     for name in values[0]:
         column = tuple(of_seed[name] for of_seed in values)
-        ends = None
+        ends = single.get(name)
         if len(matrices) > 1:
             ends = t_interval([value for value in column if value is not None])
-        elif name in counts and counts[name][1]:
-            hits, total = counts[name]
-            ends = wilson(hits / total, total)
         low, high = ends or (None, None)
         figures[name] = Figure(name=name, values=column, low=low, high=high)
     return figures
+
+
+def _share_intervals(
+    confusion: Confusion, classes: Sequence[str], answers: Sequence[Answer]
+) -> dict[str, tuple[float, float] | None]:
+    """Return the 95 % intervals of the metrics that are proportions."""
+    if not any(answer.patient for answer in answers):
+        counts = shares(confusion, classes).items()
+        return {name: wilson(hits / of, of) if of else None for name, (hits, of) in counts}
+    import numpy as np
+
+    from tlkit.metrics.bootstrap import share_interval, unit_numbers
+
+    truth, guess = (np.array([getattr(a, n) for a in answers]) for n in ("label", "predicted"))
+    units = unit_numbers(len(answers), [answer.patient for answer in answers])
+    pairs = {"accuracy": (truth == guess, np.ones(len(answers), bool))}
+    for k, name in enumerate(classes):
+        pairs[f"{name} precision"] = truth == k, guess == k
+        pairs[f"{name} recall"] = guess == k, truth == k
+    intervals = {name: share_interval(hits, of, units) for name, (hits, of) in pairs.items()}
+    return {name: (i.low, i.high) if i else None for name, i in intervals.items()}
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:

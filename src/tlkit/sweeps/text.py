@@ -110,12 +110,17 @@ def runs_text(summary: VariantSummary) -> str:
 
 
 def figure_text(figure: Figure | None) -> str:
-    """Return a mean with its standard deviation: `72.5 ± 1.3 %`."""
+    """Return a mean with its standard deviation: `72.5 ± 1.3 %`, and how many seeds if not all."""
     if figure is None:
         return "-"
-    if figure.mean is None or figure.sd is None:
+    if figure.mean is None:
         return format_value(figure.mean)
-    return f"{100 * figure.mean:.1f} ± {100 * figure.sd:.1f} %"
+    counted = ""
+    if figure.count < len(figure.values):
+        counted = f" ({figure.count} seed{'s' * (figure.count != 1)})"
+    if figure.sd is None:
+        return f"{format_value(figure.mean)}{counted}"
+    return f"{100 * figure.mean:.1f} ± {100 * figure.sd:.1f} %{counted}"
 
 
 def _published_text(published: Published) -> str:

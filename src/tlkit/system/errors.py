@@ -14,6 +14,10 @@ class RenamedWarning(FutureWarning):
     """An old name was used that works for one more release; the message gives the new name."""
 
 
+class ConflictWarning(UserWarning):
+    """A package claims the name of one of tlkit's own parts, which is used instead."""
+
+
 class TlkitError(Exception):
     """A problem that tlkit understands; shown without a traceback."""
 

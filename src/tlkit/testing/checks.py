@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from hypothesis import given, reject
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from tlkit.data.splits import Splits
 from tlkit.model.layers import LayerTable
 from tlkit.parts import kinds
-from tlkit.parts.optimizers import LBFGS
+from tlkit.parts.optimizers import LBFGS, with_rates
 from tlkit.system.keras import start_keras
 from tlkit.testing.strategies import layer_tables
 
 CUTS_TRIED = 20
+# A busy machine must not fail a part.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @contextmanager
@@ -147,6 +149,7 @@ def check_freeze(
         fitting: Layer tables that the policy can handle, if random ones rarely are.
     """
 
+    @patient
     @given(layer_tables() if fitting is None else fitting, st.integers(1, 30))
     def check(layers: LayerTable, epochs: int) -> None:
         for method in (policy.stages, policy.planned):
@@ -247,7 +250,10 @@ def check_loss(loss: kinds.Loss, counts: Mapping[str, int]) -> None:
 
 
 def check_optimizer(optimizer: kinds.Optimizer) -> None:
-    """Check that multipliers scale steps and that there is no step at multiplier 0."""
+    """Check that multipliers scale steps and that there is no step at multiplier 0.
+
+    They are applied as in a run, which does it for a part that ignores them.
+    """
     if isinstance(optimizer, LBFGS):
         strengths = optimizer.strengths(5)
         assert list(strengths) == sorted(strengths, reverse=True), "strengths: must not rise"
@@ -258,7 +264,7 @@ def check_optimizer(optimizer: kinds.Optimizer) -> None:
 
     start = tf.constant([1.0, -2.0])
     held, learning = keras.Variable(start), keras.Variable(start)
-    built = optimizer.build((0.0, 1.0))
+    built = with_rates(optimizer, (0.0, 1.0))
     for _ in range(3):  # not even a NaN gradient may reach the held variable
         built.apply([tf.constant([math.inf, math.nan]), tf.ones(2)], [held, learning])
     assert all(held.numpy() == start.numpy()), "build: multiplier 0 must leave a variable unchanged"
@@ -270,6 +276,7 @@ def check_schedule(schedule: kinds.Schedule) -> None:
     values = ("loss", "loss_unweighted", "val_loss", "accuracy", "val_accuracy")
     epoch = st.fixed_dictionaries(dict.fromkeys(values, st.floats(0, 10)))
 
+    @patient
     @given(st.floats(1e-6, 1), st.lists(epoch, max_size=15))
     def check(base: float, history: list[dict[str, float]]) -> None:
         epochs = len(history) + 1

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from attrs import frozen
 
 from tlkit.model.graph import layer_table, leaves
-from tlkit.model.layers import LayerTable
-from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage, holds_batch_norm
+from tlkit.model.layers import LayerTable, holds_batch_norm
+from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage
 from tlkit.parts.optimizers import layerwise
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras
@@ -109,7 +109,12 @@ class Frozen:
     variable_rates: tuple[float, ...]
 
     def optimizer(self, optimizer: keras.optimizers.Optimizer | str) -> keras.optimizers.Optimizer:
-        """Return a new optimizer like the given one, or of that name, with each layer's rate."""
+        """Return a new optimizer like the given one, or of that name, with each layer's rate.
+
+        Raises:
+            PartError: If the optimizer cannot give layers rates of their own, such as one that
+                hands the steps on to others. Give the rates to the optimizer inside it instead.
+        """
         return layerwise(keras.optimizers.get(optimizer), self.variable_rates)
 
     scale = renamed_method("scale", "optimizer")
@@ -128,7 +133,8 @@ def freeze(
     if isinstance(train, FreezePolicy):
         policy = train
     else:
-        policy = _FixedRates(rates=_selected(layers, train), batch_norm=batch_norm)
+        rates = _selected(layers, train, batch_norm)
+        policy = _FixedRates(rates=rates, batch_norm=batch_norm)
     stage = policy.planned(layers, ALL_STAGES)[0]
     return apply_rates(model, layers, stage.lr_multipliers, policy.batch_norm)
 
@@ -143,10 +149,15 @@ class _FixedRates(FreezePolicy):
         return (Stage(epochs, self.rates),)
 
 
-def _selected(layers: LayerTable, train: Mapping[str, float]) -> tuple[float, ...]:
+def _selected(
+    layers: LayerTable, train: Mapping[str, float], batch_norm: BatchNorm
+) -> tuple[float, ...]:
     rates = [0.0] * len(layers)
     for selector, rate in train.items():
-        for number in layers.select(selector):
+        numbers = layers.select(selector)
+        if rate:
+            layers.refuse_held(selector, numbers, batch_norm)
+        for number in numbers:
             rates[number - 1] = float(rate)
     return tuple(rates)
 

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
 from tlkit.data.splits import Example, Splits
-from tlkit.parts.optimizers import LBFGS
+from tlkit.parts.optimizers import LBFGS, with_rates
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
 from tlkit.system.keras import keras, tf
@@ -36,6 +36,7 @@ class PreparedRun:
         plan: What it will do.
         splits: Its images.
         hashes: The hash of each image file, by path.
+        looks: The difference hash of each image, by path.
         model: The model with its initial weights.
         weights: Source, file and hash of the backbone's weights.
         cache: Keeps features on disk; None: they are not kept there.
@@ -45,6 +46,7 @@ class PreparedRun:
     plan: Plan
     splits: Splits
     hashes: Mapping[str, str] = field(repr=False)
+    looks: Mapping[str, str] = field(factory=dict, repr=False)
     model: keras.Model = field(repr=False)
     weights: Mapping[str, str]
     cache: FeatureCache | None
@@ -75,7 +77,7 @@ class StageTrainer:
         self._assert_as_planned(tail)
         if isinstance(self.experiment.optimizer, LBFGS):
             return EvalStep(tail)
-        optimizer = self.experiment.optimizer.build(multipliers)
+        optimizer = with_rates(self.experiment.optimizer, multipliers)
         rate = np.float32(self.experiment.optimizer.learning_rate)
         assert np.float32(optimizer.learning_rate) == rate
         loss = self.experiment.loss.build(self.run.plan.counts["train"])

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from tlkit.system.errors import WeightsError
 from tlkit.system.text import nearest
+from tlkit.weights.earlier_run import WEIGHTS, EarlierRun
 from tlkit.weights.shelf import ARRAYS, Card
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Arrays:
         sha256: The SHA-256 of its content.
         order: The names in the order in which the file lists them; only files of Keras 2 do.
         packed_from: What was packed, if `tlkit weights pack` has written the file.
+        lineage: The run whose weights they are: its name, and what it began with; else empty.
     """
 
     named: Mapping[str, np.ndarray[Any, Any]]
@@ -51,6 +53,7 @@ class Arrays:
     sha256: str
     order: tuple[str, ...] = ()
     packed_from: str = ""
+    lineage: Mapping[str, str] = field(factory=dict)
 
     def in_order_of(self, names: Sequence[str]) -> Arrays:
         """Return the arrays renamed by order, if the file lists as many names and other ones.
@@ -65,7 +68,7 @@ class Arrays:
 
 
 def read_arrays(path: Path, skip: Sequence[str] = (), by_place: bool = False) -> Arrays:
-    """Read the arrays of a `.h5`, `.weights.h5` or `.safetensors` file, or of a packed folder.
+    """Read the arrays of a `.h5` or `.safetensors` file, of a packed folder, or of a run.
 
     Args:
         path: The file or folder.
@@ -75,13 +78,13 @@ def read_arrays(path: Path, skip: Sequence[str] = (), by_place: bool = False) ->
     Raises:
         WeightsError: If the file is missing, broken, hostile or of another format.
     """
+    if run := EarlierRun.at(path):
+        named, sha256 = run.arrays("backbone")
+        kept = {name: array for name, array in named.items() if not name.startswith(tuple(skip))}
+        return Arrays(kept, run.folder / WEIGHTS, sha256, lineage=run.record)
     if path.is_dir():
         return _read_packed(path)
-    if not path.is_file():
-        raise WeightsError(
-            f"backbone.weights: there is no file {path}"
-            f"{nearest(path.name, SOURCES) or ('' if path.suffix else NO_SOURCE)}"
-        )
+    require_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -120,6 +123,15 @@ def _read_packed(folder: Path) -> Arrays:
             f"{arrays.path}: has SHA-256 {arrays.sha256}, expected {card.sha256}; pack it again"
         )
     return evolve(arrays, packed_from=f"{card.backbone} {card.source} {card.file_sha256}")
+
+
+def require_file(path: Path) -> None:
+    """Raise `WeightsError` if there is no such file or folder."""
+    if not path.exists():
+        raise WeightsError(
+            f"backbone.weights: there is no file {path}"
+            f"{nearest(path.name, SOURCES) or ('' if path.suffix else NO_SOURCE)}"
+        )
 
 
 def _read_safetensors(path: Path, content: bytes) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from tlkit.model.graph import named_weights
+from tlkit.model.layers import HEAD, LayerTable
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import atomic_write
 from tlkit.weights.files import HDF5, Arrays, NamedSource, read_arrays
@@ -128,7 +129,7 @@ def load_first(
                 passed_over.append(f"{source}: {error}")
                 continue
             assign(model, arrays)
-            record |= {"file": arrays.path.name, "sha256": arrays.sha256}
+            record |= {"file": arrays.path.name, "sha256": arrays.sha256, **arrays.lineage}
             if arrays.packed_from:
                 record["packed_from"] = arrays.packed_from
         if passed_over:
@@ -168,17 +169,29 @@ def assign(model: keras.Model, arrays: Arrays) -> None:
     Raises:
         WeightsError: If names or shapes differ, listing the differences in both directions.
     """
+    named = _by_variable_name(model, arrays.named)
+    _assign(model.name, model.layers, arrays.path, named)
+
+
+def assign_head(
+    model: keras.Model, folder: Path, layers: LayerTable, named: Mapping[str, Any]
+) -> None:
+    """Assign the arrays of a run's head to the layers of a model's head; see `assign`."""
+    head = [model.get_layer(row.name) for _, row in layers if row.block == HEAD]
+    _assign("the head", head, folder, named)
+
+
+def _assign(what: str, layers: Sequence[Any], path: Path, named: Mapping[str, Any]) -> None:
     variables = {
         f"{layer.name}/{name}": variable
-        for layer in model.layers
+        for layer in layers
         for name, variable in named_weights(layer)
     }
-    named = _by_variable_name(model, arrays.named)
     missing = sorted(variables.keys() - named.keys())
     surplus = sorted(named.keys() - variables.keys())
     if missing or surplus:
         raise WeightsError(
-            f"{arrays.path}: does not fit {model.name}; "
+            f"{path}: does not fit {what}; "
             f"missing in the file: {_some(missing)}; only in the file: {_some(surplus)}"
         )
     misshapen = [
@@ -187,10 +200,10 @@ def assign(model: keras.Model, arrays: Arrays) -> None:
         if tuple(named[name].shape) != tuple(variable.shape)
     ]
     if misshapen:
-        raise WeightsError(f"{arrays.path}: {_some(misshapen, '; ')}")
+        raise WeightsError(f"{path}: {_some(misshapen, '; ')}")
     for name in variables:
         if not _is_finite(named[name]):
-            raise WeightsError(f"{arrays.path}: {name} has values that are not finite")
+            raise WeightsError(f"{path}: {name} has values that are not finite")
     for name, variable in variables.items():
         variable.assign(named[name])
 

@@ -10,9 +10,6 @@ import attrs
 
 import tlkit
 from tlkit.parts.validators import at_least, each
-from tlkit.system.keras import start_keras
-from tlkit.weights.files import Arrays, read_arrays
-from tlkit.weights.sources import NotAvailableError, WeightsSource, load_first
 
 if TYPE_CHECKING:  # only here: `tlkit check` must start without TensorFlow
     import keras
@@ -45,7 +42,7 @@ class TinyCNN(tlkit.Backbone):
 
     def build(self) -> keras.Model:
         """Return the model with random weights; tlkit has seeded them."""
-        start_keras()
+        tlkit.start_keras()
         import keras
 
         x = inputs = keras.Input((self.image_size, self.image_size, 3))
@@ -61,9 +58,11 @@ class TinyCNN(tlkit.Backbone):
 
     def load_weights(self, model: keras.Model) -> Mapping[str, str]:
         """Load a weights file; none are published for this network."""
-        return load_first(model, self.sources, self._arrays)
+        return tlkit.load_first(model, self.sources, self._arrays)
 
-    def _arrays(self, source: WeightsSource) -> Arrays:
+    def _arrays(self, source: str | Path) -> tlkit.Arrays:
         if isinstance(source, Path):
-            return read_arrays(source)
-        raise NotAvailableError('tiny_cnn has no published weights; set weights = "none" or a path')
+            return tlkit.read_arrays(source)
+        raise tlkit.NotAvailableError(
+            'tiny_cnn has no published weights; set weights = "none" or a path'
+        )

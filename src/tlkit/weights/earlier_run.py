@@ -1,0 +1,155 @@
+"""A finished run as the start of another: the arrays of its backbone, or of its head."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from tlkit.model.layers import HEAD, LayerTable
+from tlkit.system.errors import WeightsError
+
+WEIGHTS, PLAN, METRICS = "weights.safetensors", "plan.json", "metrics.json"
+Row = tuple[str, int, int]  # a layer's name, its trainable and its other parameters
+
+
+@frozen
+class EarlierRun:
+    """A finished run whose weights another run starts from.
+
+    Attributes:
+        folder: Its folder.
+        classes: The classes that its head tells apart.
+        backbone: The layers of its backbone.
+        head: The layers of its head.
+        began_with: What it began with itself.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    backbone: tuple[Row, ...]
+    head: tuple[Row, ...]
+    began_with: str
+
+    @classmethod
+    def at(cls, path: Path) -> EarlierRun | None:
+        """Return the run in a folder, or the one that a weights file belongs to, if there is one.
+
+        Raises:
+            WeightsError: If the run is not finished, or its files are damaged.
+        """
+        folder = path if path.is_dir() else path.parent
+        if not (folder / PLAN).is_file() or (path != folder and path.name != WEIGHTS):
+            return None
+        if not (folder / METRICS).is_file():
+            raise WeightsError(f"{folder}: the run is not finished; finish it with tlkit resume")
+        try:
+            plan, metrics = (
+                json.loads((folder / name).read_text(encoding="utf-8")) for name in (PLAN, METRICS)
+            )
+            rows = [(x["block"] == HEAD, _row(x)) for x in plan["layers"]]
+            return cls(
+                folder=folder,
+                classes=tuple(map(str, plan["classes"])),
+                backbone=tuple(row for in_head, row in rows if not in_head),
+                head=tuple(row for in_head, row in rows if in_head),
+                began_with=lineage(metrics["weights"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{folder}: is not a run as tlkit writes it: {error}") from None
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Return the lineage for the record of a run that starts from this one."""
+        return {"run": self.name, "began_with": self.began_with}
+
+    def check_backbone(self, layers: LayerTable) -> None:
+        """Check that a model has the same backbone.
+
+        Raises:
+            WeightsError: With the first layer that differs.
+        """
+        own = tuple(_table_row(x) for _, x in layers if x.block != HEAD)
+        self._check("backbone", self.backbone, own)
+
+    def check_head(self, layers: LayerTable, classes: tuple[str, ...]) -> None:
+        """Check that a model has the same head for the same classes in the same order.
+
+        Raises:
+            WeightsError: With what differs.
+        """
+        if classes != self.classes:
+            raise WeightsError(
+                f"fit.head_weights: the head of {self.folder} tells {', '.join(self.classes)} "
+                f"apart, these data have {', '.join(classes)}; leave it out for a new head"
+            )
+        self._check("head", self.head, tuple(_table_row(x) for _, x in layers if x.block == HEAD))
+
+    def _check(self, what: str, theirs: tuple[Row, ...], ours: tuple[Row, ...]) -> None:
+        if theirs == ours:
+            return
+        pairs = [*zip(theirs, ours, strict=False)]
+        place = next((n for n, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        has, expected = (
+            f"{rows[place][0]!r} with {rows[place][1] + rows[place][2]:,} parameters"
+            if place < len(rows)
+            else "no more layers"
+            for rows in (theirs, ours)
+        )
+        key = "backbone.weights" if what == "backbone" else "fit.head_weights"
+        raise WeightsError(
+            f"{key}: {self.folder} has another {what}: {has}, expected {expected}; "
+            f"use the same [{what}] as that run"
+        )
+
+    def arrays(self, what: str) -> tuple[dict[str, Any], str]:
+        """Return arrays of the `backbone` or `head` by `LAYER/VARIABLE`, and the file's hash.
+
+        Raises:
+            WeightsError: If the file is missing or broken.
+        """
+        from safetensors.numpy import load
+
+        path = self.folder / WEIGHTS
+        try:
+            content = path.read_bytes()
+            arrays = load(content)
+        except OSError as error:
+            raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
+        except Exception as error:  # safetensors' own, and NumPy's
+            raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
+        names = {name for name, *_ in (self.backbone if what == "backbone" else self.head)}
+        plain = {re.sub(r"^\d{3,}\.", "", name): array for name, array in arrays.items()}
+        own = {name: a for name, a in plain.items() if name.rpartition("/")[0] in names}
+        return own, hashlib.sha256(content).hexdigest()
+
+
+def _row(layer: Mapping[str, Any]) -> Row:
+    return str(layer["name"]), int(layer["params"]), int(layer["other_params"])
+
+
+def _table_row(layer: Any) -> Row:
+    return layer.name, layer.params, layer.other_params
+
+
+def lineage(weights: Mapping[str, str]) -> str:
+    """Return what weights are, for people.
+
+    >>> lineage({"source": "imagenet", "sha256": "…"})
+    'imagenet'
+    >>> lineage({"source": "path", "run": "b", "began_with": "imagenet"})
+    'the run b, which began with imagenet'
+    """
+    if "run" not in weights:
+        return weights.get("source", "unknown")
+    return f"the run {weights['run']}, which began with {weights['began_with']}"

@@ -1,0 +1,125 @@
+"""An evaluation on what a run has learned from says so: the same files, and near-copies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+from PIL import Image
+from tests.pictures import picture
+from typer.testing import CliRunner
+
+import tlkit
+from tlkit.cli.app import app
+from tlkit.reports.caveats import threshold_caveats
+from tlkit.runfolder.learned_from import LearnedFrom
+from tlkit.runfolder.results import CalibrationRecord, RawFigures, Threshold, calibration_text
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on pictures, and folders with its own images, with copies, and with others."""
+    top = tmp_path_factory.mktemp("learned")
+    numbers = iter(range(100))
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for label in "ab":
+            for number in [next(numbers) for _ in range(count)]:
+                image = Image.fromarray(picture(number, 96))
+                path = top / "data" / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+                if split != "test":
+                    copy = top / f"copies of {split}" / label / f"{number}.jpg"
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    image.resize((64, 64)).save(copy, quality=80)
+    tlkit.run(
+        {
+            "data": {"name": "folder", "path": str(top / "data")},
+            "backbone": {"weights": "none", "image_size": 32},
+            "head": {"name": "pooled"},
+            "calibration": {"min_recall": {"a": 0.9}},
+            "fit": {"epochs": 1},
+        },
+        top / "run",
+    )
+    return top
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "text"),
+    [
+        ("data", "train", "The model was trained on 8 of the 8 images: the scores are too good."),
+        ("data", "val", "The model was chosen or calibrated on 4 of the 4 images: the scores are"),
+        ("copies of train", None, "The model was trained on near-copies of 8 of them: the scores"),
+        ("copies of val", None, "The model was chosen or calibrated on near-copies of 4 of them: "),
+        ("data", "test", ""),
+    ],
+)
+def test_an_evaluation_says_what_was_learned_from(
+    data: str, split: str | None, text: str, trained: Path
+) -> None:
+    found = tlkit.load(trained / "run").evaluate(trained / data, split).caveats
+    known = [caveat for caveat in found if caveat.startswith("The model was")]
+    assert [caveat.startswith(text) for caveat in known] == ([True] if text else [])
+    assert any(caveat.startswith("The threshold of a was chosen on 2 val") for caveat in found)
+
+
+def test_the_command_prints_it(trained: Path) -> None:
+    arguments = [
+        "evaluate",
+        str(trained / "run"),
+        "--data",
+        str(trained / "data"),
+        "--split",
+        "train",
+    ]
+    text = CliRunner().invoke(app, arguments).stdout
+    assert "\n! The model was trained on 8 of the 8 images" in text
+    told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert told["caveats"][0].startswith("The model was trained on 8")
+
+
+def test_a_run_of_an_earlier_version_knows_its_files_only(trained: Path) -> None:
+    known = LearnedFrom(tlkit.load(trained / "run").learned_from.folder)
+    assert len(known.hashes) == len(known.looks) == 12
+    (trained / "run" / "looks.csv").rename(trained / "looks.csv")
+    try:
+        old = LearnedFrom(known.folder)
+        assert len(old.hashes) == 12
+        images = [(next(iter(old.hashes)), "0" * 64), ("other", next(iter(known.looks)))]
+        assert list(old.caveats(images)) == [
+            "The model was chosen or calibrated on 1 of the 2 images: the scores are too good."
+        ]
+        assert list(LearnedFrom().caveats(images)) == []
+    finally:
+        (trained / "looks.csv").rename(trained / "run" / "looks.csv")
+
+
+def test_a_threshold_tells_its_images_and_the_recall_it_met(trained: Path) -> None:
+    table = json.loads((trained / "run" / "calibration.json").read_text())
+    assert table["threshold"].keys() == {"class", "p", "images", "recall"}
+    record = CalibrationRecord.from_json(table)
+    assert record.as_json() == table
+    assert record.threshold is not None
+    assert record.threshold.images == 2
+    assert record.threshold.recall == 1.0
+    assert "on val, where it finds 2 of 2 images of that class." in calibration_text(
+        record, "test", None
+    )
+    old = evolve(record, threshold=Threshold(name="a", p=0.4))
+    assert old.as_json()["threshold"] == {"class": "a", "p": 0.4}
+    assert calibration_text(old, "test", None).endswith("a threshold chosen on val.")
+    assert isinstance(record.raw["test"], RawFigures)
+
+
+def test_a_recall_that_was_not_met_is_told(trained: Path) -> None:
+    scores = tlkit.load(trained / "run").evaluate(trained / "data").scores
+    own = evolve(scores.per_class["a"], recall=0.5)
+    missed = evolve(scores, per_class={**scores.per_class, "a": own})
+    threshold = Threshold(name="a", p=0.4, images=60, recall=1.0)
+    assert threshold_caveats(threshold, {"a": 0.9}, missed) == [
+        "The recall of a is 50.0 %, below the 90.0 % that its threshold was to meet."
+    ]
+    assert threshold_caveats(threshold, {"a": 0.5}, missed) == []

@@ -1,0 +1,52 @@
+"""Near copies: pairs by a count of bits, and what says nothing pairs with nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tests.pictures import picture
+
+from tlkit.data.near import Bits, difference_hash, near_pairs
+
+codes = st.lists(st.binary(min_size=32, max_size=32), max_size=6)
+
+
+def hashes(contents: list[bytes]) -> list[Bits]:
+    return [np.frombuffer(content, np.uint8) for content in contents]
+
+
+def differing(one: bytes, other: bytes) -> int:
+    return (int.from_bytes(one) ^ int.from_bytes(other)).bit_count()
+
+
+def says_something(code: bytes) -> bool:
+    return 8 <= int.from_bytes(code).bit_count() <= 248
+
+
+@given(codes, codes, st.integers(0, 256))
+def test_pairs_are_those_that_a_count_of_bits_finds(
+    some: list[bytes], others: list[bytes], most: int
+) -> None:
+    across = [
+        (i, j, differing(one, other))
+        for i, one in enumerate(some)
+        for j, other in enumerate(others)
+        if differing(one, other) <= most and says_something(one) and says_something(other)
+    ]
+    assert [*near_pairs(hashes(some), most, hashes(others))] == across
+    within = [
+        (i, j, differing(one, some[j]))
+        for i, one in enumerate(some)
+        for j in range(i + 1, len(some))
+        if differing(one, some[j]) <= most and says_something(one) and says_something(some[j])
+    ]
+    assert [*near_pairs(hashes(some), most)] == within
+
+
+def test_flat_pictures_are_not_near() -> None:
+    flat = [difference_hash(Image.new("L", (20, 20), value)) for value in (0, 90)]
+    assert not [*near_pairs(flat)]
+    same = difference_hash(Image.fromarray(picture(1)))
+    assert [*near_pairs([same, same])] == [(0, 1, 0)]
