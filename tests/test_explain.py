@@ -14,8 +14,11 @@ import tlkit
 from tlkit.explain import Explainer, Method, feature_layer, heatmaps
 from tlkit.model.graph import layer_table
 from tlkit.model.layers import Layer, LayerTable
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.heads import Linear
+from tlkit.parts.probe import Probe
 from tlkit.train.assemble import assemble
+from tlkit.train.plan import model_layers
 
 SIZE = 32
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -159,6 +162,13 @@ def test_the_layer_is_the_last_with_a_map_or_the_chosen_one(
 def test_another_layer_is_refused(chosen: str, message: str) -> None:
     with pytest.raises(tlkit.ConfigError, match=message):
         feature_layer(TABLE, chosen)
+
+
+def test_of_a_head_that_pools_several_depths_the_deepest_counts() -> None:
+    layers = model_layers(VGG16(weights="none", image_size=64), Probe(), 3)
+    assert layers[feature_layer(layers)].name == "block5_conv3"
+    layers = model_layers(VGG16(weights="none", image_size=64), Probe(depths=2, pooling="max"), 3)
+    assert layers[feature_layer(layers)].name == "block5_conv3"
 
 
 def test_a_model_without_maps_is_referred_to_occlusion() -> None:

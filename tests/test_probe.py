@@ -160,7 +160,9 @@ class TestStatistics:
         layer.adapt([constant[:40], constant[40:]])
         assert layer.get_weights()[1].tolist() == [1, 1, 1]
 
-    @pytest.mark.parametrize("freeze", ["head_only", "all_layers"])
+    @pytest.mark.parametrize(
+        "freeze", ["head_only", pytest.param("all_layers", marks=pytest.mark.slow)]
+    )
     def test_are_those_of_the_training_images(self, freeze: str, tmp_path: Path) -> None:
         """Whether the features come from the cache or through layers that are trained."""
         overrides = [f'freeze.name="{freeze}"', 'head={name="probe", depths=2}', "fit.epochs=1"]

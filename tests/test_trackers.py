@@ -120,7 +120,7 @@ def test_tensorboard_gets_every_figure_of_every_epoch_and_the_settings(tmp_path:
         if value.metadata.plugin_data.plugin_name == "scalars"
     }
     for epoch in done.history:
-        for name in FIGURES:
+        for name in set(FIGURES) - {"l2"}:  # a solver's
             assert scalars[epoch.epoch, name] == pytest.approx(getattr(epoch, name))
     assert [scalars[n, "stage"] for n in (1, 2)] == [1, 2]
     assert scalars[0, "test/accuracy"] == pytest.approx(done.result.accuracy)
@@ -167,7 +167,7 @@ def test_mlflow_gets_settings_figures_and_the_run_folder(
     assert run.info.status == "FINISHED"
     assert run.data.params["fit.epochs"] == "2"
     assert run.data.params["freeze.name"] == '"head_then"'
-    for name in FIGURES:
+    for name in set(FIGURES) - {"l2"}:
         values = {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)}
         assert values == pytest.approx({e.epoch: getattr(e, name) for e in done.history})
     assert run.data.metrics["test/accuracy"] == pytest.approx(done.result.accuracy)

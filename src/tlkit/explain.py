@@ -127,19 +127,24 @@ def feature_layer(layers: LayerTable, chosen: str | None = None) -> int:
         layers: The model's layers.
         chosen: A layer's number or name. None: the last layer that has feature maps, is the only
             input of everything after it, and is not a pooling layer, which would only make the map
-            of the last convolution coarser.
+            of the last convolution coarser. If the head pools several depths, the deepest of them.
 
     Raises:
         ConfigError: If there is no such layer, or it has no feature maps.
     """
     if chosen is None:
-        suitable = [
+        maps = [
             number
             for number, layer in layers
-            if _has_map(layer.output_shape) and layer.is_cut_point and "Pool" not in layer.kind
+            if _has_map(layer.output_shape) and "Pool" not in layer.kind
         ]
+        suitable = [number for number in maps if layers[number].is_cut_point]
         if not suitable:
             raise _error("layer", 'no layer has a feature map; use the method "occlusion"')
+        rows = (layer for _, layer in layers if not layer.is_cut_point)
+        pools = [layer.kind for layer in rows if layer.kind.startswith("Global")]
+        if len(pools) > len(set(pools)):  # of several depths
+            return maps[-1]
         return suitable[-1]
     try:
         number = layers.choose(chosen)

@@ -58,6 +58,20 @@ MUTANTS = (
         "tests/test_dead_settings.py::test_the_other_keys_of_fit_change_what_a_run_ends_with",
     ),
     Mutant(
+        "a constant feature is divided by nothing",
+        "parts/heads.py",
+        "np.where(varies, deviation, 1)",
+        "deviation",
+        "tests/test_probe.py::TestStatistics::test_of_a_constant_feature_do_no_harm",
+    ),
+    Mutant(
+        "the solver ignores weights",
+        "train/solver.py",
+        "slopes *= self.shares[:, None]",
+        "slopes /= len(slopes)",
+        "tests/test_solver.py::test_a_weight_is_as_many_copies",
+    ),
+    Mutant(
         "a sweep's run on other images is made beside the old ones",
         "sweeps/worker.py",
         "except OtherInputs:",

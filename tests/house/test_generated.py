@@ -95,7 +95,7 @@ def test_marks_become_tables_and_an_unknown_kind_is_an_error() -> None:
 
 def test_a_part_with_a_mark_of_its_own_stands_there_only() -> None:
     page = generated.fill("# Heads\n\n<!-- keys: heads.pooled -->\n\n<!-- keys: heads -->\n")
-    assert page.count("| `pooling` |") == 1
+    assert page.count("| `dropout` |") == 1
     assert "## `pooled`" not in page
     assert "## `cosine`" in page
 

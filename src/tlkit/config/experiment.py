@@ -33,7 +33,8 @@ class Fit:
     """How long training runs, and which epoch's weights are kept.
 
     Attributes:
-        epochs: Number of passes over the training set.
+        epochs: Number of passes over the training set; with the optimizer `lbfgs`, number of
+            strengths of regularization.
         batch_size: Images per optimizer step.
         keep: Which weights to keep: those of the `last` epoch, or of the `best` one across all
             stages. Both are scored.

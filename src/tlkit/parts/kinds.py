@@ -263,10 +263,15 @@ class Head(ABC):
         return backbone + above.in_block(HEAD)
 
     def connect(self, backbone: keras.Model, layers: LayerTable, classes: int) -> keras.KerasTensor:
-        """Extend the graph of a backbone with these layers: by default `attach` to its output.
+        """Extend a backbone's graph to probabilities: by default `attach` to its output.
 
         Keras numbers layers from the last one: those next to the end come last, whatever the order
         in which they are made.
+
+        Args:
+            backbone: The built model.
+            layers: Its table, the backbone's own.
+            classes: The number of classes.
         """
         return self.attach(backbone.output, classes)
 

@@ -19,6 +19,12 @@ from tlkit.train.callback import Callback, Epoch
 FIGURES = tuple(field.name for field in attrs.fields(Epoch) if field.name != "epoch")
 
 
+def _figures(epoch: Epoch) -> dict[str, float]:
+    """Return the figures that an epoch has; `l2` is a solver's."""
+    values = {name: getattr(epoch, name) for name in FIGURES}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
 class Tracker(ABC):
     """Receives the figures of a run; may raise anything."""
 
@@ -48,8 +54,8 @@ class TensorBoard(Tracker):
 
     def epoch(self, epoch: Epoch) -> None:
         """Write the figures of an epoch."""
-        for name in FIGURES:
-            self._write(name, "scalars", float(getattr(epoch, name)), epoch.epoch)
+        for name, value in _figures(epoch).items():
+            self._write(name, "scalars", value, epoch.epoch)
         self._writer.flush()
 
     def end(self, scores: Mapping[str, float], done: bool) -> None:
@@ -95,7 +101,7 @@ class MLflow(Tracker):
 
     def epoch(self, epoch: Epoch) -> None:
         """Send the figures of an epoch."""
-        self._send({name: float(getattr(epoch, name)) for name in FIGURES}, epoch.epoch)
+        self._send(_figures(epoch), epoch.epoch)
 
     def end(self, scores: Mapping[str, float], done: bool) -> None:
         """Send the scores, and the folder of a finished run."""
