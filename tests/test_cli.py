@@ -86,7 +86,7 @@ def test_run_prints_results_on_stdout_and_messages_on_stderr(tlkit_command: Comm
     assert "truth \\ predicted" in done.out
     assert "[1] somebody" in done.out
     assert "\nweights from epoch 2, the last" in done.out
-    assert done.out.rstrip().endswith("next: tlkit predict runs/quick-1 IMAGE...")
+    assert done.out.rstrip().endswith("next: your own pictures: tlkit init --from FOLDER")
     assert [line.split("  ")[0] for line in done.err.splitlines() if line[:5] == "epoch"] == [
         "epoch 1/2",
         "epoch 2/2",
@@ -363,7 +363,7 @@ def test_layers_are_numbered_without_naming_weights(tlkit_command: CommandLine, 
 def test_a_disk_that_fails_is_no_bug(
     error: OSError, message: str, tlkit_command: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(tlkit, "check", fail)

@@ -85,7 +85,9 @@ class TestFolder:
         [
             ([], r"/data: the data's folder is not there; set data\.path$"),
             (["val/a/1.png"], "/data/train: there is no such folder; it is needed$"),
-            (["train/a/1.png"], "/data/val: there is no such folder; it is needed$"),
+            (["train/a/1.png"], "/data/train: needs one folder for each .* got a$"),
+            (["1.png"], "/data: needs one folder for each of two or more classes, got none$"),
+            (["a/1.png", "b/"], "/data/b: class 'b' has no images$"),
             (["train/", "val/"], "/data/train: needs one folder for each .* got none$"),
             (["train/a/1.png", "val/a/1.png"], "/data/train: needs one folder for each .* got a$"),
             (

@@ -44,6 +44,8 @@ EXCEPTIONS = {
     "datasets.shapes.stand_in": "drawings are never missing",
     "datasets.manifest.follow_links": "matters for links, which tests/test_datasets.py has",
     "datasets.shapes.resize": "drawings are square",
+    "datasets.digits.stand_in": "they come with scikit-learn",
+    "datasets.digits.resize": "they are square",
     "augmentations.none.views": "nothing is drawn, so there is one view",
     "backbones.keras_cv_densenet.preprocess": "it was trained on pixels divided by 255 too",
     "backbones.keras_cv_resnet.preprocess": "it was trained on pixels divided by 255 too",
@@ -70,6 +72,13 @@ CHANGED: dict[str, Any] = {
     "datasets.manifest.root": "other",
     "datasets.folder.path": "other",
     "datasets.manifest.path": "other.csv",
+    "datasets.folder.val": 0.4,
+    "datasets.folder.test": 0.4,
+    "datasets.manifest.val": 0.4,
+    "datasets.manifest.test": 0.4,
+    "datasets.digits.classes": ["1", "0"],
+    "datasets.digits.count": 120,
+    "datasets.digits.image_px": 32,
     "datasets.shapes.train": 9,
     "datasets.shapes.val": 9,
     "datasets.shapes.test": 9,
@@ -163,6 +172,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "datasets.folder": {"path": "images"},
     "datasets.manifest": {"path": "images.csv"},
     "datasets.shapes": {"train": 6, "val": 3, "test": 3, "image_px": 32},
+    "datasets.digits": {"count": 100},
     "backbones.vgg16": {"weights": "none", "image_size": 32},
     "backbones.keras_cv_densenet": {"weights": "none", "image_size": 32, "repeats": [1, 1]},
     "backbones.keras_cv_resnet": {"weights": "none", "image_size": 32, "blocks": [1, 1, 1, 1]},
@@ -246,6 +256,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, write_preset: Callable[...,
                 Image.fromarray(random.integers(0, 255, (20, 40), np.uint8)).save(path)
                 rows.append(f"{path.relative_to(top)},{label},{split}")
         (top / f"{folder}.csv").write_text("\n".join(rows))
+        (top / f"{folder}_unsplit.csv").write_text("\n".join(r.rpartition(",")[0] for r in rows))
     shutil.copytree(top / "images", top / "other" / "images")
     return top
 
@@ -382,6 +393,9 @@ def test_every_key_changes_what_its_part_does(key: str, images: Path) -> None:
         more = {"train": 12} if name == "shapes" else {}
         settings = settings | more | {"folds": 2, "fold": 1}
         changed = settings | {field: changed_value(key)}
+    if key in {"datasets.folder.val", "datasets.manifest.val"}:  # where there is none
+        unsplit = {"path": "images/train" if name == "folder" else "images_unsplit.csv"}
+        settings, changed = settings | unsplit, changed | unsplit
     if key == "optimizers.sgd.nesterov":
         settings, changed = settings | {"momentum": 0.5}, changed | {"momentum": 0.5}
     part = dict(registries.items())[kind].get(name)

@@ -172,7 +172,7 @@ def test_a_class_with_fewer_images_keeps_what_it_has() -> None:
         ({"folds": 5}, r"^data\.fold: missing; set it, 1 to 5, or run them all with tlkit sweep$"),
         ({"fold": 1}, r"^data\.fold: is one of data\.folds; set that too$"),
         ({"folds": 5, "fold": 6}, r"^data\.fold: must be from 1 to data\.folds = 5, got 6$"),
-        ({"split_seed": 1}, r"^data\.split_seed: draws data\.folds and data\.max_per_class"),
+        ({"split_seed": 1}, r"^data\.split_seed: draws splits, folds and max_per_class, and these"),
     ],
 )
 def test_keys_that_do_not_fit_each_other_are_refused(keys: dict[str, Any], message: str) -> None:

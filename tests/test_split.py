@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.pictures import PATIENT, contents, manifest_rows, picture, png, two_classes, write
 
 import tlkit
-from tlkit.inspect.split import assign, split_data
+from tlkit.data.holdout import assign
+from tlkit.inspect.split import split_data
 from tlkit.inspect.verify import verify_manifest
 from tlkit.parts.datasets import Manifest
 
@@ -31,12 +32,13 @@ def test_no_group_is_in_two_splits_whatever_the_data(
     images: list[tuple[str, int]], seed: int
 ) -> None:
     labels, groups = [label for label, _ in images], [group for _, group in images]
+    names = [str(number) for number in range(len(images))]
     separate = {label: len({g for lab, g in images if lab == label}) for label in labels}
     if min(separate.values()) < 3:
         with pytest.raises(tlkit.DataError, match="separate images"):
-            assign(labels, groups, {"val": 0.2, "test": 0.2}, seed)
+            assign(labels, groups, names, {"val": 0.2, "test": 0.2}, seed)
         return
-    splits = assign(labels, groups, {"val": 0.2, "test": 0.2}, seed)
+    splits = assign(labels, groups, names, {"val": 0.2, "test": 0.2}, seed)
     homes = defaultdict(set)
     for group, split in zip(groups, splits, strict=True):
         homes[group].add(split)
@@ -47,7 +49,7 @@ def test_no_group_is_in_two_splits_whatever_the_data(
 @pytest.mark.parametrize(("val", "test"), [(0.15, 0.15), (0.2, 0.0), (0.1, 0.3), (0.05, 0.05)])
 def test_single_images_are_split_in_the_shares_asked_for(val: float, test: float) -> None:
     labels = ["a"] * 400 + ["b"] * 100
-    splits = assign(labels, range(500), {"val": val, "test": test}, 0)
+    splits = assign(labels, range(500), list(map(str, range(500))), {"val": val, "test": test}, 0)
     for split, share in (("val", val), ("test", test)):
         for label, count in (("a", 400), ("b", 100)):
             found = sum(pair == (split, label) for pair in zip(splits, labels, strict=True))

@@ -11,13 +11,16 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from attrs import evolve
 from jsonschema import Draft202012Validator
 from PIL import Image
 
 import tlkit
 from tlkit.cli import main
+from tlkit.config.recipes import RECIPES, Facts, backbone_here, recommended
 from tlkit.config.schema import describe_keys, json_schema
 from tlkit.config.starter import starter, write_starter
 from tlkit.config.structure import keys
@@ -74,7 +77,8 @@ def test_data_are_looked_at_and_the_file_checks(
 ) -> None:
     Path("there").mkdir()
     data = make(Path("there", "images.csv" if make is manifest else "images"), {"b": 4, "a": 2})
-    assert command(monkeypatch, "init", "--from", str(data), "--out", "my study.toml") == 0
+    arguments = ["init", "--from", str(data), "--out", "my study.toml", "--recipe", "study"]
+    assert command(monkeypatch, *arguments) == 0
     assert command(monkeypatch, "check", "my study.toml") == 0
     text = Path("my study.toml").read_text(encoding="utf-8")
     assert tomllib.loads(text)["data"] == {
@@ -82,10 +86,11 @@ def test_data_are_looked_at_and_the_file_checks(
         "path": data.as_posix(),
         "classes": ["a", "b"],
     }
+    assert len(text.splitlines()) <= 30
     assert "# train: a 2, b 4\n# val: a 1, b 1\n" in text
     plan = tlkit.check(load_experiment("my study.toml"))
     assert plan.class_weights == {"a": 1.5, "b": 0.75}
-    assert "# balanced: the largest class has 2.0 times the images of the smallest\n" in text
+    assert "# the largest class has 2.0 times the images of the smallest\n" in text
 
 
 @pytest.mark.parametrize("make", [folder, manifest])
@@ -103,9 +108,9 @@ def test_odd_class_names_are_written_so_that_they_are_read_back(
 
 @pytest.mark.parametrize(("most", "name"), [(2, "none"), (3, "none"), (4, "balanced")])
 def test_weights_are_suggested_when_classes_differ_by_more_than_half(most: int, name: str) -> None:
-    text = starter(folder(Path("images"), {"a": 2, "b": most}), Path("x.toml"))
+    data = folder(Path("images"), {"a": 2, "b": most})
+    text = starter(data, Path("x.toml"), "study", full=True).text
     assert tomllib.loads(text)["class_weights"]["name"] == name
-    assert ("# balanced: the largest" in text) == (name == "balanced")
 
 
 def test_the_datas_path_is_relative_to_the_file() -> None:
@@ -116,8 +121,11 @@ def test_the_datas_path_is_relative_to_the_file() -> None:
 
 
 def starters() -> Iterator[str]:
-    yield starter(None, Path("experiment.toml"))
-    yield starter(folder(Path("images"), {"a": 1, "b": 4}), Path("experiment.toml"))
+    """Yield the full file of each recipe, and one of a folder."""
+    for name in RECIPES:
+        yield starter(None, Path("experiment.toml"), name, full=True).text
+    data = folder(Path("images"), {"a": 1, "b": 4})
+    yield starter(data, Path("experiment.toml"), "study", full=True).text
 
 
 def test_the_comments_say_of_every_key_what_its_docstring_says() -> None:
@@ -168,7 +176,8 @@ def test_nothing_is_overwritten(
     ("arguments", "code", "message"),
     [
         (["--from", "nowhere"], 4, "nowhere: there is no such folder or CSV file"),
-        (["--from", "empty"], 4, "empty/train: there is no such folder; it is needed"),
+        (["--from", "empty"], 4, "empty: needs one folder for each of two or more classes"),
+        (["--recipe", "prob"], 3, "--recipe: no recipe named 'prob'; did you mean 'probe'?"),
         (["--from", "note.csv"], 4, "note.csv: is empty"),
         (["--out", "no/such/folder.toml"], 8, "no/such/folder.toml: cannot be written: No such"),
     ],
@@ -194,6 +203,48 @@ def test_a_class_name_that_is_no_utf8_is_refused() -> None:
     with pytest.raises(tlkit.DataError, match=r"^image .*: must have a name in UTF-8"):
         write_starter(images, Path("x.toml"))
     shutil.rmtree(images)  # pytest could not print it
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_short_file_is_the_full_one_without_its_defaults(recipe: str) -> None:
+    data = folder(Path("images"), {"a": 2, "b": 2})
+    short, full = (starter(data, Path("x.toml"), recipe, full=full).text for full in (False, True))
+    assert len(short.splitlines()) <= 45 < len(full.splitlines())
+    assert max(map(len, short.splitlines())) <= 120
+    Path("short.toml").write_text(short)
+    Path("full.toml").write_text(full)
+    assert load_experiment("short.toml") == load_experiment("full.toml")
+
+
+def test_data_without_splits_get_shares_that_can_be_changed() -> None:
+    for label in "ab":
+        Path("images", label).mkdir(parents=True)
+        for number in range(8):
+            path = Path("images", label, f"{number}.png")
+            Image.new("L", (8, 8), 8 * number + (label == "b")).save(path)
+    text = starter(Path("images"), Path("x.toml")).text
+    assert tomllib.loads(text)["data"] | {"val": 0.15, "test": 0.15} == tomllib.loads(text)["data"]
+    assert "val = 0.15                        # the share held out for validation" in text
+    assert "# train: a 6, b 6\n# val: a 1, b 1\n# test: a 1, b 1\n" in text
+
+
+def test_the_recipe_fits_the_data_and_the_machine() -> None:
+    small, large = (Facts(images=n, backbone={"name": "vgg16"}, gpu=True) for n in (400, 40_000))
+    assert recommended(small) == ("probe", "400 training images")
+    assert recommended(large) == ("fine_tune", "40,000 training images and a GPU")
+    assert recommended(evolve(large, gpu=False))[0] == "probe"
+
+
+def test_the_best_backbone_whose_weights_are_here_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.config.recipes.BACKBONES", ("vgg19", "vgg16"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert backbone_here()[0] == {"name": "vgg16", "weights": ["imagenet", "bsds500"]}
+    file: Any = tlkit.registries.backbones.get("vgg19").published_files()["imagenet"]
+    file.path.parent.mkdir()
+    file.path.touch()
+    assert backbone_here()[0] == {"name": "vgg19", "weights": "imagenet"}
 
 
 @pytest.mark.slow

@@ -263,7 +263,7 @@ CASES = (
         what="CSV: missing or misspelled column, separator, line break, NUL, ragged row, huge cell",
         expected="4, with file and row; a byte order mark and Windows line endings are accepted",
         faults=(
-            manifest("no column", "path,label\n", "data/all.csv: there is no column 'split'"),
+            manifest("no column", "path,split\n", "data/all.csv: there is no column 'label'"),
             manifest("misspelt", f"{HEAD},pateint\n", "unknown column 'pateint'; did you mean"),
             manifest("separator", "path;label;split\n", "there is no column 'path', got path;"),
             manifest("ragged", f"{HEAD}\nx.png,a\n", "row 2: expected 3 values, got 2"),

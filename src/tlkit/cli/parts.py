@@ -202,19 +202,32 @@ def init(
         Path | None,
         typer.Option(
             "--from",
-            help="A folder with train/CLASS and val/CLASS, or a CSV manifest. Unset: drawn shapes.",
+            help="A folder with a folder per class, inside train and val or not, or a CSV "
+            "manifest. Unset: handwritten digits that come with scikit-learn.",
             metavar="DATA",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The file; must not exist.", metavar="FILE")] = Path(
         "experiment.toml"
     ),
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="probe: a linear classifier on frozen features. fine_tune: that, then the last "
+            "block too. study: a new head, by gradient descent. Unset: one that fits the data.",
+        ),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Write every key with its meaning.")] = False,
 ) -> None:
-    """Write a commented experiment file to start from."""
+    """Write an experiment file to start from."""
     from tlkit.config.starter import write_starter
+    from tlkit.train.cost import cost_text
 
-    write_starter(data, out)
-    typer.echo(f"{out}\nnext: tlkit check {shlex.quote(str(out))}")
+    made = write_starter(data, out, recipe, full=full)
+    because = f", because of {made.reason}" if made.reason else ""
+    typer.echo(f"{out}: recipe {made.recipe}{because}")
+    typer.echo(cost_text(tlkit.check(out)))
+    typer.echo(f"next: tlkit check {shlex.quote(str(out))}")
 
 
 @app.command()

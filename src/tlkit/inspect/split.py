@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from attrs import frozen
 
+from tlkit.data.holdout import assign, check_every_class, separate_groups
 from tlkit.data.leakage import same_patient
 from tlkit.data.manifest import COLUMNS
 from tlkit.data.sources import LabeledImages, read_labeled
 from tlkit.data.splits import SPLITS
-from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates, group_numbers
+from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates
 from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
 from tlkit.system.errors import DataError
 from tlkit.system.files import write_text
 from tlkit.system.text import choose_another, csv_table, first_lines
-
-MOST_FOLDS = 20  # splits are made of whole folds, so shares are met to a twentieth
 
 
 @frozen(kw_only=True)
@@ -56,7 +54,8 @@ def split_data(
 ) -> SplitResult:
     """Write a manifest whose splits share no patient and no duplicates.
 
-    Each class has about the same share in every split (scikit-learn's StratifiedGroupKFold).
+    Each class has about the same share in every split. The dataset `folder` draws the same splits
+    for the same shares and seed.
 
     Args:
         path: The folder or CSV file; see `inspect_data`. Existing splits are not kept.
@@ -91,10 +90,11 @@ def split_data(
         raise DataError("\n".join([head, *first_lines(problems)]))
     duplicates = find_duplicates(images, near_bits)
     _check_labels(images, duplicates)
-    groups = group_numbers(images, duplicates)
+    groups, _ = separate_groups([one.image for one in images], _contents(images, duplicates))
     labels = [one.image.label for one in images]
-    splits = assign(labels, groups, {"val": val, "test": test}, seed)
-    _check(labels, groups, splits)
+    names = [str(("file", one.sha256)) for one in images]
+    splits = assign(labels, groups, names, {"val": val, "test": test}, seed)
+    check_every_class(labels, splits)
     write_text(out, _manifest(images, splits, "" if below == os.curdir else f"{below}/"))
     shares = {"train": 1 - val - test, "val": val, "test": test}
     return _result(labeled, groups, splits, shares)
@@ -120,73 +120,14 @@ def _result(
     )
 
 
-def assign(
-    labels: Sequence[str], groups: Sequence[int], shares: Mapping[str, float], seed: int
-) -> list[str]:
-    """Return a split per image; each group is in one split.
-
-    Args:
-        labels: The images' classes.
-        groups: A group number per image.
-        shares: The share of each split but `train`, which has the rest.
-        seed: The seed of the draw.
-
-    Raises:
-        DataError: If a class has fewer groups than there are splits.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    wanted = {split: share for split, share in shares.items() if share}
-    separate = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
-    least = min(separate, key=lambda label: separate[label])
-    if separate[least] <= len(wanted):
-        raise DataError(
-            f"class {least!r}: {len(wanted) + 1} splits need as many separate images (of "
-            f"different patients, not duplicates), got {separate[least]}"
-        )
-    folds, taken = _folds(list(wanted.values()), min(MOST_FOLDS, separate[least]))
-    names = [split for split, count in zip(wanted, taken, strict=True) for _ in range(count)]
-    names += ["train"] * (folds - len(names))
-    splits = ["train"] * len(labels)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    unused = np.zeros((len(labels), 1))
-    for name, (_, fold) in zip(names, splitter.split(unused, labels, groups), strict=True):
-        for index in fold:
-            splits[index] = name
-    return splits
-
-
-def _folds(shares: Sequence[float], most: int) -> tuple[int, list[int]]:
-    """Return the number of folds, and how many of them each share takes.
-
-    >>> _folds([0.15, 0.15], 20), _folds([0.2], 20), _folds([0.15, 0.15], 4)
-    ((20, [3, 3]), (20, [4]), (4, [1, 1]))
-    """
-
-    def taken(folds: int) -> list[int]:
-        return [max(1, round(share * folds)) for share in shares]
-
-    def miss(folds: int) -> float:
-        return sum(abs(n / folds - s) for n, s in zip(taken(folds), shares, strict=True))
-
-    possible = [folds for folds in range(most, 1, -1) if sum(taken(folds)) < folds]
-    best = min(possible, key=lambda folds: round(miss(folds), 9))
-    return best, taken(best)
-
-
-def _check(labels: Sequence[str], groups: Sequence[int], splits: Sequence[str]) -> None:
-    """Check that no group is in two splits and every class is in every split."""
-    homes: dict[int, set[str]] = defaultdict(set)
-    for group, split in zip(groups, splits, strict=True):
-        homes[group].add(split)
-    assert all(len(home) == 1 for home in homes.values())
-    for split in set(splits):
-        there = {label for label, own in zip(labels, splits, strict=True) if own == split}
-        if lacking := set(labels) - there:
-            raise DataError(
-                f"{split}: has no image of {min(lacking)!r}, whose images are in too few groups of "
-                "one patient or of duplicates; try another --seed or share"
-            )
+def _contents(images: Sequence[ImageFacts], duplicates: Duplicates) -> list[list[Hashable]]:
+    """Return what each image shares with its copies; see `tlkit.data.folds.contents_of`."""
+    keys: list[list[Hashable]] = [[("file", one.sha256), ("pixels", one.pixels)] for one in images]
+    for pair in duplicates.pairs:
+        if pair.kind == "near":
+            for index in (pair.one, pair.other):
+                keys[index].append(("near", pair.one, pair.other))
+    return keys
 
 
 def _check_labels(images: Sequence[ImageFacts], duplicates: Duplicates) -> None:

@@ -2,31 +2,118 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, field, frozen
 
 from tlkit.data.folds import resplit
+from tlkit.data.holdout import SHARE, check_every_class, hold_out
 from tlkit.data.leakage import refuse, shared_patients
 from tlkit.data.manifest import refuse_rows
 from tlkit.data.root import ImageRoot
-from tlkit.data.sources import LabeledImages, class_folders, read_folder, read_manifest
-from tlkit.data.splits import SPLITS, Splits
-from tlkit.parts.kinds import Dataset, part
-from tlkit.parts.validators import shown
-from tlkit.system.errors import DataError, PartError
+from tlkit.data.sources import (
+    LabeledImages,
+    class_folders,
+    read_folder,
+    read_manifest,
+    split_folders,
+)
+from tlkit.data.splits import Example, Splits
+from tlkit.parts.kinds import Dataset, part, typed_init
+from tlkit.parts.validators import fraction, open_interval, shown, unless_none
+from tlkit.system.errors import ConfigError, DataError, FieldError, PartError, Problem
 from tlkit.system.text import nearest
+
+OnImage = Callable[[int, int], None]
+
+
+@typed_init
+@frozen(kw_only=True)
+class Files(Dataset):
+    """Image files, in splits of their own or in splits that tlkit draws.
+
+    Attributes:
+        val: The share of the images held out for validation if the data have no `val`, stratified
+            by class; images of one patient and near-copies stay together. Unset: 0.15. Files are
+            not moved.
+        test: The share held out for the final score if the data have no `test`. Unset: 0.15 if the
+            data have no splits at all and `folds` is unset, otherwise none.
+    """
+
+    val: float | None = field(default=None, validator=unless_none(open_interval(0, 1)))
+    test: float | None = field(default=None, validator=unless_none(fraction(1)))
+
+    def __attrs_post_init__(self) -> None:
+        if (self.val or SHARE) + (self.test or 0) >= 1:
+            raise FieldError("test", "and val must be shares that leave some to train")
+        if self.folds is not None and self.val is not None:
+            raise FieldError("val", "is a tenth of what data.folds does not hold out; remove one")
+
+    def load(self) -> Splits:
+        """Return the images in their splits."""
+        return self.load_counting(lambda done, count: None)
+
+    @abstractmethod
+    def load_counting(self, on_image: OnImage) -> Splits:
+        """Do the same, and tell how many images were read and of how many."""
+
+    def _splits(
+        self,
+        labeled: LabeledImages,
+        parts: Mapping[str, tuple[Example, ...]],
+        classes: tuple[str, ...],
+        on_image: OnImage,
+    ) -> Splits:
+        """Return the splits; those that `parts` lacks are held out, of `""` or of `train`."""
+        shares = self._shares(parts)
+        rest = parts.get("") or parts.get("train", ())
+        known, notes = dict(parts), labeled.notes
+        if shares and rest:
+            splits, said = hold_out(rest, labeled.root.read, shares, self.split_seed, on_image)
+            check_every_class([example.label for example in rest], splits)
+            for split in ("train", *shares):
+                pairs = zip(rest, splits, strict=True)
+                known[split] = tuple(example for example, own in pairs if own == split)
+            notes += said
+        return Splits(
+            classes=classes,
+            train=known.get("train", ()),
+            val=known.get("val", ()),
+            test=known.get("test", ()),
+            read=labeled.root.read,
+            root=str(labeled.root.path),
+            notes=notes,
+            held_out=shares,
+        )
+
+    def _shares(self, parts: Mapping[str, tuple[Example, ...]]) -> dict[str, float]:
+        """Return the share of each split that is to be held out."""
+        shares = {}
+        for split, share in (("val", self.val), ("test", self.test)):
+            if parts.get(split):
+                if share is not None:
+                    message = f"the data have a split {split} of their own; remove the key"
+                    raise ConfigError([Problem(f"data.{split}", message)])
+                continue
+            usual = SHARE if split == "val" or ("" in parts and self.folds is None) else 0.0
+            shares[split] = usual if share is None else share
+        return {split: share for split, share in shares.items() if share}
 
 
 @part("folder")
-class Folder(Dataset):
-    """A folder per split, in it a folder per class: `path/train/CLASS/…`, `path/val/CLASS/…`.
+class Folder(Files):
+    """A folder per class: `path/CLASS/…`, or `path/train/CLASS/…` and `path/val/CLASS/…`.
 
-    Without `path/test`, the results are those on `val`, and every table says so.
+    Without folders for the splits, tlkit holds out images for `val` and `test`. With `path/train`
+    and `path/val` but without `path/test`, the results are those on `val`, and every table says so.
+    `valid` and `validation` are other names of `val`.
 
     Attributes:
-        path: The folder that contains `train`, `val` and optionally `test`.
+        path: The folder that contains a folder per class, or `train` and, if they are there, `val`
+            and `test`.
     """
 
     path: Path
@@ -35,38 +122,30 @@ class Folder(Dataset):
         """Return the folder if it does not exist."""
         return None if self.path.exists() else self.path
 
-    def load(self) -> Splits:
+    def load_counting(self, on_image: OnImage) -> Splits:
         """Return the images in the folders, sorted by class and path."""
         if not self.path.is_dir():
             raise DataError(f"{self.path}: the data's folder is not there; set data.path")
-        for split in ("train", "val"):
-            if not (self.path / split).is_dir():
-                raise DataError(f"{self.path / split}: there is no such folder; it is needed")
-        names = class_folders(self.path / "train")
-        classes = self.classes or tuple(dict.fromkeys(names.values()))
+        names = split_folders(self.path, self.classes) or {"": ""}
+        if "" not in names and "train" not in names:
+            raise DataError(f"{self.path / 'train'}: there is no such folder; it is needed")
+        top = self.path / names.get("train", "")
+        classes = self.classes or tuple(dict.fromkeys(class_folders(top).values()))
         if len(classes) < 2:
             raise DataError(
-                f"{self.path / 'train'}: needs one folder for each of two or more classes, "
+                f"{top}: needs one folder for each of two or more classes, "
                 f"got {', '.join(classes) or 'none'}"
             )
         labeled = read_folder(self.path, self.classes)
-        for split in SPLITS:
-            self._check_classes(split, classes, labeled)
-        return Splits(
-            classes=classes,
-            train=labeled.examples("train", classes),
-            val=labeled.examples("val", classes),
-            test=labeled.examples("test", classes),
-            read=labeled.root.read,
-            root=str(self.path),
-            notes=labeled.notes,
-        )
+        for split, name in names.items():
+            self._check_classes(split, self.path / name, classes, labeled)
+        parts = {split: labeled.examples(split, classes) for split in names}
+        return self._splits(labeled, parts, classes, on_image)
 
-    def _check_classes(self, split: str, classes: tuple[str, ...], labeled: LabeledImages) -> None:
-        """Check that a split, if there is one, has images of each class and no other classes."""
-        top = self.path / split
-        if not top.is_dir():
-            return
+    def _check_classes(
+        self, split: str, top: Path, classes: tuple[str, ...], labeled: LabeledImages
+    ) -> None:
+        """Check that a folder has images of each class and no other classes."""
         names = class_folders(top, classes)
         extra = [name for name, label in names.items() if label not in classes]
         if extra:
@@ -77,15 +156,17 @@ class Folder(Dataset):
         filled = {image.label for image in labeled.images if image.split == split}
         for label in classes:
             if label not in filled:
-                raise DataError(f"{top / label}: class {label!r} has no images in {split}")
+                where = f" in {split}" if split else ""
+                raise DataError(f"{top / label}: class {label!r} has no images{where}")
 
 
 @part("manifest")
-class Manifest(Dataset):
-    """A CSV file with one row per image: `path, label, split` and, if known, more.
+class Manifest(Files):
+    """A CSV file with one row per image: `path, label` and, if known, more.
 
-    The other columns are `patient, source, view, sha256`. Image paths are relative to the CSV
-    file's folder, or to `root`, and must stay below it.
+    The other columns are `split, patient, source, view, sha256`. If there is no split, tlkit holds
+    out images for `val` and `test`. Image paths are relative to the CSV file's folder, or to
+    `root`, and must stay below it.
 
     Attributes:
         path: The CSV file.
@@ -101,36 +182,36 @@ class Manifest(Dataset):
         """Return the CSV file if it does not exist."""
         return None if self.path.exists() else self.path
 
-    def load(self) -> Splits:
+    def load_counting(self, on_image: OnImage) -> Splits:
         """Return the images in the order of the rows."""
         if not self.path.is_file():
             raise DataError(f"{self.path}: the manifest is not there; set data.path")
         root = ImageRoot(self.root or self.path.parent, self.follow_links)
         if not root.path.is_dir():
             raise DataError(f"{root.path}: the images' folder is not there; set data.root")
-        labeled = read_manifest(self.path, self.classes, root, ("path", "label", "split"))
+        labeled = read_manifest(self.path, self.classes, root)
+        present = {image.split for image in labeled.images}
+        if "" in present and len(present) > 1:  # each row without a split is a problem then
+            labeled = read_manifest(self.path, self.classes, root, ("path", "label", "split"))
         refuse_rows(self.path, labeled.problems)
         classes = self.classes or labeled.classes
         if len(classes) < 2:
             raise DataError(
                 f"{self.path}: needs two or more classes, got {', '.join(classes) or 'none'}"
             )
+        parts = {split: labeled.examples(split) for split in sorted(present)}
         try:
-            return Splits(
-                classes=classes,
-                train=labeled.examples("train"),
-                val=labeled.examples("val"),
-                test=labeled.examples("test"),
-                read=root.read,
-                root=str(root.path),
-                notes=labeled.notes,
-            )
+            return self._splits(labeled, parts, classes, on_image)
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None
 
 
-def load_splits(dataset: Dataset) -> Splits:
+def load_splits(dataset: Dataset, on_image: OnImage = lambda done, count: None) -> Splits:
     """Load a dataset, or its stand-in if it has one and the data are missing altogether.
+
+    Args:
+        dataset: The dataset.
+        on_image: Called with the number of images read and of all images, if splits are drawn.
 
     Raises:
         ConfigError: If the keys for folds do not fit each other.
@@ -138,7 +219,7 @@ def load_splits(dataset: Dataset) -> Splits:
             splits and that is not allowed.
     """
     splits = resplit(
-        _loaded(dataset),
+        _loaded(dataset, on_image),
         folds=dataset.folds,
         fold=dataset.fold,
         max_per_class=dataset.max_per_class,
@@ -150,11 +231,14 @@ def load_splits(dataset: Dataset) -> Splits:
     return evolve(splits, leakage={"patient": len(patients)} if patients else {})
 
 
-def _loaded(dataset: Dataset) -> Splits:
+def _loaded(dataset: Dataset, on_image: OnImage) -> Splits:
     """Return the data's own splits, or the stand-in's."""
     absent = dataset.absent()
     if absent is None or dataset.stand_in is None:
-        splits: Any = dataset.load()  # other people's parts may return anything
+        # Other people's parts may return anything.
+        splits: Any = (
+            dataset.load_counting(on_image) if isinstance(dataset, Files) else dataset.load()
+        )
         if not isinstance(splits, Splits):
             what = f"its `load` must return Splits, got {shown(splits)}"
             raise PartError(f"{type(dataset).__name__}: {what}")

@@ -113,7 +113,7 @@ class Dataset(ABC):
             `tlkit sweep` runs all of them.
         max_per_class: Train on at most this many images per class; those drawn for a smaller
             number are among those drawn for a larger one.
-        split_seed: The seed of the draws for `folds` and `max_per_class`.
+        split_seed: The seed of the draws for `folds`, `max_per_class` and images that are held out.
         on_bad_image: What happens to an image that cannot be decoded: `error` lists all of them
             and stops; `skip` leaves them out and records which.
         allow_leakage: Continue although a patient or an image is in two splits; the results say
@@ -535,7 +535,7 @@ def _registry(kind: str, plural: str, base: type, *modules: str) -> Registry[Any
 
 
 registries = Registries(
-    datasets=_registry("dataset", "datasets", Dataset, "datasets", "shapes"),
+    datasets=_registry("dataset", "datasets", Dataset, "datasets", "shapes", "digits"),
     backbones=_registry(
         "backbone",
         "backbones",

@@ -15,6 +15,7 @@ from tlkit.metrics.intervals import format_value
 from tlkit.reports.console import leakage_text, stand_in_banner
 from tlkit.system.text import printable_lines
 from tlkit.train.callback import Callback, Epoch
+from tlkit.train.cost import cost_text
 from tlkit.train.plan import Plan, PlannedStage
 from tlkit.weights.earlier_run import lineage
 
@@ -113,6 +114,7 @@ class Terminal(Callback):
         if plan.stand_in:
             self.say(stand_in_banner(plan.stand_in))
         self._summary(plan, splits)
+        self.say(cost_text(plan))
         if plan.evaluated_on == "val":
             self.on_note("there is no test split; results will be on val")
 

@@ -24,6 +24,7 @@ from tlkit.reports.charts import (
     roc_chart,
 )
 from tlkit.reports.console import kept_epoch_text, stand_in_text
+from tlkit.reports.diagnosis import diagnose
 from tlkit.reports.gallery import Gallery
 from tlkit.reports.page import data_element, page
 from tlkit.reports.svg import interval_plot
@@ -133,6 +134,7 @@ def _training(run: RunRecord) -> dict[str, Any]:
     return {
         "kept_text": f"{len(history)} epochs; {text}.",
         "learning": learning_charts(history, best, kept),
+        "findings": diagnose(run),
     }
 
 

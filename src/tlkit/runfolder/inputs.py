@@ -126,11 +126,13 @@ class DataFacts:
         patients: Whether patients are `known`, `partly known` or `unknown`.
         skipped: Number of unreadable images left out, by split.
         leakage_accepted: Number of patients and pictures in two splits, by kind.
+        held_out: Share of the images that tlkit held out, by split.
     """
 
     patients: str = "unknown"
     skipped: dict[str, int] = field(factory=dict)
     leakage_accepted: dict[str, int] = field(factory=dict)
+    held_out: dict[str, float] = field(factory=dict)
 
 
 @frozen(kw_only=True)

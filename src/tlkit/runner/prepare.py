@@ -10,9 +10,10 @@ from attrs import evolve
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.toml import as_experiment
-from tlkit.data.splits import SPLITS
+from tlkit.data.sources import VAL_NAMES
+from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.datasets import load_splits
-from tlkit.runfolder.folder import folder_exists
+from tlkit.runfolder.folder import RUNS, folder_exists
 from tlkit.runner.trackers import require_trackers
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, WeightsError
@@ -26,13 +27,17 @@ if TYPE_CHECKING:
 
 
 def check(
-    experiment: Experiment | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+    experiment: Experiment | str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    callback: Callback | None = None,
 ) -> Plan:
     """Return what a run would do, without doing it.
 
     Args:
         experiment: An experiment, the path of its TOML file, or a dict with the same keys.
         overrides: ``a.b=value`` expressions for an experiment given as a path or a dict.
+        callback: Receives the progress of reading the images, if splits are to be drawn.
 
     Raises:
         ConfigError: If the experiment is wrong; lists every problem.
@@ -40,7 +45,8 @@ def check(
         DataError: If the data are missing or wrong.
     """
     experiment = as_experiment(experiment, overrides)
-    plan = make_plan(experiment, load_splits(experiment.data))
+    callback = callback or Callback()
+    plan = make_plan(experiment, load_splits(experiment.data, callback.on_image_checked))
     check_start(experiment, plan)
     return plan
 
@@ -76,7 +82,7 @@ def prepare_run(
     """Check and load everything that a run needs; its results will go to the new folder `out`."""
     experiment = as_experiment(experiment, overrides)
     require_trackers(experiment.track)
-    splits = load_splits(experiment.data)
+    splits = load_splits(experiment.data, callback.on_image_checked)
     plan = make_plan(experiment, splits)
     check_start(experiment, plan)
 
@@ -88,7 +94,7 @@ def prepare_run(
 
     if out is not None and out.exists():
         raise RunFolderError(folder_exists(out))
-    _refuse_among_images(out, experiment)
+    _refuse_among_images(out, experiment, splits)
     callback.on_plan(plan, splits)
     checked = check_images(
         splits,
@@ -125,12 +131,16 @@ def prepare_run(
     )
 
 
-def _refuse_among_images(out: Path | None, experiment: Experiment) -> None:
+def _refuse_among_images(out: Path | None, experiment: Experiment, splits: Splits) -> None:
     """Refuse a run folder whose pictures the next run would take for images."""
     top = getattr(experiment.data, "path", None)
-    if out is None or not isinstance(top, Path):
+    if not isinstance(top, Path) or not top.is_dir():
         return
-    for split in SPLITS:
-        if out.absolute().is_relative_to((top / split).absolute()):
-            message = f"{out}: is inside the image folder {top / split}; choose another folder"
+    out = out or Path(RUNS)
+    tops = {top / split for split in (*SPLITS, *VAL_NAMES)}
+    if splits.held_out and not (top / "train").is_dir():  # every folder in it is a class
+        tops = {top}
+    for folder in sorted(tops):
+        if out.absolute().is_relative_to(folder.absolute()):
+            message = f"{out}: is inside the image folder {folder}; choose another folder"
             raise ConfigError([Problem("--out", message)])

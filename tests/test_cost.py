@@ -1,0 +1,46 @@
+"""The estimate of a run's time: it grows with what is computed, and with nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tlkit
+from tlkit.train.cost import cost_text, estimated_seconds, multiply_adds
+
+DATA = {"name": "shapes", "train": 600, "val": 100, "test": 100}
+BACKBONE = {"name": "vgg16", "weights": "none", "image_size": 224}
+
+
+def seconds(cores: int = 2, **changed: Any) -> float:
+    experiment = {"data": DATA, "backbone": BACKBONE, "head": {"name": "pooled"}, **changed}
+    return estimated_seconds(tlkit.check(experiment), cores)
+
+
+def test_the_multiplications_of_vgg16_are_those_of_the_literature() -> None:
+    table = tlkit.registries.backbones.get("vgg16")(image_size=224).layers()
+    assert sum(multiply_adds(layer) for _, layer in table) == pytest.approx(15.35e9, rel=0.01)
+
+
+def test_800_images_through_a_frozen_vgg16_take_about_a_minute_and_a_half_on_two_cores() -> None:
+    """docs/performance.md measures 82 ms per image, and 15 s for the rest."""
+    assert 65 < seconds() < 110
+
+
+def test_more_work_takes_longer() -> None:
+    once = seconds()
+    assert seconds(cores=1) > 1.6 * once
+    assert seconds(backbone={**BACKBONE, "image_size": 112}) < 0.6 * once
+    assert seconds(fit={"epochs": 40}) < 1.1 * once
+    assert seconds(fit={"cache": False}) > 5 * once
+    assert seconds(augmentation={"name": "natural", "views": 3}) > 2 * once
+    assert seconds(freeze={"name": "all_layers"}) > 15 * once
+    two = [{"epochs": 5}, {"epochs": 5, "optimizer": {"name": "sgd"}}]
+    assert seconds(phase=two) == pytest.approx(once, rel=0.1)
+
+
+def test_it_is_said_in_words() -> None:
+    text = cost_text(tlkit.check({"data": DATA, "backbone": BACKBONE}))
+    assert text.startswith("takes about ")
+    assert " on " in text

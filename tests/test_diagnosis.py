@@ -1,0 +1,119 @@
+"""Diagnosis: each finding is there when it must be, and not otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from attrs import evolve
+from tests.finished_runs import made_up
+
+from tlkit.metrics.scores import EpochScores
+from tlkit.metrics.scoring import score_confusion
+from tlkit.reports.diagnosis import at_chance, diagnose, next_steps
+from tlkit.runfolder.record import RunRecord
+from tlkit.train.callback import Epoch
+
+CLASSES = ("normal", "pneumonia", "covid-19")
+
+
+def run_with(
+    losses: Sequence[float],
+    val_losses: Sequence[float],
+    accuracy: float = 0.9,
+    val_accuracy: float = 0.85,
+    **known: Any,
+) -> RunRecord:
+    """Return a run with these losses per epoch."""
+    run = made_up(epochs=len(losses), counts=(100, 100, 60), skill=2.5, **known)
+    history = tuple(
+        Epoch(
+            epoch=number,
+            stage=1,
+            learning_rate=1e-3,
+            loss=loss,
+            loss_unweighted=loss,
+            accuracy=accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+        )
+        for number, (loss, val_loss) in enumerate(zip(losses, val_losses, strict=True), start=1)
+    )
+    return evolve(run, history=history)
+
+
+def judged(
+    run: RunRecord, test: Sequence[Sequence[int]], val: Sequence[Sequence[int]]
+) -> RunRecord:
+    """Return the run with scores of these confusion matrices."""
+    scores = {"val": score_confusion(val, CLASSES), "test": score_confusion(test, CLASSES)}
+    epoch = EpochScores(run.history[-1].epoch, scores)
+    return evolve(run, metrics=evolve(run.metrics, kept=epoch, other=epoch))
+
+
+GOOD = ([1.0, 0.5, 0.4, 0.398, 0.397], [0.9, 0.6, 0.5, 0.499, 0.498])
+
+
+def test_a_good_run_has_none() -> None:
+    assert diagnose(run_with(*GOOD)) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "val_losses", "what", "advice"),
+    [
+        ([23.7, 9, 4, 4, 4], [11, 7, 5, 5, 5], "began at 23.7", "standardize"),
+        ([1, 0.9, 0.8, 0.7, 0.6], [1, 0.9, 0.8, 0.7, 0.6], "still falling", "fit.epochs = 10"),
+        ([1.1, 1.1, 1.1, 1.09, 1.1], [1.1] * 5, "stayed at 1.10; guessing has 1.07", "lr-find"),
+        ([1, 0.5, 0.3, 0.2, 0.1], [0.9, 0.7, 0.6, 0.8, 1.0], "lowest in epoch 3", "fit.keep"),
+    ],
+)  # fmt: skip
+def test_the_curves_say_what_to_change(
+    losses: list[float], val_losses: list[float], what: str, advice: str
+) -> None:
+    (finding,) = diagnose(run_with(losses, val_losses))
+    assert what in finding.what
+    assert advice in finding.advice
+
+
+def test_the_training_images_by_heart() -> None:
+    (finding,) = diagnose(run_with(*GOOD, accuracy=1.0, val_accuracy=0.6))
+    assert "100.0 % in training and 60.0 % on val" in finding.what
+    assert diagnose(run_with(*GOOD, accuracy=1.0, val_accuracy=0.9)) == []
+
+
+def test_one_class_only() -> None:
+    all_normal = [[100, 0, 0], [100, 0, 0], [60, 0, 0]]
+    finding = diagnose(judged(run_with(*GOOD), all_normal, all_normal))[0]
+    assert finding.what == "Every image is called normal."
+    assert finding.advice.startswith('Try [class_weights] name = "balanced", or a tenth of')
+    no_covid = [[90, 10, 0], [10, 90, 0], [30, 30, 0]]
+    (finding,) = diagnose(judged(run_with(*GOOD), no_covid, no_covid))
+    assert finding.what == "No image is called covid-19."
+
+
+def test_val_and_test_that_differ_by_more_than_chance() -> None:
+    good, bad = [[95, 5, 0], [5, 95, 0], [3, 3, 54]], [[60, 30, 10], [30, 60, 10], [20, 10, 30]]
+    (finding,) = diagnose(judged(run_with(*GOOD), bad, good))
+    assert "on val and 57.7 % on test, more apart than chance" in finding.what
+    assert diagnose(judged(run_with(*GOOD), good, good)) == []
+
+
+def test_nothing_is_said_of_stand_in_data_and_little_of_a_solver() -> None:
+    run = run_with([23.7, 9, 4], [11, 7, 5])
+    assert diagnose(evolve(run, metrics=evolve(run.metrics, stand_in="shapes"))) == []
+    table = {**run.experiment.table, "optimizer": {"name": "lbfgs"}}
+    assert diagnose(evolve(run, experiment=evolve(run.experiment, table=table))) == []
+
+
+def test_what_to_do_next_fits_the_result() -> None:
+    run = run_with(*GOOD)
+    own = evolve(run, experiment=evolve(run.experiment, data=evolve(run.experiment.data, name="x")))
+    (line,) = next_steps(own, "runs/a b", [])
+    assert line == "read the report, then: tlkit predict 'runs/a b' IMAGE..."
+    chance = [[40, 30, 30], [40, 30, 30], [20, 20, 20]]
+    poor = judged(own, chance, chance)
+    assert at_chance(poor.scores)
+    assert not at_chance(own.scores)
+    assert "predict" not in " ".join(next_steps(poor, "runs/a", []))
+    assert next_steps(run, "runs/a", []) == ["your own pictures: tlkit init --from FOLDER"]
