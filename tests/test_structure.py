@@ -127,7 +127,7 @@ def problems_in(toml: str) -> list[str]:
         ),
         ("backbone.name = 16", f"backbone.name: expected a string, got 16; known: {BACKBONES}"),
         ("backbone = 16", "backbone: expected a table with a name, got 16"),
-        ("data = {}", "data.name: missing; known: folder, manifest, shapes"),
+        ("data = {}", "data.name: missing; known: digits, folder, manifest, shapes"),
         # rules of single keys
         ("fit.epochs = 0", "fit.epochs: must be at least 1, got 0"),
         ("backbone.image_size = 31", "backbone.image_size: must be at least 32, got 31"),
@@ -164,7 +164,8 @@ def test_a_wrong_value_is_named_with_its_path(toml: str, problem: str) -> None:
 
 
 def test_the_data_table_is_needed() -> None:
-    needed = "data: missing; a table with a name is required, one of folder, manifest, shapes"
+    parts = "digits, folder, manifest, shapes"
+    needed = f"data: missing; a table with a name is required, one of {parts}"
     assert problems_in("") == [needed]
 
 
