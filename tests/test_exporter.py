@@ -25,7 +25,8 @@ import tlkit
 from tlkit.classifier import load
 from tlkit.cli import app
 from tlkit.data.images import to_pixels
-from tlkit.exporter import FORMATS, Format, _facts, with_preprocessing
+from tlkit.exporter.export import _facts, with_preprocessing
+from tlkit.exporter.formats import FORMATS, Format
 from tlkit.metrics.calibration import Calibrator
 from tlkit.parts.heads import Cosine, Pooled
 from tlkit.parts.shapes import Shapes
@@ -176,7 +177,7 @@ def test_predict_evaluate_and_the_script_agree_on_every_file(
     shutil.copytree(odd, labeled, ignore=shutil.ignore_patterns("refused"))
     hot = evolve(load(run), calibrator=Calibrator(temperature=1.7))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlkit.exporter.load", lambda *_, **__: hot)
+        patch.setattr("tlkit.exporter.export.load", lambda *_, **__: hot)
         done = tlkit.export(run, tmp_path / "out", to=to)
     script = runpy.run_path(str(done.folder / "predict.py"))
     assert script["FACTS"] == _facts(hot, run, to, done.difference)
@@ -343,7 +344,7 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
         model = with_preprocessing(classifier)
         return keras.Model(model.input, keras.ops.flip(model.output, axis=1))
 
-    monkeypatch.setattr("tlkit.exporter.with_preprocessing", flipped)
+    monkeypatch.setattr("tlkit.exporter.export.with_preprocessing", flipped)
     with pytest.raises(tlkit.WeightsError, match="the exported model is off by"):
         tlkit.export(run, tmp_path / "out", to="keras")
     assert list(tmp_path.iterdir()) == []
@@ -373,7 +374,7 @@ def test_a_script_that_forgets_a_rule_is_not_handed_out(
     predict_py = Format.predict_py
     classifier = evolve(load(run), calibrator=Calibrator(favored=2, threshold=0.01))
     monkeypatch.setattr(Format, "predict_py", forgetful)
-    monkeypatch.setattr("tlkit.exporter.load", lambda *_, made=classifier, **__: made)
+    monkeypatch.setattr("tlkit.exporter.export.load", lambda *_, made=classifier, **__: made)
     with pytest.raises(tlkit.WeightsError, match=message):
         tlkit.export(run, tmp_path / "out", to="keras")
     assert not (tmp_path / "out").exists()
@@ -382,7 +383,7 @@ def test_a_script_that_forgets_a_rule_is_not_handed_out(
 def test_a_missing_package_is_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tlkit.exporter._installed", lambda name: name != "tf2onnx")
+    monkeypatch.setattr("tlkit.exporter.formats.installed", lambda name: name != "tf2onnx")
     with pytest.raises(tlkit.PartError, match=r"needs tf2onnx; pip install 'tlkit\[onnx\]'"):
         tlkit.export(run, tmp_path / "out", to="onnx")
 

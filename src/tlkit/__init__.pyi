@@ -22,8 +22,8 @@ from .data.splits import Splits as Splits
 from .estimator import TransferClassifier as TransferClassifier
 from .explain import Explainer as Explainer
 from .explain import heatmaps as heatmaps
-from .exporter import Exported as Exported
-from .exporter import export as export
+from .exporter.export import Exported as Exported
+from .exporter.export import export as export
 from .inspect.duplicates import Duplicates as Duplicates
 from .inspect.duplicates import Pair as Pair
 from .inspect.fingerprints import ImageFacts as ImageFacts

@@ -1,0 +1,1 @@
+"""Finished runs as model files for programs without tlkit."""

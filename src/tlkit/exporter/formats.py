@@ -1,0 +1,200 @@
+"""The file formats of exported models: writing them, and the line of a script that reads them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from tlkit.exporter.script import predict_py
+from tlkit.system.errors import PartError
+from tlkit.system.keras import keras
+
+
+@frozen(kw_only=True)
+class Format:
+    """A file format.
+
+    Attributes:
+        file: The file's name in the folder.
+        write: Writes a model.
+        reader: The module that reads the file.
+        tolerance: The largest allowed difference of a probability from the run's.
+        script: The lines of `predict.py` that define `probabilities`.
+        needs: Modules that writing needs and tlkit itself does not.
+        extra: The extra of tlkit that installs them.
+        keras_only: The format can only hold Keras's own layers.
+        float32_only: The format can only hold float32 arithmetic.
+    """
+
+    file: str
+    write: Callable[[keras.Model, Path], None]
+    reader: str
+    script: str
+    tolerance: float
+    needs: tuple[str, ...] = ()
+    extra: str = ""
+    keras_only: bool = False
+    float32_only: bool = False
+
+    def predict_py(self) -> str:
+        """Return the text of `predict.py`."""
+        return predict_py(self.script)
+
+    def require(self) -> None:
+        """Raise `PartError` if a package is missing."""
+        missing = [name for name in self.needs if not installed(name)]
+        if missing:
+            raise PartError(
+                f"{self.file}: needs {', '.join(missing)}; pip install 'tlkit[{self.extra}]'"
+            )
+
+    def check(self, model: keras.Model, mixed_precision: str | None) -> None:
+        """Raise `PartError` if the format cannot hold the model."""
+        if self.float32_only and mixed_precision:
+            raise PartError(f"{self.file}: holds float32 only, not mixed precision; use savedmodel")
+        foreign = _foreign_layers(model) if self.keras_only else []
+        if foreign:
+            raise PartError(
+                f"{self.file}: could not be read without code outside Keras, for "
+                f"{', '.join(foreign)}; export to savedmodel or onnx"
+            )
+
+
+def installed(module: str) -> bool:
+    """Tell whether a module is installed, without importing it."""
+    return find_spec(module) is not None
+
+
+def _foreign_layers(model: keras.Model) -> list[str]:
+    """Return the layers that Keras alone cannot read."""
+    layers = {id(x): x for x in model._flatten_layers()}.values()
+    return sorted(
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in layers
+        if type(layer).__module__.partition(".")[0] != "keras"
+        or isinstance(layer, keras.layers.Lambda)
+    )
+
+
+def _write_savedmodel(model: keras.Model, path: Path) -> None:
+    model.export(path, format="tf_saved_model", verbose=False)
+
+
+def _write_keras(model: keras.Model, path: Path) -> None:
+    model.save(path)
+
+
+@contextmanager
+def _onnx_operators(model: keras.Model) -> Iterator[None]:
+    """Compute GELU and grouped convolutions, as in ConvNeXt, by operators that tf2onnx supports."""
+    changed = []
+    for layer in model._flatten_layers():
+        if getattr(layer, "activation", None) is keras.activations.gelu:
+            layer.activation = _gelu
+            changed.append(layer)
+        if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
+            layer.convolution_op = partial(_grouped_convolution, layer)
+            changed.append(layer)
+    try:
+        yield
+    finally:
+        for layer in changed:
+            if getattr(layer, "activation", None) is _gelu:
+                layer.activation = keras.activations.gelu
+            vars(layer).pop("convolution_op", None)
+
+
+def _gelu(x: Any) -> Any:
+    """Return x · Φ(x) by the error function; TensorFlow uses the complementary one."""
+    return 0.5 * x * (1 + keras.ops.erf(x / math.sqrt(2)))
+
+
+def _grouped_convolution(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
+    """Convolve each group of channels separately; Keras would compile with XLA."""
+    settings = {
+        "strides": layer.strides,
+        "padding": layer.padding,
+        "dilation_rate": layer.dilation_rate,
+        "data_format": layer.data_format,
+    }
+    if layer.groups == layer.filters == inputs.shape[-1]:
+        transposed = keras.ops.transpose(kernel, (0, 1, 3, 2))
+        return keras.ops.depthwise_conv(inputs, transposed, **settings)
+    parts = zip(
+        keras.ops.split(inputs, layer.groups, axis=-1),
+        keras.ops.split(kernel, layer.groups, axis=-1),
+        strict=True,
+    )
+    return keras.ops.concatenate([keras.ops.conv(x, k, **settings) for x, k in parts], axis=-1)
+
+
+def _write_onnx(model: keras.Model, path: Path) -> None:
+    pixels = keras.InputSpec(shape=model.input.shape, dtype="float32", name="pixels")
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # the file is read back and checked
+    with _onnx_operators(model), warnings.catch_warnings():
+        # To patch tf2onnx, Keras 3.15.1 looks for an attribute that NumPy 2 warns about.
+        warnings.filterwarnings("ignore", r"In the future `np\.\w+` will be defined")
+        model.export(path, format="onnx", input_signature=[pixels], verbose=False)
+
+
+FORMATS: Mapping[str, Format] = {
+    "savedmodel": Format(
+        file="savedmodel",
+        tolerance=1e-5,
+        write=_write_savedmodel,
+        reader="tensorflow",
+        script="""\
+import tensorflow as tf
+
+model = tf.saved_model.load(str(HERE / "savedmodel"))
+
+
+def probabilities(pixels):
+    return model.serve(pixels).numpy()
+""",
+    ),
+    "keras": Format(
+        file="model.keras",
+        tolerance=1e-5,
+        write=_write_keras,
+        reader="keras",
+        keras_only=True,
+        script="""\
+import keras
+
+model = keras.models.load_model(HERE / "model.keras")
+
+
+def probabilities(pixels):
+    return model.predict(pixels, verbose=0)
+""",
+    ),
+    "onnx": Format(
+        file="model.onnx",
+        tolerance=1e-4,  # ONNX Runtime reorders and fuses operations
+        write=_write_onnx,
+        reader="onnxruntime",
+        needs=("tf2onnx", "onnx"),
+        extra="onnx",
+        float32_only=True,
+        script="""\
+import onnxruntime
+
+session = onnxruntime.InferenceSession(str(HERE / "model.onnx"))
+(name,) = [entry.name for entry in session.get_inputs()]
+
+
+def probabilities(pixels):
+    return session.run(None, {name: pixels})[0]
+""",
+    ),
+}
