@@ -446,6 +446,41 @@ MUTANTS = (
         "tests/properties/test_frozen_weights.py::"
         "test_freezing_after_compile_demands_a_new_compile",
     ),
+    Mutant(
+        "multipliers that an optimizer part ignores stay ignored",
+        "parts/optimizers.py",
+        "(1.0,) * len(PROBES)):\n        return layerwise(built, multipliers)",
+        "(1.0,) * len(PROBES)):\n        return built",
+        "tests/test_optimizers.py::test_the_engine_scales_what_a_part_does_not",
+    ),
+    Mutant(
+        "near-copies may be in two folds",
+        "data/folds.py",
+        "    for one, other, _ in near_pairs(bits):",
+        "    for one, other, _ in ():",
+        "tests/test_folds.py::test_copies_of_every_degree_stay_in_one_fold",
+    ),
+    Mutant(
+        "pooled folds take images of one patient for independent ones",
+        "sweeps/summary.py",
+        "unit_numbers(len(answers), [answer.patient for answer in answers])",
+        "unit_numbers(len(answers), [])",
+        "tests/test_sweep_summary.py::test_pooled_folds_have_the_intervals_of_one_run_by_patient",
+    ),
+    Mutant(
+        "an evaluation is silent on what was trained on",
+        "classifier.py",
+        "        yield from self.learned_from.caveats(known)",
+        "        yield from ()",
+        "tests/test_learned_from.py::test_the_command_prints_it",
+    ),
+    Mutant(
+        "an exported script forgets the threshold",
+        "exporter/script.py",
+        "if rule else (None, 0.0)",
+        "if False else (None, 0.0)",
+        "tests/test_exporter.py::test_the_script_reads_and_decides_as_the_run_does",
+    ),
 )
 
 
