@@ -69,7 +69,7 @@ def test_names_and_order_do_not_matter_but_content_and_seed_do(tmp_path: Path) -
     reseeded = load_splits(Folder(path=tmp_path / "one", split_seed=1))
     assert homes(reseeded) != homes(one)
     assert one.held_out == {"val": 0.15, "test": 0.15}
-    assert one.counts("val") == one.counts("test") == {"a": 2, "b": 2}
+    assert one.counts("val") == one.counts("test") == {"a": 1, "b": 1}
     assert "held out by tlkit: 15 % of each class as val and 15 % of" in one.notes[0]
 
 

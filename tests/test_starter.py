@@ -133,7 +133,8 @@ def test_the_comments_say_of_every_key_what_its_docstring_says() -> None:
         prose = " ".join(text.replace("\n#", "").split())
         tables = tomllib.loads(text)
         for field in keys(tlkit.Experiment):
-            if registry := field.metadata.get("registry"):
+            registry = field.metadata.get("registry")
+            if registry and field.name in tables:  # not if every phase has its own
                 for key in describe_keys(registry.get(tables[field.name]["name"])):
                     assert " ".join(key.meaning.split()) in prose, key.name
 

@@ -29,7 +29,7 @@ class Digits(Dataset):
     the splits are cut between writers: the test digits are of people not seen in training.
 
     Attributes:
-        count: The number of digits to use, from the whole file evenly.
+        count: The number of digits to use, of each split the first.
         image_px: The height and width to which they are enlarged.
     """
 
@@ -42,16 +42,16 @@ class Digits(Dataset):
         if others := sorted(set(classes) - set(CLASSES)):
             raise DataError(f"digits: has the classes {', '.join(CLASSES)}, got {others[0]!r}")
         rows = _rows()
-        chosen = [n * len(rows) // self.count for n in range(self.count)]
         examples: dict[str, list[Example]] = {split: [] for split in SPLITS}
         pixels: dict[str, bytes] = {}
-        for number in chosen:
-            row = rows[number]
-            split = max((first, name) for name, first in FIRST.items() if first <= number)[1]
-            if row[-1] in classes:
-                path = f"{split}/{row[-1]}/{number:04d}.png"
-                pixels[path] = bytes(round(float(v)) * 255 // DARKEST for v in row[:-1])
-                examples[split].append(Example(path, row[-1], source="optdigits"))
+        for split, end in zip(SPLITS, [*FIRST.values(), len(rows)][1:], strict=True):
+            first = FIRST[split]
+            kept = round((end - first) * self.count / len(rows))
+            for number, row in enumerate(rows[first : first + kept], start=first):
+                if row[-1] in classes:
+                    path = f"{split}/{row[-1]}/{number:04d}.png"
+                    pixels[path] = bytes(round(float(v)) * 255 // DARKEST for v in row[:-1])
+                    examples[split].append(Example(path, row[-1], source="optdigits"))
         return Splits(
             classes=classes,
             train=tuple(examples["train"]),

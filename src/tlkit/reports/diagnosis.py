@@ -102,7 +102,7 @@ def _loss(run: RunRecord) -> Iterator[Finding]:
     first, last, guess = run.history[0], run.history[-1], _guessing(run)
     if _solver(run):
         return
-    if first.loss_unweighted > FAR * guess:
+    if far := first.loss_unweighted > FAR * guess:
         yield Finding(
             f"The training loss began at {first.loss_unweighted:.1f}, where guessing has "
             f"{guess:.1f}: the features are far from the range that a new layer expects.",
@@ -114,7 +114,7 @@ def _loss(run: RunRecord) -> Iterator[Finding]:
             "not finished.",
             f"Try fit.epochs = {2 * last.epoch}, or a higher learning rate: tlkit lr-find.",
         )
-    elif min(epoch.loss_unweighted for epoch in run.history) > FLAT * guess:
+    elif not far and min(epoch.loss_unweighted for epoch in run.history) > FLAT * guess:
         yield Finding(
             f"The training loss stayed at {last.loss_unweighted:.2f}; guessing has {guess:.2f}.",
             "Try another learning rate (tlkit lr-find), [head] standardize = true, or train more "
