@@ -122,8 +122,7 @@ def test_a_wrong_row_is_named_with_its_number_and_reason(
     ("lines", "problem"),
     [
         ([], "is empty; the first row names the columns$"),
-        (["path,split"], "there is no column 'label', got path, split$"),
-        (["path,label"], "train split: every class needs at least one image, got none of"),
+        (["path,label"], "there is no column 'split', got path, label$"),
         (["Path,label,split"], "there is no column 'path', got Path, label, split; ren"),
         (
             ["FileName;PatientID;label"],
