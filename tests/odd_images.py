@@ -106,7 +106,9 @@ def png(
         shown = palette[values[..., 0]]
     else:
         if key:
-            stated = values[height // 2, width // 2]
+            stated = values[height // 2, width // 2].copy()
+            if depth == 16 and values[..., 0].size > 1:  # a neighbor that is not clear
+                values[0, 0] = stated ^ 1
             chunks.append((b"tRNS", struct.pack(f">{len(stated)}H", *stated)))
             alpha = (values != stated).any(-1, keepdims=True).astype(float)
         if color in {4, 6}:

@@ -58,7 +58,8 @@ def test_every_image_is_looked_at_and_hashed() -> None:
     }
     assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert found.splits == splits
-    assert found.splits.facts() == {"patients": "unknown", "skipped": {}, "leakage_accepted": {}}
+    facts = {"patients": "unknown", "skipped": {}, "leakage_accepted": {}, "held_out": {}}
+    assert found.splits.facts() == facts
 
 
 @pytest.mark.parametrize("listed", [str.lower, str.upper])

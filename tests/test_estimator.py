@@ -165,6 +165,7 @@ def test_copies_are_the_same_picture_whatever_their_file_or_channels(tmp_path: P
         (bright_and_dark(4)[0], [0, 0, 0, 1], "two different images or more, got one of 1"),
         (np.zeros((4, 8, 8, 3), np.uint8), [0.5, 1.5, 0.1, 2.2], "continuous"),
         ("photo.jpg", ["a"], "must be a list of paths"),
+        ([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))], ["a", "b"], "X: arrays must have one size"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(images: Any, labels: Any, message: str) -> None:

@@ -12,7 +12,7 @@ from attrs import evolve
 import tlkit
 from tlkit.config.experiment import Experiment, Fit, PublishedResult
 from tlkit.config.structure import structure, unstructure
-from tlkit.config.toml import load_experiment
+from tlkit.config.toml import load_experiment, parse_assignment
 from tlkit.parts.datasets import Manifest
 from tlkit.parts.freezes import HeadOnly, TrainRange
 from tlkit.parts.heads import Pooled
@@ -190,7 +190,7 @@ class TestOverrides:
     @pytest.mark.parametrize(
         "override",
         [
-            *("", "fit.epochs", "=3", "fit.epochs=", "fit.epochs=three", "head.name=pooled"),
+            *("", "fit.epochs", "=3", "fit.epochs=", "head.name=two words"),
             *("[fit]x", "seed=" + "[" * 5000, "seed=1" + "0" * 5000),
         ],
     )
@@ -199,6 +199,21 @@ class TestOverrides:
     ) -> None:
         with pytest.raises(ConfigError, match=r"^--set .*: expected key=value in TOML, with str"):
             load_experiment(file, [override])
+
+    @pytest.mark.parametrize(
+        ("override", "quoted"),
+        [
+            ("head.name=pooled", 'head.name="pooled"'),
+            ("freeze.train = 19-22", 'freeze.train="19-22"'),
+            ("freeze.train=19–22", 'freeze.train="19–22"'),
+            ("data.path=my/x-rays", 'data.path="my/x-rays"'),
+            ("fit.epochs=3", "fit.epochs=3"),
+            ("fit.cache=true", "fit.cache=true"),
+            ("fit.epochs=three", 'fit.epochs="three"'),
+        ],
+    )
+    def test_a_word_needs_no_quotes(self, override: str, quoted: str) -> None:
+        assert parse_assignment(override) == parse_assignment(quoted)
 
     def test_a_quoted_key_may_hold_an_equals_sign(self, file: Path) -> None:
         weights = ["class_weights.name='fixed'", 'class_weights.weights."a=b" = 2']
@@ -242,8 +257,8 @@ class TestOverrides:
             load_experiment(file, ["fit.epochs=3", "fit={batch_size=4}"])
 
     def test_every_wrong_override_is_told_at_once(self, file: Path) -> None:
-        with pytest.raises(ConfigError, match=r"^--set head=x: .*\n--set seed\.a=1: "):
-            load_experiment(file, ["seed.a=1", "head=x"])
+        with pytest.raises(ConfigError, match=r"^--set head=x y: .*\n--set seed\.a=1: "):
+            load_experiment(file, ["seed.a=1", "head=x y"])
 
     def test_overridden_values_are_checked_like_the_files(self, file: Path) -> None:
         message = rf"^{file}: fit\.epochs: must be at least 1, got 0\n{file}: nope: unknown key"

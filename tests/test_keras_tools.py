@@ -13,6 +13,7 @@ import tensorflow as tf
 from attrs import evolve
 
 import tlkit
+from tlkit import keras_tools
 from tlkit.config.toml import load_experiment
 from tlkit.data.images import to_pixels
 from tlkit.parts.backbones.vgg import VGG16
@@ -198,6 +199,29 @@ def test_images_come_as_arrays_or_as_a_dataset(form: Any) -> None:
     splits = in_memory(train=form(images(8)), val=form(images(4, seed=1))).load()
     assert splits == plain
     assert [splits.read(e.path) for e in splits.train] == [plain.read(e.path) for e in plain.train]
+
+
+def test_what_keras_reads_from_a_directory_is_accepted(tmp_path: Path) -> None:
+    """It gives float32 from 0 to 255, resized, in batches."""
+    for number in range(8):
+        path = tmp_path / CLASSES[number % len(CLASSES)] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(keras_tools.png(images(8)[0][number]))
+    given = keras.utils.image_dataset_from_directory(
+        tmp_path, image_size=(9, 9), batch_size=3, shuffle=False, verbose=False
+    )
+    splits = in_memory(train=given, val=images(4, seed=1)).load()
+    assert len(splits.train) == 8
+    first = next(iter(given))[0][0].numpy()
+    np.testing.assert_array_equal(to_pixels(splits.read(splits.train[0].path), 9), first.round())
+
+
+@pytest.mark.parametrize("wrong", [0.5, -1.0, 256.0, np.nan])
+def test_floats_of_another_scale_are_refused(wrong: float) -> None:
+    pixels = np.zeros((2, 8, 8, 3), np.float32)
+    pixels[0, 0, 0, 0] = wrong
+    with pytest.raises(tlkit.DataError, match=r"uint8 from 0 to 255, got .* float32"):
+        in_memory(train=(pixels, [0, 1])).load()
 
 
 @pytest.mark.parametrize("form", ["list", "tuple", "array", "pairs"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -170,7 +171,15 @@ def _build(options: study.Options, plus: study.Plus) -> None:
     seconds = time.perf_counter() - start
     typer.echo(summary)
     typer.echo(f"{seconds:.0f} s, {len(plus.images) / seconds:.0f} images per second")
-    typer.echo(f"\n{options.out}\nnext: tlkit check {HERE / 'exp3.toml'}")
+    typer.echo(f"\n{options.out}\nnext: tlkit check {HERE / 'exp3.toml'}{_setting(options.out)}")
+
+
+def _setting(out: Path) -> str:
+    """Return the `--set` with which the study reads the data from another folder than its own."""
+    if out.resolve() == (HERE / "data").resolve():
+        return ""
+    table = (out / "covidxmini.csv").resolve()
+    return f" --set {shlex.quote(f'data.path={table.as_posix()!r}')}"
 
 
 def _show_days(options: study.Options) -> None:

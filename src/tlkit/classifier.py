@@ -209,7 +209,7 @@ class Classifier:
             DataError: If there are no such images or one is not valid.
         """
         path = Path(data)
-        top = ImageRoot(Path(root)) if root else self.own_root(path)
+        top = ImageRoot(Path(root)) if root else own_root(self.experiment, path)
         images = read_evaluation_images(path, self.classes, split, top)
         examples, notes = images.examples, images.notes
         if getattr(self.experiment.data, "on_bad_image", "") == "skip":
@@ -241,16 +241,6 @@ class Classifier:
             else {},
             notes=notes,
         )
-
-    def own_root(self, manifest: Path) -> ImageRoot | None:
-        """Return the image folder of the run's own manifest; None if it has none, or for others."""
-        data: Any = self.experiment.data
-        path, root = getattr(data, "path", None), getattr(data, "root", None)
-        if not (isinstance(path, Path) and isinstance(root, Path) and path.name == manifest.name):
-            return None
-        # The record knows where the images are as seen from the manifest, wherever both are now.
-        folder = manifest.parent / os.path.relpath(root, path.parent)
-        return ImageRoot(folder, data.follow_links) if folder.is_dir() else None
 
     def _caveats(
         self, examples: Sequence[Example], read: Callable[[str], bytes], scores: Scores
@@ -359,6 +349,17 @@ class Classifier:
     answers = renamed_method("answers", "iter_predict")
     evaluation = renamed_method("evaluation", "evaluate")
     opened = renamed_method("opened", "read_images")
+
+
+def own_root(experiment: Experiment, manifest: Path) -> ImageRoot | None:
+    """Return the image folder of a run's own manifest; None if it has none, or for others."""
+    data: Any = experiment.data
+    path, root = getattr(data, "path", None), getattr(data, "root", None)
+    if not (isinstance(path, Path) and isinstance(root, Path) and path.name == manifest.name):
+        return None
+    # The record knows where the images are as seen from the manifest, wherever both are now.
+    folder = manifest.parent / os.path.relpath(root, path.parent)
+    return ImageRoot(folder, data.follow_links) if folder.is_dir() else None
 
 
 def _joined(extractor: Extractor, batches: Iterable[Any]) -> Probabilities:

@@ -240,7 +240,10 @@ def _images(X: Any) -> list[str] | npt.NDArray[np.uint8]:  # noqa: N803
         raise ValueError(f"X: must be a list of paths, got one path, {str(X)!r}")
     if not hasattr(X, "shape") and all(isinstance(image, str | Path) for image in X):
         return [str(path) for path in X]
-    pixels = np.asarray(X)
+    try:
+        pixels = np.asarray(X)
+    except ValueError:  # of several sizes
+        raise ValueError("X: arrays must have one size; resize them, or give paths") from None
     if pixels.dtype.kind in "UO" and pixels.ndim == 1:
         return [str(path) for path in pixels]
     if pixels.ndim != 4 or pixels.shape[-1] not in {1, 3} or pixels.dtype != np.uint8:

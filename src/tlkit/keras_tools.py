@@ -383,11 +383,12 @@ class FromModel(Backbone):
 class FromImages(Dataset):
     """A dataset made from images and labels in memory, or from a list of files.
 
-    Each of `train`, `val` and `test` is a pair of images and labels, or an iterable of such pairs,
-    batched or not: a `tf.data.Dataset` is one. Images are `(…, height, width, 3)` or
-    `(…, height, width, 1)` uint8 in [0, 255], before any preprocessing, held in memory as PNG
-    files; or paths of image files, read when they are needed. Labels are class names, or numbers
-    in the order of `classes`. A run folder has hashes of the images, not the images.
+    Each of `train`, `val` and `test` is a pair of images and labels, or an iterable of such
+    pairs, batched or not: a `tf.data.Dataset` is one. Images are `(…, height, width, 3)` or
+    `(…, height, width, 1)` in [0, 255], before any preprocessing, uint8 or floats as
+    `keras.utils.image_dataset_from_directory` gives them, held in memory as PNG files; or paths
+    of image files, read when they are needed. Labels are class names, or numbers in the order
+    of `classes`. A run folder has hashes of the images, not the images.
 
     Attributes:
         train: The images to train on.
@@ -465,7 +466,7 @@ def _pairs(split: str, given: Images | None) -> Iterator[tuple[npt.NDArray[np.ui
         # NumPy would turn a missing label among names into the name "nan".
         labels = np.asarray(pair[1], object if isinstance(pair[1], list | tuple) else None)
         if images is None:
-            images = np.asarray(pair[0])
+            images = _as_pixels(np.asarray(pair[0]))
             if images.ndim == 3:
                 images, labels = images[None], labels[None]
             if images.ndim != 4 or images.shape[-1] not in {1, 3} or images.dtype != np.uint8:
@@ -481,6 +482,15 @@ def _pairs(split: str, given: Images | None) -> Iterator[tuple[npt.NDArray[np.ui
                 f"got labels {labels.shape} for {len(images)} images"
             )
         yield from zip(images, labels.tolist(), strict=True)
+
+
+def _as_pixels(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return floats from 0 to 255, which Keras makes of image files, as uint8; others unchanged."""
+    if images.dtype.kind != "f" or not images.size:
+        return images
+    low, high = images.min(), images.max()
+    whole = high > 1 or not (images % 1).any()  # others are from 0 to 1
+    return images.round().astype("uint8") if low >= 0 and high <= 255 and whole else images
 
 
 def _is_one_pair(given: Any) -> bool:

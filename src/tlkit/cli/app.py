@@ -44,7 +44,8 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a key, in TOML syntax: --set fit.epochs=3. Repeatable.",
+        help="Change a key, in TOML syntax: --set fit.epochs=3; a word needs no quotes: "
+        "--set backbone.name=resnet50. Repeatable.",
     ),
 ]
 PluginFiles = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 import tlkit
 from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
-from tlkit.cli.listing import Format, Listing
+from tlkit.cli.listing import MANY_CLASSES, Format, Listing
 from tlkit.data.root import ImageRoot
 from tlkit.data.sources import STDIN, Rejected, image_files
 from tlkit.data.walk import LeftOut, left_out_notes
@@ -75,10 +76,12 @@ def named_images(
 
     Notes what was left out in folders.
     """
+    from tlkit.classifier import own_root
+
     left_out: list[LeftOut] = []
 
     def root_of(manifest: Path) -> ImageRoot | None:
-        return ImageRoot(root) if root else classifier.own_root(manifest)
+        return ImageRoot(root) if root else own_root(classifier.experiment, manifest)
 
     images = image_files(arguments, sys.stdin, left_out, root_of)
     if STDIN in arguments:
@@ -154,6 +157,7 @@ def predict(
     classifier = load_run(run, plugins)
     files, rejected = named_images(images, classifier, root), list[Rejected]()
     dark: list[str] = []
+    counts: Counter[str] = Counter()
     with ExitStack() as stack:
         predictions = classifier.iter_predict(files, features is not None, layer)
         if form is Format.table or out is not None or not sys.stdout.isatty():
@@ -164,7 +168,7 @@ def predict(
         if features is not None:
             predictions = _save_features(predictions, stack.enter_context(_npy_rows(features)))
         listing = Listing(form, classifier.classes, top)
-        predictions = _note_dark(predictions, dark)
+        predictions = _observe(predictions, dark, counts)
         lines = listing.lines(collect_rejected(predictions, rejected))
         if out is None:
             show = printable_lines if sys.stdout.isatty() else str
@@ -176,18 +180,23 @@ def predict(
             partial = stack.enter_context(atomic_write(out))
             file = stack.enter_context(partial.open("w", encoding="utf-8", newline="\n"))
             file.writelines(f"{line}\n" for line in lines)
+    if form is Format.table and counts.total() > 1:
+        named = (f"{count} {name}" for name, count in counts.most_common(MANY_CLASSES))
+        typer.echo(f"{counts.total()} images: {printable(', '.join(named))}", err=True)
     if dark:
         print_notes([f"{len(dark)} nearly black, {LOOKS_DARK}, such as {dark[0]}"])
     raise_rejected(rejected)
 
 
-def _note_dark(
-    predictions: Iterable[Prediction | Rejected], dark: list[str]
+def _observe(
+    predictions: Iterable[Prediction | Rejected], dark: list[str], counts: Counter[str]
 ) -> Iterator[Prediction | Rejected]:
-    """Yield the same predictions, and add the paths of nearly black images to a list."""
+    """Yield the same predictions; list the nearly black images, and count the classes."""
     for prediction in predictions:
-        if not isinstance(prediction, Rejected) and prediction.dark:
-            dark.append(prediction.path)
+        if not isinstance(prediction, Rejected):
+            counts[prediction.predicted] += 1
+            if prediction.dark:
+                dark.append(prediction.path)
         yield prediction
 
 

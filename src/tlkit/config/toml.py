@@ -26,6 +26,7 @@ PLACE = re.compile(r"\s*([\w-]+)\[(\d+)\]\s*(?=\.)")  # in phase[1].epochs, whic
 ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
+WORD = re.compile(r"(?!\d+$)[A-Za-z0-9_][\w./*–-]*")  # needs no quotes in --set
 WINDOWS_PATHS = "; write Windows paths in single quotes: 'D:\\new\\images'"
 
 
@@ -136,12 +137,21 @@ def _key_text(text: str) -> str:
     return text.partition("=")[0]
 
 
+def _is_toml(text: str) -> bool:
+    try:
+        return bool(tomllib.loads(text))
+    except (ValueError, RecursionError):
+        return False
+
+
 def _assignment(text: str) -> tuple[tuple[str | int, ...], Any]:
     """Return the key path and value of an assignment, or an empty path and an error message."""
     place = PLACE.match(text)
     if place:
         text = f"{place[1]}{text[place.end() :]}"
     key_text = _key_text(text)
+    if WORD.fullmatch(word := text[len(key_text) + 1 :].strip()) and not _is_toml(text):
+        text = f'{key_text}="{word}"'
     try:
         parsed: Any = tomllib.loads(text)
         marked: Any = tomllib.loads(f"{key_text} = 0")
@@ -176,7 +186,7 @@ def load_experiment(
         path: A TOML file, with paths relative to its folder; or a dict, with paths relative to the
             working directory, in which a part may take the place of its table.
         overrides: Expressions ``a.b=value`` in TOML syntax, applied before the table is checked. A
-            table as value replaces the whole table.
+            table as value replaces the whole table, and a word needs no quotes.
         in_sweep: Ignore the table `[sweep]` silently.
 
     Raises:

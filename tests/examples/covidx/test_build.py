@@ -11,6 +11,7 @@ import csv
 import io
 import itertools
 import os
+import shlex
 import shutil
 import subprocess
 import uuid
@@ -468,6 +469,13 @@ def test_the_days_with_the_papers_counts_can_be_found(grown: Sources, tmp_path: 
 def test_a_copy_that_is_no_clone_has_no_history(sources: Sources, tmp_path: Path) -> None:
     with pytest.raises(tlkit.DataError, match="git: fatal: not a git repository"):
         study.gather(sources.options(tmp_path, as_of="2020-05-20"))
+
+
+def test_the_next_line_reads_the_data_where_they_are(tmp_path: Path) -> None:
+    assert build._setting(STUDY / "data") == ""
+    option, text = shlex.split(build._setting(tmp_path / "my data"))
+    found: Any = tlkit.load_experiment(STUDY / "exp3.toml", [text]).data
+    assert (option, found.path) == ("--set", tmp_path / "my data" / "covidxmini.csv")
 
 
 def test_a_finished_build_is_not_redone(sources: Sources, tmp_path: Path) -> None:
