@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
+from tlkit.parts.available import published_files
 
 runner = CliRunner()
 
@@ -18,7 +19,7 @@ def test_list_names_what_is_here_and_how_to_get_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    path = tlkit.registries.backbones.get("resnet50").published_files()["imagenet"].path  # type: ignore[union-attr]  # it is remote
+    path = published_files(tlkit.registries.backbones.get("resnet50"))["imagenet"].path  # type: ignore[union-attr]  # it is remote
     path.parent.mkdir()
     path.write_bytes(b"arrays")
     assert "resnet50" in runner.invoke(app, ["weights", "list"]).stdout

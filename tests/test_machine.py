@@ -14,6 +14,7 @@ import tlkit
 from tlkit.cli import app
 from tlkit.cli import machine as doctors
 from tlkit.cli.machine import Finding
+from tlkit.parts.available import published_files
 from tlkit.system.errors import ResourceError
 from tlkit.weights.sources import PackageFile
 
@@ -58,7 +59,7 @@ def test_weights_that_are_there_are_found(tmp_path: Path, monkeypatch: pytest.Mo
     before = {one.name: one for one in doctors._weights()}
     assert (before["imagenet"].state, before["bsds500"].state) == ("note", "note")
     assert str(tmp_path / "models") in before["imagenet"].advice
-    place = tlkit.registries.backbones.get("resnet50").published_files()["imagenet"].path  # type: ignore[union-attr]  # it is remote
+    place = published_files(tlkit.registries.backbones.get("resnet50"))["imagenet"].path  # type: ignore[union-attr]  # it is remote
     place.parent.mkdir()
     place.write_bytes(b"arrays")
     after = {one.name: one for one in doctors._weights()}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tlkit
-from tlkit.parts.available import available_backbones
+from tlkit.parts.available import available_backbones, published_files
 from tlkit.parts.packing import pack, verify
 from tlkit.weights.shelf import ARRAYS, CARD, Card, cards
 
@@ -135,7 +135,7 @@ def test_what_is_on_this_machine_is_found(
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
     before = {(one.name, one.source) for one in available_backbones()}
     assert {name for name, _ in before} <= {"vgg16"} | {f"efficientnet_lite{n}" for n in range(3)}
-    place = tlkit.registries.backbones.get("mobilenet").published_files()["imagenet"]
+    place = published_files(tlkit.registries.backbones.get("mobilenet"))["imagenet"]
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / place.path.name).write_bytes(b"arrays")  # type: ignore[union-attr]  # it is remote
     monkeypatch.setenv("TLKIT_SHELF", str(packed.parent))

@@ -183,7 +183,7 @@ def _disk() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     """Check which pretrained weights are available without a download."""
-    from tlkit.parts.available import available_backbones
+    from tlkit.parts.available import available_backbones, published_files
 
     here: dict[str, list[str]] = {"imagenet": [], "bsds500": []}
     for one in available_backbones():
@@ -191,7 +191,7 @@ def _weights() -> Iterator[Finding]:
     for source, names in here.items():
         if names:
             yield Finding("weights", source, ", ".join(names))
-    vgg16 = tlkit.registries.backbones.get("vgg16").published_files()
+    vgg16 = published_files(tlkit.registries.backbones.get("vgg16"))
     if not here["imagenet"]:
         path = getattr(vgg16["imagenet"], "path", "")
         yield Finding(

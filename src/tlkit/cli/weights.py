@@ -39,9 +39,10 @@ def weights_list(as_json: AsJson = False) -> None:
 @weights_app.command()
 def fetch(backbone: Name) -> None:
     """Download Keras's ImageNet file of a backbone now, into Keras's own folder."""
+    from tlkit.parts.available import published_files
     from tlkit.weights.sources import PackageFile, download
 
-    file = tlkit.registries.backbones.get(backbone).published_files().get("imagenet")
+    file = published_files(tlkit.registries.backbones.get(backbone)).get("imagenet")
     if file is None:
         raise tlkit.WeightsError(f"{backbone}: nobody publishes a file that tlkit could fetch")
     path = file.find() if isinstance(file, PackageFile) else download(file)

@@ -11,7 +11,9 @@ from attrs import frozen
 
 from tlkit.parts.backbones.keras_hub import CONFIG, PRESETS, preset_folder
 from tlkit.parts.kinds import Backbone, registries
+from tlkit.weights.files import SOURCES
 from tlkit.weights.shelf import cards
+from tlkit.weights.sources import PackageFile, RemoteFile
 
 SHELF = "TLKIT_SHELF"  # a folder of folders that `tlkit weights pack` has written
 TWINS = {"keras_cv_vgg16"}  # the network of another backbone, built by another library
@@ -32,6 +34,12 @@ class Available:
     backbone: Backbone
 
 
+def published_files(part: type) -> dict[str, RemoteFile | PackageFile]:
+    """Return the files of the named sources of a backbone's class."""
+    files = {name: getattr(part, name, None) for name in SOURCES}
+    return {name: file for name, file in files.items() if file is not None}
+
+
 def available_backbones() -> tuple[Available, ...]:
     """Return tlkit's backbones whose pretrained weights are on this machine.
 
@@ -46,7 +54,7 @@ def _published() -> Iterator[Available]:
         if name in TWINS or registries.backbones.find(name).source != "tlkit":
             continue
         part: Any = registries.backbones.get(name)
-        for source, file in part.published_files().items():
+        for source, file in published_files(part).items():
             if file.local() is not None:
                 yield Available(name, source, part(weights=source))
 

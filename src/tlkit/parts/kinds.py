@@ -30,7 +30,7 @@ from tlkit.parts.registry import Registry
 from tlkit.parts.validators import above, at_least, between, fraction, unless_none
 from tlkit.system.errors import FieldError, PartError, UnknownPart
 from tlkit.system.renames import renamed_keywords, renamed_methods, warn_renamed
-from tlkit.weights.sources import PackageFile, RemoteFile, WeightsSource
+from tlkit.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
     import keras
@@ -187,12 +187,6 @@ class Backbone(ABC):
     def sources(self) -> tuple[WeightsSource, ...]:
         """Return the weights' sources as a tuple, also if there is only one."""
         return self.weights if isinstance(self.weights, tuple) else (self.weights,)
-
-    @classmethod
-    def published_files(cls) -> Mapping[str, RemoteFile | PackageFile]:
-        """Return the files of its named sources."""
-        imagenet = getattr(cls, "imagenet", None)
-        return {} if imagenet is None else {"imagenet": imagenet}
 
     def with_used_weights(self, used: Mapping[str, str]) -> Self:
         """Return the backbone with only the source that a record of `load_weights` names."""

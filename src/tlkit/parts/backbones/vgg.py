@@ -101,12 +101,7 @@ class VGG16(VGG):
     """VGG-16 without its classifier: 13 convolutions and 5 pools, 14,714,688 parameters."""
 
     blocks = VGG16_BLOCKS
-    imagenet = IMAGENET["vgg16"]
-
-    @classmethod
-    def published_files(cls) -> Mapping[str, weights.RemoteFile | weights.PackageFile]:
-        """Return the files of its named sources."""
-        return {"imagenet": cls.imagenet, "bsds500": BSDS500}
+    imagenet, bsds500 = IMAGENET["vgg16"], BSDS500
 
     def _read(self, source: WeightsSource) -> Arrays:
         if source != "bsds500":
