@@ -25,6 +25,7 @@ from tlkit.config.schema import describe_keys, json_schema
 from tlkit.config.starter import starter, write_starter
 from tlkit.config.structure import keys
 from tlkit.config.toml import load_experiment
+from tlkit.parts.available import published_files
 
 ODD = (
     "non-covid",
@@ -242,7 +243,7 @@ def test_the_best_backbone_whose_weights_are_here_is_chosen(
     monkeypatch.setattr("tlkit.config.recipes.BACKBONES", ("vgg19", "vgg16"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     assert backbone_here()[0] == {"name": "vgg16", "weights": ["imagenet", "bsds500"]}
-    file: Any = tlkit.registries.backbones.get("vgg19").published_files()["imagenet"]
+    file: Any = published_files(tlkit.registries.backbones.get("vgg19"))["imagenet"]
     file.path.parent.mkdir()
     file.path.touch()
     assert backbone_here()[0] == {"name": "vgg19", "weights": "imagenet"}
