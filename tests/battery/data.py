@@ -265,7 +265,7 @@ CASES = (
         faults=(
             manifest("no column", "path,split\n", "data/all.csv: there is no column 'label'"),
             manifest("misspelt", f"{HEAD},pateint\n", "unknown column 'pateint'; did you mean"),
-            manifest("separator", "path;label;split\n", "there is no column 'path', got path;"),
+            manifest("separator", "path|label|split\n", "there is no column 'path', got path|"),
             manifest("ragged", f"{HEAD}\nx.png,a\n", "row 2: expected 3 values, got 2"),
             manifest("1 MB field", f"{HEAD}\n{'x' * 1_000_000},a,train\n", "not valid CSV: field"),
             manifest("Latin-1", f"{HEAD}\n".encode() + b"\xe9.png,a,train", "must be UTF-8"),

@@ -29,6 +29,8 @@ def readers() -> dict[str, Callable[[Path], object]]:
 
     # Neither needs TensorFlow, which would take half of the memory.
     tlkit.system.keras.start_keras = lambda: None  # type: ignore[assignment]  # it is cached
+    import pillow_heif  # noqa: F401  # the first HEIC file loads it
+
     from tlkit.data.decoding import decode
     from tlkit.data.images import picture_of
     from tlkit.weights.files import read_arrays

@@ -174,7 +174,10 @@ def _readable_tiff(content: bytes) -> bytes:
 
     Pillow knows few of these combinations. What the original states is used by `_shallow`.
     """
-    tags = _TiffTags(content)
+    try:
+        tags = _TiffTags(content)
+    except struct.error:  # cut off; Pillow will say so
+        return content
     if tags.get(_BITS, 1) not in {12, 16, 32} or tags.get(_SAMPLES, 1) != 1:
         return content
     changed = {}
