@@ -125,6 +125,7 @@ CHANGED: dict[str, Any] = {
     "freezes.gradual.blocks": 1,
     "freezes.layer_decay.factor": 0.9,
     "freezes.layer_decay.per": "layer",
+    "freezes.layer_decay.steps": 1,
     "class_weights.fixed.weights": {"a": 1, "b": 3},
     "class_weights.power.alpha": 0.25,
     "class_weights.effective_number.beta": 0.9,

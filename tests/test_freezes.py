@@ -82,9 +82,23 @@ def test_layer_decay_by_layer_counts_those_with_parameters() -> None:
     assert stage.lr_multipliers[17] == 1.0  # block5_pool has nothing to train and takes no step
 
 
+def test_layer_decay_freezes_what_is_further_down_than_its_steps() -> None:
+    (stage,) = LayerDecay(factor=0.5, steps=2).stages(LAYERS, 3)
+    assert by_block(stage.lr_multipliers) == {
+        "block1": {0.0},
+        "block2": {0.0},
+        "block3": {0.0},
+        "block4": {1 / 4},
+        "block5": {1 / 2},
+        HEAD: {1.0},
+    }
+    assert LAYERS.frozen_prefix(stage.lr_multipliers) == 10  # block3_pool
+
+
 policies = st.one_of(
     st.builds(Gradual, every=st.integers(1, 5), blocks=st.none() | st.integers(1, 5)),
     st.builds(LayerDecay, factor=st.floats(0.1, 0.9), per=st.sampled_from(["block", "layer"])),
+    st.builds(LayerDecay, steps=st.integers(1, 5)),
     st.builds(HeadThen, head_epochs=st.integers(1, 5), train=st.just(("block*",))),
 )
 

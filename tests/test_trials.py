@@ -55,6 +55,16 @@ def test_every_combination_is_run_with_every_seed_seeds_outermost(file: Path) ->
     assert len({trial.sha256 for trial in found.trials}) == 4
 
 
+def test_a_key_of_a_phase_is_swept(file: Path) -> None:
+    table = '[sweep.set]\n"phase[1].epochs" = [2, 3]\n'
+    file.write_text(f"{table}{QUICK}[[phase]]\n[[phase]]\n", encoding="utf-8")
+    found = plan_trials(file)
+    assert [t.experiment.phase[1].epochs for t in found.trials] == [2, 3]
+    assert [plan.epochs for plan in (tlkit.check(t.experiment) for t in found.trials)] == [3, 4]
+    (one,) = plan_trials(file, ["phase[1].epochs=5"]).trials
+    assert one.experiment.phase[1].epochs == 5
+
+
 def test_the_command_line_goes_before_the_file(file: Path) -> None:
     path = swept(file, "[sweep]\nseeds = [5]\n[sweep.set]\nfit.epochs = [1, 2]\n")
     found = plan_trials(path, ["fit.epochs=3", "head={name='linear'}"], "7,9")

@@ -95,6 +95,7 @@ def _show(run: tlkit.Run, as_json: bool) -> None:
     from tlkit.metrics.published import cited_figures, figures, remarks  # needs NumPy
     from tlkit.reports.caveats import caveats  # with all parts: `--help` stays quick without
     from tlkit.reports.diagnosis import PAGE, diagnose, next_steps
+    from tlkit.reports.phases import phases_text
     from tlkit.runfolder.folder import RunFolder
     from tlkit.runfolder.record import read_run
 
@@ -107,6 +108,8 @@ def _show(run: tlkit.Run, as_json: bool) -> None:
             for text in remarks(run.result, reference):
                 typer.echo(f"! {printable(reference.source)}: {text}")
     record = read_run(RunFolder(run.folder))
+    if phases := phases_text(record):
+        typer.echo(f"\n{phases}")
     if record.calibration:
         typer.echo("\n" + printable(record.calibration_text))
     if warnings := caveats(record):

@@ -242,7 +242,7 @@ class Experiment:
     optimizer: Optimizer = part(registries.optimizers, "adam")
     schedule: Schedule = part(registries.schedules, "constant")
     fit: Fit = field(factory=Fit)
-    phase: tuple[Phase, ...] = ()
+    phase: tuple[Phase, ...] = field(default=(), metadata={"omit_empty": True})
     calibration: Calibration = field(factory=Calibration)
     track: Track = field(factory=Track)
     reference: tuple[PublishedResult, ...] = ()

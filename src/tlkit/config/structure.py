@@ -3,7 +3,8 @@
 Only int is converted, to float. Unknown keys are errors. One pass finds every problem, each with
 its key path. Fields may have the types `bool`, `int`, `float`, `str`, `Path`, `Literal`,
 `tuple[T, ...]`, `dict[str, T]`, unions, attrs classes, classes with `parse(str)`, and parts (see
-`part`). A field with metadata `formerly="old_name"` is also read under that name.
+`part`). A field with metadata `formerly="old_name"` is also read under that name, and one with
+`omit_empty=True` is not written while it is empty.
 """
 
 from __future__ import annotations
@@ -414,7 +415,8 @@ def unstructure(
     table = {} if registry is None else {"name": registry.name_of(cls)}
     for field in keys(cls):
         inner = getattr(value, field.name)
-        if inner is not None:  # TOML has no null: an unset key is a key left out
+        omit = inner is None or (field.metadata.get("omit_empty") and not inner)
+        if not omit:  # TOML has no null: an unset key is a key left out
             table[field.name] = unstructure(
                 inner,
                 base=base,

@@ -149,15 +149,18 @@ def _params(layers: LayerTable, block: str) -> int:
 
 @part("layer_decay")
 class LayerDecay(FreezePolicy):
-    """Train every layer, lower ones more slowly: general features change less than specific ones.
+    """Train lower layers more slowly than higher ones: general features change less than specific.
 
     Attributes:
         factor: Multiplies the rate at each step down from the head.
         per: Whether a step is a `block` or a `layer` with parameters.
+        steps: The largest number of steps down from the head that are trained; unset: all. Layers
+            further down stay frozen, so that their features are computed once.
     """
 
     factor: float = field(default=0.5, validator=open_interval(0, 1))
     per: Literal["block", "layer"] = "block"
+    steps: int | None = field(default=None, validator=unless_none(at_least(1)))
 
     def stages(self, layers: LayerTable, epochs: int) -> tuple[Stage, ...]:
         """Return one stage with multiplier 1 for the head, times `factor` per step down."""
@@ -169,5 +172,6 @@ class LayerDecay(FreezePolicy):
             if layer.block != HEAD and changed and (self.per == "block" or layer.params):
                 steps[layer.network] += 1  # each member of a joined backbone has its own
                 last[layer.network] = own
-            rates.append(self.factor ** steps[layer.network])
+            deep = self.steps is not None and steps[layer.network] > self.steps
+            rates.append(0.0 if deep else self.factor ** steps[layer.network])
         return (Stage(epochs, tuple(reversed(rates))),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -27,6 +27,7 @@ from tlkit.reports.console import kept_epoch_text, stand_in_text
 from tlkit.reports.diagnosis import diagnose
 from tlkit.reports.gallery import Gallery
 from tlkit.reports.page import data_element, page
+from tlkit.reports.phases import HEAD, phase_results, verdict
 from tlkit.reports.svg import interval_plot
 from tlkit.reports.tables import class_tables, method_text, metric_row, overall_rows, p_text
 from tlkit.runfolder.folder import RunFolder
@@ -85,6 +86,8 @@ def _configuration(run: RunRecord) -> dict[str, Any]:
     ]
     trained = sum(plan.counts["train"].values())
     networks = f"{experiment.backbone.name} + {experiment.head.name}"
+    phases = experiment.table.get("phase", [])
+    replaced = set.intersection(*map(set, phases)) if phases else set()
     parts = [*PARTS, "calibration"] if run.calibration else PARTS
     sources = source_table(run)
     return {
@@ -96,11 +99,24 @@ def _configuration(run: RunRecord) -> dict[str, Any]:
         "caveats": caveats(run),
         "plan": plan,
         "sources": sources if any(name for name, _ in sources) else [],
-        "parts": [(kind, *_settings(experiment.table[kind])) for kind in parts],
+        "parts": [
+            *((k, *_settings(experiment.table[k])) for k in parts if k not in replaced),
+            *_phases(phases),
+        ],
         "layers": layers,
         "card_rows": [(title, text) for title, text in run.card_texts.items() if text],
         "not_provided": [title for title, text in run.card_texts.items() if not text],
     }
+
+
+def _phases(phases: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Yield a row for each part of a phase and one for its other keys."""
+    for number, phase in enumerate(phases, start=1):
+        for kind, table in phase.items():
+            if isinstance(table, Mapping):
+                yield f"phase {number}: {kind}", *_settings(table)
+        rest = {key: value for key, value in phase.items() if not isinstance(value, Mapping)}
+        yield f"phase {number}", *_settings(rest)
 
 
 def _settings(table: Mapping[str, Any]) -> tuple[str, str]:
@@ -131,7 +147,11 @@ def _training(run: RunRecord) -> dict[str, Any]:
         run.split,
     )
     best = kept if keep == "best" else alternative
+    phases = phase_results(run)
     return {
+        "phases": phases,
+        "phase_head": HEAD,
+        "phase_verdict": verdict(phases, keep, run.experiment.fit.monitor) if phases else "",
         "kept_text": f"{len(history)} epochs; {text}.",
         "learning": learning_charts(history, best, kept),
         "findings": diagnose(run),
