@@ -31,6 +31,7 @@ from tlkit.parts.backbones.applications import FAMILIES
 from tlkit.parts.class_weights import Balanced
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import registries
+from tlkit.parts.optimizers import LBFGS
 from tlkit.reports.console import references_text
 from tlkit.train.plan import make_plan
 from tlkit.train.sampling import epoch_order
@@ -361,7 +362,9 @@ SEEN: dict[str, Callable[[Any], Any]] = {
     "class_weights": lambda part: part.for_counts({"a": 1, "b": 2}),
     "augmentations": seen_augmentations,
     "losses": seen_losses,
-    "optimizers": lambda part: part.build([1.0]).get_config(),
+    "optimizers": lambda part: (
+        part.strengths(3) if isinstance(part, LBFGS) else part.build([1.0]).get_config()
+    ),
     "schedules": seen_schedules,
 }
 
