@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from attrs import evolve, field, frozen
 from tests.fakes import OneConvolution
+from typer.testing import CliRunner
 
+from tlkit.cli import app
 from tlkit.config.structure import unstructure
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.kinds import ClassWeights, Head, Schedule, Stage, part, registries
@@ -286,6 +289,17 @@ class TestAnnounced:
     ) -> None:
         install("acme", {"pooled": "acme_mod:Acme"})
         assert [heads.find(name).name for name in heads.names()] == [*heads.names()]
+
+    def test_the_command_shows_conflicts(self, install: Callable[..., None]) -> None:
+        install("acme", {"pooled": "acme_mod:Acme", "shared": "acme_mod:Acme"})
+        install("zeta", {"shared": "zeta_mod:Zeta"})
+        lines = CliRunner().invoke(app, ["list", "heads"]).stdout.splitlines()
+        (pooled,) = [line for line in lines if line.startswith("  pooled")]
+        assert pooled.endswith(" (tlkit's own; acme 1.2 claims the name too and is ignored)")
+        (shared,) = [line for line in lines if line.startswith("  shared")]
+        assert shared.endswith("acme 1.2 (CONFLICT: zeta 1.2 claims the name too; uninstall one)")
+        told = json.loads(CliRunner().invoke(app, ["list", "heads", "pooled", "--json"]).stdout)
+        assert told[0]["conflicts"] == ["acme 1.2"]
 
     def test_a_package_that_registers_a_built_in_name_is_named(
         self, heads: Registry[Head], install: Callable[..., None]

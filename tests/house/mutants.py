@@ -342,7 +342,7 @@ MUTANTS = (
     Mutant(
         "a training loss that is not finite goes on",
         "train/stage.py",
-        "            if not np.isfinite([step.loss, step.loss_unweighted]).all():",
+        "            if not np.isfinite([sums.loss, sums.loss_unweighted]).all():",
         "            if False:",
         "tests/test_run.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
     ),
