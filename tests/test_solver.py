@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression as Sklearn
 from tests.fakes import small
 
 import tlkit
+from tlkit.cli.run import kept_text
 from tlkit.data.images import to_pixels
 from tlkit.parts.optimizers import LBFGS
 from tlkit.reports.charts import learning_charts
@@ -189,6 +190,31 @@ def test_a_run_stopped_between_strengths_ends_with_the_same_bytes(
     assert tlkit.resume(folder) is not None
     for name in ("weights.safetensors", "history.csv", "predictions.csv", "plan.json"):
         assert (folder / name).read_bytes() == (run.folder / name).read_bytes(), name
+
+
+def test_the_chosen_strength_is_solved_again_on_all_images(run: tlkit.Run, file: Path) -> None:
+    asked = [*PROBE, "data.test=3", 'fit.keep="best"']
+    chosen = tlkit.run(file, file.parent / "chosen", overrides=asked)
+    again = tlkit.run(file, file.parent / "again", overrides=[*asked, "optimizer.refit=true"])
+    assert again.history == chosen.history
+    assert again.scores["val"] == chosen.scores["val"]
+
+    layers = again.model.get_layer
+    inner = keras.Model(again.model.input, layers("scores").input)
+    splits = again.experiment.data.load()
+    images = (*splits.train, *splits.val)
+    pixels = np.stack([to_pixels(splits.read(example.path), 32) for example in images])
+    x = inner.predict(again.experiment.backbone.preprocess_images(pixels.astype("float32")))
+    regression = LogisticRegression(x, np.array(splits.labels(images)), np.ones(len(x)), 3)
+    best = again.history[again.kept.epoch - 1]
+    solution = regression.solve(best.l2 or 0)
+    np.testing.assert_allclose(layers("scores").get_weights()[0], solution[:-1], atol=1e-4)
+    assert np.abs(chosen.model.get_layer("scores").get_weights()[0] - solution[:-1]).max() > 1e-3
+
+    assert f"fitted again to all {len(x)} training" in kept_text(again, len(x))
+    assert tlkit.load(again.folder).learned_from.refit
+    assert not tlkit.load(chosen.folder).learned_from.refit
+    assert "fitted again to all" in (again.folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

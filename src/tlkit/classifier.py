@@ -31,7 +31,7 @@ from tlkit.runfolder.folder import CALIBRATION, METRICS, PLAN, WEIGHTS, RunFolde
 from tlkit.runfolder.inputs import PlanRecord
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.record import read_record
-from tlkit.runfolder.results import CalibrationRecord, Threshold
+from tlkit.runfolder.results import CalibrationRecord, MetricsRecord, Threshold
 from tlkit.runfolder.tables import write_predictions
 from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, DataError, Problem
@@ -420,7 +420,7 @@ def load(
         PartError: If a plugin file or package is missing.
     """
     folder = RunFolder(Path(run))
-    folder.read_text(METRICS)  # missing unless the run is finished
+    metrics = read_record(folder, METRICS, MetricsRecord.from_json)  # if the run is finished
     experiment = read_experiment(folder, plugins, backbone)
     plan = read_record(folder, PLAN, PlanRecord.from_json)
     model, _ = assemble(
@@ -445,7 +445,7 @@ def load(
         stand_in=plan.stand_in or "",
         calibrator=calibrator,
         threshold=threshold,
-        learned_from=LearnedFrom(folder),
+        learned_from=LearnedFrom(folder, refit=metrics.refit_images is not None),
     )
 
 

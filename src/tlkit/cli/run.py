@@ -100,14 +100,14 @@ def _show(run: tlkit.Run, as_json: bool) -> None:
     from tlkit.runfolder.record import read_run
 
     typer.echo(console.scores_text(run.plan.evaluated_on, run.result))
-    typer.echo(f"\n{kept_text(run)}")
+    record = read_run(RunFolder(run.folder))
+    typer.echo(f"\n{kept_text(run, record.metrics.refit_images)}")
     if run.experiment.reference:
         cited = cited_figures(run.experiment.reference, run.plan.classes)
         typer.echo("\n" + console.references_text(figures(run.result), cited))
         for reference in () if run.plan.stand_in else run.experiment.reference:
             for text in remarks(run.result, reference):
                 typer.echo(f"! {printable(reference.source)}: {text}")
-    record = read_run(RunFolder(run.folder))
     if phases := phases_text(record):
         typer.echo(f"\n{phases}")
     if record.calibration:
@@ -126,12 +126,19 @@ def _show(run: tlkit.Run, as_json: bool) -> None:
         typer.echo(f"next: {step}")
 
 
-def kept_text(run: tlkit.Run) -> str:
+def kept_text(run: tlkit.Run, refit_images: int | None = None) -> str:
     """Return which epoch's weights were kept, and the accuracy of the alternative."""
     fit, split = run.experiment.fit, run.plan.evaluated_on
     kept, other = (run.last, run.best) if fit.keep == "last" else (run.best, run.last)
-    accuracy = other.scores[split].accuracy
-    return console.kept_epoch_text(fit.keep, fit.monitor, kept.epoch, other.epoch, accuracy, split)
+    return console.kept_epoch_text(
+        fit.keep,
+        fit.monitor,
+        kept.epoch,
+        other.epoch,
+        other.scores[split].accuracy,
+        split,
+        refit_images,
+    )
 
 
 @app.command()

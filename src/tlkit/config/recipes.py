@@ -73,12 +73,13 @@ def probe(facts: Facts) -> Recipe:
         tables={
             "backbone": facts.backbone,
             "head": {"name": "probe"},
-            "optimizer": {"name": "lbfgs"},
+            "optimizer": {"name": "lbfgs", "refit": True},
             "fit": {"epochs": 12, "keep": "best"},
         },
         why={
             "head.name": "features of all depths, pooled and standardized; then softmax",
             "optimizer.name": "a solver: fits to convergence, needs no learning rate",
+            "optimizer.refit": "finally once more, on train and val together",
             "fit.epochs": "strengths of regularization to try, from strong to weak",
             "fit.keep": "the one with the lowest loss on val",
         },
@@ -96,7 +97,7 @@ def fine_tune(facts: Facts) -> Recipe:
             "fit": {"batch_size": 16, "keep": "best"},
         },
         phases=(
-            {"epochs": 12, "optimizer": {"name": "lbfgs"}},
+            {"epochs": 12, "optimizer": {"name": "lbfgs", "refit": True}},
             {
                 "epochs": 10,
                 "freeze": {"name": "layer_names", "train": blocks},

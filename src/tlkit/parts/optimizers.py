@@ -103,11 +103,14 @@ class LBFGS(Optimizer):
         strongest: The first epoch's L2 penalty: this/2 times the sum of the squared weights is
             added to the mean cross-entropy.
         weakest: The last epoch's.
+        refit: Solve the chosen epoch once more on the training and validation images together and
+            keep that. The validation figures stay those of the choice.
     """
 
     learning_rate: float = field(default=1.0, init=False, metadata={"key": False})
     strongest: float = field(default=10.0, validator=above(0))
     weakest: float = field(default=1e-3, validator=above(0))
+    refit: bool = False
 
     def __attrs_post_init__(self) -> None:
         if self.weakest > self.strongest:

@@ -195,7 +195,13 @@ def caveats_text(caveats: Iterable[str]) -> str:
 
 
 def kept_epoch_text(
-    keep: str, monitor: str, kept: int, other: int, other_accuracy: float, split: str
+    keep: str,
+    monitor: str,
+    kept: int,
+    other: int,
+    other_accuracy: float,
+    split: str,
+    refit_images: int | None = None,
 ) -> str:
     """Return which epoch's weights were kept, and the accuracy of the alternative.
 
@@ -206,6 +212,7 @@ def kept_epoch_text(
         other: The best epoch if the last was kept, and vice versa.
         other_accuracy: Its accuracy.
         split: The split that the accuracy is on.
+        refit_images: The number of images that the solver fitted these weights to once more.
 
     >>> kept_epoch_text("last", "val_loss", 5, 5, 0.5, "test")
     'weights from epoch 5, the last and the best by val_loss'
@@ -213,6 +220,12 @@ def kept_epoch_text(
     'weights from epoch 5, the last; epoch 3, the best by val_loss, has accuracy 50.0 % on test'
     """
     last, best = "the last", f"the best by {monitor}"
+    if refit_images is not None:
+        setting = f"the setting of epoch {kept}, {best if keep == 'best' else last}"
+        return (
+            f"weights from {setting}, fitted again to all {refit_images:,} training and validation "
+            "images; the scores on val are those of before"
+        )
     if kept == other:
         return f"weights from epoch {kept}, {last} and {best}"
     mine, theirs = (last, best) if keep == "last" else (best, last)

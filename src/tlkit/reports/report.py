@@ -145,6 +145,7 @@ def _training(run: RunRecord) -> dict[str, Any]:
         alternative,
         metrics.other.scores[run.split].accuracy,
         run.split,
+        metrics.refit_images,
     )
     best = kept if keep == "best" else alternative
     phases = phase_results(run)

@@ -10,8 +10,6 @@ from attrs import field, frozen
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.tables import read_looks, read_manifest
 
-USES = {"train": "trained on", "val": "chosen or calibrated on"}
-
 
 @frozen(slots=False)
 class LearnedFrom:
@@ -19,9 +17,11 @@ class LearnedFrom:
 
     Attributes:
         folder: The run's folder; None: not known.
+        refit: Whether the kept weights were fitted to the validation images too.
     """
 
     folder: RunFolder | None = field(default=None, repr=False)
+    refit: bool = False
 
     @cached_property
     def hashes(self) -> Mapping[str, str]:
@@ -48,7 +48,8 @@ class LearnedFrom:
         """Yield what must be known of images, each with its file's hash and difference hash."""
         same = [self.hashes.get(sha256, "") for sha256, _ in images]
         near = self._near([bits for _, bits in images])
-        for split, use in USES.items():
+        of_val = "fitted to" if self.refit else "chosen or calibrated on"
+        for split, use in (("train", "trained on"), ("val", of_val)):
             copies = sum(own == split for own in same)
             others = sum(not own and split in looks for own, looks in zip(same, near, strict=True))
             what = [f"{copies} of the {len(images)} images"] if copies else []

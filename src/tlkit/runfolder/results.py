@@ -30,6 +30,8 @@ class MetricsRecord:
         data: What a reader should know about the images.
         weights: The initial weights: `source`, `file`, `sha256`.
         keep: Whether the `last` or the `best` epoch's weights were kept.
+        refit_images: The number of training and validation images on which the solver fitted these
+            once more; None: it did not.
         kept: Scores of the kept weights.
         other: Scores of the best epoch's weights if the last were kept, and vice versa.
     """
@@ -40,6 +42,7 @@ class MetricsRecord:
     data: DataFacts = field(factory=DataFacts)
     weights: dict[str, str] = field(factory=dict)
     keep: Literal["last", "best"]
+    refit_images: int | None = None
     kept: EpochScores = field(metadata=NOT_A_KEY, default=EpochScores(0, {}))
     other: EpochScores = field(metadata=NOT_A_KEY, default=EpochScores(0, {}))
 
@@ -60,6 +63,8 @@ class MetricsRecord:
         """Return plain values for `metrics.json`."""
         table = attrs.asdict(self)
         del table["kept"], table["other"]
+        if self.refit_images is None:
+            del table["refit_images"]
         name = "best" if self.keep == "last" else "last"
         return {**table, **self.kept.as_json(), name: self.other.as_json()}
 

@@ -197,7 +197,7 @@ def _write_results(prepared: PreparedRun, fitted: Fitted, folder: RunFolder) -> 
     if experiment.calibration.wanted:
         folder.write_json(CALIBRATION, CalibrationRecord.of(kept, splits).as_json())
     write_predictions(folder, plan.classes, _predictions(prepared, kept))
-    folder.write_json(METRICS, _metrics(run, prepared.weights).as_json())
+    folder.write_json(METRICS, _metrics(run, prepared.weights, fitted.refit_images).as_json())
     return run
 
 
@@ -209,7 +209,7 @@ def _predictions(prepared: PreparedRun, outputs: CalibratedOutputs) -> dict[str,
     }
 
 
-def _metrics(run: Run, weights: Mapping[str, str]) -> MetricsRecord:
+def _metrics(run: Run, weights: Mapping[str, str], refit_images: int | None) -> MetricsRecord:
     keep = run.experiment.fit.keep
     facts: dict[str, Any] = dict(run.plan.data)
     return MetricsRecord(
@@ -219,6 +219,7 @@ def _metrics(run: Run, weights: Mapping[str, str]) -> MetricsRecord:
         data=DataFacts(**facts),
         weights={key: weights[key] for key in LINEAGE if key in weights},
         keep=keep,
+        refit_images=refit_images,
         kept=run.kept,
         other=run.last if keep == "best" else run.best,
     )

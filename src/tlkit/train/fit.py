@@ -7,6 +7,7 @@ from functools import partial
 
 from attrs import field, frozen
 
+from tlkit.parts.optimizers import LBFGS
 from tlkit.system.errors import DataError, NumericalError
 from tlkit.system.signals import Interrupted
 from tlkit.train.callback import Callback, Epoch, should_stop
@@ -51,12 +52,15 @@ class Fitted:
         best: The outcome of the best epoch, by `[fit] monitor`; the same object as `last` if that
             is the best.
         kept: The outcome of the weights that the model has now.
+        refit_images: The number of training and validation images on which the solver fitted these
+            once more; None: it did not, and they are the epoch's.
     """
 
     history: tuple[Epoch, ...]
     last: Outcome
     best: Outcome
     kept: Outcome
+    refit_images: int | None = None
 
 
 def fit(training: Training, callback: Callback) -> Fitted:
@@ -98,8 +102,17 @@ def fit(training: Training, callback: Callback) -> Fitted:
         best = _outcome(checkpointer.best, checkpointer.best_on_val, stage)
         if training.experiment.fit.keep == "last":
             checkpointer.load_last()
-    kept = best if training.experiment.fit.keep == "best" else last
-    return Fitted(checkpointer.history, last, best, kept)
+    keeps_best = training.experiment.fit.keep == "best"
+    kept = best if keeps_best else last
+    epoch = checkpointer.best if keeps_best else checkpointer.history[-1]
+    optimizer = training.experiment.phases[stages[epoch.stage - 1].phase - 1].optimizer
+    if not (isinstance(optimizer, LBFGS) and optimizer.refit):
+        return Fitted(checkpointer.history, last, best, kept)
+    stage = StageTrainer(training, epoch.stage, callback)
+    images = stage.refit(epoch)
+    refitted = _outcome(epoch, kept.probabilities["val"], stage)
+    last, best = (refitted if outcome is kept else outcome for outcome in (last, best))
+    return Fitted(checkpointer.history, last, best, refitted, images)
 
 
 def _starts_from_best(training: Training, number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -93,16 +94,20 @@ class StageTrainer:
             if row.kind == STANDARDIZE and first is self.planned:
                 layer = self.run.model.get_layer(row.name)
                 view = self.experiment.augmentation.view(self.planned.first_epoch)
-                layer.adapt(self._training_inputs(layer, view))
+                layer.adapt(self._inputs(layer, "train", view))
 
-    def _training_inputs(self, layer: keras.Layer, view: int) -> Iterator[Any]:
-        """Yield what a layer of the tail receives for all training images in order, in a view."""
+    def _inputs(self, layer: keras.Layer, split: str, view: int) -> Iterator[Any]:
+        """Yield what a layer of the tail receives for a split's images in order.
+
+        Training images are in a view.
+        """
         model, cut = self.run.model, self.planned.cut
         features = model.get_layer(self.run.plan.layers[cut].name).output if cut else model.input
         below = None
         if layer.input is not features:
             below = tf.function(keras.Model(features, layer.input), reduce_retracing=True)
-        for x in self.sources["train"].batches(self.planned.eval_batch, keys=self._keys(view)):
+        keys = self._keys(view) if split == "train" else None
+        for x in self.sources[split].batches(self.planned.eval_batch, keys=keys):
             yield x if below is None else below(tf.cast(x, tf.float32), training=False).numpy()
 
     def epoch(self, done: Sequence[Epoch]) -> Epoch:
@@ -154,18 +159,41 @@ class StageTrainer:
             stop_if_asked()
         return totals
 
+    def refit(self, epoch: Epoch) -> int:
+        """Solve an epoch of the solver again with the validation images; return how many images.
+
+        The standardization stays that of the training images.
+        """
+        assert epoch.l2 is not None
+        splits = self.run.splits
+        self._regression = self._regression_on("train", "val")
+        self._solve(epoch.l2, start=True)
+        return len(splits.train) + len(splits.val)
+
+    @property
+    def _scores(self) -> keras.Layer:
+        return self.run.model.get_layer(self.run.plan.layers.layers[-1].name)
+
+    def _regression_on(self, *splits: str) -> LogisticRegression:
+        """Return the regression of the scores on the images of these splits, in all views."""
+        examples = {split: dict(self.run.splits.items())[split] for split in splits}
+        of_all = [example for of_split in examples.values() for example in of_split]
+        weights = dict(zip(of_all, self._solver_weights(of_all), strict=True))
+        rows = [(split, view) for split in splits for view in self.planned.views]
+        features = [x for row in rows for x in self._inputs(self._scores, *row)]
+        repeated = [example for split, _ in rows for example in examples[split]]
+        return LogisticRegression(
+            np.concatenate(features),
+            self._labels(repeated),
+            np.array([weights[example] for example in repeated]),
+            len(self.run.plan.classes),
+        )
+
     def _solve(self, l2: float, start: bool) -> StepTotals:
         """Solve the scores for a strength of regularization, from the present ones or zeros."""
-        scores = self.run.model.get_layer(self.run.plan.layers.layers[-1].name)
         if self._regression is None:
-            views = [
-                np.concatenate([*self._training_inputs(scores, v)]) for v in self.planned.views
-            ]
-            labels = np.tile(self._labels(self.run.splits.train), len(views))
-            weights = np.tile(self._solver_weights(), len(views))
-            classes = len(self.run.plan.classes)
-            self._regression = LogisticRegression(np.concatenate(views), labels, weights, classes)
-        kernel, bias = scores.weights
+            self._regression = self._regression_on("train")
+        kernel, bias = self._scores.weights
         now = np.vstack([kernel.numpy(), bias.numpy()]).astype(np.float64) if start else None
         solution = self._regression.solve(l2, now, stop_if_asked)
         kernel.assign(solution[:-1])
@@ -178,12 +206,11 @@ class StageTrainer:
         self.callback.on_batch_end(totals.images, loss, accuracy, l2)
         return totals
 
-    def _solver_weights(self) -> npt.NDArray[np.float32]:
-        """Return each training image's weight; what the sampler draws more often weighs more."""
-        examples, plan = self.run.splits.train, self.run.plan
+    def _solver_weights(self, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
+        """Return each image's weight; what the sampler draws more often weighs more."""
         weights = self._weights(examples)
-        if plan.sampler == "balanced":
-            counts = plan.counts["train"]
+        if self.run.plan.sampler == "balanced":
+            counts = Counter(example.label for example in examples)
             weights /= np.array([counts[example.label] for example in examples], np.float32)
         return weights
 
