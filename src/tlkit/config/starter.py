@@ -102,6 +102,8 @@ def starter(
     reason = reason if facts.images else ""
     chosen = recipe_named(name, facts)
     tables = {"data": table, **{key: dict(value) for key, value in chosen.tables.items()}}
+    if data is None and name == "probe":
+        tables["fit"]["epochs"] = 6  # half the strengths, so that a first run is quick
     notes = {"data": about_data, "backbone": [about_backbone]}
     text = _full(tables, chosen, notes, out) if full else _short(tables, chosen, notes, name, out)
     return Starter(text=text, recipe=name, reason=reason)
