@@ -8,6 +8,7 @@ image, and the same `l2` suits any number of images.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,18 @@ class LogisticRegression:
         self.rotation: Floats | None = None
         if x.shape[1] > len(x):
             # The optimum is a combination of the images' features: solve for it in their span.
-            self.rotation, triangle = np.linalg.qr(x.T)
+            with one_thread():
+                self.rotation, triangle = np.linalg.qr(x.T)
             x = np.ascontiguousarray(triangle.T)
         self.x, self.labels, self.classes = x, labels, classes
         self.shares = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
 
     def solve(
-        self, l2: float, start: Floats | None = None, on_iteration: Callable[[], object] = bool
+        self,
+        l2: float,
+        start: Floats | None = None,
+        on_iteration: Callable[[], object] = bool,
+        tolerance: float = TOLERANCE,
     ) -> Floats:
         """Return weights and, in the last row, intercepts, `(width + 1, classes)`.
 
@@ -56,6 +62,7 @@ class LogisticRegression:
             l2: The strength of the penalty.
             start: Weights and intercepts to start from; None: zeros.
             on_iteration: Called after each iteration; what it raises ends the search.
+            tolerance: The largest element of the gradient that is taken for zero.
         """
         from scipy.optimize import minimize
 
@@ -64,20 +71,21 @@ class LogisticRegression:
         if start is not None:
             kernel = start[:-1] if self.rotation is None else self.rotation.T @ start[:-1]
             first = np.vstack([kernel, start[-1:]])
-        result = minimize(
-            lambda values: self._loss_and_gradient(values.reshape(first.shape), l2),
-            first.ravel(),
-            jac=True,
-            method="L-BFGS-B",
-            callback=lambda _: on_iteration(),
-            options={
-                "maxiter": ITERATIONS,
-                "maxfun": 2 * ITERATIONS,
-                "maxcor": CORRECTIONS,
-                "gtol": TOLERANCE,
-                "ftol": 0.0,
-            },
-        )
+        with one_thread():
+            result = minimize(
+                lambda values: self._loss_and_gradient(values.reshape(first.shape), l2),
+                first.ravel(),
+                jac=True,
+                method="L-BFGS-B",
+                callback=lambda _: on_iteration(),
+                options={
+                    "maxiter": ITERATIONS,
+                    "maxfun": 2 * ITERATIONS,
+                    "maxcor": CORRECTIONS,
+                    "gtol": tolerance,
+                    "ftol": 0.0,
+                },
+            )
         solution: Floats = result.x.reshape(first.shape)
         if self.rotation is None:
             return solution
@@ -96,3 +104,20 @@ class LogisticRegression:
         gradient = np.vstack([self.x.T @ slopes + l2 * kernel, slopes.sum(axis=0)])
         loss = self.shares @ losses + l2 / 2 * np.sum(kernel**2)
         return float(loss), gradient.ravel()
+
+
+def one_thread() -> Any:
+    """Return a context in which NumPy and SciPy use one thread.
+
+    The matrices are narrow: handing them to several threads takes longer than the product, twenty
+    times as long on a busy machine. The solution then does not depend on their number either.
+    """
+    return _threads().limit(limits=1, user_api="blas")
+
+
+@cache
+def _threads() -> Any:
+    import scipy.optimize  # noqa: F401  # it has a BLAS of its own, which must be there
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
