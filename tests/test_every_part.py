@@ -37,6 +37,9 @@ REQUIRED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("backbones", "keras_hub"): {"preset": "preset", "weights": "none"},
     ("datasets", "folder"): {"path": "images"},
     ("datasets", "manifest"): {"path": "images/images.csv"},
+    ("augmentations", "compose"): {
+        "operations": [{"name": "RandomRotation", "factor": 0.1}, {"name": "affine"}]
+    },
     ("freezes", "layer_range"): {"train": "1-2"},
     ("freezes", "layer_names"): {"train": ["block1_*", "head"]},
     ("freezes", "head_then"): {"train": ["block1"]},

@@ -102,6 +102,8 @@ def parts(draw: st.DrawFn, key: Attribute[Any]) -> Table:
     if name == "joined":  # what members must agree on, no type can say
         members = [{"name": "vgg16"}, {"name": "mobilenet", "weights": "none"}]
         return {"name": name, "members": members, "image_size": draw(st.integers(32, 300))}
+    if name == "compose":
+        return {"name": name, "operations": [{"name": "RandomFlip"}, {"name": "affine"}]}
     return {"name": name, **draw(records(registry.get(name)))}
 
 

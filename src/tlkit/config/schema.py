@@ -61,7 +61,8 @@ def _type(cls: type, field: attrs.Attribute[Any]) -> str:
     registry = field.metadata.get("registry")
     if not registry:
         return describe(hints(cls)[field.name])
-    table = f"a table that names a {registry.kind}"
+    article = "an" if registry.kind[0] in "aeiou" else "a"
+    table = f"a table that names {article} {registry.kind}"
     return f"a list, each {table}" if field.metadata.get("many") else table
 
 
@@ -202,7 +203,10 @@ def _key(cls: type, field: Attribute[Any], meaning: str) -> Schema:
         default = field.metadata["default"]
         notes |= {"default": {"name": default}} if default else {}
         notes |= {"required": ["name"]} if field.default is None else {}
-        one = {"$ref": f"#/$defs/{kind}"}
+        one: Schema = {"$ref": f"#/$defs/{kind}"}
+        if other := field.metadata.get("otherwise"):
+            named: Schema = {"properties": {"name": {"enum": list(other.names())}}}
+            one = {"anyOf": [one, {"type": "object", "required": ["name"], **named}]}
         return {**({"type": "array", "items": one} if field.metadata.get("many") else one), **notes}
     schema = _value(hints(cls)[field.name])
     rule = schema_of(field.validator)

@@ -289,9 +289,15 @@ class _Reader:
         if not isinstance(name, str):
             what = "missing" if name is None else f"expected a string, got {shown(name)}"
             return self.wrong(where, f"{what}; known: {', '.join(registry.names())}")
+        other = field.metadata.get("otherwise")
+        if other is not None and other.knows(name):
+            try:
+                return other.from_table(table)
+            except FieldError as error:
+                return self.wrong(_join(path, error.field), error.message)
         if name not in registry.names():
-            message = f"no {registry.kind} named {name!r}{suggest(name, registry.names())}"
-            return self.wrong(where, message)
+            known = suggest(name, (*registry.names(), *(other.names() if other else ())))
+            return self.wrong(where, f"no {registry.kind} named {name!r}{known}")
         return self.record(registry.get(name), table, path, skip=frozenset({"name"}))
 
     def value(self, hint: Any, value: Any, path: str) -> Any:

@@ -541,7 +541,10 @@ registries = Registries(
     freezes=_registry("freeze policy", "freezes", FreezePolicy),
     class_weights=_registry("class weighting", "class_weights", ClassWeights),
     augmentations=_registry(
-        "augmentation", "augmentations", Augmentation, "augmentations", "keras_cv_augmentations"
+        "augmentation",
+        "augmentations",
+        Augmentation,
+        *("augmentations", "compose", "keras_cv_augmentations"),
     ),
     losses=_registry("loss", "losses", Loss),
     optimizers=_registry("optimizer", "optimizers", Optimizer),

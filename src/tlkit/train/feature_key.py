@@ -113,8 +113,9 @@ def _table(part: Any, registry: Any, without: str) -> dict[str, Any]:
     source = [registry.source_of(type(part)), _code(type(part))]
     if callable(function := getattr(part, "preprocess", None)):  # its code cannot be compared
         source.append(f"{PROCESS} {id(function)}")
-    if hasattr(part, "members"):  # a joined backbone
-        table["members"] = [_table(member, registry, without) for member in part.members]
+    for key in ("members", "operations"):  # parts made of parts
+        if isinstance(inner := getattr(part, key, None), tuple):
+            table[key] = [_table(member, registry, without) for member in inner]
     return {"source": source, **{key: table[key] for key in table.keys() - {without}}}
 
 
