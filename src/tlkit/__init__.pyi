@@ -71,6 +71,10 @@ from .parts.optimizers import custom_objects as custom_objects
 from .parts.plugins import Plugins as Plugins
 from .parts.registry import PartInfo as PartInfo
 from .parts.registry import Registry as Registry
+from .probes.probe import probe as probe
+from .probes.result import ProbedBackbone as ProbedBackbone
+from .probes.result import ProbeResult as ProbeResult
+from .reports.compare import Paired as Paired
 from .reports.progress import Terminal as Terminal
 from .runner.pages import Report as Report
 from .runner.pages import report as report

@@ -65,6 +65,21 @@ MUTANTS = (
         "tests/test_probe.py::TestStatistics::test_of_a_constant_feature_do_no_harm",
     ),
     Mutant(
+        "a probe's strength is chosen with the images that it is scored on",
+        "probes/crossval.py",
+        "place = self._best_strength(features, train)",
+        "place = self._best_strength(features, np.arange(len(self.labels)))",
+        "tests/test_probes.py::TestFolds::"
+        "test_predict_without_the_labels_and_features_of_their_own",
+    ),
+    Mutant(
+        "equal operations of compose draw alike",
+        "parts/compose.py",
+        "folded = functools.partial(_folded, number=number)",
+        "folded = functools.partial(_folded, number=0)",
+        "tests/test_compose.py::test_equal_operations_draw_differently",
+    ),
+    Mutant(
         "the solver ignores weights",
         "train/solver.py",
         "slopes *= self.shares[:, None]",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tlkit.cli.app import app, main
 
 # In the order in which `--help` lists their commands.
-from tlkit.cli import run, sweep, predict, explain, results, data, parts, weights, machine  # isort: skip
+from tlkit.cli import run, probe, sweep, predict, explain, results, data, parts, weights, machine  # isort: skip
 
-COMMANDS = (run, sweep, predict, explain, results, data, parts, weights, machine)
+COMMANDS = (run, probe, sweep, predict, explain, results, data, parts, weights, machine)
 
 __all__ = ["COMMANDS", "app", "main"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import attrs
 import typer
@@ -30,9 +30,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and write a run folder."""
-    with _stoppable("interrupted before the run started") as callback:
+    with stoppable("interrupted before the run started") as callback:
         finished = tlkit.run(file, out, overrides=overrides or [], callback=callback)
-    _show(finished, as_json)
+    show_run(finished, as_json)
 
 
 @app.command()
@@ -55,18 +55,18 @@ def resume(
 ) -> None:
     """Continue a run that was stopped. The result is the same, byte for byte."""
     early = f"interrupted before the run continued; continue with: tlkit resume {shell_quoted(run)}"
-    with _stoppable(early) as callback:
+    with stoppable(early) as callback:
         finished = tlkit.resume(
             run, plugins=plugins or [], data=data, anyway=anyway, callback=callback
         )
     if finished is None:
         typer.echo(f"{run}: the run is finished; there is nothing to do", err=True)
     else:
-        _show(finished, as_json)
+        show_run(finished, as_json)
 
 
 @contextmanager
-def _stoppable(early: str) -> Iterator[Callback]:
+def stoppable(early: str) -> Iterator[Callback]:
     """Yield a callback for a run; if it is stopped, exit with the documented code.
 
     Args:
@@ -86,11 +86,16 @@ def _stoppable(early: str) -> Iterator[Callback]:
         callback.close()
 
 
-def _show(run: tlkit.Run, as_json: bool) -> None:
+def run_json(run: tlkit.Run) -> dict[str, Any]:
+    """Return the results of a run as plain values."""
+    head = {"run": str(run.folder), "evaluated_on": run.plan.evaluated_on}
+    return head | run.kept.as_json()
+
+
+def show_run(run: tlkit.Run, as_json: bool = False) -> None:
     """Print the results of a run."""
     if as_json:
-        head = {"run": str(run.folder), "evaluated_on": run.plan.evaluated_on}
-        typer.echo(json_text(head | run.kept.as_json()))
+        typer.echo(json_text(run_json(run)))
         return
     from tlkit.metrics.published import cited_figures, figures, remarks  # needs NumPy
     from tlkit.reports.caveats import caveats  # with all parts: `--help` stays quick without

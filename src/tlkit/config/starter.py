@@ -54,7 +54,12 @@ class Starter:
 
 
 def write_starter(
-    data: Path | None, out: Path, recipe: str | None = None, *, full: bool = False
+    data: Path | None,
+    out: Path,
+    recipe: str | None = None,
+    *,
+    full: bool = False,
+    backbone: Table | None = None,
 ) -> Starter:
     """Write a starter file.
 
@@ -64,13 +69,14 @@ def write_starter(
         out: The file, which must not exist.
         recipe: The name of a recipe; None: the one for these data and this machine.
         full: Write every key with its meaning.
+        backbone: The backbone's table; None: the best one on this machine.
 
     Raises:
         ConfigError: If it exists, or there is no such recipe.
         DataError: If the data are missing or inconsistent.
         ResourceError: If it cannot be written.
     """
-    made = starter(data, out, recipe, full=full)
+    made = starter(data, out, recipe, full=full, backbone=backbone)
     try:
         text = made.text.encode()
     except UnicodeEncodeError:
@@ -87,10 +93,17 @@ def write_starter(
 
 
 def starter(
-    data: Path | None, out: Path, recipe: str | None = None, *, full: bool = False
+    data: Path | None,
+    out: Path,
+    recipe: str | None = None,
+    *,
+    full: bool = False,
+    backbone: Table | None = None,
 ) -> Starter:
     """Return a starter file for a place; see `write_starter`."""
-    backbone, about_backbone = backbone_here()
+    about_backbone = "the best in tlkit probe"
+    if backbone is None:
+        backbone, about_backbone = backbone_here()
     facts = Facts(images=0, backbone=backbone, gpu=has_gpu())
     if data is None:
         table, about_data = {"name": "digits"}, ["handwriting that comes with scikit-learn"]

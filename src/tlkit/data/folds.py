@@ -88,17 +88,17 @@ def fold_of(splits: Splits, folds: int, fold: int, seed: int) -> Splits:
 
     groups = groups_of(pooled, contents_of(pooled, read))
     labels = splits.labels(pooled)
-    smallest, rarest = _fewest_groups(labels, groups)
+    smallest, rarest = fewest_groups(labels, groups)
     if smallest < max(folds, 3):
         raise DataError(
             f"data.folds: {folds} folds need {max(folds, 3)} different images or patients of each "
             f"class, got {smallest} of {splits.classes[rarest]!r}"
         )
-    held_out = _folds(labels, groups, folds, seed)[fold - 1]
+    held_out = stratified_folds(labels, groups, folds, seed)[fold - 1]
     rest = [number for number in range(len(pooled)) if number not in held_out]
     rest_labels, rest_groups = [labels[n] for n in rest], [groups[n] for n in rest]
-    inner = min(INNER_FOLDS, _fewest_groups(rest_labels, rest_groups)[0])
-    val = {rest[n] for n in _folds(rest_labels, rest_groups, max(inner, 2), seed)[0]}
+    inner = min(INNER_FOLDS, fewest_groups(rest_labels, rest_groups)[0])
+    val = {rest[n] for n in stratified_folds(rest_labels, rest_groups, max(inner, 2), seed)[0]}
     try:
         return evolve(
             splits,
@@ -181,13 +181,15 @@ def groups_of(examples: Sequence[Example], contents: Sequence[Iterable[Hashable]
     )
 
 
-def _fewest_groups(labels: Sequence[int], groups: Sequence[int]) -> tuple[int, int]:
+def fewest_groups(labels: Sequence[int], groups: Sequence[int]) -> tuple[int, int]:
     """Return the number of groups of the class with the fewest, and that class's number."""
     pairs = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
     return min((count, label) for label, count in pairs.items())
 
 
-def _folds(labels: Sequence[int], groups: Sequence[int], folds: int, seed: int) -> list[set[int]]:
+def stratified_folds(
+    labels: Sequence[int], groups: Sequence[int], folds: int, seed: int
+) -> list[set[int]]:
     """Return the numbers of the images in each fold: stratified, each group in one fold."""
     from sklearn.model_selection import StratifiedGroupKFold
 

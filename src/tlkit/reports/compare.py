@@ -205,8 +205,11 @@ def paired(first: ComparedRun, second: ComparedRun) -> Paired | None:
         for key, answer in first.answers.items()
         if key in second.answers and second.answers[key].label == answer.label
     ]
-    if not both:
-        return None
+    return paired_answers(both) if both else None
+
+
+def paired_answers(both: Sequence[tuple[Answer, Answer]]) -> Paired:
+    """Compare two classifiers by their answers on the same images, at least one."""
     gains = np.array([theirs.correct - ours.correct for ours, theirs in both], float)
     only_first, only_second = int((gains < 0).sum()), int((gains > 0).sum())
     patients = [answer.patient for answer, _ in both]

@@ -176,6 +176,11 @@ class Terminal(Callback):
         if done == count:
             self._bar.stop()
 
+    def on_backbone_begin(self, name: str, number: int, count: int) -> None:
+        """Print the backbone's name."""
+        self._bar.stop()
+        self.say(f"[{number}/{count}] {name}")
+
     def on_stage_begin(self, number: int, planned: PlannedStage) -> None:
         """Print what the stage trains."""
         self._bar.stop()

@@ -97,6 +97,15 @@ class Callback:
             count: The number of images in the split.
         """
 
+    def on_backbone_begin(self, name: str, number: int, count: int) -> None:
+        """`tlkit probe` is about to try a backbone.
+
+        Args:
+            name: Its name.
+            number: Its number, from 1.
+            count: The number of backbones.
+        """
+
     def on_stage_begin(self, number: int, planned: PlannedStage) -> None:
         """A stage is about to begin; stages are numbered from 1."""
 

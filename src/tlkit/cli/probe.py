@@ -1,0 +1,109 @@
+"""`tlkit probe`: rank the pretrained networks on this machine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tlkit
+from tlkit.cli.app import AsJson, app
+from tlkit.cli.data import Patient, Where
+from tlkit.cli.run import run_json, show_run, stoppable
+from tlkit.system.text import json_text, printable, shell_quoted
+
+
+class Recipe(StrEnum):
+    """The recipes that `--then` can run."""
+
+    probe = "probe"
+    fine_tune = "fine_tune"
+
+
+@app.command()
+def probe(
+    data: Where,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for the results. Default: runs/probe-N.", metavar="DIR"),
+    ] = None,
+    backbones: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backbone",
+            metavar="NAME[=FILE]",
+            help="A backbone to try, with a file of weights if they are not installed. "
+            "Repeatable. Unset: all whose weights are on this machine (tlkit weights list).",
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="The number of folds.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the folds.")] = 0,
+    patient: Patient = None,
+    joined: Annotated[
+        bool, typer.Option("--joined/--not-joined", help="Also try the best two together.")
+    ] = True,
+    then: Annotated[
+        Recipe | None,
+        typer.Option(help="Run this recipe with the best afterwards.", metavar="RECIPE"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the pretrained networks on this machine for your images.
+
+    Each network is used frozen, at its own image size, with a linear classifier on its features,
+    which is fitted and scored in folds of train and val. A test split is put aside.
+    """
+    if then and patient:
+        message = "a run takes patients from a CSV file: tlkit data split PATH --patient REGEX"
+        raise tlkit.ConfigError([tlkit.Problem("--then", message)])
+    with stoppable("interrupted; features that were computed stay in the cache") as callback:
+        result = tlkit.probe(
+            data,
+            out,
+            backbones=backbones or [],
+            folds=folds,
+            seed=seed,
+            patient=patient,
+            joined=joined,
+            callback=callback,
+        )
+        if not as_json:
+            _show(result)
+        file = _experiment(result, then) if then else None
+        if file and not as_json:
+            typer.echo(f"\n{printable(file)}")
+        finished = tlkit.run(file, callback=callback) if file else None
+    if as_json:
+        facts = {"folder": str(result.folder), **result.as_json()}
+        typer.echo(json_text(facts | ({"run": run_json(finished)} if finished else {})))
+    elif finished:
+        show_run(finished)
+    else:
+        typer.echo(f"next: tlkit run {printable(shell_quoted(result.experiment))}")
+
+
+def _experiment(result: tlkit.ProbeResult, recipe: Recipe) -> Path:
+    """Return an experiment file with the best backbone, writing it if it is not there yet."""
+    from tlkit.config.recipes import LAST_BLOCKS
+    from tlkit.config.starter import write_starter
+
+    if recipe == Recipe.probe:
+        return result.experiment
+    name = result.best.table["name"]
+    if name not in LAST_BLOCKS:
+        message = f"which blocks of {name} to train is not known; name them under [[phase]] in "
+        raise tlkit.ConfigError([tlkit.Problem("--then", f"{message}{result.experiment}")])
+    path = result.folder / f"best_{recipe}.toml"
+    write_starter(result.data, path, recipe, backbone=dict(result.best.table))
+    return path
+
+
+def _show(result: tlkit.ProbeResult) -> None:
+    from tlkit.probes.page import probe_text
+
+    for note in result.notes:
+        typer.echo(f"note: {printable(note)}", err=True)
+    typer.echo(probe_text(result))
+    typer.echo(f"\npage: {printable(result.folder / 'probe.html')}")
