@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 # Those of Keras 3.15.1 that keep an image's size; a test holds that each follows the key alone.
 LAYERS = (
-    "AutoContrast", "CLAHE", "Equalization", "RandomBrightness", "RandomColorDegeneration",
-    "RandomColorJitter", "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip",
-    "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective",
-    "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear",
-    "RandomTranslation", "RandomZoom", "Solarization",
+    "AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization", "Equalization",
+    "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast",
+    "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur",
+    "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization",
+    "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation",
+    "RandomZoom", "Solarization",
 )  # fmt: skip
 REFUSED = {
     "RandAugment": 'chooses its operations by Python\'s generator; use "randaugment"',
