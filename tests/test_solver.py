@@ -78,7 +78,7 @@ def test_where_it_starts_does_not_matter(width: int) -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "strengths"),
-    [(1, [0.1]), (2, [10, 1e-3]), (5, [10, 1, 0.1, 0.01, 1e-3])],
+    [(1, [0.001**0.5]), (2, [10, 1e-4]), (6, [10, 1, 0.1, 0.01, 1e-3, 1e-4])],
 )
 def test_the_strengths_fall_by_equal_factors(epochs: int, strengths: Sequence[float]) -> None:
     np.testing.assert_allclose(LBFGS().strengths(epochs), strengths)
@@ -131,7 +131,7 @@ def test_the_plan_names_the_strengths_and_all_views() -> None:
     asked = experiment('augmentation={name="affine", views=7}')
     plan = make_plan(asked, asked.data.load())
     assert plan.stages[0].views == tuple(range(7))
-    assert "solved with 4 strengths of L2 regularization, 10 to 0.001\n" in plan_text(plan)
+    assert "solved with 4 strengths of L2 regularization, 10 to 0.0001\n" in plan_text(plan)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def features(run: tlkit.Run, layer: str) -> Any:
 
 def test_a_run_ends_at_scikit_learns_optimum(run: tlkit.Run) -> None:
     x, labels = features(run, "standardize")
-    exact = Sklearn(C=1 / (1e-3 * len(x)), tol=1e-12, max_iter=100_000).fit(x, labels)
+    exact = Sklearn(C=1 / (1e-4 * len(x)), tol=1e-12, max_iter=100_000).fit(x, labels)
     np.testing.assert_allclose(features(run, "scores")[0], exact.predict_proba(x), atol=1e-4)
 
 

@@ -82,8 +82,8 @@ MUTANTS = (
     Mutant(
         "the solver ignores weights",
         "train/solver.py",
-        "slopes *= self.shares[:, None]",
-        "slopes /= len(slopes)",
+        "p *= self.shares[:, None]",
+        "p /= len(p)",
         "tests/test_solver.py::test_a_weight_is_as_many_copies",
     ),
     Mutant(

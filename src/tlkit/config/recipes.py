@@ -74,7 +74,7 @@ def probe(facts: Facts) -> Recipe:
             "backbone": facts.backbone,
             "head": {"name": "probe"},
             "optimizer": {"name": "lbfgs", "refit": True},
-            "fit": {"epochs": 12, "keep": "best"},
+            "fit": {"epochs": 12, "keep": "best", "early_stop_patience": 3},
         },
         why={
             "head.name": "features of all depths, pooled and standardized; then softmax",

@@ -109,7 +109,7 @@ class LBFGS(Optimizer):
 
     learning_rate: float = field(default=1.0, init=False, metadata={"key": False})
     strongest: float = field(default=10.0, validator=above(0))
-    weakest: float = field(default=1e-3, validator=above(0))
+    weakest: float = field(default=1e-4, validator=above(0))
     refit: bool = False
 
     def __attrs_post_init__(self) -> None:
