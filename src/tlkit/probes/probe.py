@@ -117,7 +117,8 @@ def probe(
     notes = [*splits.notes, *_notes(splits, pooled)]
     probed = _probed(candidates, trial, notes)
     if joined and len(probed) > 1:
-        probed += _probed(_joined([candidate for _, candidate in probed[:2]]), trial, notes)
+        both = _joined([candidate for _, candidate in probed[:2]])
+        probed += _probed(both, trial, notes, before=len(candidates))
         probed.sort(key=lambda pair: pair[0].rank)
     ranked = [one for one, _ in probed]
     return _written(
@@ -142,18 +143,21 @@ def probe(
 
 
 def _probed(
-    candidates: Sequence[_Candidate], trial: _Trial, notes: list[str]
+    candidates: Sequence[_Candidate], trial: _Trial, notes: list[str], before: int = 0
 ) -> list[tuple[ProbedBackbone, _Candidate]]:
-    """Return the candidates that can be used, the best first; note why others cannot."""
+    """Return the candidates that can be used, the best first; note why others cannot.
+
+    `before` is how many were tried before these.
+    """
     probed, first_error = [], None
-    for number, candidate in enumerate(candidates, start=1):
-        trial.callback.on_backbone_begin(candidate.name, number, len(candidates))
+    for number, candidate in enumerate(candidates, start=before + 1):
+        trial.callback.on_backbone_begin(candidate.name, number, before + len(candidates))
         try:
             probed.append((trial.run(candidate), candidate))
         except (TlkitError, FieldError) as error:
             first_error = first_error or error
             notes.append(f"{candidate.name} cannot be used: {error}")
-    if first_error and not probed and candidate.name in registries.backbones.names():
+    if first_error and not probed and not before:
         raise first_error
     return sorted(probed, key=lambda pair: pair[0].rank)
 
@@ -252,8 +256,8 @@ def _notes(splits: Splits, pooled: Sequence[Example]) -> Iterator[str]:
     unknown = sum(not example.patient for example in pooled)
     if unknown:
         yield (
-            f"the patient of {unknown} images is not known: only copies of a file are kept in one "
-            "fold, and two pictures of one patient may be in different folds"
+            f"the patient of {unknown} images is not known: only copies, also near ones, are kept "
+            "in one fold, and two pictures of one patient may be in different folds"
         )
 
 
