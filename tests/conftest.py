@@ -76,10 +76,12 @@ def write_preset() -> Callable[..., Path]:
         config = config or {"stackwise_num_repeats": [1], "stackwise_num_filters": [4]}
         backbone = getattr(keras_hub.models, kind)(**config)
         seeds = keras.random.SeedGenerator(0)
-        for variable in backbone.weights:  # what is random or 0 or 1 at first is none of it here
+        floats = (v for v in backbone.weights if "float" in str(v.dtype))
+        for variable in floats:  # what is random or 0 or 1 at first is none of it here
             variable.assign(keras.random.uniform(variable.shape, 0.1, 0.2, seed=seeds))
         backbone.save_to_preset(str(folder))
-        converter = getattr(keras_hub.layers, kind.replace("Backbone", "ImageConverter"))
+        name = kind.replace("Backbone", "ImageConverter")
+        converter = getattr(keras_hub.layers, name, keras_hub.layers.ImageConverter)
         converter(scale=0.01, offset=[0.1, 0.2, 0.3]).save_to_preset(str(folder))
         return folder
 

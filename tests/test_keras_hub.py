@@ -21,7 +21,9 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit.cli import app
 from tlkit.config.structure import structure, unstructure
-from tlkit.parts.backbones.keras_hub import NETWORKS, PRESETS, KerasHub, find_preset
+from tlkit.parts.backbones.keras_hub import NETWORKS, KerasHub, find_preset
+from tlkit.parts.backbones.keras_hub_blocks import STEPS
+from tlkit.parts.backbones.keras_hub_presets import PRESETS
 from tlkit.train.assemble import seeded
 
 WritePreset = Callable[..., Path]
@@ -30,7 +32,7 @@ needs_hub = pytest.mark.skipif(
 )
 
 # The smallest network of each class.
-SMALL: Mapping[str, Mapping[str, Any]] = {
+PLAIN: Mapping[str, Mapping[str, Any]] = {
     "CSPNetBackbone": {
         "stem_filters": 8,
         "stem_kernel_size": 3,
@@ -77,6 +79,22 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "stackwise_pooling": [False, True, False],
     },
 }
+TRANSFORMER = {
+    "patch_size": 8, "num_layers": 3, "hidden_dim": 8, "num_heads": 2, "image_shape": [32, 32, 3],
+}  # fmt: skip
+TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
+    "ViTBackbone": {**TRANSFORMER, "mlp_dim": 16},
+    "DINOV2Backbone": {
+        **TRANSFORMER, "intermediate_dim": 16, "position_embedding_shape": [64, 64, 3],
+    },
+    "DINOV3Backbone": {**TRANSFORMER, "intermediate_dim": 16},
+    "SigLIPVisionEncoder": {**TRANSFORMER, "intermediate_dim": 16},
+    "SwinTransformerBackbone": {
+        "patch_size": 4, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4,
+        "image_shape": [32, 32, 3],
+    },
+}  # fmt: skip
+SMALL = {**PLAIN, **TRANSFORMERS}
 every_network = pytest.mark.parametrize("kind", NETWORKS)
 
 
@@ -116,6 +134,8 @@ def test_it_is_kerashubs_own_network_with_its_weights_to_the_byte(
     assert (record["source"], record["file"]) == ("preset", "model.weights.h5")
     found = model(x, training=False).numpy()
     theirs = keras_hub.models.Backbone.from_preset(str(folder))
+    if isinstance(theirs.input, dict):
+        x = dict.fromkeys(theirs.input, x)
     np.testing.assert_array_equal(found, theirs(x, training=False).numpy())
     assert not np.array_equal(found, before)
 
@@ -132,7 +152,79 @@ def test_two_builds_are_one_table_of_plain_layers_in_blocks(
     assert 2 <= len(tables[0].blocks) < 10
     assert all(NETWORKS[kind].block and layer.block for _, layer in tables[0])
     assert any(layer.is_cut_point for _, layer in tables[0])
-    assert not [layer for layer in part.build().layers if len(layer._flatten_layers()) > 1]
+    composite = [layer for layer in part.build().layers if len(layer._flatten_layers()) > 1]
+    assert bool(composite) == (kind in STEPS)
+
+
+@needs_hub
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_a_transformer_can_be_cut_after_every_block(
+    kind: str, tmp_path: Path, write_preset: WritePreset
+) -> None:
+    folder = write_preset(tmp_path / "preset", kind, **SMALL[kind])
+    table = KerasHub(preset=folder, image_size=32).layers()
+    assert all(layer.is_cut_point for _, layer in table)
+    blocks = [block for block in table.blocks if block != "embedding"]
+    assert len(blocks) == 3
+    if kind != "SwinTransformerBackbone":
+        assert blocks == ["block_1", "block_2", "block_3"]
+        first = min(table.named("block_3"))
+        assert table.select("blocks:3-") == {*range(first, len(table) + 1)}
+
+
+@needs_hub
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_a_weights_file_of_the_flat_transformer_is_read_too(
+    kind: str, tmp_path: Path, write_preset: WritePreset
+) -> None:
+    folder = write_preset(tmp_path / "preset", kind, **SMALL[kind])
+    part = KerasHub(preset=folder, image_size=32)
+    one, other = part.build(), part.build()
+    part.load_weights(one)
+    one.save_weights(tmp_path / "flat.weights.h5")
+    flat = attrs.evolve(part, weights=tmp_path / "flat.weights.h5")
+    assert flat.load_weights(other)["source"] == "path"
+    for mine, theirs in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+@needs_hub
+def test_siglips_image_encoder_is_taken_out_of_the_whole(tmp_path: Path) -> None:
+    import keras_hub
+
+    settings = {**SMALL["SigLIPVisionEncoder"], "image_shape": (32, 32, 3)}
+    text = keras_hub.models.SigLIPTextEncoder(
+        vocabulary_size=9, embedding_dim=8, hidden_dim=8, num_layers=1, num_heads=2,
+        intermediate_dim=16, max_sequence_length=4,
+    )  # fmt: skip
+    image = keras_hub.models.SigLIPVisionEncoder(**settings)
+    whole = keras_hub.models.SigLIPBackbone(vision_encoder=image, text_encoder=text)
+    whole.save_to_preset(str(tmp_path / "preset"))
+    part = KerasHub(preset=tmp_path / "preset", image_size=32, preprocess="unit")
+    model = part.build()
+    part.load_weights(model)
+    x = pixels() / 255
+    expected = image({"images": x}, training=False).numpy()
+    np.testing.assert_array_equal(model(x, training=False).numpy(), expected)
+
+
+@needs_hub
+@pytest.mark.slow
+def test_a_run_trains_the_last_blocks_of_a_transformer(
+    tmp_path: Path, write_preset: WritePreset
+) -> None:
+    folder = write_preset(tmp_path / "preset", "ViTBackbone", **SMALL["ViTBackbone"])
+    table = {
+        "data": {"name": "shapes", "train": 6, "val": 3, "test": 3, "image_px": 32},
+        "backbone": {"name": "keras_hub", "preset": str(folder), "image_size": 32},
+        "head": {"name": "probe"},
+        "freeze": {"name": "layer_range", "train": "blocks:3-"},
+        "fit": {"epochs": 1, "batch_size": 3, "xla": False},
+    }
+    tlkit.run(structure(tlkit.Experiment, table), tmp_path / "run")
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["layers"][plan["stages"][0]["cut"] - 1]["name"] == "block_2"
+    tlkit.load(tmp_path / "run").predict_proba([image(tmp_path)])
 
 
 @needs_hub
@@ -182,7 +274,7 @@ def test_the_presets_are_kerashubs_own_with_their_addresses() -> None:
 
     own = {name: f"kaggle://{address}" for name, address in PRESETS.items()}
     assert own == {name: BUILTIN_PRESETS[name]["kaggle_handle"] for name in PRESETS}
-    for kind in NETWORKS:
+    for kind in NETWORKS.keys() - {"DINOV2Backbone", "DINOV3Backbone", "SigLIPVisionEncoder"}:
         classifier = getattr(keras_hub.models, kind.replace("Backbone", "ImageClassifier"))
         assert classifier.backbone_cls is getattr(keras_hub.models, kind)
         if kind != "EfficientNetBackbone":  # some of whose presets have composite layers
@@ -291,7 +383,7 @@ def test_without_kerashub_the_extra_is_named(stated: Path, monkeypatch: pytest.M
         KerasHub(preset=stated).build()
 
 
-@pytest.mark.parametrize("kind", ["MobileNetBackbone", "ViTBackbone", "Functional", None])
+@pytest.mark.parametrize("kind", ["MobileNetBackbone", "DeiTBackbone", "Functional", None])
 def test_another_network_is_refused_with_those_that_fit(kind: Any, stated: Path) -> None:
     with_json(stated, "config.json", kind, {})
     with pytest.raises(tlkit.PartError, match=r"must be one of CSPNetBackbone, .*, got ") as caught:

@@ -9,7 +9,8 @@ from typing import Any
 
 from attrs import frozen
 
-from tlkit.parts.backbones.keras_hub import CONFIG, PRESETS, preset_folder
+from tlkit.parts.backbones.keras_hub import CONFIG, preset_folder
+from tlkit.parts.backbones.keras_hub_presets import PRESETS
 from tlkit.parts.kinds import Backbone, registries
 from tlkit.weights.files import SOURCES
 from tlkit.weights.shelf import cards

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,8 @@ from attrs import Factory, evolve, field, frozen
 
 from tlkit.model.graph import cached_table, layer_table, renumber_names, snake_case
 from tlkit.model.layers import LayerTable
+from tlkit.parts.backbones.keras_hub_blocks import BLOCKS, CLOSED, STEPS, by_layer, opened
+from tlkit.parts.backbones.keras_hub_presets import PRESETS
 from tlkit.parts.kinds import Backbone, check_sources, part
 from tlkit.system.errors import PartError, WeightsError
 from tlkit.system.keras import extra_package
@@ -32,63 +34,13 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 CONFIG, WEIGHTS, CONVERTER = "config.json", "model.weights.h5", "image_converter.json"
-# The presets of KerasHub 0.32.0 whose networks tlkit supports, below their addresses on Kaggle. The
-# other presets of EfficientNet have composite layers, or the address of another preset.
-ADDRESSES: Mapping[str, Sequence[str]] = {
-    "resnetv1/keras/{}/3": (
-        "resnet_18_imagenet",
-        "resnet_50_imagenet",
-        "resnet_101_imagenet",
-        "resnet_152_imagenet",
-    ),
-    "resnetv2/keras/{}/3": ("resnet_v2_50_imagenet", "resnet_v2_101_imagenet"),
-    "resnet_vd/keras/{}/2": (
-        "resnet_vd_18_imagenet",
-        "resnet_vd_34_imagenet",
-        "resnet_vd_50_imagenet",
-        "resnet_vd_50_ssld_imagenet",
-        "resnet_vd_50_ssld_v2_imagenet",
-        "resnet_vd_50_ssld_v2_fix_imagenet",
-        "resnet_vd_101_imagenet",
-        "resnet_vd_101_ssld_imagenet",
-        "resnet_vd_152_imagenet",
-        "resnet_vd_200_imagenet",
-    ),
-    "vgg/keras/{}/3": ("vgg_11_imagenet", "vgg_13_imagenet", "vgg_16_imagenet", "vgg_19_imagenet"),
-    "densenet/keras/{}/3": (
-        "densenet_121_imagenet",
-        "densenet_169_imagenet",
-        "densenet_201_imagenet",
-    ),
-    "efficientnet/keras/{}/5": ("efficientnet_b1_ft_imagenet",),
-    "efficientnet/keras/{}/2": (
-        "efficientnet_b0_ra_imagenet",
-        "efficientnet_b0_ra4_e3600_r224_imagenet",
-        "efficientnet_b1_ra4_e3600_r240_imagenet",
-        "efficientnet_b2_ra_imagenet",
-        "efficientnet_b3_ra2_imagenet",
-        "efficientnet_b4_ra2_imagenet",
-        "efficientnet_b5_sw_imagenet",
-        "efficientnet_b5_sw_ft_imagenet",
-        "efficientnet_lite0_ra_imagenet",
-    ),
-    "xception/keras/{}/2": ("xception_41_imagenet",),
-    "cspdarknet/keras/{}/2": ("csp_darknet_53_ra_imagenet",),
-    "cspdarknet/keras/{}/1": (
-        "csp_resnext_50_ra_imagenet",
-        "csp_resnet_50_ra_imagenet",
-        "darknet_53_imagenet",
-    ),
-}
-PRESETS: Mapping[str, str] = {
-    name: f"keras/{address.format(name)}" for address, names in ADDRESSES.items() for name in names
-}
 # The keys that an image converter may have; any other would change pixels unnoticed. Sizes and
 # cropping are the business of `image_size` and `[data] resize`.
 SCALING = {"scale", "offset", "mean", "variance"}
 RESIZING = {"image_size", "height", "width", "crop_to_aspect_ratio", "pad_to_aspect_ratio",
             "interpolation", "antialias", "bounding_box_format", "data_format",
             "name", "trainable", "dtype"}  # fmt: skip
+OTHERS = "the others do not classify images or are made of composite layers"
 Channels = tuple[float, ...]  # red, green, blue
 
 
@@ -105,8 +57,8 @@ class Network:
     shape: str = "image_shape"
 
 
-# Networks of plain layers. The others (MobileNet, HGNetV2, MiT, ViT, DeiT, Swin …) have composite
-# layers, whose parts cannot be frozen or loaded separately.
+# Networks of plain layers, and transformers whose blocks are layers. The others (MobileNet, MiT,
+# DeiT, HGNetV2 …) have composite layers, whose parts cannot be frozen or loaded separately.
 NETWORKS: Mapping[str, Network] = {
     "CSPNetBackbone": Network(r"^(csp_stem|stage_\d+)"),
     "DenseNetBackbone": Network(r"^(conv1|stack\d+|transition\d+)"),
@@ -114,6 +66,7 @@ NETWORKS: Mapping[str, Network] = {
     "ResNetBackbone": Network(r"^(conv1|stack\d+)"),
     "VGGBackbone": Network(r"^(block\d+)"),
     "XceptionBackbone": Network(r"^(block\d+)"),
+    **{kind: Network(BLOCKS) for kind in STEPS},
 }
 if TYPE_CHECKING:
     Preset = str | Path
@@ -210,10 +163,12 @@ class PresetFiles:
             PartError: If the network is not supported.
         """
         kind, config = self.config(CONFIG)
+        if kind == "SigLIPBackbone":  # an image and a text encoder
+            kind, config = _inner(config.get("vision_encoder"), self.where(CONFIG))
         if kind not in NETWORKS:
             raise PartError(
                 f"{self.where(CONFIG)}: must be one of {', '.join(NETWORKS)}, got {kind!r}; "
-                "the others do not classify images or are made of composite layers"
+                + CLOSED.get(str(kind), OTHERS)
             )
         for key in ("name", "trainable", "dtype"):  # set by tlkit
             config.pop(key, None)
@@ -249,6 +204,14 @@ class PresetFiles:
             scale = tuple(s / d for s, d in zip(scale, deviations, strict=True))
             return scale, tuple(-m / d for m, d in zip(given["mean"], deviations, strict=True))
         return scale, given.get("offset", (0.0,) * 3)
+
+
+def _inner(table: Any, where: str) -> tuple[Any, dict[str, Any]]:
+    """Return the class and the settings of a network within another."""
+    try:
+        return table["class_name"], dict(table["config"])
+    except (TypeError, KeyError, ValueError):
+        raise WeightsError(f"{where}: has no vision_encoder as KerasHub writes it") from None
 
 
 def _channels(where: str, key: str, value: Any) -> Channels:
@@ -298,17 +261,12 @@ class KerasHub(Backbone):
 
     def build(self) -> keras.Model:
         """Return the network, with its layers named in their order."""
-        hub = extra_package("keras_hub", "'tlkit[hub]'")
+        where = self._files().where(CONFIG)
         import keras
 
-        where = self._files().where(CONFIG)
-        kind, config = self._files().network()
-        network = NETWORKS[kind]
-        config[network.shape] = (self.image_size, self.image_size, 3)
-        try:
-            built = getattr(hub.models, kind)(**config)
-        except (TypeError, ValueError) as error:
-            raise WeightsError(f"{where}: makes no {kind}: {error}") from None
+        kind, built = self._built()
+        if kind in STEPS:
+            return opened(kind, built, self.image_size)
         composite = [layer.name for layer in built.layers if len(layer._flatten_layers()) > 1]
         if composite:
             raise PartError(
@@ -318,6 +276,17 @@ class KerasHub(Backbone):
         model = keras.Model(built.input, built.output)
         renumber_names(model)
         return model
+
+    def _built(self) -> tuple[str, Any]:
+        """Return the network's class and the network as KerasHub builds it."""
+        hub = extra_package("keras_hub", "'tlkit[hub]'")
+        kind, config = self._files().network()
+        config[NETWORKS[kind].shape] = (self.image_size, self.image_size, 3)
+        try:
+            return kind, getattr(hub.models, kind)(**config)
+        except (TypeError, ValueError) as error:
+            where = self._files().where(CONFIG)
+            raise WeightsError(f"{where}: makes no {kind}: {error}") from None
 
     def preprocess_native(self, images: tf.Tensor) -> tf.Tensor:
         """Scale and shift the pixels as the preset says."""
@@ -333,7 +302,11 @@ class KerasHub(Backbone):
             path = find_preset(self.preset) / WEIGHTS if source == "preset" else Path(source)
             if source == "preset" and not path.is_file():
                 raise weights.NotAvailableError(f"the preset has no {WEIGHTS}")
-            return _by_layer_name(read_arrays(path), model)
+            kind, _ = self._files().network()
+            if kind not in STEPS:
+                return _by_layer_name(read_arrays(path), model)
+            arrays = read_arrays(path, by_place=True)
+            return by_layer(arrays, kind, self._built()[1], self.image_size, model)
 
         return weights.load_first(model, self.sources, read)
 
