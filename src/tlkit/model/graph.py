@@ -185,7 +185,8 @@ def renamed_copy(layer: Any, name: str) -> Any:
     try:
         return cls.from_config(config)
     except TypeError:  # KerasHub's ViT lists derived values, which its constructor refuses
-        known = {key for base in cls.__mro__ for key in inspect.signature(base).parameters}
+        made = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+        known = {key for init in made for key in inspect.signature(init).parameters}
         return cls.from_config({key: value for key, value in config.items() if key in known})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -282,6 +283,8 @@ class KerasHub(Backbone):
         hub = extra_package("keras_hub", "'tlkit[hub]'")
         kind, config = self._files().network()
         config[NETWORKS[kind].shape] = (self.image_size, self.image_size, 3)
+        # Swin calls its attention with an argument that is called mask and is none of Keras's.
+        warnings.filterwarnings("ignore", r"Layer 'attn' \(of type WindowAttention\)")
         try:
             return kind, getattr(hub.models, kind)(**config)
         except (TypeError, ValueError) as error:
