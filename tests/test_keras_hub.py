@@ -24,6 +24,7 @@ from tlkit.config.structure import structure, unstructure
 from tlkit.parts.backbones.keras_hub import NETWORKS, KerasHub, find_preset
 from tlkit.parts.backbones.keras_hub_blocks import STEPS
 from tlkit.parts.backbones.keras_hub_presets import PRESETS
+from tlkit.parts.kinds import registries
 from tlkit.train.assemble import seeded
 
 WritePreset = Callable[..., Path]
@@ -165,6 +166,10 @@ def test_a_transformer_can_be_cut_after_every_block(
     table = KerasHub(preset=folder, image_size=32).layers()
     assert all(layer.is_cut_point for _, layer in table)
     blocks = [block for block in table.blocks if block != "embedding"]
+    for name in ("flatten_dense", "pooled", "linear", "cosine", "probe"):
+        head = registries.heads.get(name)()
+        own = {layer.name for _, layer in head.layers((17, 8), 3)}
+        assert own.isdisjoint({layer.name for _, layer in table}), name
     assert len(blocks) == 3
     if kind != "SwinTransformerBackbone":
         assert blocks == ["block_1", "block_2", "block_3"]
@@ -211,20 +216,52 @@ def test_siglips_image_encoder_is_taken_out_of_the_whole(tmp_path: Path) -> None
 @needs_hub
 @pytest.mark.slow
 def test_a_run_trains_the_last_blocks_of_a_transformer(
-    tmp_path: Path, write_preset: WritePreset
+    tmp_path: Path, write_preset: WritePreset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_preset(tmp_path / "preset", "ViTBackbone", **SMALL["ViTBackbone"])
-    table = {
+    settings = {**SMALL["ViTBackbone"], "num_layers": 11}
+    folder = write_preset(tmp_path / "preset", "ViTBackbone", **settings)
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
+    table: dict[str, Any] = {
         "data": {"name": "shapes", "train": 6, "val": 3, "test": 3, "image_px": 32},
         "backbone": {"name": "keras_hub", "preset": str(folder), "image_size": 32},
-        "head": {"name": "probe"},
-        "freeze": {"name": "layer_range", "train": "blocks:3-"},
-        "fit": {"epochs": 1, "batch_size": 3, "xla": False},
+        "head": {"name": "probe", "depths": 1},
+        "freeze": {"name": "layer_range", "train": "blocks:10-"},
+        "fit": {"epochs": 2, "batch_size": 3, "xla": False},
     }
     tlkit.run(structure(tlkit.Experiment, table), tmp_path / "run")
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
-    assert plan["layers"][plan["stages"][0]["cut"] - 1]["name"] == "block_2"
-    tlkit.load(tmp_path / "run").predict_proba([image(tmp_path)])
+    assert plan["layers"][plan["stages"][0]["cut"] - 1]["name"] == "block_9"
+    kept = [np.load(path, mmap_mode="r").shape for path in tmp_path.glob("cache/**/*.npy")]
+    assert sorted(kept) == [(3, 17, 8), (3, 17, 8), (6, 17, 8)]  # of one split each
+    first = tlkit.load(tmp_path / "run")
+    table["fit"]["cache"] = False
+    tlkit.run(structure(tlkit.Experiment, table), tmp_path / "again")
+    again = tlkit.load(tmp_path / "again").model.weights
+    for mine, theirs in zip(first.model.weights, again, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    first.predict_proba([image(tmp_path)])
+
+
+@needs_hub
+def test_dinov2_fits_its_positions_to_the_image_size(
+    tmp_path: Path, write_preset: WritePreset
+) -> None:
+    import keras_hub
+
+    folder = write_preset(tmp_path / "preset", "DINOV2Backbone", **SMALL["DINOV2Backbone"])
+    part = KerasHub(preset=folder, image_size=48)
+    model = part.build()
+    part.load_weights(model)
+    theirs = keras_hub.models.Backbone.from_preset(str(folder), image_shape=(48, 48, 3))
+    x = pixels(48) / 255
+    expected = theirs({"images": x}, training=False).numpy()
+    np.testing.assert_array_equal(model(x, training=False).numpy(), expected)
+
+
+def test_dinos_dropped_paths_are_refused(stated: Path) -> None:
+    with_json(stated, "config.json", "DINOV2Backbone", {"drop_path_rate": 0.1})
+    with pytest.raises(tlkit.PartError, match=r"drop_path_rate must be 0, got 0\.1: .*to 0 there$"):
+        KerasHub(preset=stated).layers()
 
 
 @needs_hub

@@ -171,6 +171,12 @@ class PresetFiles:
                 f"{self.where(CONFIG)}: must be one of {', '.join(NETWORKS)}, got {kind!r}; "
                 + CLOSED.get(str(kind), OTHERS)
             )
+        if kind.startswith("DINO") and config.get("drop_path_rate"):
+            raise PartError(
+                f"{self.where(CONFIG)}: drop_path_rate must be 0, got {config['drop_path_rate']}: "
+                "KerasHub takes its random numbers from where they cannot be repeated; "
+                "set it to 0 there"
+            )
         for key in ("name", "trainable", "dtype"):  # set by tlkit
             config.pop(key, None)
         if "data_format" in config:

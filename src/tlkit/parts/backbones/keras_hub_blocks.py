@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import keras
 
 IN_SIGLIP = "layers/sig_lip_vision_encoder/"  # where a file with a text encoder has it
+POSITIONS = "embedding/position_embeddings"  # DINOv2's
 BLOCKS = r"^(embedding|(?:stage_\d+_)?block_\d+)"
 
 
@@ -94,7 +95,7 @@ def _siglip(built: Any, size: int) -> Iterator[Step]:
     yield Step("embedding", built.embedding)
     yield from _numbered(built.encoder_layers)
     yield Step("norm", built.post_layer_norm)
-    yield Step("pool", built.head)
+    yield Step("attention_pool", built.head)
 
 
 STEPS: Mapping[str, Callable[[Any, int], Iterator[Step]]] = {
@@ -126,9 +127,6 @@ def by_layer(arrays: Arrays, kind: str, built: Any, size: int, model: keras.Mode
 
     The file may be one of KerasHub's network, or of the flat model.
     """
-    layers = {step.name: step.layer for step in STEPS[kind](built, size)}
-    flat = {layer.name: layer for layer in model.layers}
-    names = {**_places(built, layers), **_places(model, flat)}
     constant = {  # such as the numbers of positions; they are not read from files
         f"{layer.name}/{name}": variable.numpy()
         for layer in model.layers
@@ -139,9 +137,30 @@ def by_layer(arrays: Arrays, kind: str, built: Any, size: int, model: keras.Mode
         key.removeprefix(IN_SIGLIP): array
         for key, array in arrays.named.items()
         if key.startswith(IN_SIGLIP)
-    }
-    named = {names.get(key, key): array for key, array in (stored or arrays.named).items()}
+    } or arrays.named
+    layers = {step.name: step.layer for step in STEPS[kind](built, size)}
+    theirs = _places(built, layers)
+    flat = _places(model, {layer.name: layer for layer in model.layers})
+    is_theirs = len(theirs.keys() & stored) > len(flat.keys() & stored)  # they share some places
+    places = theirs if is_theirs else flat
+    named = {places.get(key, key): array for key, array in stored.items()}
+    if is_theirs and kind == "DINOV2Backbone":
+        named |= _interpolated(built.embeddings, named.get(POSITIONS))
     return evolve(arrays, named=constant | named)
+
+
+def _interpolated(embedding: Any, positions: Any) -> dict[str, Any]:
+    """Return DINOv2's positions for its image size, which KerasHub never takes from a file."""
+    if positions is None or positions.shape != tuple(embedding.position_embeddings.shape):
+        return {}  # the message about that comes when arrays are assigned
+    fitted = embedding._interpolate_position_embeddings(
+        positions,
+        patch_size=embedding.patch_size,
+        source_shape=embedding.position_embedding_shape,
+        target_shape=embedding.image_shape,
+        antialias=embedding.antialias_in_interpolation,
+    )
+    return {f"embedding/interpolated_{POSITIONS.rpartition('/')[2]}": fitted.numpy()}
 
 
 def _places(model: keras.Model, layers: Mapping[str, Any]) -> dict[str, str]:
