@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,15 @@ TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
     },
 }  # fmt: skip
 SMALL = {**PLAIN, **TRANSFORMERS}
-every_network = pytest.mark.parametrize("kind", NETWORKS)
+SLOW = "SwinTransformerBackbone"  # seconds to build
+
+
+def of_each(kinds: Iterable[str]) -> pytest.MarkDecorator:
+    rows = [pytest.param(kind, marks=[pytest.mark.slow] * (kind == SLOW)) for kind in kinds]
+    return pytest.mark.parametrize("kind", rows)
+
+
+every_network, every_transformer = of_each(NETWORKS), of_each(TRANSFORMERS)
 
 
 def pixels(side: int = 32) -> Any:
@@ -158,7 +166,7 @@ def test_two_builds_are_one_table_of_plain_layers_in_blocks(
 
 
 @needs_hub
-@pytest.mark.parametrize("kind", TRANSFORMERS)
+@every_transformer
 def test_a_transformer_can_be_cut_after_every_block(
     kind: str, tmp_path: Path, write_preset: WritePreset
 ) -> None:
@@ -178,7 +186,7 @@ def test_a_transformer_can_be_cut_after_every_block(
 
 
 @needs_hub
-@pytest.mark.parametrize("kind", TRANSFORMERS)
+@every_transformer
 def test_a_weights_file_of_the_flat_transformer_is_read_too(
     kind: str, tmp_path: Path, write_preset: WritePreset
 ) -> None:
