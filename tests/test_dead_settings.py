@@ -151,6 +151,7 @@ CHANGED: dict[str, Any] = {
     "augmentations.gridmask.ratio_frac": 0.4,
     "augmentations.gridmask.fill_value": 100,
     "optimizers.*.learning_rate": 0.5,
+    "optimizers.*.clip_norm": 0.01,
     "optimizers.*.beta_1": 0.5,
     "optimizers.*.beta_2": 0.5,
     "optimizers.*.epsilon": 0.5,
@@ -168,7 +169,12 @@ CHANGED: dict[str, Any] = {
     "schedules.plateau.min_delta": 0.5,
     "schedules.plateau.cooldown": 3,
     "schedules.plateau.min_rate": 0.9,
+    "schedules.*.warmup_epochs": 1.5,
     "schedules.cosine.warmup_epochs": 3,
+    "schedules.cosine.per_step": True,
+    "schedules.one_cycle.warmup_frac": 0.5,
+    "schedules.one_cycle.start_div": 2,
+    "schedules.one_cycle.end_div": 2,
     "schedules.cosine.min_rate": 0.5,
 }
 # Keys a part cannot do without, or needs for its other keys to matter.
@@ -349,18 +355,31 @@ def seen_losses(part: Any) -> Any:
     return np.asarray(part.build({"a": 1, "b": 2})(np.array([0, 1]), probabilities)).tolist()
 
 
-def seen_optimizers(part: Any) -> Any:
-    if isinstance(part, LBFGS):  # a solver; what it does is tested in test_solver
-        return part.strengths(3), part.refit
-    return part.build([1.0]).get_config()
-
-
 def seen_schedules(part: Any) -> Any:
     falling = [5, 4.9, 4.8, 4.7, 4.7, 4.7, 4.7, 4.0, 4.0, 4.0, 4.0, 4.0]
     history = [
         {"loss": loss, "loss_unweighted": 9 - loss, "val_loss": 1 / loss} for loss in falling
     ]
-    return [part.learning_rate(1.0, 12, history[:done]) for done in range(len(history) + 1)]
+    steps = [part.step_rate(1.0, 12, done / 4 + 0.125) for done in range(48)]
+    return [part.learning_rate(1.0, 12, history[:done]) for done in range(len(history) + 1)], steps
+
+
+def seen_optimizers(part: Any) -> Any:
+    """Return its settings, and what a few steps of the engine with it lead to."""
+    if isinstance(part, LBFGS):
+        return part.strengths(3), part.refit
+    import keras
+
+    from tlkit.train.step import TrainStep
+
+    layers = [keras.layers.Input((1,)), keras.layers.Dense(2, "softmax", kernel_initializer="ones")]
+    model: Any = keras.Sequential(layers)
+    step = TrainStep(model, part.build([1.0, 1.0]), False, clip_norm=part.clip_norm)
+    for x in (1, 3, 0.5):
+        pixels = np.full((1, 1), x, np.float32)
+        step.train(pixels, np.zeros(1, np.int32), np.ones(1, np.float32))
+    config = part.build([1.0]).get_config() | {"name": ""}  # Keras numbers them
+    return config, model.layers[0].kernel.numpy().tobytes()
 
 
 SEEN: dict[str, Callable[[Any], Any]] = {
@@ -439,6 +458,7 @@ ENDED_WITH: dict[str, Any] = {
     "keep": "best",
     "monitor": "val_accuracy",
     "early_stop_patience": 1,
+    "ema": 0.5,
     "winograd": True,  # it rounds otherwise
     "feature_dtype": "float16",
     "mixed_precision": "bfloat16",

@@ -15,6 +15,7 @@ import pytest
 
 import tlkit
 from tlkit.parts import optimizers
+from tlkit.parts.kinds import registries
 from tlkit.parts.optimizers import SGD, Adam, layerwise, with_rates
 from tlkit.train.step import TrainStep
 
@@ -276,3 +277,36 @@ def test_what_is_no_optimizer_is_refused() -> None:
 
     with pytest.raises(tlkit.PartError, match=r"must return a Keras optimizer, got 'adam'"):
         with_rates(frozen_part(Nothing), RATES)
+
+
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("clip_norm", [None, 0.3, 100.0])
+@pytest.mark.parametrize("multipliers", [(1.0, 1.0), (0.5, 1.0)], ids=["plain", "scaled"])
+def test_gradients_are_clipped_to_a_norm_over_all_layers_before_the_multipliers(
+    multipliers: tuple[float, float], clip_norm: float | None, xla: bool
+) -> None:
+    """Two classes guessed evenly: the gradient by the scores is (-1/2, 1/2)."""
+    model: Any = keras.Sequential(
+        [keras.layers.Input((1,)), keras.layers.Dense(2, "softmax", kernel_initializer="zeros")]
+    )
+    optimizer = SGD(learning_rate=0.25).build(multipliers)
+    step = TrainStep(model, optimizer, xla, clip_norm=clip_norm)
+    x = np.full((1, 1), 3, np.float32)
+    step.train(x, np.zeros(1, np.int32), np.ones(1, np.float32))
+    kernel, bias = 3 * np.array([[-0.5, 0.5]]), np.array([-0.5, 0.5])
+    norm = np.sqrt((kernel**2).sum() + (bias**2).sum())
+    scale = min(1, clip_norm / norm) if clip_norm else 1
+    dense = model.layers[0]
+    for variable, gradient, multiplier in zip(
+        (dense.kernel, dense.bias), (kernel, bias), multipliers, strict=True
+    ):
+        expected = -0.25 * multiplier * scale * gradient
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted({*registries.optimizers.names()} - {"lbfgs"}))
+def test_clip_norm_is_the_engine_s_business_and_no_part_passes_it_on(name: str) -> None:
+    part = registries.optimizers.get(name)
+    one, other = (part(clip_norm=norm).build([1.0]).get_config() for norm in (None, 1.0))
+    assert one | {"name": ""} == other | {"name": ""}  # Keras numbers them
+    assert (one["clipnorm"], one["global_clipnorm"], one["clipvalue"]) == (None, None, None)

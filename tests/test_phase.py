@@ -84,11 +84,12 @@ def test_a_phase_takes_what_it_leaves_out_from_the_file_s_tables(file: Path) -> 
         ("schedule", Cosine()),
         ("augmentation", Affine()),
         ("early_stop_patience", 3),
+        ("ema", 0.9),
     ],
 )
 def test_a_setting_that_every_phase_replaces_is_refused(key: str, value: Any, file: Path) -> None:
     plain = evolve(load_experiment(file), phase=())
-    in_fit = key in {"epochs", "early_stop_patience"}
+    in_fit = key in {"epochs", "early_stop_patience", "ema"}
     changed: Any = {key: value}
     given = evolve(plain, **({"fit": evolve(plain.fit, **changed)} if in_fit else changed))
     every, some = (Phase(**changed),) * 2, (Phase(**changed), Phase())
@@ -162,6 +163,7 @@ CHANGED: dict[str, str] = {
     "optimizer": "{name='sgd', learning_rate=0.2}",
     "schedule": "{name='cosine', warmup_epochs=1}",
     "augmentation": "{name='affine'}",
+    "ema": "0.5",
 }
 
 
@@ -198,7 +200,10 @@ class KillIn(tlkit.Callback):
 def test_a_run_stopped_in_each_phase_goes_on_to_the_same_bytes(
     keep: str, file: Path, tmp_path: Path
 ) -> None:
-    overrides = [f"fit.keep='{keep}'", "optimizer.learning_rate=0.1", "phase[1].epochs=2"]
+    overrides = [
+        f"fit.keep='{keep}'", "optimizer.learning_rate=0.1", "phase[1].epochs=2", "fit.ema=0.8",
+        "phase[1].optimizer.clip_norm=0.5", "phase[1].schedule.name='one_cycle'",
+    ]  # fmt: skip
     done = tlkit.run(file, tmp_path / "straight", overrides=overrides)
     folder = tmp_path / "run"
     with pytest.raises(tlkit.Interrupted, match="after epoch 1 of 4"):
@@ -258,3 +263,32 @@ def test_a_run_with_phases_is_loaded_without_their_parts(file: Path, tmp_path: P
     loaded = tlkit.load(RunFolder(folder).path).experiment
     with pytest.raises(tlkit.PartError, match=r"optimizer 'of_a_package_that_is_gone', which is"):
         loaded.phases[1].optimizer.build([1.0])
+
+
+@pytest.mark.parametrize("head", ["{name='probe', depths=2}", "{name='pooled', standardize=true}"])
+def test_fine_tuning_starts_from_exactly_the_solved_head(
+    head: str, file: Path, tmp_path: Path
+) -> None:
+    common = [f"head={head}", "fit.keep='best'"]
+    solved = "{epochs=3, optimizer={name='lbfgs'}}"
+    freeze = "{name='layer_decay', steps=1}"
+    still = f"{{epochs=1, freeze={freeze}, optimizer={{name='sgd', learning_rate=1e-30}}}}"
+    probe = tlkit.run(file, tmp_path / "1", overrides=[*common, f"phase=[{solved}]"])
+    tuned = tlkit.run(file, tmp_path / "2", overrides=[*common, f"phase=[{solved}, {still}]"])
+    assert len(tuned.history) == 4
+    last = [epoch.val_loss for epoch in tuned.history][-1]
+    assert last == pytest.approx(probe.history[probe.best.epoch - 1].val_loss, rel=1e-4)
+    names = ["weights.safetensors"]
+    assert contents(probe.folder, names) == contents(tuned.folder, names)
+
+
+def test_layer_decay_gives_a_probe_s_head_the_full_rate_and_each_block_below_its_own(
+    file: Path,
+) -> None:
+    decay = "phase[1].freeze={name='layer_decay', factor=0.25, steps=2}"
+    plan = tlkit.check(file, ["head={name='probe', depths=3}", decay])
+    rates: dict[str, set[float]] = {}
+    for (_, layer), rate in zip(plan.layers, plan.stages[1].stage.lr_multipliers, strict=True):
+        rates.setdefault(layer.block, set()).add(rate)
+    assert rates == {"block1": {0.0}, "block2": {0.0}, "block3": {0.0}, "block4": {0.0625},
+                     "block5": {0.25}, "head": {1.0}}  # fmt: skip

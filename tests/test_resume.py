@@ -222,9 +222,13 @@ CHOICES: dict[str, list[Any]] = {
     "schedule": [
         {"name": "constant"},
         {"name": "cosine", "warmup_epochs": 1},
+        {"name": "cosine", "warmup_epochs": 0.5, "per_step": True},
+        {"name": "one_cycle"},
         {"name": "plateau", "patience": 1, "min_delta": 0.1},
     ],
+    "optimizer.clip_norm": [None, 0.1],
     "fit.early_stop_patience": [None, 1, 2],
+    "fit.ema": [None, 0.9],
     "fit.keep": ["last", "best"],
     "fit.monitor": ["val_loss", "val_accuracy"],
     "fit.xla": [True, False],

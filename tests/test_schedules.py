@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.parts.schedules import Constant, Cosine, Plateau
+from tlkit.parts.schedules import Constant, Cosine, OneCycle, Plateau
 from tlkit.system.keras import start_keras
 
 # Keras compares in float32, where sixteenths and their like are exact: no rounding can differ.
@@ -103,8 +105,50 @@ def test_cosine_stays_between_its_limits_and_never_rises_after_the_warm_up(
     cosine: Cosine, base: float, epochs: int
 ) -> None:
     found = cosine_rates(cosine, base, epochs)
-    falling = found[cosine.warmup_epochs :]
+    falling = found[int(cosine.warmup_epochs) :]
     assert falling == sorted(falling, reverse=True)
     assert falling[:1] in ([], [base])
     assert all(cosine.min_rate <= rate <= base for rate in falling)
-    assert all(0 < rate < base for rate in found[: cosine.warmup_epochs])
+    assert all(0 < rate < base for rate in found[: int(cosine.warmup_epochs)])
+
+
+def step_rates(schedule: Any, epochs: int, steps: int) -> list[float | None]:
+    """The rate of every step; the base is 1."""
+    middles = [(step + 0.5) / steps for step in range(epochs * steps)]
+    return [schedule.step_rate(1.0, epochs, middle) for middle in middles]
+
+
+def test_one_cycle_is_fastai_s() -> None:
+    """`combined_cos(0.25, lr / 25, lr, lr / 1e5)`, at the middle of each step."""
+
+    def cosine(start: float, end: float, share: float) -> float:
+        return start + (1 + math.cos(math.pi * (1 - share))) * (end - start) / 2
+
+    shares = [(step + 0.5) / 40 for step in range(40)]
+    expected = [
+        cosine(1 / 25, 1, share / 0.25) if share < 0.25 else cosine(1, 1e-5, (share - 0.25) / 0.75)
+        for share in shares
+    ]
+    assert step_rates(OneCycle(), 10, 4) == pytest.approx(expected)
+    other = OneCycle(warmup_frac=0.5, start_div=2, end_div=10)
+    assert step_rates(other, 1, 1) == [1.0]
+    assert other.step_rate(1.0, 3, 0.0) == pytest.approx(0.5)
+    assert other.step_rate(1.0, 3, 3.0) == pytest.approx(0.1)
+    assert OneCycle().learning_rate(1.0, 8, [{}]) == OneCycle().step_rate(1.0, 8, 1.5)
+
+
+def test_cosine_per_step_warms_up_in_a_fraction_of_an_epoch_and_then_falls_at_every_step() -> None:
+    schedule = Cosine(warmup_epochs=0.5, per_step=True, min_rate=0.25)
+    found = step_rates(schedule, 2, 4)
+    expected = [0.25 + 0.75 * (1 + math.cos(math.pi * (p - 0.5) / 1.5)) / 2
+                for p in (0.625, 0.875, 1.125, 1.375, 1.625, 1.875)]  # fmt: skip
+    assert found == pytest.approx([0.25, 0.75, *expected])
+    assert schedule.step_rate(1.0, 2, 2.0) == pytest.approx(0.25)
+    assert step_rates(Cosine(warmup_epochs=1), 2, 4) == [None] * 8
+
+
+@pytest.mark.parametrize("schedule", [Constant, Plateau])
+def test_a_warm_up_rises_at_every_step_and_then_the_epochs_rate_holds(schedule: Any) -> None:
+    assert step_rates(schedule(), 2, 2) == [None] * 4
+    found = step_rates(schedule(warmup_epochs=1.5), 2, 2)
+    assert found == [pytest.approx(1 / 6), pytest.approx(0.5), pytest.approx(5 / 6), None]

@@ -111,6 +111,9 @@ def experiment(*overrides: str) -> tlkit.Experiment:
         (['loss.name="focal"'], r"loss: 'lbfgs' minimizes plain cross-entropy, got 'focal'"),
         (["loss.label_smoothing=0.1"], r"loss: .*set label_smoothing = 0"),
         (['schedule.name="cosine"'], r"schedule: 'lbfgs' has no learning rate, got 'cosine'"),
+        (["schedule.warmup_epochs=1"], r"schedule: .* \"constant\" without a warm-up"),
+        (["fit.ema=0.9"], r"fit\.ema: 'lbfgs' takes no steps to average"),
+        (["phase=[{}, {ema=0.9}]"], r"phase\[1\]\.ema: 'lbfgs' takes no steps to average"),
         (['augmentation.name="affine"'], r"augmentation\.views: .* say how many"),
         (['phase=[{optimizer={name="lbfgs"}, schedule={name="cosine"}}]'],
          r"phase\[0\]\.schedule: 'lbfgs' has no learning rate"),
@@ -125,6 +128,8 @@ def test_what_it_cannot_do_is_refused(overrides: list[str], message: str) -> Non
 def test_a_learning_rate_is_an_unknown_key() -> None:
     with pytest.raises(tlkit.ConfigError, match=r"optimizer\.learning_rate: unknown key"):
         experiment("optimizer.learning_rate=1")
+    with pytest.raises(tlkit.ConfigError, match=r"optimizer\.clip_norm: unknown key"):
+        experiment("optimizer.clip_norm=1")
 
 
 def test_the_plan_names_the_strengths_and_all_views() -> None:

@@ -212,6 +212,21 @@ MUTANTS = (
         CRASH,
     ),
     Mutant(
+        "the averaged weights are not in the checkpoint",
+        "train/step.py",
+        "        return numbered if self.average is None else {**numbered, **self.average.state}\n",
+        "        return numbered\n",
+        "tests/test_phase.py::test_a_run_stopped_in_each_phase_goes_on_to_the_same_bytes",
+    ),
+    Mutant(
+        "a phase goes on from the last weights though the best are to be kept",
+        "train/fit.py",
+        "    return opens and training.checkpointer.best is not history[-1]\n",
+        "    return False\n",
+        "tests/test_phase.py::"
+        "test_a_phase_starts_from_the_best_weights_so_far_if_they_are_to_be_kept",
+    ),
+    Mutant(
         "the schedule and early stopping forget what was before",
         "train/checkpointer.py",
         "self.history = checkpoint.history\n",

@@ -24,7 +24,7 @@ from tlkit.parts.kinds import (
     registries,
 )
 from tlkit.parts.plugins import Plugins
-from tlkit.parts.validators import at_least, between, unless_none
+from tlkit.parts.validators import at_least, between, open_interval, unless_none
 from tlkit.system.errors import FieldError, Problem
 
 
@@ -42,6 +42,9 @@ class Fit:
             `val_accuracy`, both unweighted; of equal epochs the first.
         early_stop_patience: End a stage when `monitor` has not improved for this many epochs of
             it; unset: never. The next stage starts counting again.
+        ema: Keep an exponential moving average of the weights with this decay per step, such as
+            0.99: the averages are what is validated and kept. Each stage starts it again. Unset:
+            the weights themselves.
         xla: Compile the training step with XLA; unset: only in stages where no convolution is
             trained or passed. There it halves a step's time on a CPU; elsewhere it only adds
             compile time.
@@ -70,6 +73,7 @@ class Fit:
         default="val_loss", metadata={"formerly": "best_by"}
     )
     early_stop_patience: int | None = field(default=None, validator=unless_none(at_least(1)))
+    ema: float | None = field(default=None, validator=unless_none(open_interval(0, 1)))
     xla: bool | None = None
     winograd: bool | None = None
     cache: bool = True

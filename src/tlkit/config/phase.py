@@ -8,9 +8,9 @@ from attrs import field, fields, frozen
 
 from tlkit.config.structure import part
 from tlkit.parts.kinds import Augmentation, FreezePolicy, Optimizer, Schedule, registries
-from tlkit.parts.validators import at_least, unless_none
+from tlkit.parts.validators import at_least, open_interval, unless_none
 
-OF_FIT = ("epochs", "early_stop_patience")  # the keys that stand under [fit] in an experiment
+OF_FIT = ("epochs", "early_stop_patience", "ema")  # what an experiment has under [fit]
 
 
 @frozen(kw_only=True)
@@ -28,6 +28,7 @@ class Phase:
         augmentation: Random changes of the training images; unset: `[augmentation]`.
         early_stop_patience: End a stage of this phase after so many epochs without improvement;
             unset: `fit.early_stop_patience`.
+        ema: The decay of the weights' average; unset: `fit.ema`.
     """
 
     freeze: FreezePolicy | None = part(registries.freezes, optional=True)
@@ -36,6 +37,7 @@ class Phase:
     schedule: Schedule | None = part(registries.schedules, optional=True)
     augmentation: Augmentation | None = part(registries.augmentations, optional=True)
     early_stop_patience: int | None = field(default=None, validator=unless_none(at_least(1)))
+    ema: float | None = field(default=None, validator=unless_none(open_interval(0, 1)))
 
     def own(self, of_fit: bool) -> dict[str, Any]:
         """Return what it sets of `[fit]`, or of the experiment's other tables."""

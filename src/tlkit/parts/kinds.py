@@ -453,9 +453,12 @@ class Optimizer(ABC):
 
     Attributes:
         learning_rate: The rate of a layer whose multiplier is 1.
+        clip_norm: Scale the gradients of a step down to this norm over all trained layers, before
+            the multipliers; unset: never. The engine does it, not the part.
     """
 
     learning_rate: float = field(default=1e-3, validator=above(0))
+    clip_norm: float | None = field(default=None, validator=unless_none(above(0)))
 
     @abstractmethod
     def build(self, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:
@@ -471,7 +474,7 @@ class Optimizer(ABC):
 @typed_init
 @frozen(kw_only=True)
 class Schedule(ABC):
-    """How the learning rate changes from epoch to epoch; each stage starts over."""
+    """How the learning rate changes from epoch to epoch or step to step; each stage starts over."""
 
     @abstractmethod
     def learning_rate(
@@ -487,6 +490,19 @@ class Schedule(ABC):
             history: The finished epochs of this stage, in order, each with `loss`, `val_loss` and
                 so on.
         """
+
+    def step_rate(self, base: float, epochs: int, progress: float) -> float | None:
+        """Return the learning rate for one step; None: what `learning_rate` gave for its epoch.
+
+        A pure function; by default it returns None.
+
+        Args:
+            base: The optimizer's learning rate.
+            epochs: The number of epochs in the stage.
+            progress: How many of them are done in the middle of the step: 0.25 in the first of two
+                steps of the first epoch.
+        """
+        return None
 
 
 @frozen

@@ -108,6 +108,7 @@ class LBFGS(Optimizer):
     """
 
     learning_rate: float = field(default=1.0, init=False, metadata={"key": False})
+    clip_norm: float | None = field(default=None, init=False, metadata={"key": False})
     strongest: float = field(default=10.0, validator=above(0))
     weakest: float = field(default=1e-4, validator=above(0))
     refit: bool = False
@@ -133,11 +134,12 @@ class LBFGS(Optimizer):
 
 
 def _keras(name: str, part: Optimizer, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:
-    """Return Keras's optimizer of that name; a part's keys are its arguments."""
+    """Return Keras's optimizer of that name; a part's own keys are its arguments."""
     start_keras()
     import keras
 
-    return layerwise(getattr(keras.optimizers, name)(**asdict(part)), multipliers)
+    settings = asdict(part, filter=lambda key, _: key.name != "clip_norm")
+    return layerwise(getattr(keras.optimizers, name)(**settings), multipliers)
 
 
 def with_rates(part: Optimizer, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:

@@ -288,7 +288,18 @@ def check_schedule(schedule: kinds.Schedule) -> None:
             "learning_rate: the same history must give the same rate"
         )
 
+    @given(st.floats(1e-6, 1), st.integers(1, 15), st.floats(0, 1, exclude_min=True))
+    def check_steps(base: float, epochs: int, done: float) -> None:
+        progress = max(1e-3, done * (epochs - 1e-3))  # the middle of a step
+        with _no_global_draws():
+            rate = schedule.step_rate(base, epochs, progress)
+        assert rate is None or 0 < rate < math.inf, f"step_rate: must be above 0, got {rate}"
+        assert schedule.step_rate(base, epochs, progress) == rate, (
+            "step_rate: the same progress must give the same rate"
+        )
+
     check()
+    check_steps()
 
 
 def _counts(part: Any) -> dict[str, int]:

@@ -85,12 +85,13 @@ class Checkpointer:
         self,
         epoch: Epoch,
         on_val: Probabilities,
-        optimizer: Variables,
+        state: Variables,
         is_over: Callable[[tuple[Epoch, ...]], bool],
     ) -> None:
         """Keep the state after an epoch, on disk if it is due.
 
-        `is_over` tells whether the stage is over after these epochs of the run.
+        `state` are the optimizer's variables; `is_over` tells whether the stage is over after
+        these epochs of the run.
         """
         self.history, self.on_val = (*self.history, epoch), on_val
         weights = snapshot(self.variables)
@@ -100,7 +101,7 @@ class Checkpointer:
         self._held = State(
             history=self.history,
             weights=weights,
-            optimizer={} if stage_over else snapshot(optimizer),
+            optimizer={} if stage_over else snapshot(state),
             on_val=on_val,
             best=self.best.epoch,
             best_weights=None if self.best is epoch else self._best_weights,

@@ -354,9 +354,12 @@ def _solver_problems(
         message = f"'lbfgs' minimizes plain cross-entropy, got {name!r} with its own keys"
         message = message if name != "cross_entropy" else f"{message}; set label_smoothing = 0"
         problems.append(Problem("loss", message))
-    if not isinstance(experiment.schedule, Constant):
+    if experiment.fit.ema is not None:
+        message = "'lbfgs' takes no steps to average; set it in the other phases only"
+        problems.append(Problem(f"{prefix}ema" if prefix else "fit.ema", message))
+    if experiment.schedule != Constant():
         name = registries.schedules.name_of(type(experiment.schedule))
-        message = f"'lbfgs' has no learning rate, got {name!r}; use \"constant\""
+        message = f"'lbfgs' has no learning rate, got {name!r}; use \"constant\" without a warm-up"
         problems.append(Problem(f"{prefix}schedule", message))
     if experiment.augmentation.changes and experiment.augmentation.views is None:
         message = "'lbfgs' trains on all versions at once; say how many, such as views = 4"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -82,7 +83,8 @@ class StageTrainer:
         rate = np.float32(self.experiment.optimizer.learning_rate)
         assert np.float32(optimizer.learning_rate) == rate
         loss = self.experiment.loss.build(self.run.plan.counts["train"])
-        return TrainStep(tail, optimizer, self.planned.xla, loss)
+        clip_norm, ema = self.experiment.optimizer.clip_norm, self.experiment.fit.ema
+        return TrainStep(tail, optimizer, self.planned.xla, loss, clip_norm, ema)
 
     def fit_statistics(self) -> None:
         """Set the statistics of standardizing layers if this is the first stage to train them.
@@ -120,10 +122,10 @@ class StageTrainer:
         """
         number = self.planned.first_epoch + len(done)
         self.callback.on_epoch_begin(number, self.run.plan.epochs, len(self.run.splits.train))
-        l2, rate = None, 0.0
+        l2, rates = None, [0.0]
         if isinstance(self.step, TrainStep):
-            rate = self._learning_rate(number, done)
-            totals = self._train(self.step, number, rate)
+            rates = self._learning_rates(number, done)
+            totals = self._train(self.step, number, rates)
         else:
             l2 = self.planned.l2[len(done)]
             totals = self._solve(l2, start=bool(done))
@@ -133,7 +135,7 @@ class StageTrainer:
         return Epoch(
             epoch=number,
             stage=self.number,
-            learning_rate=rate,
+            learning_rate=rates[0] if len({*rates}) == 1 else math.fsum(rates) / len(rates),
             loss=totals.mean("loss"),
             loss_unweighted=totals.mean("loss_unweighted"),
             accuracy=totals.mean("correct"),
@@ -142,13 +144,16 @@ class StageTrainer:
             l2=l2,
         )
 
-    def _train(self, step: TrainStep, number: int, rate: float) -> StepTotals:
-        """Take the steps of an epoch."""
+    def _train(self, step: TrainStep, number: int, rates: Sequence[float]) -> StepTotals:
+        """Take the steps of an epoch, each at its learning rate."""
         examples = self.run.splits.train
-        step.optimizer.learning_rate.assign(rate)
         reseed(self.run.model, self.run.plan.layers, self.experiment.seed, number)
-        totals = StepTotals()
-        for x, numbers, labels, weights in self.batches(number):
+        totals, last_rate = StepTotals(), None
+        step.swap()
+        for rate, (x, numbers, labels, weights) in zip(rates, self.batches(number), strict=True):
+            if rate != last_rate:
+                step.optimizer.learning_rate.assign(rate)
+                last_rate = rate
             sums = step.train(x, labels, weights)
             if not np.isfinite([sums.loss, sums.loss_unweighted]).all():
                 files = ", ".join(examples[index].path for index in numbers)
@@ -157,6 +162,7 @@ class StageTrainer:
             loss, accuracy = totals.mean("loss"), totals.mean("correct")
             self.callback.on_batch_end(totals.images, loss, accuracy, rate)
             stop_if_asked()
+        step.swap()
         return totals
 
     def refit(self, epoch: Epoch) -> int:
@@ -235,19 +241,23 @@ class StageTrainer:
         """Return the probabilities on the test split."""
         return self._evaluate("test")[1]
 
-    def _learning_rate(self, number: int, done: Sequence[Epoch]) -> float:
-        experiment = self.experiment
-        rate = experiment.schedule.learning_rate(
-            experiment.optimizer.learning_rate,
-            self.planned.stage.epochs,
-            [_figures(epoch) for epoch in done],
-        )
-        if not 0 < rate < np.inf:
-            raise PartError(
-                "schedule: its `learning_rate` must return a finite number above 0, "
-                f"got {rate!r} for epoch {number}"
-            )
-        return rate
+    def _learning_rates(self, number: int, done: Sequence[Epoch]) -> list[float]:
+        """Return the learning rate of each step of the epoch with that number."""
+        schedule, steps = self.experiment.schedule, self.run.plan.steps_per_epoch
+        base, epochs = self.experiment.optimizer.learning_rate, self.planned.stage.epochs
+        of_epoch = schedule.learning_rate(base, epochs, [_figures(epoch) for epoch in done])
+        of_steps = [
+            schedule.step_rate(base, epochs, len(done) + (step + 0.5) / steps)
+            for step in range(steps)
+        ]
+        for method, some in (("learning_rate", [of_epoch]), ("step_rate", of_steps)):
+            for rate in some:
+                if rate is not None and not 0 < rate < np.inf:
+                    raise PartError(
+                        f"schedule: its `{method}` must return a finite number above 0, "
+                        f"got {rate!r} for epoch {number}"
+                    )
+        return [of_epoch if rate is None else rate for rate in of_steps]
 
     def _evaluate(self, split: str) -> tuple[StepTotals, Probabilities]:
         labels = self._labels(dict(self.run.splits.items())[split])

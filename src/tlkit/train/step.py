@@ -12,6 +12,7 @@ from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import cross_entropy
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras, tf
+from tlkit.train.averaging import WeightAverage
 from tlkit.train.features import Features
 from tlkit.weights.tensors import Variables
 
@@ -83,7 +84,8 @@ class EvalStep:
 class TrainStep(EvalStep):
     """The training and evaluation step of a stage, each traced once per batch size.
 
-    The optimizer must be new.
+    The optimizer must be new. With `clip_norm` the norm of the gradients is at most that; with
+    `ema` the weights' average is kept, see `WeightAverage`.
     """
 
     def __init__(
@@ -92,12 +94,15 @@ class TrainStep(EvalStep):
         optimizer: keras.optimizers.Optimizer,
         xla: bool,
         loss: LossFunction = cross_entropy,
+        clip_norm: float | None = None,
+        ema: float | None = None,
     ) -> None:
         super().__init__(tail)
         check_shape(loss, tail.output_shape[-1])
         self.optimizer = optimizer
         self.variables = tail.trainable_variables
         optimizer.build(self.variables)
+        self.average = None if ema is None else WeightAverage(tail, ema)
 
         def train(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.GradientTape() as tape:
@@ -109,19 +114,32 @@ class TrainStep(EvalStep):
                 if tail.losses:  # regularizers of the layers
                     total += tf.add_n(tail.losses)
             gradients = tape.gradient(total, self.variables)
+            if clip_norm is not None:
+                gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
             # Inside `merge_call` Keras skips its sum over replicas, of which there is only one.
             # The sum would make TensorFlow keep every traced step and its variables forever.
             tf.distribute.get_replica_context().merge_call(
                 lambda _: optimizer.apply(gradients, self.variables)
             )
+            if self.average is not None:
+                self.average.update()
             return weighted, tf.reduce_sum(losses), _correct(labels, probabilities)
 
         self._train = tf.function(train, jit_compile=xla, reduce_retracing=False)
 
     @property
     def state(self) -> Variables:
-        """Return the optimizer's variables by position; Keras's names differ between processes."""
-        return {f"{place:04d}": value for place, value in enumerate(self.optimizer.variables)}
+        """Return the optimizer's variables by position, for Keras's names differ between processes.
+
+        With them are those of the weights' average.
+        """
+        numbered = {f"{place:04d}": v for place, v in enumerate(self.optimizer.variables)}
+        return numbered if self.average is None else {**numbered, **self.average.state}
+
+    def swap(self) -> None:
+        """Exchange the weights that are trained with their average, if there is one."""
+        if self.average is not None:
+            self.average.swap()
 
     def train(
         self, x: Features, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]
