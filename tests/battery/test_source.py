@@ -40,9 +40,9 @@ def called(tree: ast.Module) -> list[tuple[str, ast.Call]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_nothing_dangerous_is_used(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert not imported(tree) & MODULES
-    calls = called(tree)
     allowed = ALLOWED.get(path.relative_to(SOURCE), set())
+    assert not imported(tree) & (MODULES - allowed)
+    calls = called(tree)
     assert not {name for name, _ in calls} & (CALLS - allowed)
     for _, call in calls:
         words = {word.arg: word.value for word in call.keywords}
@@ -53,6 +53,8 @@ def test_nothing_dangerous_is_used(path: Path) -> None:
 
 ALLOWED = {
     Path("parts/plugins.py"): {"exec"},  # a study's own parts, which its experiment file lists
+    # Reads files whose hash is known, with an unpickler that makes nothing but plain values.
+    Path("weights/torch_files.py"): {"pickle"},
 }
 
 

@@ -31,7 +31,7 @@ CASES = (
                 "a folder",
                 (*WITH, 'backbone.weights="data"'),
                 5,
-                "^backbone.weights: there is no file data",
+                r"^data/weights\.json: cannot be read: No such file",
             ),
         ),
         tests=(

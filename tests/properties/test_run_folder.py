@@ -97,8 +97,9 @@ class NumpyStage:
         self, run: Any, number: int, callback: tlkit.Callback, only: str | None = None
     ) -> None:
         self.run, self.number, self.callback = run, number, callback
-        self.experiment, model, plan = run.experiment, run.model, run.plan
+        model, plan = run.model, run.plan
         self.planned = plan.stages[number - 1]
+        self.experiment = run.experiment.phases[self.planned.phase - 1]
         self.counts = {split: len(examples) for split, examples in run.splits.items()}
         self.all = list(numbered_weights(model, plan.layers).values())
         rates = self.planned.stage.lr_multipliers
@@ -108,7 +109,12 @@ class NumpyStage:
             if rates[int(name[:3]) - 1]
         ]
         self.slots = [keras.Variable(np.zeros(v.shape, np.float32)) for _, v in self.trained]
-        self.step = SimpleNamespace(optimizer=SimpleNamespace(variables=self.slots))
+        self.step = SimpleNamespace(
+            state={f"{number:03d}": slot for number, slot in enumerate(self.slots)}
+        )
+
+    def fit_statistics(self) -> None:
+        """There are none."""
 
     def epoch(self, done: Sequence[tlkit.Epoch]) -> tlkit.Epoch:
         number = self.planned.first_epoch + len(done)
