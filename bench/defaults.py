@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -42,7 +43,8 @@ def by_tlkit(method: str, data: Path, weights: str, seed: int, options: argparse
         program = [sys.executable, "-m", "tlkit"]
         recipe = [] if method == "default" else ["--recipe", method]
         file = str(folder / "experiment.toml")
-        timed([*program, "init", "--from", str(data), *recipe, "--out", file], environment)
+        init = [*program, "init", "--from", str(data), *recipe, "--out", file]
+        subprocess.run(init, env=environment, check=True, capture_output=True)
         backbone = ["backbone.name=vgg16", f"backbone.weights={json.dumps(weights)}"]
         if weights == "lite2":
             backbone = ["backbone.name=efficientnet_lite2", 'backbone.weights="imagenet"']
