@@ -55,7 +55,7 @@ def by_tlkit(method: str, data: Path, weights: str, seed: int, options: argparse
     scores = found["val"]
     return seconds, memory, {
         "accuracy": scores["accuracy"], "balanced": scores["balanced_accuracy"],
-        "count": scores["count"],
+        "count": scores["images"],
     }  # fmt: skip
 
 
