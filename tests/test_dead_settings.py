@@ -40,7 +40,7 @@ from tlkit.train.sampling import epoch_order
 EXCEPTIONS = {
     "experiment.schema": "there is one version so far",
     "experiment.plugins": "says where parts come from; tests/test_plugins.py changes its keys",
-    "experiment.calibration": "changes answers and no weight; see tests/test_calibration.py",
+    "experiment.calibration": "changes answers only; see tests/test_calibration.py and test_tta.py",
     "experiment.track": "goes elsewhere and changes no result; see tests/test_trackers.py",
     "datasets.shapes.stand_in": "drawings are never missing",
     "datasets.manifest.follow_links": "matters for links, which tests/test_datasets.py has",

@@ -161,6 +161,13 @@ def test_a_part_typed_at_a_prompt_shares_features_with_itself_only(
     assert names[0] == names[1] != names[2] == names[3]
 
 
+def test_mirror_images_have_a_name_of_their_own() -> None:
+    experiment = structure(tlkit.Experiment, {"data": {"name": "shapes"}})
+    plain = FeatureKey.of(prefix(), experiment, 4, winograd=False)
+    assert plain.flipped.entry_name(IMAGES, None) != plain.entry_name(IMAGES, None)
+    assert plain.flipped.about(IMAGES)["of"] != plain.about(IMAGES)["of"]  # no rows are shared
+
+
 def test_each_image_and_view_has_a_key_of_its_own() -> None:
     keys = [tuple(key) for view in range(3) for key in augmentation_keys(0, view, 4)]
     assert len(set(keys)) == len(keys) == 12

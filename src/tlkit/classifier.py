@@ -22,7 +22,7 @@ from tlkit.explain import Explainer, Method
 from tlkit.metrics.calibration import Calibrator
 from tlkit.metrics.scores import Scores
 from tlkit.metrics.scoring import score_examples
-from tlkit.model.graph import layer_table
+from tlkit.model.graph import flip_average, layer_table
 from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.kinds import Backbone
 from tlkit.reports.caveats import score_caveats, threshold_caveats
@@ -127,6 +127,8 @@ class Classifier:
         calibrator: The run's calibration. It is applied to every prediction; `model` is unchanged.
         threshold: What is known about the threshold of a class, if one has a threshold.
         learned_from: The images that it was trained and chosen on, if known.
+        averages_flip: Whether probabilities are averaged with those of the mirror image; `model`
+            is unchanged.
     """
 
     model: keras.Model = field(repr=False)
@@ -137,6 +139,7 @@ class Classifier:
     calibrator: Calibrator = field(factory=Calibrator)
     threshold: Threshold | None = field(default=None, repr=False)
     learned_from: LearnedFrom = field(factory=LearnedFrom, repr=False)
+    averages_flip: bool = False
 
     def predict(self, images: Images) -> list[str]:
         """Return the predicted class name of each image; see `predict_proba`."""
@@ -316,7 +319,7 @@ class Classifier:
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""
         settings = self.experiment
-        model = _with_features(self.model, self._layers, layer)
+        model = _with_features(self.model, self._layers, layer, self.averages_flip)
         return Extractor(model, settings.backbone, settings.augmentation, self.extractor.batch)
 
     def _outputs(self, extractor: Extractor, images: Images) -> Probabilities:
@@ -366,7 +369,9 @@ def _joined(extractor: Extractor, batches: Iterable[Any]) -> Probabilities:
     return np.concatenate([np.empty((0, *extractor.shape), np.float32), *batches])
 
 
-def _with_features(model: keras.Model, layers: LayerTable, layer: str | None) -> keras.Model:
+def _with_features(
+    model: keras.Model, layers: LayerTable, layer: str | None, averages_flip: bool
+) -> keras.Model:
     """Return a model that outputs a layer's features and the probabilities in one pass.
 
     Args:
@@ -374,6 +379,7 @@ def _with_features(model: keras.Model, layers: LayerTable, layer: str | None) ->
         layers: Its layers.
         layer: The layer's number or name; None: the last one before the head. Its output is
             averaged over all axes but the first and the last.
+        averages_flip: Whether the probabilities are averaged with those of the mirror image.
 
     Returns:
         A model with outputs `(images, channels + classes)` float32.
@@ -392,8 +398,15 @@ def _with_features(model: keras.Model, layers: LayerTable, layer: str | None) ->
     if len(features.shape) > 2:
         positions = tuple(range(1, len(features.shape) - 1))
         features = keras.ops.mean(keras.ops.cast(features, "float32"), axis=positions)
-    both = keras.layers.Concatenate(dtype="float32")([features, model.output])
+    outputs = _outputs(model, averages_flip)
+    both = keras.layers.Concatenate(dtype="float32")([features, outputs])
     return keras.Model(model.input, both)
+
+
+def _outputs(model: keras.Model, averages_flip: bool) -> Any:
+    """Return a model's outputs, averaged with those for the mirror images if so wanted."""
+    # Preprocessing treats all pixels alike, so the images may be mirrored after it.
+    return flip_average(model, model.input, model.output) if averages_flip else model.output
 
 
 def load(
@@ -432,23 +445,30 @@ def load(
         load_weights=False,
     )
     read_weights(folder.path / WEIGHTS, model, layer_table(model))
-    calibrator, threshold = Calibrator(), None
+    calibrator, threshold, averages_flip = Calibrator(), None, False
     if experiment.calibration.wanted:
-        calibrator, threshold = read_record(
+        calibrator, threshold, averages_flip = read_record(
             folder, CALIBRATION, lambda table: _calibration(table, plan.classes)
         )
     return Classifier(
         model=model,
         classes=plan.classes,
         experiment=experiment,
-        extractor=Extractor(model, experiment.backbone, experiment.augmentation, PREFIX_BATCH),
+        extractor=Extractor(
+            keras.Model(model.input, _outputs(model, True)) if averages_flip else model,
+            experiment.backbone,
+            experiment.augmentation,
+            PREFIX_BATCH,
+        ),
         stand_in=plan.stand_in or "",
         calibrator=calibrator,
         threshold=threshold,
         learned_from=LearnedFrom(folder, refit=metrics.refit_images is not None),
+        averages_flip=averages_flip,
     )
 
 
-def _calibration(table: Any, classes: Sequence[str]) -> tuple[Calibrator, Threshold | None]:
+def _calibration(table: Any, classes: Sequence[str]) -> tuple[Calibrator, Threshold | None, bool]:
     record = CalibrationRecord.from_json(table)
-    return record.calibrator(classes), record.threshold
+    averages_flip = record.tta is not None and record.tta.kept
+    return record.calibrator(classes), record.threshold, averages_flip

@@ -94,7 +94,7 @@ def _check_min_recall(instance: Any, attribute: Any, value: dict[str, float]) ->
 
 @frozen(kw_only=True)
 class Calibration:
-    """Temperature scaling and a per-class threshold, both fitted on the validation split.
+    """Temperature, a class's threshold and averaging with the mirror image, chosen on validation.
 
     They apply to the run's metrics, to `predictions.csv` and to the loaded run.
 
@@ -105,15 +105,19 @@ class Calibration:
         min_recall: One class and the lowest acceptable recall on its validation images, such as
             `{ "rare" = 0.95 }`. An image is assigned to this class if its probability reaches the
             highest threshold with that recall, otherwise to the most probable other class.
+        tta: Test-time augmentation: `flip` averages each image's probabilities with those of its
+            horizontal mirror image, if that lowers the log loss on the validation split. Predicting
+            then takes twice as long. Unset: the image alone.
     """
 
     temperature: bool = False
     min_recall: dict[str, float] = field(factory=dict, validator=_check_min_recall)
+    tta: Literal["flip"] | None = None
 
     @property
     def wanted(self) -> bool:
-        """Tell whether anything is to be fitted."""
-        return self.temperature or bool(self.min_recall)
+        """Tell whether anything is to be fitted or chosen."""
+        return self.temperature or bool(self.min_recall) or self.tta is not None
 
 
 @frozen(kw_only=True)

@@ -247,6 +247,7 @@ class Reader:
         size: Height and width of the pixels.
         resize: How images that are not square are resized; see `to_pixels`.
         mask_center: The share of each side that is blacked out at the center.
+        flip: Whether the pixels are those of the horizontal mirror image.
         workers: The number of images decoded at the same time; does not change the pixels.
     """
 
@@ -254,6 +255,7 @@ class Reader:
     size: int
     resize: Resize = "stretch"
     mask_center: float = 0.0
+    flip: bool = False
     workers: int = os.cpu_count() or 1
 
     def __call__(self, path: str) -> Pixels:
@@ -263,10 +265,11 @@ class Reader:
             DataError: If it cannot be read; the message names the image.
         """
         try:
-            return to_pixels(self.read(path), self.size, self.resize, self.mask_center)
+            pixels = to_pixels(self.read(path), self.size, self.resize, self.mask_center)
         except (OSError, ImageError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise DataError(f"{printable(path)}: {reason}") from None
+        return pixels[:, ::-1] if self.flip else pixels
 
     def batches(self, paths: Sequence[str], batch: int) -> Iterator[Pixels]:
         """Yield the pixels in batches, in order, while later images are decoded."""

@@ -15,6 +15,7 @@ from tlkit.exporter.check import check_script
 from tlkit.exporter.formats import FORMATS
 from tlkit.exporter.script import FACTS, SCRIPT
 from tlkit.metrics.calibration import TINY
+from tlkit.model.graph import flip_average
 from tlkit.parts.heads import standardize_layer
 from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import PartError, ResourceError, RunFolderError
@@ -138,6 +139,8 @@ def with_preprocessing(classifier: Classifier) -> keras.Model:
             "write it with arithmetic or keras.ops, not with tf"
         ) from error
     outputs, temperature = classifier.model(inputs), classifier.calibrator.temperature
+    if classifier.averages_flip:
+        outputs = flip_average(classifier.model, inputs, outputs)
     if temperature != 1:
         logarithms = keras.ops.log(keras.ops.maximum(outputs, TINY))
         outputs = keras.ops.softmax(logarithms / temperature)

@@ -14,6 +14,7 @@ from tlkit.data.splits import Splits
 from tlkit.metrics.scores import EpochScores, Scores
 from tlkit.runfolder.inputs import NOT_A_KEY, DataFacts
 from tlkit.system.errors import ConfigError, Problem
+from tlkit.train.tta import FlipGain
 
 if TYPE_CHECKING:
     from tlkit.metrics.calibration import CalibratedOutputs, Calibrator
@@ -133,14 +134,18 @@ class CalibrationRecord:
         temperature: The divisor of the logarithms of the probabilities.
         threshold: A class's own threshold; None: the most probable class is predicted.
         raw: Figures before calibration, by split.
+        tta: What averaging with the mirror images does; None: it was not asked for.
     """
 
     temperature: float
     threshold: Threshold | None = None
     raw: dict[str, RawFigures]
+    tta: FlipGain | None = None
 
     @classmethod
-    def of(cls, outputs: CalibratedOutputs, splits: Splits) -> CalibrationRecord:
+    def of(
+        cls, outputs: CalibratedOutputs, splits: Splits, tta: FlipGain | None = None
+    ) -> CalibrationRecord:
         """Return the record of a run's calibrated outputs."""
         from tlkit.metrics.scoring import point_figures  # needs NumPy
 
@@ -158,7 +163,7 @@ class CalibrationRecord:
             figures = point_figures(labels, probabilities, splits.classes)
             names = (key.name for key in attrs.fields(RawFigures))
             raw[split] = RawFigures(**{name: figures[name] for name in names})
-        return cls(temperature=calibrator.temperature, threshold=threshold, raw=raw)
+        return cls(temperature=calibrator.temperature, threshold=threshold, raw=raw, tta=tta)
 
     @classmethod
     def from_json(cls, table: Any) -> CalibrationRecord:
@@ -173,9 +178,12 @@ class CalibrationRecord:
         """Return plain values for `calibration.json`."""
         threshold = None
         if self.threshold is not None:
-            table = attrs.asdict(self.threshold, filter=lambda _, value: value is not None)
-            threshold = {"class": table.pop("name"), **table}
-        return {**attrs.asdict(self), "threshold": threshold}
+            known = attrs.asdict(self.threshold, filter=lambda _, value: value is not None)
+            threshold = {"class": known.pop("name"), **known}
+        table = {**attrs.asdict(self), "threshold": threshold}
+        if self.tta is None:
+            del table["tta"]
+        return table
 
     def calibrator(self, classes: Sequence[str]) -> Calibrator:
         """Return the calibrator of a model with these classes.
@@ -208,6 +216,14 @@ def calibration_text(record: CalibrationRecord, split: str, error: float | None)
 test this changed the calibration error from 0.091 to 0.040.
     """
     sentences = []
+    if record.tta:
+        what = "Probabilities are averaged over each image and its horizontal mirror image"
+        if not record.tta.kept:
+            what = "Averaging over each image and its mirror image was tried and not kept"
+        sentences.append(
+            f"{what}: on val the log loss is {record.tta.averaged_log_loss:.3g} with it and "
+            f"{record.tta.log_loss:.3g} without."
+        )
     if record.temperature != 1:
         confidence = "overconfident" if record.temperature > 1 else "underconfident"
         effect = ""

@@ -195,7 +195,9 @@ def _write_results(prepared: PreparedRun, fitted: Fitted, folder: RunFolder) -> 
     kept = best if fitted.kept is fitted.best else last
     write_weights(folder.path / WEIGHTS, prepared.model, plan.layers)
     if experiment.calibration.wanted:
-        folder.write_json(CALIBRATION, CalibrationRecord.of(kept, splits).as_json())
+        folder.write_json(
+            CALIBRATION, CalibrationRecord.of(kept, splits, fitted.kept.flip).as_json()
+        )
     write_predictions(folder, plan.classes, _predictions(prepared, kept))
     folder.write_json(METRICS, _metrics(run, prepared.weights, fitted.refit_images).as_json())
     return run

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
@@ -58,6 +58,11 @@ class FeatureKey:
         }
         augmentation = _table(experiment.augmentation, registries.augmentations, without="views")
         return cls(depends_on, augmentation)
+
+    @property
+    def flipped(self) -> FeatureKey:
+        """Return the key of the features of the images' horizontal mirror images."""
+        return evolve(self, depends_on={**self.depends_on, "flip": True})
 
     def entry_name(self, images: Sequence[str], keys: AugmentationKeys | None) -> str:
         """Return the name of a cache entry, from the images' hashes and augmentation keys."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import define, field
+from attrs import define, evolve, field
 
 from tlkit.data.images import Pixels, Reader
 from tlkit.parts.kinds import Augmentation, Backbone
@@ -134,6 +134,12 @@ class Source:
     def size_bytes(self) -> int:
         """Return the size of all features."""
         return self.extractor.dtype.itemsize * math.prod(self.shape)
+
+    @property
+    def flipped(self) -> Source:
+        """Return the features of the images' horizontal mirror images, kept in the same way."""
+        key = self.feature_key and self.feature_key.flipped
+        return evolve(self, reader=evolve(self.reader, flip=True), feature_key=key)
 
     def entry_name(self, keys: AugmentationKeys | None) -> str:
         """Return the name of the features in the cache."""

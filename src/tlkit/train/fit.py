@@ -14,6 +14,7 @@ from tlkit.train.callback import Callback, Epoch, should_stop
 from tlkit.train.checkpointer import Checkpointer
 from tlkit.train.stage import PreparedRun, StageTrainer
 from tlkit.train.step import Probabilities
+from tlkit.train.tta import FlipGain
 
 
 @frozen(kw_only=True)
@@ -36,10 +37,12 @@ class Outcome:
     Attributes:
         epoch: The epoch's number.
         probabilities: `(images, classes)` float32 by split: `val`, and `test` if there is one.
+        flip: What averaging with the mirror images does; None: it was not asked for.
     """
 
     epoch: int
     probabilities: Mapping[str, Probabilities]
+    flip: FlipGain | None = None
 
 
 @frozen
@@ -93,12 +96,14 @@ def fit(training: Training, callback: Callback) -> Fitted:
     except (Interrupted, NumericalError, DataError):
         checkpointer.commit()
         raise
-    stage = stage or StageTrainer(training, len(stages), callback, only="test")
+    scored = ("val", "test") if training.experiment.calibration.tta else ("test",)
+    stage = stage or StageTrainer(training, len(stages), callback, only=scored)
     last = best = _outcome(checkpointer.history[-1], checkpointer.on_val, stage)
     if checkpointer.best is not checkpointer.history[-1]:
         checkpointer.load_best()
-        if training.splits.test and checkpointer.best.stage != stage.number:
-            stage = StageTrainer(training, checkpointer.best.stage, callback, only="test")
+        needed = "val" in scored or bool(training.splits.test)
+        if needed and checkpointer.best.stage != stage.number:
+            stage = StageTrainer(training, checkpointer.best.stage, callback, only=scored)
         best = _outcome(checkpointer.best, checkpointer.best_on_val, stage)
         if training.experiment.fit.keep == "last":
             checkpointer.load_last()
@@ -110,7 +115,7 @@ def fit(training: Training, callback: Callback) -> Fitted:
         return Fitted(checkpointer.history, last, best, kept)
     stage = StageTrainer(training, epoch.stage, callback)
     images = stage.refit(epoch)
-    refitted = _outcome(epoch, kept.probabilities["val"], stage)
+    refitted = _with_test(epoch, kept.probabilities["val"], stage, kept.flip)
     last, best = (refitted if outcome is kept else outcome for outcome in (last, best))
     return Fitted(checkpointer.history, last, best, refitted, images)
 
@@ -160,7 +165,20 @@ def _of_stage(number: int, history: Sequence[Epoch]) -> list[Epoch]:
 
 def _outcome(epoch: Epoch, on_val: Probabilities, stage: StageTrainer) -> Outcome:
     """Return the outcome of the model's present weights."""
+    if stage.run.experiment.calibration.tta is None:
+        return _with_test(epoch, on_val, stage)
+    averaged = stage.averaged(on_val, "val")
+    losses = stage.log_loss(on_val, "val"), stage.log_loss(averaged, "val")
+    flip = FlipGain(kept=losses[1] < losses[0], log_loss=losses[0], averaged_log_loss=losses[1])
+    return _with_test(epoch, averaged if flip.kept else on_val, stage, flip)
+
+
+def _with_test(
+    epoch: Epoch, on_val: Probabilities, stage: StageTrainer, flip: FlipGain | None = None
+) -> Outcome:
+    """Return an outcome with the probabilities on the test split, averaged if those on val are."""
     probabilities = {"val": on_val}
     if stage.run.splits.test:
-        probabilities["test"] = stage.on_test()
-    return Outcome(epoch.epoch, probabilities)
+        plain = stage.on_test()
+        probabilities["test"] = stage.averaged(plain, "test") if flip and flip.kept else plain
+    return Outcome(epoch.epoch, probabilities, flip)

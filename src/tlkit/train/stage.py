@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from attrs import field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
 from tlkit.data.splits import Example, Splits
+from tlkit.parts.losses import cross_entropy
 from tlkit.parts.optimizers import LBFGS, with_rates
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
@@ -58,11 +59,15 @@ class StageTrainer:
     """Trains one stage of a run.
 
     Creating it sets the model's `trainable` flags for the stage, whose numbers start from 1. With
-    `only`, it can use only that split.
+    `only`, it can use only those splits.
     """
 
     def __init__(
-        self, run: PreparedRun, number: int, callback: Callback, only: str | None = None
+        self,
+        run: PreparedRun,
+        number: int,
+        callback: Callback,
+        only: Collection[str] | None = None,
     ) -> None:
         self.run, self.number, self.callback = run, number, callback
         self.planned = run.plan.stages[number - 1]
@@ -241,6 +246,18 @@ class StageTrainer:
         """Return the probabilities on the test split."""
         return self._evaluate("test")[1]
 
+    def averaged(self, plain: Probabilities, split: str) -> Probabilities:
+        """Return a split's probabilities averaged with those of its mirror images."""
+        source = self.sources[split].flipped
+        if source.cache is not None and not self._make_room(source.cache, {split: source}):
+            source.cache = None
+        return (plain + self._evaluate(split, source)[1]) / np.float32(2)
+
+    def log_loss(self, probabilities: Probabilities, split: str) -> float:
+        """Return the mean unweighted loss of a split's probabilities."""
+        losses = cross_entropy(self._labels(dict(self.run.splits.items())[split]), probabilities)
+        return float(losses.numpy().mean(dtype=np.float64))
+
     def _learning_rates(self, number: int, done: Sequence[Epoch]) -> list[float]:
         """Return the learning rate of each step of the epoch with that number."""
         schedule, steps = self.experiment.schedule, self.run.plan.steps_per_epoch
@@ -259,11 +276,16 @@ class StageTrainer:
                     )
         return [of_epoch if rate is None else rate for rate in of_steps]
 
-    def _evaluate(self, split: str) -> tuple[StepTotals, Probabilities]:
+    def _evaluate(
+        self, split: str, source: Source | None = None
+    ) -> tuple[StepTotals, Probabilities]:
         labels = self._labels(dict(self.run.splits.items())[split])
-        return self.step.evaluate(self.sources[split].batches(self.planned.eval_batch), labels)
+        source = source or self.sources[split]
+        return self.step.evaluate(source.batches(self.planned.eval_batch), labels)
 
-    def _sources(self, prefix: keras.Model | None, only: str | None) -> dict[str, Source]:
+    def _sources(
+        self, prefix: keras.Model | None, only: Collection[str] | None
+    ) -> dict[str, Source]:
         """Return the features of each split, cached on disk if there is room."""
         run, experiment, plan = self.run, self.experiment, self.run.plan
         extractor = Extractor(
@@ -292,7 +314,7 @@ class StageTrainer:
                 callback=self.callback,
             )
             for split, examples in run.splits.items()
-            if only in {None, split}
+            if only is None or split in only
         }
         if cache is not None and not self._make_room(cache, sources):
             for source in sources.values():
