@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit.cli import app
 from tlkit.config.structure import structure, unstructure
+from tlkit.model.graph import copy_onto
 from tlkit.parts.backbones.keras_hub import NETWORKS, KerasHub, find_preset
 from tlkit.parts.backbones.keras_hub_blocks import STEPS
 from tlkit.parts.backbones.keras_hub_presets import PRESETS
@@ -199,6 +200,26 @@ def test_a_weights_file_of_the_flat_transformer_is_read_too(
     assert flat.load_weights(other)["source"] == "path"
     for mine, theirs in zip(one.weights, other.weights, strict=True):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+@needs_hub
+@every_transformer
+def test_the_shapes_in_the_table_are_those_of_the_features(
+    kind: str, tmp_path: Path, write_preset: WritePreset
+) -> None:
+    """The feature cache lays out its files by them, also within `joined`."""
+    folder = write_preset(tmp_path / "preset", kind, **SMALL[kind])
+    part = KerasHub(preset=folder, image_size=32)
+    model = part.build()
+    image = keras.Input((32, 32, 3))
+    copy = keras.Model(image, copy_onto(model, image, "a_"))
+    for network, prefix in ((model, ""), (copy, "a_")):
+        outputs = [network.get_layer(prefix + layer.name).output for _, layer in part.layers()]
+        features = keras.Model(network.input, outputs)(pixels())
+        assert [(2, *layer.output_shape) for _, layer in part.layers()] == [
+            tuple(feature.shape) for feature in features
+        ]
+        assert [output.shape[1:] for output in outputs] == [x.shape[1:] for x in features]
 
 
 @needs_hub

@@ -192,11 +192,14 @@ def renamed_copy(layer: Any, name: str) -> Any:
     """Return a layer with the same settings, another name and new weights."""
     cls, config = type(layer), layer.get_config() | {"name": name}
     try:
-        return cls.from_config(config)
+        copy = cls.from_config(config)
     except TypeError:  # KerasHub's ViT lists derived values, which its constructor refuses
         made = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
         known = {key for init in made for key in inspect.signature(init).parameters}
-        return cls.from_config({key: value for key, value in config.items() if key in known})
+        copy = cls.from_config({key: value for key, value in config.items() if key in known})
+    if stated := vars(layer).get("compute_output_shape"):  # set where its class states a wrong one
+        copy.compute_output_shape = stated
+    return copy
 
 
 def copy_onto(model: keras.Model, features: Any, prefix: str) -> Any:

@@ -31,11 +31,20 @@ class Step:
         name: Its name there.
         layer: KerasHub's layer, which is copied.
         settings: What it is called with besides its input.
+        shape: The shape of its output, without the batch axis, where KerasHub states a wrong one.
     """
 
     name: str
     layer: Any
     settings: Mapping[str, Any] = {}
+    shape: tuple[int, ...] = ()
+
+    def copied(self) -> Any:
+        """Return a copy of the layer, which states the right shape."""
+        copy = renamed_copy(self.layer, self.name)
+        if self.shape:
+            copy.compute_output_shape = lambda input_shape: (None, *self.shape)
+        return copy
 
 
 def _numbered(layers: Any, prefix: str = "") -> Iterator[Step]:
@@ -87,12 +96,15 @@ def _swin(built: Any, size: int) -> Iterator[Step]:
         if stage.downsample is not None:
             height, width = stage.input_resolution
             settings = {"H": height, "W": width}
-            yield Step(f"stage_{number}_downsample", stage.downsample, settings)
+            shape = (-(-height // 2) * -(-width // 2), 2 * stage.dim)
+            yield Step(f"stage_{number}_downsample", stage.downsample, settings, shape)
     yield Step("norm", built.norm)
 
 
 def _siglip(built: Any, size: int) -> Iterator[Step]:
-    yield Step("embedding", built.embedding)
+    embedding = built.embedding  # it counts a class token that it does not have
+    shape = (embedding.num_positions, embedding.hidden_dim)
+    yield Step("embedding", embedding, shape=shape)
     yield from _numbered(built.encoder_layers)
     yield Step("norm", built.post_layer_norm)
     yield Step("attention_pool", built.head)
@@ -118,7 +130,7 @@ def opened(kind: str, built: Any, size: int) -> keras.Model:
 
     image = x = keras.Input((size, size, 3))
     for step in STEPS[kind](built, size):
-        x = renamed_copy(step.layer, step.name)(x, **step.settings)
+        x = step.copied()(x, **step.settings)
     return keras.Model(image, x)
 
 
