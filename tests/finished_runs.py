@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,6 +128,15 @@ def made_up(
         manifest={split: tuple(some) for split, some in splits.items()},
         predictions={"test": predictions, "val": predictions},
     )
+
+
+def write_pretended(folder: Path, table: Mapping[str, Any]) -> None:
+    """Write what a sweep reads of a run's folder: its metrics, and tables without images."""
+    shares = [f"p_{name}" for name in table["classes"]]
+    predictions = ",".join(["path", "label", "predicted", "split", *shares])
+    (folder / "predictions.csv").write_text(f"{predictions}\n")
+    (folder / "manifest.csv").write_text("path,sha256,split,label,patient,source,view\n")
+    (folder / "metrics.json").write_text(json.dumps(table))
 
 
 def metrics_table(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ WITH_BAR = {  # the first bar of each command that has one
 }
 LINES = (  # all that progress looks like where it cannot be drawn
     r"note: .+",
+    r"takes about .+",
+    r"\d+ images: .+",  # what `predict` found, class by class
     r"images: \d+ train, \d+ val, \d+ test; class weights: .+",
     r"weights: .+",
     r"stage \d+: \d+ epochs, [\d,]+ trainable parameters",

@@ -60,7 +60,7 @@ def test_marks_of_markdown_are_escaped() -> None:
     assert markdown("a|b\n# [x](y) <b>") == r"a\|b\\n\# \[x\]\(y\) \<b\>"
 
 
-@pytest.mark.parametrize("classes", [30, 31, 300])
+@pytest.mark.parametrize("classes", [30, 31, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_card_of_many_classes_stays_readable(classes: int) -> None:
     names = [f"species-{number:03d}" for number in range(classes)]
     text = model_card(made_up(classes=names, counts=[3] * classes, epochs=1))

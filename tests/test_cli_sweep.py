@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.finished_runs import metrics_table
+from tests.finished_runs import metrics_table, write_pretended
 from typer.testing import CliRunner, Result
 
 import tlkit
@@ -38,7 +38,7 @@ class Pretended:
         Path(job["out"]).mkdir()
         right = 2 * int(job["overrides"][-1].partition("=")[2])
         table = metrics_table([[right, 10 - right], [0, 10]], "ab")
-        Path(job["out"], "metrics.json").write_text(json.dumps(table))
+        write_pretended(Path(job["out"]), table)
         return {}
 
 

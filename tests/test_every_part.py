@@ -47,10 +47,11 @@ REQUIRED: Mapping[tuple[str, str], Mapping[str, Any]] = {
 }
 HUB = importlib.util.find_spec("keras_hub") is not None
 MARKS = {name: [pytest.mark.slow] for name in set(registries.backbones.names()) - FAST} | {
-    "keras_hub": [pytest.mark.skipif(not HUB, reason="needs keras-hub: tlkit[hub]")]
+    "keras_hub": [pytest.mark.skipif(not HUB, reason="needs keras-hub: tlkit[hub]")],
+    "randaugment": [pytest.mark.slow],  # traces for 15 s; its own tests are quicker
 }
 PARTS = [
-    pytest.param(kind, name, marks=MARKS.get(name, ()) if kind == "backbones" else ())
+    pytest.param(kind, name, marks=MARKS.get(name, ()))
     for kind, registry in registries.items()
     for name in registry.names()
 ]

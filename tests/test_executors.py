@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.finished_runs import metrics_table
+from tests.finished_runs import metrics_table, write_pretended
 
 import tlkit
 from tlkit.sweeps import executors
@@ -138,7 +137,8 @@ import json, os, shutil, sys
 for line in sys.stdin:
     out = json.loads(line)["out"]
     os.mkdir(out)
-    shutil.copy("metrics.json", out)
+    for name in ("metrics.json", "manifest.csv", "predictions.csv"):
+        shutil.copy(name, out)
     print("{}", flush=True)
 """
 
@@ -146,7 +146,7 @@ for line in sys.stdin:
 def test_a_sweeps_own_process_does_not_import_tensorflow(tmp_path: Path) -> None:
     (tmp_path / "quick.toml").write_text(QUICK)
     table = metrics_table([[3, 1], [0, 2]], "ab")
-    (tmp_path / "metrics.json").write_text(json.dumps(table))
+    write_pretended(tmp_path, table)
     arguments = [WRITES_METRICS, "sweep", "quick.toml", "--seeds", "0-1"]
     done = subprocess.run(
         [sys.executable, "-c", SWEEP_WITHOUT_TENSORFLOW, *arguments],

@@ -67,12 +67,12 @@ def test_what_table_5_says_cannot_come_from_231_images() -> None:
     """Figure 6 shows 83.5 % where Table 5 says 86.9 %; 201 right ones would be 87.0 %."""
     table_5 = "paper, Table 5, which differs"
     assert impossible(1) == {table_5: "accuracy 86.9 % is not a share of 231 images"}
-    assert impossible(4) == {table_5: "accuracy 43.4 % is not a share of 231 images"}
+    for number in (2, 4):
+        assert impossible(number) == {table_5: "accuracy 43.4 % is not a share of 231 images"}
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_the_other_published_figures_can_be(number: int) -> None:
-    assert impossible(number) == {}
+def test_the_other_published_figures_can_be() -> None:
+    assert impossible(3) == {}
 
 
 @given(data=st.data(), n=st.integers(1, 400), digits=st.integers(1, 4))

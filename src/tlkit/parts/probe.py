@@ -32,7 +32,7 @@ class Probe(Head):
         layer_names: The layers to take features from, by name or number, instead of `depths`.
             Layers above the last one are left out of the model.
         pooling: `avg` or `max` over height and width, or over tokens, or `concat` for both. On
-            chest X-rays and photographs, `avg` alone was as good as both.
+            X-rays and photographs, `avg` alone was as good as both.
         standardize: Subtract each feature's mean over the training images and divide by its
             standard deviation; both are computed once, before the head is trained.
     """

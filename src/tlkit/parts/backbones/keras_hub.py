@@ -289,10 +289,11 @@ class KerasHub(Backbone):
         hub = extra_package("keras_hub", "'tlkit[hub]'")
         kind, config = self._files().network()
         config[NETWORKS[kind].shape] = (self.image_size, self.image_size, 3)
-        # Swin calls its attention with an argument that is called mask and is none of Keras's.
-        warnings.filterwarnings("ignore", r"Layer 'attn' \(of type WindowAttention\)")
         try:
-            return kind, getattr(hub.models, kind)(**config)
+            with warnings.catch_warnings():
+                # Swin calls its attention with an argument named mask that is none of Keras's.
+                warnings.filterwarnings("ignore", r"Layer 'attn' \(of type WindowAttention\)")
+                return kind, getattr(hub.models, kind)(**config)
         except (TypeError, ValueError) as error:
             where = self._files().where(CONFIG)
             raise WeightsError(f"{where}: makes no {kind}: {error}") from None
