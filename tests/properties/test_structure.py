@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 import pytest
 from attrs import NOTHING, Attribute
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -30,6 +30,8 @@ from tlkit.parts.kinds import StandIn
 from tlkit.system.errors import ConfigError
 from tlkit.testing import class_counts, layer_ranges
 
+# Values are drawn by type and kept if they obey their key's rule; some rules are narrow.
+narrow = settings(suppress_health_check=[HealthCheck.filter_too_much])
 Table = dict[str, Any]
 Way = tuple[str | int, ...]  # from an experiment's table to one value in it
 
@@ -226,6 +228,7 @@ def is_record(path: Way) -> bool:
     )
 
 
+@narrow
 @given(experiments())
 def test_an_experiment_reads_back_from_what_it_is_written_as(table: Table) -> None:
     experiment = structure(Experiment, table)
@@ -233,6 +236,7 @@ def test_an_experiment_reads_back_from_what_it_is_written_as(table: Table) -> No
     assert structure(Experiment, written) == experiment
 
 
+@narrow
 @given(experiments(), st.sampled_from([".", "study", "../study", "/some/study"]))
 def test_where_the_experiment_lies_changes_nothing_that_is_written(table: Table, base: str) -> None:
     experiment = structure(Experiment, table, base=Path(base))
@@ -241,6 +245,7 @@ def test_where_the_experiment_lies_changes_nothing_that_is_written(table: Table,
     assert written == unstructure(structure(Experiment, table))
 
 
+@narrow
 @given(experiments(), st.randoms(use_true_random=False))
 def test_the_order_of_keys_means_nothing(table: Table, random: typing.Any) -> None:
     def shuffled(value: Any) -> Any:
@@ -253,6 +258,7 @@ def test_the_order_of_keys_means_nothing(table: Table, random: typing.Any) -> No
     assert structure(Experiment, shuffled(table)) == structure(Experiment, table)
 
 
+@narrow
 @given(experiments_and_mistakes(count=1))
 def test_one_wrong_value_is_one_problem_at_its_path(case: tuple[Table, dict[Way, Any]]) -> None:
     table, mistakes = case
@@ -260,12 +266,14 @@ def test_one_wrong_value_is_one_problem_at_its_path(case: tuple[Table, dict[Way,
     assert problem_paths(broken(table, mistakes)) == [text_of(path) for path in mistakes]
 
 
+@narrow
 @given(experiments_and_mistakes(count=2))
 def test_two_wrong_values_are_two_problems(case: tuple[Table, dict[Way, Any]]) -> None:
     table, mistakes = case
     assert problem_paths(broken(table, mistakes)) == sorted(map(text_of, mistakes))
 
 
+@narrow
 @given(experiments(), st.data())
 def test_a_required_key_left_out_is_one_problem_at_its_path(
     table: Table, data: st.DataObject
@@ -284,12 +292,14 @@ def test_a_required_key_left_out_is_one_problem_at_its_path(
 SCHEMA = Draft202012Validator(json_schema()[0])
 
 
+@narrow
 @given(experiments())
 def test_the_json_schema_accepts_what_is_accepted(table: Table) -> None:
     structure(Experiment, table)
     assert not [*SCHEMA.iter_errors(table)]
 
 
+@narrow
 @given(experiments_and_mistakes(count=1))
 def test_the_json_schema_refuses_unknown_keys_and_wrong_types(
     case: tuple[Table, dict[Way, Any]],

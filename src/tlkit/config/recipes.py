@@ -101,10 +101,11 @@ def fine_tune(facts: Facts) -> Recipe:
             {
                 "epochs": 10,
                 "freeze": {"name": "layer_names", "train": blocks},
-                "optimizer": {"name": "adamw", "learning_rate": 1e-5},
-                "schedule": {"name": "cosine", "warmup_epochs": 1},
+                "optimizer": {"name": "adamw", "learning_rate": 1e-5, "clip_norm": 1.0},
+                "schedule": {"name": "cosine", "warmup_epochs": 1, "per_step": True},
                 "augmentation": {"name": "natural", "views": 4},
                 "early_stop_patience": 4,
+                "ema": 0.98,
             },
         ),
         why={
@@ -121,6 +122,7 @@ def fine_tune(facts: Facts) -> Recipe:
             "phase[1].schedule": "warm up, then slow down",
             "phase[1].augmentation": "or xray_safe: no flip; see tlkit info --preview",
             "phase[1].early_stop_patience": "epochs without improvement on val",
+            "phase[1].ema": "average of the weights over about 50 steps",
         },
     )
 
