@@ -1,7 +1,7 @@
 """What `make quick` runs: every test that needs no Keras, no scikit-learn and no other process.
 
 A pytest plug-in. A test or module is skipped at the moment it imports one of these packages or
-starts a process, so nobody keeps a list. Laws are tried with ten examples each.
+starts a process, so nobody keeps a list. Laws are tried with five examples each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import settings
 
-EXAMPLES = 10
+EXAMPLES = 5
 HEAVY = ("tensorflow", "keras", "sklearn")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sklearn  # noqa: F401  # brings the digits; `make quick` skips the file here
 from PIL import Image
 
 import tlkit

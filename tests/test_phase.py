@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras  # noqa: F401  # so that `make quick` skips the file here, not inside tests.test_fit
 import pytest
 from attrs import evolve, frozen
 from tests.fakes import small
