@@ -38,7 +38,7 @@ class Row:
     Attributes:
         number: Its line in the file.
         values: Its cells by column; `path` is normalized and relative: `a//b`, `./a/b`, `a\b` and
-            `/root/a/b` are `a/b`.
+            an absolute path to it below the root are `a/b`.
         problem: Why the row cannot be used; empty if it can.
     """
 

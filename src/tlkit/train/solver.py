@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-# The largest element of the scaled gradient at which a solution counts as reached; the
-# probabilities are then within 1e-6 of the optimum's, also on pooled VGG-16 features.
+# The largest element of the scaled gradient at which a solution counts as reached; the tests find
+# the probabilities within 1e-6 of scikit-learn's then.
 TOLERANCE = 1e-8
 ITERATIONS = 5000
-CORRECTIONS = 10  # of L-BFGS's memory; each costs as much as a tenth of a product
+# Of L-BFGS's memory. For 10,300 values an iteration of SciPy's takes 17 ms with 10, 44 ms with 20.
+CORRECTIONS = 10
 
 
 class LogisticRegression:
@@ -42,7 +43,7 @@ class LogisticRegression:
         x = np.asarray(features, np.float64)
         # The optimum is a combination of the images' features: solve for it along their principal
         # axes. There the curvature is known, up to the probabilities, and steps can be scaled by
-        # it: without, ill-conditioned features need ten times as many.
+        # it: without, ill-conditioned features need two to five times as many.
         with one_thread():
             left, self.spread, self.axes = np.linalg.svd(x, full_matrices=False)
         self.x, self.labels, self.classes = left * self.spread, labels, classes
