@@ -113,11 +113,11 @@ def png(
             alpha = (values != stated).any(-1, keepdims=True).astype(float)
         if color in {4, 6}:
             alpha, values = values[..., -1:] / top, values[..., :-1]
-        shown = to_8_bits(values, top)
-    pixels = np.floor(shown * alpha + 0.5).astype(np.uint8)
+        shown = values if depth == 16 else to_8_bits(values, top)
+    pixels = to_8_bits(shown * alpha, top if depth == 16 else 255)
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    # Of 16 bits a color, Pillow gives the upper 8 and does not round; blending rounds once more.
-    off = (depth == 16 and color != 0) + (color in {4, 6} or (color == 3 and key))
+    # Pillow blends 8 bits in its own way.
+    off = depth < 16 and (color in {4, 6} or (color == 3 and key))
     name = f"PNG color {color}, {depth} bits{', clear color' if key else ''}"
     return OddImage(name, png_file(_with_alpha(values, alpha, color, top), color, depth,
                                    tuple(chunks)), pixels, off=int(off))  # fmt: skip
@@ -145,14 +145,19 @@ def tiff(
     height: int = 5,
     width: int = 7,
     seed: int = 0,
+    alpha: str | None = None,
+    planes: bool = False,
 ) -> OddImage:
-    """Return a TIFF of gray or color, written by tifffile."""
+    """Return a TIFF of gray, or of color with `alpha` or in `planes`, written by tifffile."""
     color, top = photometric == "rgb", 255 if kind == "u1" else 65535
-    values = samples((height, width, 3) if color else (height, width), TIFF_DEPTHS[kind], seed)
+    channels = (3 + (alpha is not None),) if color else ()
+    values = samples((height, width, *channels), TIFF_DEPTHS[kind], seed)
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
-        values.astype(f"{order}{kind}"),
+        (np.moveaxis(values, -1, 0) if planes else values).astype(f"{order}{kind}"),
+        planarconfig=("separate" if planes else "contig") if color else None,
+        extrasamples=[alpha] if alpha else None,
         byteorder=order,
         bigtiff=big,
         photometric=photometric,
@@ -160,12 +165,18 @@ def tiff(
         metadata=None,
         extratags=[(274, 3, 1, orientation, True)],
     )
+    if alpha:
+        share = values[..., 3:] / top if alpha == "unassalpha" else 1
+        values = values[..., :3] * share
     shown = to_8_bits(top - values if photometric == TIFF_WHITE else values, top)
     ends = {"<": "little", ">": "big"}[order]
     name = f"TIFF {kind} {photometric} {ends}-endian{' Big' if big else ''} {compression or ''}"
-    off = int(color and kind == "u2")
-    return OddImage(f"{name} turned {orientation}", buffer.getvalue(), turned(shown, orientation),
-                    off=off)  # fmt: skip
+    name += f" turned {orientation}{' ' + alpha if alpha else ''}{' in planes' if planes else ''}"
+    if planes and alpha and (kind == "u2" or alpha == "assocalpha"):
+        return OddImage(name, buffer.getvalue(), reason="^has colors and transparency in separate")
+    # Of compressed planes, Pillow gives the upper 8 of 16 bits.
+    off = int(planes and kind == "u2" and compression is not None)
+    return OddImage(name, buffer.getvalue(), turned(shown, orientation), off=off)
 
 
 def packed_12_bit_tiff() -> OddImage:
@@ -249,6 +260,9 @@ def containers() -> Iterator[OddImage]:
     deep = samples((4, 6), 65535)
     content = b"P5 6 4 65535\n" + deep.astype(">u2").tobytes()
     yield OddImage("PPM of 16 bits", content, to_8_bits(deep, 65535))
+    deep = samples((4, 2, 3), 65535)
+    content = b"P6 2 4 65535\n" + deep.astype(">u2").tobytes()
+    yield OddImage("PPM of 16 bits per color", content, to_8_bits(deep, 65535))
     yield from _several_pictures(image)
 
 
@@ -265,6 +279,13 @@ def _several_pictures(image: Image.Image) -> Iterator[OddImage]:
     for kind in ("GIF", "PNG", "TIFF", "WEBP", "AVIF"):
         content = saved(image, kind, save_all=True, append_images=[other.copy()])
         yield OddImage(f"{kind} of 2 frames", content, reason="^has 2 frames, one is expected$")
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer, bigtiff=True, byteorder=">") as writer:
+        for _ in range(2):
+            writer.write(pixels, photometric="rgb", metadata=None)
+    yield OddImage(
+        "TIFF of 2 pages, Big, big-endian", buffer.getvalue(), reason="^has 2 frames, one"
+    )
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as writer:
         writer.write(pixels, photometric="rgb", metadata=None)
@@ -299,9 +320,7 @@ def refused() -> Iterator[OddImage]:
                              metadata=None)  # fmt: skip
             yield OddImage(f"TIFF of 17 bits {photometric} {order}", buffer.getvalue(),
                            reason="^has gray values outside 0-65535$")  # fmt: skip
-    big = tiff("u1", TIFF_BLACK, ">", big=True)
     unread = "^is a TIFF file that is damaged or of a kind that is not read$"
-    yield OddImage(big.name, big.content, reason=unread)
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.zeros((4, 4, 5), np.uint8), photometric=TIFF_BLACK,
                      planarconfig="contig", metadata=None)  # fmt: skip
@@ -327,13 +346,16 @@ def all_odd_images() -> Iterator[OddImage]:
                               (None, "deflate", "lzw", "packbits"))  # fmt: skip
     for kind, photometric, order, compression in grays:
         yield tiff(kind, photometric, order, compression)
-    for kind, order in itertools.product(("u1", "u2"), ORDERS):
-        yield tiff(kind, "rgb", order)
+    colors = itertools.product(("u1", "u2"), ORDERS, (None, "lzw"), (False, True), (False, True))
+    for kind, order, compression, big, planes in colors:
+        yield tiff(kind, "rgb", order, compression, big, planes=planes)
+    for order, compression in itertools.product(ORDERS, (None, "lzw")):
+        for alpha, planes in itertools.product(("assocalpha", "unassalpha"), (False, True)):
+            yield tiff("u2", "rgb", order, compression, alpha=alpha, planes=planes)
     for kind, photometric, order in itertools.product(
         ("u1", "u2"), (TIFF_BLACK, TIFF_WHITE), ORDERS
     ):
-        if order == "<":  # of big-endian BigTIFF, Pillow reads none
-            yield tiff(kind, photometric, order, big=True)
+        yield tiff(kind, photometric, order, big=True)
         for orientation in range(1, 9):
             yield tiff(kind, photometric, order, orientation=orientation)
     yield packed_12_bit_tiff()

@@ -1,28 +1,27 @@
 """From the bytes of an image file to its picture, in mode `L` or `RGB`, by stated rules.
 
 The content decides the format, not the suffix. Palettes and CMYK become RGB, transparency is put
-on black, gray of more than 8 bits is scaled to 8, white-is-zero is inverted, and rotation noted by
-the camera is applied if it can be read. Of a photo with further pictures in the same file (MPO,
-HEIF, reduced copies in a TIFF), the main one is taken. `tlkit.data.dicom` has the rules for DICOM.
+on black, more than 8 bits are rounded to 8, white-is-zero is inverted, and rotation noted by the
+camera is applied if it can be read. Of a photo with further pictures in the same file (MPO, HEIF,
+reduced copies in a TIFF), the main one is taken. `tlkit.data.dicom` has the rules for DICOM.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import struct
-from collections.abc import Mapping
+import sys
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from tlkit.data.dicom import DicomError, gray_picture, is_dicom
+from tlkit.data.tiff import BITS, PHOTOMETRIC, TiffTags, readable_tiff
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 81_000_000  # 9,000 × 9,000; an image that declares more is refused before decoding
-RULES = 2  # increase when `decode` accepts other files or makes other pictures
+RULES = 3  # increase when `decode` accepts other files or makes other pictures
 HEAD_BYTES = 132  # enough of a file for `image_format`
 HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 MISSING_HEIF = "is a HEIC file; to read it: pip install 'tlkit[heic]'"
@@ -47,8 +46,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SUBFILE, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 254, 258, 262, 274, 277, 339
+_SUBFILE, _ORIENTATION, _PLANES, _EXTRA = 254, 274, 284, 338
 _PNG_DEPTH = 24  # the place of the byte
+_ROWS = 256  # of 16-bit color, which are rounded together
 
 
 class ImageError(ValueError):
@@ -120,8 +120,9 @@ def _from_dicom(content: bytes) -> Image.Image:
 def _decoded(content: bytes, kind: str) -> Image.Image:
     image = _opened(content, kind)
     _check_header(image)
+    deep = _deep_color(image, content, kind)
     image.load()
-    return _turned(_plain(image, content), image)
+    return _turned(_plain(image, content) if deep is None else deep, image)
 
 
 def _opened(content: bytes, kind: str) -> Image.Image:
@@ -135,7 +136,7 @@ def _opened(content: bytes, kind: str) -> Image.Image:
         return opened
     if kind != "TIFF":
         return Image.open(io.BytesIO(content), formats=FORMATS)
-    image: Any = Image.open(io.BytesIO(_readable_tiff(content)), formats=FORMATS)
+    image: Any = Image.open(io.BytesIO(readable_tiff(content)), formats=FORMATS)
     # libtiff gives compressed numbers in the machine's byte order, which Pillow forgets for these.
     swapped = {"I;16BS": "I;16NS", "I;32BS": "I;32NS"}
     image.tile = [
@@ -151,6 +152,8 @@ def _check_header(image: Image.Image) -> None:
     """Refuse a picture before its pixels take memory."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+    if _is_blended_in_planes(image):
+        raise ImageError("has colors and transparency in separate planes, which are not read")
     frames = getattr(image, "n_frames", 1)
     if image.format == "TIFF" and frames > 1:
         frames = _full_pages(image, frames)
@@ -167,69 +170,6 @@ def _full_pages(image: Any, frames: int) -> int:
         full += not image.tag_v2.get(_SUBFILE, 0) & 1
     image.seek(0)
     return full
-
-
-def _readable_tiff(content: bytes) -> bytes:
-    """Return a TIFF of deep gray as one that Pillow opens: black is zero, 32 bits are signed.
-
-    Pillow knows few of these combinations. What the original states is used by `_shallow`.
-    """
-    try:
-        tags = _TiffTags(content)
-    except struct.error:  # cut off; Pillow will say so
-        return content
-    if tags.get(_BITS, 1) not in {12, 16, 32} or tags.get(_SAMPLES, 1) != 1:
-        return content
-    changed = {}
-    if tags.get(_PHOTOMETRIC, 1) == 0:
-        changed[_PHOTOMETRIC] = 1
-    if tags.get(_BITS, 1) == 32 and tags.get(_SAMPLE_FORMAT, 1) == 1:
-        changed[_SAMPLE_FORMAT] = 2
-    return tags.rewritten(changed) if changed else content
-
-
-class _TiffTags:
-    """The tags of a TIFF's first page, of which those with one short number can be changed."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-        self.order = "<" if content[:2] == b"II" else ">"
-        self.big = content[2:4] in {b"+\0", b"\0+"}
-        self.forms = ("Q", "Q", "HHQ8s") if self.big else ("I", "H", "HHI4s")
-        self.entries: dict[int, tuple[int, int, bytes]] = {}
-        (place,) = self._numbers(self.forms[0], 8 if self.big else 4)
-        (count,) = self._numbers(self.forms[1], place)
-        place += self._size(self.forms[1])
-        for _ in range(min(count, 65536)):
-            tag, *entry = self._numbers(self.forms[2], place)
-            self.entries[tag] = tuple(entry)
-            place += self._size(self.forms[2])
-        (self.next_page,) = self._numbers(self.forms[0], place)
-
-    def _size(self, form: str) -> int:
-        return struct.calcsize(self.order + form)
-
-    def _numbers(self, form: str, place: int) -> tuple[Any, ...]:
-        return struct.unpack_from(self.order + form, self.content, place)
-
-    def get(self, tag: int, default: int) -> int:
-        """Return the value of a tag that has one short number."""
-        kind, count, value = self.entries.get(tag, (0, 0, b""))
-        return struct.unpack(f"{self.order}H", value[:2])[0] if (kind, count) == (3, 1) else default
-
-    def rewritten(self, changed: Mapping[int, int]) -> bytes:
-        """Return the file with other values, as a copy of the tags at its end."""
-        width = 8 if self.big else 4
-        for tag, value in changed.items():
-            number = struct.pack(f"{self.order}H", value).ljust(width, b"\0")
-            self.entries[tag] = (3, 1, number)
-        place, count, entry = (self.order + form for form in self.forms)
-        table = [struct.pack(entry, tag, *rest) for tag, rest in sorted(self.entries.items())]
-        start = struct.pack(place, len(self.content))
-        head = self.content[: 8 if self.big else 4]
-        tail = self.content[len(head) + len(start) :]
-        end = struct.pack(place, self.next_page)
-        return b"".join([head, start, tail, struct.pack(count, len(table)), *table, end])
 
 
 def _plain(image: Image.Image, content: bytes) -> Image.Image:
@@ -256,9 +196,9 @@ def _shallow(image: Image.Image, content: bytes) -> Image.Image:
         raise ImageError("has gray values outside 0-65535")
     clear = values == image.info.get("transparency", -1)
     if image.format == "TIFF":
-        tags = _TiffTags(content)
-        white = 4095 if tags.get(_BITS, 1) == 12 else white
-        if tags.get(_PHOTOMETRIC, 1) == 0:
+        tags = TiffTags(content)
+        white = 4095 if tags.get(BITS, 1) == 12 else white
+        if tags.get(PHOTOMETRIC, 1) == 0:
             values = white - values.astype(np.int32)
     values = (values.astype(np.uint32) * 255 + white // 2) // white
     return Image.fromarray(np.where(clear, 0, values).astype(np.uint8))
@@ -269,20 +209,70 @@ def _without_key(image: Image.Image, content: bytes) -> Image.Image:
     key, depth = np.atleast_1d(image.info["transparency"]), content[_PNG_DEPTH]
     pixels = np.array(image.convert("L") if image.mode == "1" else image)
     channels = pixels.reshape(*pixels.shape[:2], -1)
-    if depth == 16:  # color, of which Pillow gives the upper half
-        clear = (channels == key >> 8).all(-1) & (_lower_halves(content) == key & 255).all(-1)
-    else:
-        scale = 1 if image.mode == "1" else 255 // (2**depth - 1)
-        clear = (channels == (key & 255 if depth == 8 else key) * scale).all(-1)
+    scale = 1 if image.mode == "1" else 255 // (2**depth - 1)
+    clear = (channels == (key & 255 if depth == 8 else key) * scale).all(-1)
     pixels[clear] = 0
     return Image.fromarray(pixels)
 
 
-def _lower_halves(content: bytes) -> npt.NDArray[np.uint8]:
-    """Return the lower bytes of a PNG with 16 bits per color."""
-    image = Image.open(io.BytesIO(content), formats=("PNG",))
-    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
-    return np.asarray(image)
+def _deep_color(image: Any, content: bytes, kind: str) -> Image.Image | None:
+    """Return the picture in a file with 16 bits per color, of which Pillow gives only the upper 8.
+
+    Returns None for any other file. Of compressed planes of a TIFF, there is no way to get more.
+    """
+    modes = [str(np.atleast_1d(tile.args)[0]) for tile in image.tile]
+    if len(modes) > 1 and _is_deep_tiff(image):  # one tile per color, whose depth Pillow forgets
+        order = "L" if content.startswith(b"II") else "B"
+        modes = [f"{mode};16{order}" if len(mode) == 1 else mode for mode in modes]
+    if image.mode.startswith("I") or not modes or not all(";16" in mode for mode in modes):
+        return None
+    if modes[0].startswith("LA"):
+        four = np.asarray(_read_as(content, kind, ["RGBA"]))
+        upper, lower = four[..., ::2], four[..., 1::2]
+    else:
+        # Colors that are already multiplied by their alpha are those on black.
+        modes = [mode.replace("RGBa", "RGBA") for mode in modes]
+        other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+        halves = modes, [mode[:-1] + other[mode[-1]] for mode in modes]
+        upper, lower = (np.asarray(_read_as(content, kind, half)) for half in halves)
+    blended = image.mode == "RGBA" and not any("RGBa" in str(t.args) for t in image.tile)
+    key = image.info.get("transparency")
+    rows = []
+    for start in range(0, len(upper), _ROWS):
+        block = slice(start, start + _ROWS)
+        values, white = upper[block].astype(np.int64) << 8 | lower[block], 65535
+        clear = False if key is None else (values == key).all(-1, keepdims=True)
+        if blended:
+            values, white = values[..., :-1] * values[..., -1:], white * white
+        rounded = np.where(clear, 0, (values * 255 + white // 2) // white)
+        rows.append(rounded[..., : 3 if image.mode == "RGBA" else None].astype(np.uint8))
+    pixels = np.concatenate(rows)
+    if pixels.shape[-1] == 1:
+        return Image.fromarray(pixels[..., 0])
+    return Image.fromarray(pixels, image.mode if image.mode == "CMYK" else "RGB").convert("RGB")
+
+
+def _is_deep_tiff(image: Any) -> bool:
+    return image.format == "TIFF" and {*image.tag_v2.get(BITS, ())} == {16}
+
+
+def _is_blended_in_planes(image: Any) -> bool:
+    """Tell whether a TIFF has one plane per color and one for alpha, which Pillow mixes up."""
+    if image.format != "TIFF" or image.tag_v2.get(_PLANES) != 2:
+        return False
+    extra = image.tag_v2.get(_EXTRA, ())
+    return bool(extra) and (extra[0] == 1 or _is_deep_tiff(image))
+
+
+def _read_as(content: bytes, kind: str, modes: list[str]) -> Image.Image:
+    """Return an image file's picture with its samples read as others of the same size."""
+    image: Any = _opened(content, kind)
+    image.tile = [
+        tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
+        for tile, mode in zip(image.tile, modes, strict=True)
+    ]
+    image.load()
+    return image  # type: ignore[no-any-return]  # its `tile` is of another type than declared
 
 
 def _turned(image: Image.Image, origin: Image.Image) -> Image.Image:
