@@ -23,6 +23,7 @@ from tlkit.parts.heads import Linear, Pooled, standardize_layer
 from tlkit.parts.kinds import registries
 from tlkit.parts.probe import Probe
 from tlkit.testing import check_head
+from tlkit.train.assemble import split_at
 from tlkit.train.plan import make_plan, model_layers
 
 Floats = npt.NDArray[Any]
@@ -71,7 +72,28 @@ def test_the_table_is_what_is_built(head: Probe, names: str, cuts: str) -> None:
     assert [layer.name for _, layer in table] == names.split()
     assert [layer.name for _, layer in table if layer.is_cut_point] == cuts.split()
     for (_, stated), (_, actual) in zip(table, built, strict=True):
-        assert stated == evolve(actual, block=stated.block, fixed=stated.fixed)
+        own = {name: getattr(stated, name) for name in ("block", "fixed", "is_cut_beside_pools")}
+        assert stated == evolve(actual, **own)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "concat"])
+def test_between_the_depths_the_model_is_cut_beside_the_pools(pooling: Any) -> None:
+    head = Probe(layer_names=("1", "a_pool", "c_pool"), pooling=pooling)
+    base = backbone()
+    model = keras.Model(base.input, head.connect(base, tlkit.layer_table(base), 3))
+    table = head.layers_on(tlkit.layer_table(base), 3)
+    cuts = [number for number, layer in table if layer.is_cut_beside_pools]
+    assert [table[cut].name for cut in cuts] == ["a_pool", "b_add", "c_pad", "c_conv", "c_pool"]
+    pooled = 4 * (2 if pooling == "concat" else 1)
+    for cut, below in zip(cuts, (1, 2, 2, 2, 2), strict=True):
+        rates = table.rates(frozenset(range(cut + 1, len(table) + 1)))
+        assert table.frozen_prefix(rates) >= cut
+        prefix, tail = split_at(model, table, cut)
+        assert prefix is not None
+        assert prefix.output.shape[1] == np.prod(table[cut].output_shape) + below * pooled
+        np.testing.assert_array_equal(tail(prefix(X)), model(X))
+        places = [[id(v) for v in model.variables].index(id(v)) for v in tail.trainable_variables]
+        assert places == sorted(places)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ class Layer:
         batch_norm: Whether it is a BatchNorm layer.
         is_cut_point: Whether the rest of the model needs only its output, so that the model can be
             cut in two after it.
+        is_cut_beside_pools: Whether the rest of the model needs only its output and fixed pools of
+            earlier layers, so that the model can be cut in two after it and them.
         fixed: Whether it has no parameters and computes the same in training, so that it belongs
             to the frozen prefix whatever its rate.
         network: The member of a `joined` backbone that it belongs to; empty in all others.
@@ -118,6 +120,7 @@ class Layer:
     other_params: int = 0
     batch_norm: bool = False
     is_cut_point: bool = True
+    is_cut_beside_pools: bool = False
     fixed: bool = False
     network: str = ""
     is_network_cut: bool = False
@@ -320,13 +323,13 @@ class LayerTable:
         """Return the number of the last layer of the frozen prefix; 0 if there is none.
 
         The prefix is the longest run of layers that are fixed or have rate 0, from layer 1, that
-        ends in a single tensor.
+        ends in a single tensor, or in one and fixed pools of earlier ones.
         """
         self.check(rates)
         learns = [rate > 0 and not x.fixed for rate, x in zip(rates, self.layers, strict=True)]
         frozen_until = next((i for i, own in enumerate(learns) if own), len(rates))
-        cuts = [number for number, layer in self if number <= frozen_until and layer.is_cut_point]
-        return max(cuts, default=0)
+        frozen = ((number, layer) for number, layer in self if number <= frozen_until)
+        return max((n for n, x in frozen if x.is_cut_point or x.is_cut_beside_pools), default=0)
 
     def trainable_params(self, rates: Sequence[float]) -> int:
         """Return the number of parameters in layers with a rate above 0."""

@@ -58,7 +58,9 @@ class Probe(Head):
         """
         chosen = self._chosen(backbone)
         below = [
-            evolve(layer, is_cut_point=layer.is_cut_point and number <= min(chosen))
+            evolve(layer, is_cut_point=False, is_cut_beside_pools=True)
+            if layer.is_cut_point and number > min(chosen)
+            else layer
             for number, layer in backbone
             if number <= max(chosen)
         ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from attrs import frozen
 
@@ -193,5 +195,40 @@ def split_at(
     """
     if cut == 0:
         return None, model
-    middle = model.get_layer(layers[cut].name).output
-    return keras.Model(model.input, middle), keras.Model(middle, model.output)
+    middle = _boundary(model, layers, cut)
+    vectors = [
+        keras.layers.Flatten(name=f"flatten_{place}")(tensor) for place, tensor in enumerate(middle)
+    ]
+    features = middle[0] if len(middle) == 1 else keras.layers.Concatenate(name="packed")(vectors)
+    return keras.Model(model.input, features), above_cut(model, layers, cut, model.output)
+
+
+def above_cut(
+    model: keras.Model, layers: LayerTable, cut: int, output: keras.KerasTensor
+) -> keras.Model:
+    """Return the part of a model from what the prefix returns to a tensor."""
+    middle = _boundary(model, layers, cut) if cut else [model.input]
+    if len(middle) == 1:
+        return keras.Model(middle[0], output)
+    sizes = [math.prod(tensor.shape[1:]) for tensor in middle]
+    packed, start, unpacked = keras.Input((sum(sizes),)), 0, []
+    for tensor, size in zip(middle, sizes, strict=True):
+        vector = packed[:, start : start + size]
+        unpacked.append(keras.ops.reshape(vector, (-1, *tensor.shape[1:])))
+        start += size
+    return keras.Model(packed, keras.Model(middle, output)(unpacked))
+
+
+def _boundary(model: keras.Model, layers: LayerTable, cut: int) -> list[keras.KerasTensor]:
+    """Return the output of layer `cut` and, where it is not all that follows needs, the pools."""
+    middle = [model.get_layer(layers[cut].name).output]
+    if layers[cut].is_cut_point:
+        return middle
+    below = {layer.name for number, layer in layers if number < cut}
+    pools = [model.get_layer(row.name) for n, row in layers if n > cut and row.fixed]
+    return middle + [pool.output for pool in pools if _producer(pool.input) in below]
+
+
+def _producer(tensor: Any) -> str:
+    """Return the name of the layer that a tensor comes from; empty for a list of tensors."""
+    return "" if isinstance(tensor, list) else str(tensor._keras_history.operation.name)

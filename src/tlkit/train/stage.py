@@ -20,7 +20,7 @@ from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
 from tlkit.system.keras import keras, tf
 from tlkit.system.signals import stop_if_asked
-from tlkit.train.assemble import apply_rates, split_at
+from tlkit.train.assemble import above_cut, apply_rates, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
@@ -112,7 +112,8 @@ class StageTrainer:
         features = model.get_layer(self.run.plan.layers[cut].name).output if cut else model.input
         below = None
         if layer.input is not features:
-            below = tf.function(keras.Model(features, layer.input), reduce_retracing=True)
+            tail = above_cut(model, self.run.plan.layers, cut, layer.input)
+            below = tf.function(tail, reduce_retracing=True)
         keys = self._keys(view) if split == "train" else None
         for x in self.sources[split].batches(self.planned.eval_batch, keys=keys):
             yield x if below is None else below(tf.cast(x, tf.float32), training=False).numpy()
