@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import contextlib
 import io
+import logging
+import struct
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -404,3 +406,33 @@ def test_dicoms_train_and_predict_and_nothing_personal_reaches_the_run_folder(
     for content in written:
         assert b"SECRET" not in content
         assert b"19450508" not in content
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e308"])
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"])
+def test_a_number_that_blackens_the_picture_is_refused(tag: str, value: str) -> None:
+    content = dicom(RAMP, RescaleSlope="11", RescaleIntercept="12", WindowCenter="13",
+                    WindowWidth="14")  # fmt: skip
+    number = {"RescaleSlope": b"11", "RescaleIntercept": b"12", "WindowCenter": b"13",
+              "WindowWidth": b"14"}[tag]  # fmt: skip
+    long = value.encode() + b" " * (len(value) % 2)
+    old, new = (b"DS" + struct.pack("<H", len(x)) + x for x in (number, long))
+    assert content.count(old) == 1
+    with pytest.raises(ImageError, match=rf"^has {tag} |^cannot be decoded as DICOM|^is doubtful"):
+        decode(content.replace(old, new))
+
+
+def test_warnings_are_heard_whatever_logging_is_told() -> None:
+    without_end = jpeg_dicom()[: -len(b"\xfe\xff\xdd\xe0\0\0\0\0")]
+    logging.disable(logging.CRITICAL)
+    try:
+        with pytest.raises(ImageError, match=r"^is doubtful DICOM: End of file reached"):
+            decode(without_end)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_two_frames_that_are_declared_as_one_are_refused() -> None:
+    pixels = np.stack([RAMP, RAMP])
+    with pytest.raises(ImageError, match=r"bytes of pixel data, expected"):
+        decode(dicom(pixels, NumberOfFrames=None))

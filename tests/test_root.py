@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tlkit.data import root as root_module
 from tlkit.data.root import ImageRoot, read_file
 
 
@@ -111,8 +110,9 @@ def test_a_link_that_is_there_for_a_moment_leads_nowhere(
 def test_a_file_that_is_far_too_large_is_not_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(root_module, "MAX_FILE_BYTES", 4)
-    with pytest.raises(OSError, match="has more than 0 MiB"):
+    monkeypatch.setenv("TLKIT_MAX_FILE_MB", "1")
+    (folder / "1.png").write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(OSError, match=r"has more than 1 MB \(TLKIT_MAX_FILE_MB\)"):
         ImageRoot(folder).read("1.png")
 
 

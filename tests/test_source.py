@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tlkit.data import decoding, dicom, images
+from tlkit.system import limits
 from tlkit.system.source import standalone
 
 
@@ -20,7 +21,7 @@ def run(*functions: Any) -> dict[str, Any]:
 
 def test_what_a_function_needs_comes_with_it() -> None:
     names = run(images.to_pixels)
-    assert names["MAX_PIXELS"] == decoding.MAX_PIXELS
+    assert names["MAX_PIXELS"] == limits.MAX_PIXELS
     with pytest.raises(names["ImageError"], match="is empty"):
         names["to_pixels"](b"", 8)
     assert "Reader" not in names
@@ -32,7 +33,7 @@ def test_two_functions_of_one_name_stay_two() -> None:
     _, code = standalone(decoding.decode)
     assert code.count("def _check_header(") == 1
     assert code.count("def _check_header_decoding(") == 1
-    assert "    _check_header_decoding(image)" in code
+    assert "    _check_header_decoding(image, content)" in code
 
 
 def imports_inside() -> Any:

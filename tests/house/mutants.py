@@ -408,7 +408,7 @@ MUTANTS = (
     Mutant(
         "pixel bombs are decoded",
         "data/decoding.py",
-        "    if image.width * image.height > MAX_PIXELS:",
+        '    if image.width * image.height > limit("TLKIT_MAX_PIXELS"):',
         "    if False:",
         "tests/test_images.py::test_too_many_declared_pixels_are_refused_before_decoding",
     ),

@@ -10,11 +10,11 @@ from functools import partial
 
 from attrs import evolve, frozen
 
-from tlkit.data.decoding import ImageError, decode
-from tlkit.data.images import LOOKS_DARK, DecodedImageIndex, Picture, in_parallel, picture_of
+from tlkit.data.decoding import ImageError, decoded
+from tlkit.data.images import LESS, LOOKS_DARK, DecodedImageIndex, Picture, in_parallel, picture_of
 from tlkit.data.leakage import Shared, refuse, shared_pictures
 from tlkit.data.splits import Example, Skipped, Splits
-from tlkit.system.errors import DataError
+from tlkit.system.errors import DataError, named_shortage
 from tlkit.system.text import first_lines, printable
 
 NAMED = 3  # images that a note names
@@ -148,9 +148,13 @@ def _check(
 ) -> _Check:
     split, example = row
     try:
-        content = read(example.path)
-        sha256 = hashlib.sha256(content).hexdigest()
-        picture = known.get(sha256) or picture_of(decode(content))
+        with named_shortage(printable(example.path), LESS):
+            content = read(example.path)
+            sha256 = hashlib.sha256(content).hexdigest()
+            picture = known.get(sha256)
+            if picture is None:
+                with decoded(content) as image:
+                    picture = picture_of(image)
     except OSError as error:
         return _Check(split, example, problem=f"cannot be read: {error.strerror or error}")
     except ImageError as error:

@@ -1,27 +1,58 @@
 """From the bytes of an image file to its picture, in mode `L` or `RGB`, by stated rules.
 
 The content decides the format, not the suffix. Palettes and CMYK become RGB, transparency is put
-on black, more than 8 bits are rounded to 8, white-is-zero is inverted, and rotation noted by the
-camera is applied if it can be read. Of a photo with further pictures in the same file (MPO, HEIF,
-reduced copies in a TIFF), the main one is taken. `tlkit.data.dicom` has the rules for DICOM.
+on black, gray of more than 8 bits is scaled to 8, white-is-zero is inverted, and rotation noted by
+the camera is applied if it can be read. Of a photo with further pictures in the same file (MPO,
+HEIF, reduced copies in a TIFF), the main one is taken. `tlkit.data.dicom` has the rules for DICOM.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
-from tlkit.data.dicom import DicomError, gray_picture, is_dicom
-from tlkit.data.tiff import BITS, PHOTOMETRIC, TiffTags, readable_tiff
+from tlkit.data.dicom import STRIP_PIXELS, DicomError, gray_picture, is_dicom
+from tlkit.data.jpeg import JpegError, JpegMarkers
+from tlkit.data.tiff import BITS, PHOTOMETRIC, TiffError, TiffTags, full_pages, readable_tiff
+from tlkit.system.errors import ResourceError
+from tlkit.system.limits import DECODED_BYTES, beyond, decoding_budget, limit
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 81_000_000  # 9,000 × 9,000; an image that declares more is refused before decoding
-RULES = 3  # increase when `decode` accepts other files or makes other pictures
+# Not by way of `Image.open`, whose registry and limit other packages may change.
+_OPENERS: Mapping[str, Callable[..., Any]] = {
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+FORMATS = (*_OPENERS,)
+RULES = 4  # increase when `decode` accepts other files or makes other pictures
+FILLED_UP = (
+    "PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is on in this process, so that damaged images would be "
+    "filled up with gray; set it to False"
+)
 HEAD_BYTES = 132  # enough of a file for `image_format`
 HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 MISSING_HEIF = "is a HEIC file; to read it: pip install 'tlkit[heic]'"
@@ -46,9 +77,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SUBFILE, _ORIENTATION, _PLANES, _EXTRA = 254, 274, 284, 338
+_ORIENTATION, _PLANES, _EXTRA = 274, 284, 338
 _PNG_DEPTH = 24  # the place of the byte
-_ROWS = 256  # of 16-bit color, which are rounded together
+CUT_OFF = "is cut off: it ends before the picture is complete"
+_FILLED = {127, 128}  # what missing data of a JPEG become in every channel
+_MORE = bytes(number * 89 % 251 for number in range(512))  # no marker among them
+LOWERED = "PIL.Image.MAX_IMAGE_PIXELS: was lowered in this process; set it to None"
 
 
 class ImageError(ValueError):
@@ -79,25 +113,45 @@ def decode(content: bytes) -> Image.Image:
 
     Raises:
         ImageError: If it is not an image of the allowed formats, is broken, has several frames or
-            declares too many pixels.
+            costs more than the limits allow.
+        ResourceError: If the process does not decode strictly.
+        MemoryError: If memory is short.
     """
+    with decoded(content) as image:
+        return image
+
+
+@contextlib.contextmanager
+def decoded(content: bytes) -> Iterator[Image.Image]:
+    """Yield what `decode` returns, holding its share of the memory that decoding threads have."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ResourceError(FILLED_UP)
     if not content:
         raise ImageError("is empty")
     kind = image_format(content[:HEAD_BYTES])
-    if kind == "DICOM":
-        return _from_dicom(content)
+    with contextlib.ExitStack() as held:
+        yield _from_dicom(content, held) if kind == "DICOM" else _from_image(content, kind, held)
+
+
+def _from_image(content: bytes, kind: str, held: contextlib.ExitStack) -> Image.Image:
     try:
-        return _decoded(content, kind)
-    except ImageError:
+        return _decoded(content, kind, held)
+    except (ImageError, ResourceError, MemoryError):
         raise
+    except (JpegError, TiffError) as error:
+        raise ImageError(str(error)) from None
     except UnidentifiedImageError:
         if kind:
             why = f"is a {kind} file that is damaged or of a kind that is not read"
             raise ImageError(why) from None
         raise ImageError(f"is not an image; {', '.join(FORMATS)} and DICOM are read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"declares too many pixels, more than {MAX_PIXELS:,}") from None
+        if (Image.MAX_IMAGE_PIXELS or 0) < limit("TLKIT_MAX_PIXELS"):  # asked for TIFF and GIF
+            raise ResourceError(LOWERED) from None
+        raise ImageError(f"declares {beyond('TLKIT_MAX_PIXELS')} pixels") from None
     except Exception as error:  # on hostile bytes a decoder may raise anything
+        if "out of memory" in str(error):  # as Pillow says of its decoders
+            raise MemoryError(str(error)) from None
         raise ImageError(f"cannot be decoded: {error}") from None
 
 
@@ -110,18 +164,23 @@ def stored_as(content: bytes) -> tuple[str, str]:
         return kind or image.format or "", image.mode
 
 
-def _from_dicom(content: bytes) -> Image.Image:
+def _from_dicom(content: bytes, held: contextlib.ExitStack) -> Image.Image:
     try:
-        return Image.fromarray(gray_picture(content, MAX_PIXELS))
+        return Image.fromarray(gray_picture(content, held))
     except DicomError as error:
         raise ImageError(str(error)) from None
 
 
-def _decoded(content: bytes, kind: str) -> Image.Image:
+def _decoded(content: bytes, kind: str, held: contextlib.ExitStack) -> Image.Image:
+    markers = JpegMarkers(content) if kind == "JPEG" else None
     image = _opened(content, kind)
-    _check_header(image)
+    _check_header(image, content)
+    size = DECODED_BYTES * image.width * image.height + len(content)
+    held.enter_context(decoding_budget.holding(size))
     deep = _deep_color(image, content, kind)
     image.load()
+    if markers:
+        _check_complete(image, markers)
     return _turned(_plain(image, content) if deep is None else deep, image)
 
 
@@ -134,42 +193,65 @@ def _opened(content: bytes, kind: str) -> Image.Image:
         heif: Any = pillow_heif.HeifImageFile
         opened: Image.Image = heif(io.BytesIO(content))
         return opened
-    if kind != "TIFF":
-        return Image.open(io.BytesIO(content), formats=FORMATS)
-    image: Any = Image.open(io.BytesIO(readable_tiff(content)), formats=FORMATS)
-    # libtiff gives compressed numbers in the machine's byte order, which Pillow forgets for these.
-    swapped = {"I;16BS": "I;16NS", "I;32BS": "I;32NS"}
-    image.tile = [
-        tile._replace(args=(swapped.get(tile.args[0], tile.args[0]), *tile.args[1:]))
-        if tile.codec_name == "libtiff"
-        else tile
-        for tile in image.tile
-    ]
+    if kind not in _OPENERS:
+        raise UnidentifiedImageError
+    file = io.BytesIO(readable_tiff(content) if kind == "TIFF" else content)
+    try:
+        image: Any = _OPENERS[kind](file)
+    except (SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open` takes them
+        raise UnidentifiedImageError from None
+    if kind == "TIFF":
+        # libtiff gives compressed numbers in the machine's byte order, which Pillow forgets here.
+        swapped = {"I;16BS": "I;16NS", "I;32BS": "I;32NS"}
+        image.tile = [
+            tile._replace(args=(swapped.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+            if tile.codec_name == "libtiff"
+            else tile
+            for tile in image.tile
+        ]
     return image  # type: ignore[no-any-return]  # its `tile` is of another type than declared
 
 
-def _check_header(image: Image.Image) -> None:
+def _check_header(image: Image.Image, content: bytes) -> None:
     """Refuse a picture before its pixels take memory."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"declares {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+    if image.width * image.height > limit("TLKIT_MAX_PIXELS"):
+        size = f"{image.width}×{image.height}"
+        raise ImageError(f"declares {size} pixels, {beyond('TLKIT_MAX_PIXELS')}")
     if _is_blended_in_planes(image):
         raise ImageError("has colors and transparency in separate planes, which are not read")
-    frames = getattr(image, "n_frames", 1)
-    if image.format == "TIFF" and frames > 1:
-        frames = _full_pages(image, frames)
+    frames = full_pages(content) if image.format == "TIFF" else getattr(image, "n_frames", 1)
     # In a photo with further pictures (a second view, a gain map), the main one is the current one.
     if frames > 1 and image.format not in {"MPO", "HEIF"}:
         raise ImageError(f"has {frames} frames, one is expected")
 
 
-def _full_pages(image: Any, frames: int) -> int:
-    """Return the number of a TIFF's pages that are not reduced copies of another; ends at 0."""
-    full = 1
-    for number in range(1, frames):
-        image.seek(number)
-        full += not image.tag_v2.get(_SUBFILE, 0) & 1
-    image.seek(0)
-    return full
+def _check_complete(image: Image.Image, markers: JpegMarkers) -> None:
+    """Refuse a JPEG that was cut off and got a new end marker.
+
+    Decoders fill what is missing with gray, or leave it blurred, and only warn of it; Pillow does
+    not pass the warning on. But then more data in front of the end marker change the picture. This
+    decodes it again, so it is done only for progressive files, and for others whose last pixel is
+    what missing data become.
+    """
+    if not markers.end:
+        return
+    if not markers.is_complete:
+        raise ImageError(CUT_OFF)
+    last = image.getpixel((image.width - 1, image.height - 1))
+    channels = {*last} if isinstance(last, tuple) else {last}
+    if not markers.is_progressive and not channels <= _FILLED:
+        return
+    longer = markers.content[: markers.end] + _MORE + b"\xff\xd9"
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(longer)) as other:
+        if any(other.crop(box).tobytes() != image.crop(box).tobytes() for box in _strips(image)):
+            raise ImageError(CUT_OFF)
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the boxes of a picture's strips, so that work on large ones takes little memory."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
 
 
 def _plain(image: Image.Image, content: bytes) -> Image.Image:
@@ -183,36 +265,52 @@ def _plain(image: Image.Image, content: bytes) -> Image.Image:
     if image.format == "PNG" and image.mode in {"1", "L", "RGB"} and "transparency" in image.info:
         return _without_key(image, content)
     if image.mode in {"LA", "RGBA", "PA"} or "transparency" in image.info:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, image).convert("RGB")
+        return _on_black(image)
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """Return a picture with its transparency put on black."""
+    plain = Image.new("RGB", image.size)
+    for box in _strips(image):
+        strip = image.crop(box).convert("RGBA")
+        black = Image.new("RGBA", strip.size, (0, 0, 0, 255))
+        plain.paste(Image.alpha_composite(black, strip).convert("RGB"), box)
+    return plain
 
 
 def _shallow(image: Image.Image, content: bytes) -> Image.Image:
     """Return gray of 12 or 16 bits, or of 32 that stay below 65536, as 8 bits."""
-    values, white = np.asarray(image), 65535
-    if values.min() < 0 or values.max() > white:
+    deep, white, inverted = np.asarray(image), 65535, False
+    if deep.min() < 0 or deep.max() > white:
         raise ImageError("has gray values outside 0-65535")
-    clear = values == image.info.get("transparency", -1)
     if image.format == "TIFF":
         tags = TiffTags(content)
         white = 4095 if tags.get(BITS, 1) == 12 else white
-        if tags.get(PHOTOMETRIC, 1) == 0:
+        inverted = tags.get(PHOTOMETRIC, 1) == 0
+    shallow = np.empty(deep.shape, np.uint8)
+    for _, top, _, bottom in _strips(image):
+        values = deep[top:bottom]
+        clear = values == image.info.get("transparency", -1)
+        if inverted:
             values = white - values.astype(np.int32)
-    values = (values.astype(np.uint32) * 255 + white // 2) // white
-    return Image.fromarray(np.where(clear, 0, values).astype(np.uint8))
+        values = (values.astype(np.uint32) * 255 + white // 2) // white
+        shallow[top:bottom] = np.where(clear, 0, values).astype(np.uint8)
+    return Image.fromarray(shallow)
 
 
 def _without_key(image: Image.Image, content: bytes) -> Image.Image:
     """Return a PNG with the pixels of its clear color black; the key has the depth of the file."""
     key, depth = np.atleast_1d(image.info["transparency"]), content[_PNG_DEPTH]
-    pixels = np.array(image.convert("L") if image.mode == "1" else image)
-    channels = pixels.reshape(*pixels.shape[:2], -1)
+    gray = image.convert("L") if image.mode == "1" else image
     scale = 1 if image.mode == "1" else 255 // (2**depth - 1)
-    clear = (channels == (key & 255 if depth == 8 else key) * scale).all(-1)
-    pixels[clear] = 0
-    return Image.fromarray(pixels)
+    plain = Image.new(gray.mode, gray.size)
+    for box in _strips(image):
+        pixels = np.array(gray.crop(box))
+        channels = pixels.reshape(*pixels.shape[:2], -1)
+        pixels[(channels == (key & 255 if depth == 8 else key) * scale).all(-1)] = 0
+        plain.paste(Image.fromarray(pixels), box)
+    return plain
 
 
 def _deep_color(image: Any, content: bytes, kind: str) -> Image.Image | None:
@@ -227,26 +325,29 @@ def _deep_color(image: Any, content: bytes, kind: str) -> Image.Image | None:
     if image.mode.startswith("I") or not modes or not all(";16" in mode for mode in modes):
         return None
     if modes[0].startswith("LA"):
-        four = np.asarray(_read_as(content, kind, ["RGBA"]))
-        upper, lower = four[..., ::2], four[..., 1::2]
+        halves = [_read_as(content, kind, ["RGBA"])]
     else:
         # Colors that are already multiplied by their alpha are those on black.
         modes = [mode.replace("RGBa", "RGBA") for mode in modes]
         other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-        halves = modes, [mode[:-1] + other[mode[-1]] for mode in modes]
-        upper, lower = (np.asarray(_read_as(content, kind, half)) for half in halves)
+        lower = [mode[:-1] + other[mode[-1]] for mode in modes]
+        halves = [_read_as(content, kind, half) for half in (modes, lower)]
     blended = image.mode == "RGBA" and not any("RGBa" in str(t.args) for t in image.tile)
     key = image.info.get("transparency")
-    rows = []
-    for start in range(0, len(upper), _ROWS):
-        block = slice(start, start + _ROWS)
-        values, white = upper[block].astype(np.int64) << 8 | lower[block], 65535
+    pixels = None
+    for box in _strips(image):
+        parts = [np.asarray(half.crop(box)) for half in halves]
+        upper, low = parts if len(parts) == 2 else (parts[0][..., ::2], parts[0][..., 1::2])
+        values, white = upper.astype(np.int64) << 8 | low, 65535
         clear = False if key is None else (values == key).all(-1, keepdims=True)
         if blended:
             values, white = values[..., :-1] * values[..., -1:], white * white
         rounded = np.where(clear, 0, (values * 255 + white // 2) // white)
-        rows.append(rounded[..., : 3 if image.mode == "RGBA" else None].astype(np.uint8))
-    pixels = np.concatenate(rows)
+        rounded = rounded[..., : 3 if image.mode == "RGBA" else None].astype(np.uint8)
+        if pixels is None:
+            pixels = np.empty((image.height, image.width, rounded.shape[-1]), np.uint8)
+        pixels[box[1] : box[3]] = rounded
+    assert pixels is not None
     if pixels.shape[-1] == 1:
         return Image.fromarray(pixels[..., 0])
     return Image.fromarray(pixels, image.mode if image.mode == "CMYK" else "RGB").convert("RGB")

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.jpeg import JpegError, JpegMarkers
 from tlkit.system.errors import ResourceError
+from tlkit.system.limits import DECODED_BYTES, beyond, decoding_budget, limit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +39,13 @@ TAGS = (
     "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData",
 )  # fmt: skip
+NUMBERS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
+LARGEST = 1e12  # what these may be; larger ones are damage, and overflow
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax
+SYNTAX_TAG = b"\x02\x00\x10\x00UI"
+HEAD_BYTES = 4096  # of a file, in which its transfer syntax is
+CHUNK_BYTES = 1 << 20
+STRIP_PIXELS = 1 << 22  # that are worked on at once
 MISSING = "is a DICOM file; to read it: pip install 'tlkit[dicom]'"
 
 
@@ -51,21 +62,22 @@ def is_dicom(content: bytes) -> bool:
     return content[PREAMBLE : PREAMBLE + 4] == b"DICM"
 
 
-def gray_picture(content: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
+def gray_picture(content: bytes, held: ExitStack) -> npt.NDArray[np.uint8]:
     """Return the picture in a DICOM file.
 
     Args:
         content: The file.
-        max_pixels: The most pixels that a file may declare.
+        held: Receives the share of the memory for decoding that the picture takes.
 
     Returns:
         `(height, width)` uint8; 0 is black.
 
     Raises:
-        DicomError: If it has no sound gray picture, several, or one that cannot be decoded here.
+        DicomError: If it has no sound gray picture, several, one that cannot be decoded here, or
+            costs more than the limits allow.
     """
     with _warnings() as warnings:
-        picture = _decoded(content, max_pixels)
+        picture = _decoded(content, held)
     if warnings:
         raise DicomError(f"is doubtful DICOM: {' '.join(warnings[0].split())}")
     if isinstance(picture, DicomError):
@@ -73,20 +85,43 @@ def gray_picture(content: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     return picture
 
 
-def _decoded(content: bytes, max_pixels: int) -> npt.NDArray[np.uint8] | DicomError:
+def _decoded(content: bytes, held: ExitStack) -> npt.NDArray[np.uint8] | DicomError:
     """Return the picture, or why there is none."""
     try:
         import pydicom
     except ImportError:
         return DicomError(MISSING)
     try:
+        _check_deflated(content)
         file = pydicom.dcmread(io.BytesIO(content), specific_tags=list(TAGS))
-        _check_header(file, max_pixels)
-        return _picture(file, _modality_values(file))
+        _check_header(file)
+        held.enter_context(decoding_budget.holding(DECODED_BYTES * file.Rows * file.Columns))
+        return _picture(file, _stored_values(file))
     except DicomError as error:
         return error
+    except JpegError as error:
+        return DicomError(str(error))
+    except (MemoryError, ResourceError):
+        raise
     except Exception as error:  # on hostile bytes a decoder may raise anything
         return DicomError(f"cannot be decoded as DICOM: {_one_line(error)}")
+
+
+def _check_deflated(content: bytes) -> None:
+    """Refuse a deflated file that unpacks to too much, before pydicom unpacks it."""
+    start = PREAMBLE + 4
+    head = content[start : start + HEAD_BYTES]
+    place = head.find(SYNTAX_TAG)
+    if place < 0 or not head[place + 8 :].startswith(DEFLATED):
+        return
+    (length,) = struct.unpack_from("<I", head, 8)  # of the other tags before the data
+    packed, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    left = content[start + 12 + length :]
+    while left and not packed.eof:
+        size += len(packed.decompress(left, CHUNK_BYTES))
+        left = packed.unconsumed_tail
+        if size > limit("TLKIT_MAX_UNPACKED_MB") << 20:
+            raise DicomError(f"unpacks to {beyond('TLKIT_MAX_UNPACKED_MB', ' MB')}")
 
 
 def require_pydicom() -> None:
@@ -101,7 +136,7 @@ def require_pydicom() -> None:
         raise ResourceError(f"pydicom: {MISSING}") from None
 
 
-def _check_header(file: Any, max_pixels: int) -> None:
+def _check_header(file: Any) -> None:
     if file.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
         raise DicomError("is a DICOMDIR, a list of files without an image")
     if "PixelData" not in file:
@@ -109,14 +144,19 @@ def _check_header(file: Any, max_pixels: int) -> None:
     height, width = int(file.get("Rows") or 0), int(file.get("Columns") or 0)
     if not height or not width:
         raise DicomError(f"declares {width}×{height} pixels, at least 1×1 is needed")
-    if height * width > max_pixels:
-        raise DicomError(f"declares {width}×{height} pixels, more than {max_pixels:,}")
+    if height * width > limit("TLKIT_MAX_PIXELS"):
+        raise DicomError(f"declares {width}×{height} pixels, {beyond('TLKIT_MAX_PIXELS')}")
     if (frames := int(file.get("NumberOfFrames") or 1)) > 1:
         raise DicomError(f"has {frames} frames, one is expected")
     if (kind := file.get("PhotometricInterpretation")) not in GRAY:
         raise DicomError(f"has photometric interpretation {kind}; {' and '.join(GRAY)} are read")
     if not file.file_meta.TransferSyntaxUID.is_encapsulated:
         _cut_padding(file, height * width)
+    elif (jpeg := file.PixelData.find(b"\xff\xd8\xff")) >= 0:
+        JpegMarkers(file.PixelData[jpeg:])
+    for name in NUMBERS:
+        if (number := file.get(name)) is not None and not abs(float(_first(number))) <= LARGEST:
+            raise DicomError(f"has {name} {float(_first(number)):g}; at most {LARGEST:g} is read")
 
 
 def _cut_padding(file: Any, pixels: int) -> None:
@@ -129,13 +169,11 @@ def _cut_padding(file: Any, pixels: int) -> None:
         file.PixelData = file.PixelData[: expected + expected % 2]
 
 
-def _modality_values(file: Any) -> npt.NDArray[Any]:
-    """Return the stored values, rescaled, `(height, width)`."""
-    from pydicom.pixels.processing import apply_modality_lut
-
+def _stored_values(file: Any) -> npt.NDArray[Any]:
+    """Return the stored values, `(height, width)`."""
     syntax = file.file_meta.TransferSyntaxUID
     try:
-        stored = file.pixel_array
+        stored: npt.NDArray[Any] = file.pixel_array
     except RuntimeError as error:  # pydicom's answer to a missing decoder
         if not syntax.is_encapsulated or "missing" not in str(error):
             raise
@@ -143,8 +181,17 @@ def _modality_values(file: Any) -> npt.NDArray[Any]:
         raise DicomError(
             f"is compressed as {syntax.name} ({syntax}); to read it: pip install {packages}"
         ) from None
+    if stored.shape != (file.Rows, file.Columns):
+        raise DicomError(f"has pixels of shape {stored.shape}, declares one picture")
+    return stored
+
+
+def _modality_values(file: Any, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return stored values, rescaled."""
+    from pydicom.pixels.processing import apply_modality_lut
+
     if not file.get("ModalityLUTSequence") and _rescaling(file) == (1, 0):
-        return stored  # type: ignore[no-any-return]  # pydicom is untyped here
+        return stored
     values: npt.NDArray[Any] = apply_modality_lut(stored, file)
     return values
 
@@ -157,29 +204,50 @@ def _rescaling(file: Any) -> tuple[float, float]:
     return float(slope), float(intercept)
 
 
-def _picture(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Return the values as a display shows them."""
+def _picture(file: Any, stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return the stored values as a display shows them, strip by strip to save memory."""
+    import numpy as np
+
+    rows = max(1, STRIP_PIXELS // stored.shape[1])
+    strips = [slice(top, top + rows) for top in range(0, len(stored), rows)]
+    low = high = 0.0
+    if not _has_window(file) and not file.get("VOILUTSequence"):
+        ends = [
+            end
+            for strip in strips
+            for values in [_modality_values(file, stored[strip])]
+            for end in (float(values.min()), float(values.max()))
+        ]
+        low, high = min(ends), max(ends)
+    picture = np.empty(stored.shape, np.uint8)
+    for strip in strips:
+        picture[strip] = _shown(file, _modality_values(file, stored[strip]), low, high)
+    return picture
+
+
+def _shown(file: Any, values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[Any]:
+    """Return values as a display shows them; without a window they go from low to high."""
     inverted = file.PhotometricInterpretation == "MONOCHROME1"
     if values.dtype == "uint8" and not _has_window(file) and not file.get("VOILUTSequence"):
         return 255 - values if inverted else values
-    shares = _shares(file, values)
-    shown = (1 - shares if inverted else shares) * 255
-    picture: npt.NDArray[np.uint8] = shown.round().astype("uint8")
-    return picture
+    shares = _shares(file, values, low, high)
+    shown: npt.NDArray[Any] = ((1 - shares if inverted else shares) * 255).round()
+    return shown.astype("uint8")
 
 
 def _has_window(file: Any) -> bool:
     return file.get("WindowCenter") is not None and file.get("WindowWidth") is not None
 
 
-def _shares(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _shares(
+    file: Any, values: npt.NDArray[Any], low: float, high: float
+) -> npt.NDArray[np.float64]:
     """Return the brightness of each value, from 0 to 1."""
     if _has_window(file):
         center, width = float(_first(file.WindowCenter)), float(_first(file.WindowWidth))
         return _windowed(values, center, width, file.get("VOILUTFunction") or "LINEAR")
     if file.get("VOILUTSequence"):
         return _looked_up(file, values)
-    low, high = float(values.min()), float(values.max())
     return (values - low) / ((high - low) or 1)
 
 
@@ -228,30 +296,28 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class _Collector(logging.Handler):
-    """A handler that keeps pydicom's first warning for the thread that is decoding.
+class _Listening(logging.Logger):
+    """pydicom's logger, which keeps its first warning for the thread that is decoding.
 
-    pydicom logs each warning before it warns. The filters of `warnings` belong to the whole
-    process, and several threads decode at once, so they cannot be changed for one file.
+    pydicom logs each warning before it warns. The filters of `warnings` and the levels of `logging`
+    belong to the whole process, and several threads decode at once, so neither can be relied on.
     """
 
     kept = threading.local()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def warning(self, msg: object, *args: Any, **more: Any) -> None:
         messages: list[str] | None = getattr(self.kept, "messages", None)
         if messages == []:  # the first is enough
-            messages.append(record.getMessage())
-
-
-_collector = _Collector(logging.WARNING)
+            messages.append(str(msg) % args if args else str(msg))
+        super().warning(msg, *args, **more)
 
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
     """Collect what pydicom warns of in this thread."""
-    logging.getLogger("pydicom").addHandler(_collector)  # has no effect after the first time
-    _collector.kept.messages = messages = list[str]()
+    logging.getLogger("pydicom").__class__ = _Listening
+    _Listening.kept.messages = messages = list[str]()
     try:
         yield messages
     finally:
-        _collector.kept.messages = None
+        _Listening.kept.messages = None

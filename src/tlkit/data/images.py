@@ -22,14 +22,15 @@ import numpy.typing as npt
 from attrs import frozen
 from PIL import Image
 
-from tlkit.data.decoding import RULES, ImageError, decode
+from tlkit.data.decoding import RULES, ImageError, decoded
 from tlkit.data.near import difference_hash
-from tlkit.system.errors import DataError
+from tlkit.system.errors import DataError, named_shortage
 from tlkit.system.files import write_bytes
 from tlkit.system.text import printable
 
 DARK = 16  # of 255: the white of 12-bit values in a 16-bit file
 LOOKS_DARK = f"no value above {DARK} of 255, as 12-bit values in a 16-bit file"
+LESS = "; free some, or lower TLKIT_DECODING_MB"
 MAX_INDEXED = 300_000  # images; 65 MB
 
 Pixels = npt.NDArray[np.uint8]
@@ -166,12 +167,16 @@ def look_at(
         path, sha256 = file
         if sha256 in known:
             return sha256, known[sha256]
-        content = read(path)
-        sha256 = hashlib.sha256(content).hexdigest()
-        try:
-            return sha256, known.get(sha256) or picture_of(decode(content))
-        except ImageError:
-            return sha256, None
+        with named_shortage(printable(path), LESS):
+            content = read(path)
+            sha256 = hashlib.sha256(content).hexdigest()
+            if sha256 in known:
+                return sha256, known[sha256]
+            try:
+                with decoded(content) as image:
+                    return sha256, picture_of(image)
+            except ImageError:
+                return sha256, None
 
     looks: list[tuple[str, Picture | None]] = []
     for found in in_parallel(look, zip(paths, hashes, strict=True), os.cpu_count() or 1):
@@ -207,7 +212,16 @@ def to_pixels(
     Raises:
         ImageError: If the file is not a sound image.
     """
-    image = decode(content)
+    with decoded(content) as image:
+        image = _resized(image, size, resize)
+    pixels = np.array(image, dtype=np.uint8)
+    if mask_center:
+        edge = round(size * (1 - mask_center) / 2)
+        pixels[edge : size - edge, edge : size - edge] = 0
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+def _resized(image: Image.Image, size: int, resize: Resize) -> Image.Image:
     box = None
     if resize == "pad":
         image = _padded(image, size)
@@ -215,12 +229,7 @@ def to_pixels(
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
         box = (left, top, left + side, top + side)
-    image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    pixels = np.array(image, dtype=np.uint8)
-    if mask_center:
-        edge = round(size * (1 - mask_center) / 2)
-        pixels[edge : size - edge, edge : size - edge] = 0
-    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def _padded(image: Image.Image, size: int) -> Image.Image:
@@ -263,9 +272,11 @@ class Reader:
 
         Raises:
             DataError: If it cannot be read; the message names the image.
+            ResourceError: If memory or handles are short.
         """
         try:
-            pixels = to_pixels(self.read(path), self.size, self.resize, self.mask_center)
+            with named_shortage(printable(path), LESS):
+                pixels = to_pixels(self.read(path), self.size, self.resize, self.mask_center)
         except (OSError, ImageError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise DataError(f"{printable(path)}: {reason}") from None
@@ -282,7 +293,7 @@ def in_parallel(
     work: Callable[[A], B], items: Iterable[A], workers: int, ahead: int = 64
 ) -> Iterator[B]:
     """Yield `work(item)` for each item, in order, computed by threads at most `ahead` ahead."""
-    with ThreadPoolExecutor(workers) as pool:
+    with named_shortage("images"), ThreadPoolExecutor(workers) as pool:
         left = iter(items)
         waiting = deque(pool.submit(work, item) for item in itertools.islice(left, ahead))
         try:

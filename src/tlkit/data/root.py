@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 from attrs import field, frozen
 
-MAX_FILE_BYTES = 512 << 20  # the largest image that is decoded, uncompressed, at 6 bytes per pixel
+from tlkit.system.limits import beyond, limit
+
 NOT_REGULAR = "is not a regular file"
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -122,6 +123,6 @@ def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, NOT_REGULAR)
-        if status.st_size > MAX_FILE_BYTES:
-            raise OSError(errno.EFBIG, f"has more than {MAX_FILE_BYTES >> 20} MiB")
+        if status.st_size > limit("TLKIT_MAX_FILE_MB") << 20:
+            raise OSError(errno.EFBIG, f"has {beyond('TLKIT_MAX_FILE_MB', ' MB')}")
         yield file, status

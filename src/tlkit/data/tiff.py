@@ -6,11 +6,17 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 339
+from tlkit.system.limits import beyond, limit
+
+SUBFILE, BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 254, 258, 262, 277, 339
 # The kinds of numbers: their bytes; for those of BigTIFF alone, also the shorter kind's number.
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
          16: 8, 17: 8, 18: 8}  # fmt: skip
 SHORTER = {16: (4, "Q", "I"), 17: (9, "q", "i"), 18: (13, "Q", "I")}
+
+
+class TiffError(ValueError):
+    """A TIFF file costs too much."""
 
 
 def readable_tiff(content: bytes) -> bytes:
@@ -44,6 +50,7 @@ def _classic(content: bytes) -> bytes:
     seen = set[int]()
     while place and place not in seen:
         seen.add(place)
+        _check_count(len(seen))
         tags = TiffTags(content, place)
         struct.pack_into(">I", out, link, len(out))
         table, values = struct.pack(">H", len(tags.entries)), b""
@@ -69,6 +76,30 @@ def _classic(content: bytes) -> bytes:
     return bytes(out)
 
 
+def full_pages(content: bytes) -> int:
+    """Return the number of a TIFF's pages that are not reduced copies of another.
+
+    Pillow's own count takes time by the square of the pages.
+
+    Raises:
+        TiffError: If it has too many pages.
+        struct.error: If the file is cut off.
+    """
+    page = TiffTags(content)
+    full, seen = 1, {0, page.place}
+    while page.next_page not in seen:
+        seen.add(page.next_page)
+        _check_count(len(seen) - 1)
+        page = TiffTags(content, page.next_page)
+        full += not page.is_reduced
+    return full
+
+
+def _check_count(pages: int) -> None:
+    if pages > limit("TLKIT_MAX_PAGES"):
+        raise TiffError(f"has {beyond('TLKIT_MAX_PAGES')} pages")
+
+
 class TiffTags:
     """The tags of one page of a TIFF, of which those with one short number can be changed."""
 
@@ -80,6 +111,7 @@ class TiffTags:
         self.entries: dict[int, tuple[int, int, bytes]] = {}
         if not place:  # the first page
             (place,) = self._numbers(self.forms[0], 8 if self.big else 4)
+        self.place = place
         (count,) = self._numbers(self.forms[1], place)
         place += self._size(self.forms[1])
         for _ in range(min(count, 65536)):
@@ -98,6 +130,12 @@ class TiffTags:
         """Return the value of a tag that has one short number."""
         kind, count, value = self.entries.get(tag, (0, 0, b""))
         return struct.unpack(f"{self.order}H", value[:2])[0] if (kind, count) == (3, 1) else default
+
+    @property
+    def is_reduced(self) -> bool:
+        """Return whether the page is a reduced copy of another."""
+        _, _, value = self.entries.get(SUBFILE, (0, 0, b"\0\0\0\0"))
+        return bool(value[0 if self.order == "<" else 3] & 1)
 
     def rewritten(self, changed: Mapping[int, int]) -> bytes:
         """Return the file with other values, as a copy of the tags at its end."""

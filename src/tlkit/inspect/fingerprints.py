@@ -11,10 +11,11 @@ import numpy.typing as npt
 from attrs import field, frozen
 from PIL import Image
 
-from tlkit.data.decoding import ImageError, decode, stored_as
-from tlkit.data.images import in_parallel, picture_of
+from tlkit.data.decoding import ImageError, decoded, stored_as
+from tlkit.data.images import LESS, in_parallel, picture_of
 from tlkit.data.near import Bits, difference_hash
 from tlkit.data.sources import LabeledImage, LabeledImages
+from tlkit.system.errors import named_shortage
 
 THUMB_SIDE = 48
 
@@ -67,7 +68,8 @@ def all_image_facts(
 
     def attempt(image: LabeledImage) -> ImageFacts | str:
         try:
-            return image_facts(image, labeled.root.read(image.path))
+            with named_shortage(image.where, LESS):
+                return image_facts(image, labeled.root.read(image.path))
         except OSError as error:
             return f"{image.where}: cannot be read: {error.strerror or error}"
         except ImageError as error:
@@ -91,14 +93,14 @@ def image_facts(image: LabeledImage, content: bytes) -> ImageFacts:
     Raises:
         ImageError: If it is not a sound image.
     """
-    picture = decode(content)
-    gray = picture.convert("L")
-    kind, mode = stored_as(content)
-    shown = picture_of(picture)
+    with decoded(content) as picture:
+        kind, mode = stored_as(content)
+        gray = picture.convert("L")
+        shown = picture_of(picture)
     return ImageFacts(
         image=image,
-        width=picture.width,
-        height=picture.height,
+        width=shown.width,
+        height=shown.height,
         format=kind,
         mode=mode,
         bytes=len(content),

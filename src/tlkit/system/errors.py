@@ -5,9 +5,18 @@ Messages have one shape: ``where: rule, got value; the way out``, on one line, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from attrs import frozen
+
+# What is short may be there again later, so it says nothing about the file that is read.
+SHORTAGES = frozenset(
+    {errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+    | {getattr(errno, name) for name in ("ESTALE", "EREMOTEIO", "ENOLCK") if hasattr(errno, name)}
+)
+NO_THREAD = "can't start new thread"  # Python's message
 
 
 class RenamedWarning(FutureWarning):
@@ -109,3 +118,23 @@ class NumericalError(TlkitError):
     """A number that is not finite came up in training."""
 
     exit_code = 9
+
+
+@contextmanager
+def named_shortage(name: object, then: str = "") -> Iterator[None]:
+    """Turn a shortage of the machine while something is read into a `ResourceError` that names it.
+
+    A shortage is never taken for a property of what is read.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise ResourceError(f"{name}: memory is too short for it{then}") from error
+    except OSError as error:
+        if error.errno not in SHORTAGES:
+            raise
+        raise ResourceError(f"{name}: cannot be read now: {error.strerror}{then}") from error
+    except RuntimeError as error:
+        if NO_THREAD not in str(error):
+            raise
+        raise ResourceError(f"{name}: no more threads can be started{then}") from error

@@ -1,0 +1,73 @@
+"""What one file may cost. Each limit is the machine's to set, by an environment variable.
+
+Nothing here imports anything of tlkit but the errors: exported scripts carry it along.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from tlkit.system.errors import ResourceError
+
+MAX_PIXELS = 81_000_000  # 9,000 × 9,000
+LIMITS: Mapping[str, int] = {
+    "TLKIT_MAX_PIXELS": MAX_PIXELS,  # that an image declares
+    "TLKIT_MAX_FILE_MB": 512,  # of an image file: the largest picture at 6 bytes per pixel
+    "TLKIT_MAX_UNPACKED_MB": 256,  # of a deflated DICOM file, and of each frame's data
+    "TLKIT_MAX_SCANS": 100,  # of a JPEG
+    "TLKIT_MAX_PAGES": 100,  # of a TIFF, reduced copies included
+    "TLKIT_MAX_METADATA_MB": 16,  # in a JPEG's segments
+    "TLKIT_DECODING_MB": 1024,  # for all images that are decoded at the same time
+}
+DECODED_BYTES = 12  # per pixel: the picture, its conversion, and what looks at it
+
+
+def limit(name: str) -> int:
+    """Return a limit: the environment variable of that name, or the default.
+
+    Raises:
+        ResourceError: If the variable is not a whole number above 0.
+    """
+    text = os.environ.get(name, "")
+    if not text:
+        return LIMITS[name]
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ResourceError(f"{name}: must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def beyond(name: str, unit: str = "") -> str:
+    """Return the end of a message: which limit was exceeded, and how it is set.
+
+    >>> beyond("TLKIT_MAX_SCANS")
+    'more than 100 (TLKIT_MAX_SCANS)'
+    """
+    return f"more than {limit(name):,}{unit} ({name})"
+
+
+class MemoryBudget:
+    """Memory that threads share: who wants more than is left waits; alone, one may have it all."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes while the body runs."""
+        total = limit("TLKIT_DECODING_MB") << 20
+        with self.changed:
+            self.changed.wait_for(lambda: not self.used or self.used + size <= total)
+            self.used += size
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.used -= size
+                self.changed.notify_all()
+
+
+decoding_budget = MemoryBudget()
