@@ -4,13 +4,15 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
   $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # `make` targets set up what they use by themselves.
 .PHONY: run quick test test-all lint type docs bench clean
 
 run: $(VENV)/run.stamp  ## train and evaluate experiment 3
 	$(BIN)/tlkit run examples/covidx/exp3.toml
+	@echo
+	@echo "To use tlkit from here: . $(BIN)/activate"
 
 quick: $(VENV)/test.stamp  ## the library's tests that need no Keras, in half a minute
 	$(BIN)/python -m pytest -n 2 -m "not slow" -p tests.quick \
@@ -39,6 +41,7 @@ clean:
 	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
+	@echo "Setting up .venv: TensorFlow and what it needs, 2.7 GB on disk. It takes some minutes."
 	@test -n "$(PYTHON)" || { echo "tlkit needs Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 

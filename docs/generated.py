@@ -230,7 +230,10 @@ def _command(command: Any, path: str) -> Iterator[str]:
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
     yield f"```text\n{usage}\n```\n"
     yield f"{inspect.cleandoc(command.help or '')}\n"
-    records = [parameter.get_help_record(context) for parameter in command.params]
+    if command.epilog and path != "tlkit":
+        example = command.epilog.removeprefix("Example: ").replace("\\[", "[")
+        yield f"```sh\n{example}\n```\n"
+    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
     shown = [(f"`{name}`", meaning) for name, meaning in filter(None, records)]
     if shown:
         yield _table(["argument or option", "meaning"], shown)

@@ -64,8 +64,9 @@ LINES = (  # all that progress looks like where it cannot be drawn
     r"\d+ images: .+",  # what `predict` found, class by class
     r"images: \d+ train, \d+ val, \d+ test; class weights: .+",
     r"weights: .+",
+    r"(epoch \d+/\d+  )?frozen layers: .+",  # if they take long
     r"stage \d+: \d+ epochs, [\d,]+ trainable parameters",
-    r"epoch \d+/\d+  loss .+  accuracy .+  val loss .+  val accuracy .+  rate .+",
+    r"epoch \d+/\d+  loss .+  accuracy .+  val loss .+  val accuracy .+",
     r"\d+ runs of \d+ variants?, all checked; results in .+",
     r"\[\d/\d\] .+  \(\d+ s\)",
 )
@@ -133,9 +134,9 @@ def test_progress_is_one_bar_on_a_terminal_and_plain_lines_through_a_pipe(
     started: list[str] = []
     start = ProgressBar.start
 
-    def noted(self: ProgressBar, what: str, total: int | None) -> None:
+    def noted(self: ProgressBar, what: str, *more: Any) -> None:
         started.append(what)
-        start(self, what, total)
+        start(self, what, *more)
 
     monkeypatch.setattr(ProgressBar, "start", noted)
     piped = run(command)

@@ -67,7 +67,7 @@ def test_every_command_and_option_is_on_the_page_of_the_command_line() -> None:
 
     def walk(command: Any, path: str) -> None:
         section = page.partition(f"## {path}\n")[2].partition("\n## ")[0] or page
-        for parameter in command.params:
+        for parameter in command.get_params(typer.Context(command)):
             assert any(f"`{option}" in section for option in parameter.opts) or (
                 f"`{parameter.metavar}" in section
             ), f"{path}: {parameter.name} is not on the page"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
+import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 import tlkit
+from tlkit.reports.console import style_of
 from tlkit.system.errors import (
     ConflictWarning,
     PartError,
@@ -28,14 +31,111 @@ from tlkit.system.text import printable, printable_lines
 # System errors that are not bugs in tlkit.
 DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS}
 
+TRAIN, TUNE, USE = "Train", "Find better settings", "Use a run"
+FIRST = ("init", "check", "run", "resume", "data")
+DATA, LOOK_UP, MACHINE = "Look at data", "Look up", "This machine"
+
+
+class Group(typer.core.TyperGroup):
+    """A group of commands, in the order in which they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands' names."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters as help shows them."""
+        return _shown(super().get_params(ctx))
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose usage line has the usual form: `FILE`, `[FILE]`, `RUN...`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters as help shows them."""
+        return _shown(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line."""
+        arguments = [p for p in self.get_params(ctx) if isinstance(p, typer.core.TyperArgument)]
+        names = [str(p.metavar) for p in arguments]
+        pairs = zip(names, arguments, strict=True)
+        return [
+            "[OPTIONS]",
+            *(n if p.required or n.startswith("[") else f"[{n}]" for n, p in pairs),
+        ]
+
+
+def _shown(params: list[Any]) -> list[Any]:
+    """Return parameters with their values' names in capitals, and none for flags."""
+    for parameter in params:
+        if parameter.metavar is None and isinstance(parameter, typer.core.TyperArgument):
+            parameter.metavar = f"{parameter.name}".upper()
+        elif parameter.metavar is None and getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return params
+
+
 app = typer.Typer(
     name="tlkit",
-    help="Compose, run and export transfer-learning image classifiers built from registered parts.",
+    cls=Group,
+    help="Train, evaluate and ship image classifiers by transfer learning.\n\n"
+    "Begin: tlkit init --from PHOTOS, a folder with a folder per class; without --from, on "
+    "handwritten digits. Then: tlkit run experiment.toml.",
+    epilog="tlkit VERB --help explains a verb with all its options.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def command(
+    panel: str | None, example: str, name: str | None = None, to: typer.Typer = app
+) -> Callable[[Function], Function]:
+    """Register a function as a command.
+
+    Args:
+        panel: Where `tlkit --help` lists it.
+        example: Its usual arguments.
+        name: Its name; unset: the function's.
+        to: The group of commands that it belongs to.
+    """
+
+    def register(function: Function) -> Function:
+        verb = name or function.__name__
+        group = "" if to is app else f"{to.info.name} "
+        usage = f"tlkit {group}{verb} {example}".rstrip().replace("[", "\\[")
+        summary = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
+        decorate = to.command(
+            verb,
+            cls=Command,
+            rich_help_panel=panel,
+            short_help=f"{summary}\n[dim]{usage}[/dim]",
+            epilog=f"Example: {usage}",
+        )
+        return decorate(function)
+
+    return register
+
+
+def echo(text: object, err: bool = False) -> None:
+    """Print lines, on a terminal in colors by what they say; NO_COLOR is honored."""
+    lines = str(text).split("\n")
+    if not os.environ.get("NO_COLOR"):
+        lines = [_styled(line, style_of(line)) for line in lines]
+    typer.echo("\n".join(lines), err=err)
+
+
+def _styled(line: str, style: str) -> str:
+    """Return a line with escape codes; `typer.echo` removes them where there is no terminal."""
+    if style == "bold":
+        return typer.style(line, bold=True)
+    return typer.style(line, fg=style) if style else line
+
 
 ExperimentFile = Annotated[Path, typer.Argument(help="The experiment's TOML file.", metavar="FILE")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")]
@@ -105,7 +205,8 @@ def main() -> NoReturn:
 def _end(error: Exception, message: str, code: int) -> NoReturn:
     if "--debug" in sys.argv:  # typer's parsed options are gone by now
         traceback.print_exception(error)
-    typer.echo(printable_lines(message), err=True)
+    text = printable_lines(message)
+    typer.echo(text if os.environ.get("NO_COLOR") else typer.style(text, fg="red"), err=True)
     sys.exit(code)
 
 
@@ -121,7 +222,7 @@ def _notes_on_stderr() -> Iterator[None]:
             show_others(message, category, *place, **more)
         elif str(message) not in shown:
             shown.add(str(message))
-            typer.echo(f"note: {printable(str(message))}", err=True)
+            echo(f"note: {printable(str(message))}", err=True)
 
     with warnings.catch_warnings():
         # Pillow warns about large images without naming them; tlkit names and refuses them itself.

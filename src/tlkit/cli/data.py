@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, app
+from tlkit.cli.app import DATA, AsJson, Group, app, command, echo
 from tlkit.system.text import first_lines, json_text, printable
 
 if TYPE_CHECKING:
     from tlkit.inspect.inspect import Inspection
     from tlkit.inspect.shortcuts import Shortcut
 
-data = typer.Typer(no_args_is_help=True, help="Inspect data, split them, verify a manifest.")
-app.add_typer(data, name="data")
+data = typer.Typer(
+    name="data",
+    cls=Group,
+    no_args_is_help=True,
+    short_help="Inspect data, split them, verify a manifest.\n[dim]tlkit data inspect photos[/dim]",
+    help="Inspect data, split them, verify a manifest.",
+)
+app.add_typer(data, rich_help_panel=DATA)
 
 Where = Annotated[
     Path,
@@ -53,7 +59,7 @@ Root = Annotated[
 DEFAULT_NEAR_BITS = 12  # tlkit.inspect.duplicates.NEAR_BITS, whose module imports NumPy
 
 
-@data.command("inspect")
+@command(None, "photos", "inspect", to=data)
 def data_inspect(
     path: Where,
     root: Root = None,
@@ -92,7 +98,7 @@ def data_inspect(
         raise tlkit.DataError(_listed(head, inspection.problems))
 
 
-@data.command("split")
+@command(None, "photos --out photos/manifest.csv", "split", to=data)
 def data_split(
     path: Where,
     out: Annotated[
@@ -141,12 +147,12 @@ def data_split(
     typer.echo(f"\n{result.groups} groups of one patient or of duplicates were kept together")
     if result.without_patient:
         note = f"{result.without_patient} images have no patient (--patient)"
-        typer.echo(f"note: {note}; of these only duplicates are kept together", err=True)
+        echo(f"note: {note}; of these only duplicates are kept together", err=True)
     _print_notes(result.notes)
-    typer.echo(f"\n{out}\nnext: tlkit data verify {shlex.quote(str(out))}")
+    echo(f"\n{out}\nnext: tlkit data verify {shlex.quote(str(out))}")
 
 
-@data.command("verify")
+@command(None, "photos/manifest.csv", "verify", to=data)
 def data_verify(
     manifest: Where,
     root: Root = None,
@@ -185,7 +191,7 @@ def data_verify(
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        typer.echo(f"note: {printable(note)}", err=True)
+        echo(f"note: {printable(note)}", err=True)
 
 
 def _inspection_text(inspection: Inspection) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tlkit.cli.app import PluginFiles, RunFolder, app
+from tlkit.cli.app import USE, PluginFiles, RunFolder, command
 from tlkit.cli.predict import Images, load_run, must_be_new, named_images, raise_rejected
 from tlkit.data.sources import Rejected
 from tlkit.reports.console import table
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tlkit.explain import Explainer
 
 
-@app.command()
+@command(USE, "runs/photos-1 new/1.jpg")
 def explain(
     run: RunFolder,
     images: Images,
@@ -54,7 +54,7 @@ def explain(
     ] = "grad_cam",
     plugins: PluginFiles = None,
 ) -> None:
-    """Draw where the model sees a class: one picture per image, and a CSV file.
+    """Draw where the model sees a class, one picture per image.
 
     A heatmap shows what the model uses, not whether it is right to use it. Each is scaled to its
     own maximum, so heatmaps of different images cannot be compared in strength.

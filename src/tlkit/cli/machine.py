@@ -19,7 +19,7 @@ import typer
 from attrs import frozen
 
 import tlkit
-from tlkit.cli.app import AsJson, app
+from tlkit.cli.app import MACHINE, AsJson, Group, app, command
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ResourceError, TlkitError
 from tlkit.system.keras import processor, start_keras
@@ -27,8 +27,14 @@ from tlkit.system.keras import processor, start_keras
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-cache_app = typer.Typer(no_args_is_help=True, help="The cache of frozen layers' features.")
-app.add_typer(cache_app, name="cache")
+cache_app = typer.Typer(
+    name="cache",
+    cls=Group,
+    no_args_is_help=True,
+    short_help="The cache of frozen layers' features.\n[dim]tlkit cache info[/dim]",
+    help="The cache of frozen layers' features.",
+)
+app.add_typer(cache_app, rich_help_panel=MACHINE)
 
 State = Literal["ok", "note", "problem"]
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
@@ -242,11 +248,12 @@ def _gb(size: float) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-@app.command()
+@command(MACHINE, "")
 def doctor(as_json: AsJson = False) -> None:
-    """Check versions, processor, disk, weights and extras; exit 8 if something does not work.
+    """Check versions, processor, disk, weights and extras.
 
-    Changes and downloads nothing. A line with - is a note, one with ! a problem.
+    The exit code is 8 if something does not work. Changes and downloads nothing. A line with - is
+    a note, one with ! a problem.
     """
     findings = diagnose()
     problems = [finding for finding in findings if finding.state == "problem"]
@@ -266,7 +273,7 @@ def doctor(as_json: AsJson = False) -> None:
         raise ResourceError("\n".join(f"{p.name}: {p.value}; {p.advice}" for p in problems))
 
 
-@cache_app.command("info")
+@command(None, "", "info", to=cache_app)
 def cache_info(as_json: AsJson = False) -> None:
     """Show the cache's folder, number of entries, size and size limit."""
     cache = FeatureCache(default_folder())
@@ -279,14 +286,14 @@ def cache_info(as_json: AsJson = False) -> None:
     typer.echo(f"{cache.folder}: {len(entries)} entries, {used / 1e9:.2f} of {limit / 1e9:.1f} GB")
 
 
-@cache_app.command("clear")
+@command(None, "", "clear", to=cache_app)
 def cache_clear() -> None:
     """Remove every entry."""
     freed = FeatureCache(default_folder()).clear()
     typer.echo(f"freed {freed / 1e9:.2f} GB")
 
 
-@cache_app.command("path")
+@command(None, "", "path", to=cache_app)
 def cache_path() -> None:
     """Print the cache's folder."""
     typer.echo(default_folder())

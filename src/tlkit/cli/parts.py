@@ -12,11 +12,11 @@ import attrs
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, Overrides, app
+from tlkit.cli.app import LOOK_UP, TRAIN, AsJson, Overrides, command, echo
 from tlkit.cli.predict import must_be_new
 
 
-@app.command()
+@command(LOOK_UP, "vgg16 --head pooled --classes 3")
 def layers(
     backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
     head: Annotated[str | None, typer.Option(help="A head's name; numbers its layers too.")] = None,
@@ -24,7 +24,7 @@ def layers(
     image_size: Annotated[int | None, typer.Option(help="Height and width, in pixels.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Print the numbered layers of a backbone, and of a head if one is given.
+    """Print the numbered layers of a backbone, with a head or not.
 
     --set changes the backbone's keys: tlkit layers keras_hub --set 'preset="resnet_50_imagenet"'.
     """
@@ -46,7 +46,7 @@ def layers(
     typer.echo(f"{table.params:,} parameters")
 
 
-@app.command("list")
+@command(LOOK_UP, "backbones 'resnet*'", "list")
 def list_parts(
     kind: Annotated[
         str | None, typer.Argument(help="A kind, such as backbones; unset: all.")
@@ -123,7 +123,7 @@ def _facts(kind: str, name: str) -> dict[str, Any]:
     return {"params": backbone.params, "image_size": backbone.image_size}
 
 
-@app.command()
+@command(LOOK_UP, "natural --preview sheets")
 def info(
     name: Annotated[str, typer.Argument(help="The name of a part.")],
     preview: Annotated[
@@ -139,7 +139,7 @@ def info(
     image_px: Annotated[int, typer.Option(min=32, help="Side of each picture, in pixels.")] = 224,
     overrides: Overrides = None,
 ) -> None:
-    """Describe a part: what it does, where it comes from, its keys; or preview an augmentation."""
+    """Describe a part and its keys, or preview an augmentation."""
     if preview is not None:
         _preview(name, preview, image or [], image_px, overrides or [])
         return
@@ -196,7 +196,7 @@ def _preview(
     typer.echo(path)
 
 
-@app.command()
+@command(TRAIN, "--from photos --out photos.toml")
 def init(
     data: Annotated[
         Path | None,
@@ -227,17 +227,20 @@ def init(
     because = f", because of {made.reason}" if made.reason else ""
     typer.echo(f"{out}: recipe {made.recipe}{because}")
     typer.echo(cost_text(tlkit.check(out)))
-    typer.echo(f"next: tlkit check {shlex.quote(str(out))}")
+    echo(f"next: tlkit check {shlex.quote(str(out))}")
 
 
-@app.command()
+@command(LOOK_UP, "> experiment.schema.json")
 def schema(
     file: Annotated[
         Path | None,
         typer.Argument(help="An experiment file whose own parts to include.", metavar="[FILE]"),
     ] = None,
 ) -> None:
-    """Print a JSON schema of experiment files, for editors; imports every installed part."""
+    """Print a JSON schema of experiment files, for editors.
+
+    Imports every installed part.
+    """
     from tlkit.config.schema import json_schema
     from tlkit.config.toml import own_parts
 
@@ -245,4 +248,4 @@ def schema(
         contents, broken = json_schema()
     typer.echo(json.dumps(contents, indent=2, ensure_ascii=False))
     for note in broken:
-        typer.echo(f"note: left out: {note}", err=True)
+        echo(f"note: left out: {note}", err=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
+from tlkit.cli.app import USE, AsJson, PluginFiles, RunFolder, command, echo
 from tlkit.cli.listing import MANY_CLASSES, Format, Listing
 from tlkit.data.root import ImageRoot
 from tlkit.data.sources import STDIN, Rejected, image_files
@@ -94,7 +94,7 @@ def named_images(
 def print_notes(notes: Iterable[str]) -> None:
     """Print notes on standard error."""
     for note in notes:
-        typer.echo(f"note: {printable(note)}", err=True)
+        echo(f"note: {printable(note)}", err=True)
 
 
 def collect_rejected(
@@ -119,7 +119,7 @@ def must_be_new(path: Path | None, option: str) -> None:
         raise typer.BadParameter(f"{path}: exists; {choose_another(option)}", param_hint=option)
 
 
-@app.command()
+@command(USE, "runs/photos-1 new/*.jpg --format csv")
 def predict(
     run: RunFolder,
     images: Images,
@@ -243,7 +243,7 @@ def _npy_rows(path: Path) -> Iterator[AddRow]:
         assert write_header(count) == end  # NumPy leaves room for the first axis to grow
 
 
-@app.command()
+@command(USE, "runs/photos-1 --data other-photos")
 def evaluate(
     run: RunFolder,
     data: Annotated[
@@ -261,7 +261,10 @@ def evaluate(
     plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a finished run on labeled images, also by source if the manifest has several."""
+    """Score a finished run on labeled images.
+
+    If a manifest has several sources, each is scored on its own too.
+    """
     must_be_new(out, "--out")
     evaluation = load_run(run, plugins).evaluate(data, split, root)
     print_notes(evaluation.notes)
@@ -272,11 +275,11 @@ def evaluate(
         more = {"sources": sources, "caveats": list(evaluation.caveats)}
         typer.echo(json_text(evaluation.scores.as_json() | more))
         return
-    typer.echo(scores_text(printable(data), evaluation.scores))
+    echo(scores_text(printable(data), evaluation.scores))
     if evaluation.sources:
         typer.echo(f"\n{_sources_text(evaluation.sources)}")
     if evaluation.caveats:
-        typer.echo(f"\n{caveats_text(evaluation.caveats)}")
+        echo(f"\n{caveats_text(evaluation.caveats)}")
     if out is not None:
         typer.echo(f"\nmetrics and predictions: {out}")
 

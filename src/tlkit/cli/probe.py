@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, app
+from tlkit.cli.app import TUNE, AsJson, command, echo
 from tlkit.cli.data import Patient, Where
 from tlkit.cli.run import run_json, show_run, stoppable
 from tlkit.system.text import json_text, printable, shell_quoted
@@ -22,7 +22,7 @@ class Recipe(StrEnum):
     fine_tune = "fine_tune"
 
 
-@app.command()
+@command(TUNE, "photos")
 def probe(
     data: Where,
     out: Annotated[
@@ -81,7 +81,7 @@ def probe(
     elif finished:
         show_run(finished)
     else:
-        typer.echo(f"next: tlkit run {printable(shell_quoted(result.experiment))}")
+        echo(f"next: tlkit run {printable(shell_quoted(result.experiment))}")
 
 
 def _experiment(result: tlkit.ProbeResult, recipe: Recipe) -> Path:
@@ -104,6 +104,6 @@ def _show(result: tlkit.ProbeResult) -> None:
     from tlkit.probes.page import probe_text
 
     for note in result.notes:
-        typer.echo(f"note: {printable(note)}", err=True)
+        echo(f"note: {printable(note)}", err=True)
     typer.echo(probe_text(result))
     typer.echo(f"\npage: {printable(result.folder / 'probe.html')}")

@@ -12,7 +12,7 @@ import attrs
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, PluginFiles, RunFolder, app
+from tlkit.cli.app import USE, AsJson, PluginFiles, RunFolder, command, echo
 from tlkit.cli.predict import must_be_new
 from tlkit.reports.console import table
 from tlkit.system.text import json_text, printable, shell_quoted
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_VALUE = 40  # characters of a setting's value on a terminal
 
 
-@app.command()
+@command(USE, "runs/photos-1 runs/photos-2")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", metavar="RUN...")],
     out: Annotated[
@@ -32,7 +32,7 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: settings that differ, results, and whether the difference is chance.
+    """Compare runs: what differs, and whether it is chance.
 
     Each run is compared with the first on the images that both were evaluated on, with McNemar's
     exact test and a 95 % interval of the difference in accuracy.
@@ -51,7 +51,7 @@ def compare(
         typer.echo(json_text(_comparison_json(compared, pairs)))
         return
     for note in notes(compared):
-        typer.echo(f"note: {printable(note)}", err=True)
+        echo(f"note: {printable(note)}", err=True)
     typer.echo(_comparison_text(compared, pairs))
     if out is not None:
         typer.echo(f"\npage: {out}")
@@ -97,7 +97,7 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
 
 
-@app.command()
+@command(USE, "runs/photos-1")
 def report(
     run: RunFolder,
     data: Annotated[
@@ -113,7 +113,7 @@ def report(
     """
     written = tlkit.report(run, data=data, plugins=plugins or [])
     if written.note:
-        typer.echo(f"note: no images in the report: {written.note}", err=True)
+        echo(f"note: no images in the report: {written.note}", err=True)
     typer.echo(f"report: {written.path}\nmodel card: {written.path.parent / 'MODEL_CARD.md'}")
 
 
@@ -125,7 +125,7 @@ class To(StrEnum):
     onnx = "onnx"
 
 
-@app.command()
+@command(USE, "runs/photos-1 --to onnx")
 def export(
     run: RunFolder,
     to: Annotated[
@@ -142,9 +142,9 @@ def export(
     plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's model for programs without tlkit: pixels in, probabilities out.
+    """Write a run's model for programs without tlkit.
 
-    The model includes the preprocessing: its input is RGB pixels from 0 to 255.
+    The model includes the preprocessing: RGB pixels from 0 to 255 in, probabilities out.
 
     Next to it are model.json, with the class names, and predict.py, which shows how to use it.
     """
@@ -157,7 +157,7 @@ def export(
     typer.echo(f"{done.file}: (batch, {size}, {size}, 3) float32, RGB from 0 to 255, to")
     typer.echo(f"probabilities of {', '.join(done.classes)}")
     if done.difference is None:
-        typer.echo("note: not tested, because onnxruntime is not installed", err=True)
+        echo("note: not tested, because onnxruntime is not installed", err=True)
     else:
         typer.echo(f"tested: differs from the run's probabilities by at most {done.difference:.1g}")
-    typer.echo(f"next: python {shell_quoted(done.folder / 'predict.py')} IMAGE...")
+    echo(f"next: python {shell_quoted(done.folder / 'predict.py')} IMAGE...")

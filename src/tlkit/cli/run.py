@@ -12,14 +12,14 @@ import attrs
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, ExperimentFile, Overrides, PluginFiles, app
+from tlkit.cli.app import TRAIN, TUNE, AsJson, ExperimentFile, Overrides, PluginFiles, command, echo
 from tlkit.reports import console
 from tlkit.system.signals import raise_on_signal
 from tlkit.system.text import json_text, printable, shell_quoted
 from tlkit.train.callback import Callback
 
 
-@app.command()
+@command(TRAIN, "photos.toml")
 def run(
     file: ExperimentFile,
     out: Annotated[
@@ -35,7 +35,7 @@ def run(
     show_run(finished, as_json)
 
 
-@app.command()
+@command(TRAIN, "runs/photos-1")
 def resume(
     run: Annotated[Path, typer.Argument(help="The folder of an unfinished run.", metavar="RUN")],
     data: Annotated[
@@ -53,7 +53,7 @@ def resume(
     plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue a run that was stopped. The result is the same, byte for byte."""
+    """Continue a stopped run; the result is the same, byte for byte."""
     early = f"interrupted before the run continued; continue with: tlkit resume {shell_quoted(run)}"
     with stoppable(early) as callback:
         finished = tlkit.resume(
@@ -104,31 +104,31 @@ def show_run(run: tlkit.Run, as_json: bool = False) -> None:
     from tlkit.runfolder.folder import RunFolder
     from tlkit.runfolder.record import read_run
 
-    typer.echo(console.scores_text(run.plan.evaluated_on, run.result))
+    echo(console.scores_text(run.plan.evaluated_on, run.result))
     record = read_run(RunFolder(run.folder))
-    typer.echo(f"\n{kept_text(run, record.metrics.refit_images)}")
+    echo(f"\n{kept_text(run, record.metrics.refit_images)}")
     if run.experiment.reference:
         cited = cited_figures(run.experiment.reference, run.plan.classes)
-        typer.echo("\n" + console.references_text(figures(run.result), cited))
+        echo("\n" + console.references_text(figures(run.result), cited))
         for reference in () if run.plan.stand_in else run.experiment.reference:
             for text in remarks(run.result, reference):
-                typer.echo(f"! {printable(reference.source)}: {text}")
+                echo(f"! {printable(reference.source)}: {text}")
     if phases := phases_text(record):
-        typer.echo(f"\n{phases}")
+        echo(f"\n{phases}")
     if record.calibration:
-        typer.echo("\n" + printable(record.calibration_text))
+        echo("\n" + printable(record.calibration_text))
     if warnings := caveats(record):
-        typer.echo("\n" + console.caveats_text(warnings))
+        echo("\n" + console.caveats_text(warnings))
     if run.plan.stand_in:
-        typer.echo("\n" + console.stand_in_banner(run.plan.stand_in))
+        echo("\n" + console.stand_in_banner(run.plan.stand_in))
     findings = diagnose(record)
     if findings:
-        typer.echo(f"\nwhat to change (docs: {PAGE})")
-        typer.echo("\n".join(f"- {printable(str(finding))}" for finding in findings))
+        echo(f"\nwhat to change (docs: {PAGE})")
+        echo("\n".join(f"- {printable(str(finding))}" for finding in findings))
     folder = printable(run.folder)
-    typer.echo(f"\nreport: {printable(run.folder / 'report.html')}\nrun folder: {folder}")
+    echo(f"\nreport: {printable(run.folder / 'report.html')}\nrun folder: {folder}")
     for step in next_steps(record, folder, findings):
-        typer.echo(f"next: {step}")
+        echo(f"next: {step}")
 
 
 def kept_text(run: tlkit.Run, refit_images: int | None = None) -> str:
@@ -146,7 +146,7 @@ def kept_text(run: tlkit.Run, refit_images: int | None = None) -> str:
     )
 
 
-@app.command()
+@command(TRAIN, "photos.toml --set backbone.name=resnet50")
 def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a run would do, without doing it."""
     from tlkit.reports.progress import Terminal  # needs rich
@@ -157,16 +157,16 @@ def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = F
     finally:
         callback.close()
     for note in plan.notes:
-        typer.echo(f"note: {printable(note)}", err=True)
+        echo(f"note: {printable(note)}", err=True)
     if as_json:
         typer.echo(json_text(plan.as_json()))
         return
     from tlkit.train.cost import cost_text
 
-    typer.echo(f"{console.plan_text(plan)}\n\n{cost_text(plan)}")
+    echo(f"{console.plan_text(plan)}\n\n{cost_text(plan)}")
 
 
-@app.command("lr-find")
+@command(TUNE, "photos.toml", "lr-find")
 def lr_find(
     file: ExperimentFile,
     out: Annotated[
@@ -181,7 +181,7 @@ def lr_find(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Suggest a learning rate: train briefly while it rises, and plot the loss."""
+    """Suggest a learning rate from a short run in which it rises."""
     from tlkit.reports.progress import Terminal  # needs rich
 
     callback = Terminal()
@@ -209,4 +209,4 @@ def lr_find(
     if curve.suggestion is not None:
         rate = f"optimizer.learning_rate={curve.suggestion:.2g}"
         settings = [f"--set {shell_quoted(text)}" for text in (*(overrides or []), rate)]
-        typer.echo(f"next: tlkit run {shell_quoted(file)} {' '.join(settings)}")
+        echo(f"next: tlkit run {shell_quoted(file)} {' '.join(settings)}")

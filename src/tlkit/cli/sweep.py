@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, app
+from tlkit.cli.app import TUNE, AsJson, command, echo
 from tlkit.data.splits import SPLITS
 from tlkit.reports.console import table
 from tlkit.system.text import json_text, shell_quoted
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tlkit.sweeps.trials import Trials
 
 
-@app.command("sweep")
+@command(TUNE, "photos.toml --seeds 0-4 --set head.depths=[1,3]", "sweep")
 def sweep(
     file: Annotated[
         Path | None,
@@ -50,7 +50,7 @@ def sweep(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study many times: every combination of values, with every seed and fold.
+    """Run a study for every combination of values, seeds and folds.
 
     All runs are checked before the first one starts; a run that fails does not end the others.
     With data.folds = 5, all five folds are run and pooled. The tables show the mean and standard
@@ -85,7 +85,7 @@ def sweep(
             done = tlkit.resume_sweep(resume, callback=callback)
     except KeyboardInterrupt as stop:
         command = f"tlkit sweep --resume {shell_quoted(callback.folder)}"
-        typer.echo("interrupted" + (f"; next: {command}" if callback.folder else ""), err=True)
+        echo("interrupted" + (f"; next: {command}" if callback.folder else ""), err=True)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
     typer.echo(json_text(_as_json(done)) if as_json else sweep_text(done))
     if done.failed:

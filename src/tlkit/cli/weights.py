@@ -9,16 +9,22 @@ from typing import Annotated, Any
 import typer
 
 import tlkit
-from tlkit.cli.app import AsJson, Overrides, app
+from tlkit.cli.app import MACHINE, AsJson, Group, Overrides, app, command
 
-weights_app = typer.Typer(no_args_is_help=True, help="Pretrained weights on this machine.")
-app.add_typer(weights_app, name="weights")
+weights_app = typer.Typer(
+    name="weights",
+    cls=Group,
+    no_args_is_help=True,
+    short_help="Pretrained weights on this machine.\n[dim]tlkit weights list[/dim]",
+    help="Pretrained weights on this machine.",
+)
+app.add_typer(weights_app, rich_help_panel=MACHINE)
 
 Name = Annotated[str, typer.Argument(help="The backbone's name.", metavar="BACKBONE")]
 Folder = Annotated[Path, typer.Argument(help="A folder that `pack` has written.", metavar="DIR")]
 
 
-@weights_app.command("list")
+@command(None, "", "list", to=weights_app)
 def weights_list(as_json: AsJson = False) -> None:
     """List the backbones whose pretrained weights are here; downloads nothing."""
     from tlkit.parts.available import SHELF, available_backbones
@@ -36,7 +42,7 @@ def weights_list(as_json: AsJson = False) -> None:
         typer.echo(f"none; `tlkit weights fetch`, an extra (tlkit doctor), or {SHELF}=FOLDER")
 
 
-@weights_app.command()
+@command(None, "resnet50", to=weights_app)
 def fetch(backbone: Name) -> None:
     """Download Keras's ImageNet file of a backbone now, into Keras's own folder."""
     from tlkit.parts.available import published_files
@@ -49,7 +55,7 @@ def fetch(backbone: Name) -> None:
     typer.echo(path)
 
 
-@weights_app.command()
+@command(None, "resnet50 --out share/resnet50", to=weights_app)
 def pack(
     backbone: Name,
     out: Annotated[Path, typer.Option(help="A new folder.", metavar="DIR")],
@@ -78,7 +84,7 @@ def pack(
     typer.echo(f"{out}\n{card.backbone}, {card.source}, SHA-256 {card.sha256}")
 
 
-@weights_app.command()
+@command(None, "share/resnet50", to=weights_app)
 def verify(folder: Folder, as_json: AsJson = False) -> None:
     """Check a packed folder: hash, names, shapes, and the features of a drawn picture."""
     from attrs import asdict

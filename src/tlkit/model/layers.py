@@ -19,6 +19,7 @@ from tlkit.system.text import first_lines, nearest
 
 HEAD = "head"
 BLOCKS = "blocks:"  # the beginning of a range of blocks
+MAX_WIDTH = 80  # of a table, in columns
 SHOWN_ROWS = 5  # of a table in a message; a network may have hundreds of layers
 RANGE = re.compile(r"\s*(\d{1,9})?\s*([-–])?\s*(\d{1,9})?\s*", re.ASCII)
 
@@ -352,7 +353,10 @@ class LayerTable:
         return "\n".join([head, *(rows[n - 1] for n in sorted(islice(numbers, SHOWN_ROWS)))])
 
     def render(self, rates: Sequence[float] | None = None) -> str:
-        """Return the table as text, with a column for `rates` if given."""
+        """Return the table as text, with a column for `rates` if given.
+
+        The layers' kinds are left out if it would be wider than 80 columns.
+        """
         head = ["no.", "layer", "kind", "block", "output", "parameters"]
         rows = [
             [str(n), x.name, x.kind, x.block, "×".join(map(str, x.output_shape)),
@@ -364,18 +368,27 @@ class LayerTable:
             head.append("rate")
             for row, rate in zip(rows, rates, strict=True):
                 row.append(f"{rate:g}" if rate else "frozen")
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        table = [head, *rows]
+        if _width(table) > MAX_WIDTH:
+            kind = head.index("kind")
+            table = [[*row[:kind], *row[kind + 1 :]] for row in table]
         right = {"no.", "parameters", "rate"}
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         return "\n".join(
             "  ".join(
                 cell.rjust(width) if title in right else cell.ljust(width)
-                for title, cell, width in zip(head, row, widths, strict=True)
+                for title, cell, width in zip(table[0], row, widths, strict=True)
             ).rstrip()
-            for row in [head, *rows]
+            for row in table
         )
 
     def __str__(self) -> str:
         return self.render()
+
+
+def _width(table: Sequence[Sequence[str]]) -> int:
+    columns = list(zip(*table, strict=True))
+    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
 
 
 def holds_batch_norm(batch_norm: str, block: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,26 @@ if TYPE_CHECKING:  # so that the command line, which imports this module, starts
     from tlkit.metrics.scores import ClassScores, Scores
     from tlkit.train.plan import Plan, PlannedStage
 
-MAX_WIDTH = 100  # of a confusion matrix, in columns
+MAX_WIDTH = 80  # of a table with a column for each class
 MAX_NAME = 32  # of a class, in characters
 MOST_CLASSES = 20  # that are listed if a column for each is too wide
 PEAKS = 8  # confused pairs that are listed if the matrix is too wide
 CLASS_METRICS = ("precision", "recall", "specificity", "auroc")
+STYLES = (  # of lines on a terminal, by how they begin
+    (re.compile(r"! |={9}|  STAND-IN DATA|warning: "), "yellow"),
+    (re.compile(r"note: "), "cyan"),
+    (re.compile(r"next: "), "green"),
+    (re.compile(r"\S.*: accuracy \d"), "bold"),
+)
+
+
+def style_of(line: str) -> str:
+    """Return how a line is shown on a terminal: a color, `bold`, or nothing.
+
+    >>> style_of("! few: 12 images"), style_of("test: accuracy 93.1 %"), style_of("images: 3")
+    ('yellow', 'bold', '')
+    """
+    return next((style for form, style in STYLES if form.match(line)), "")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -117,7 +133,7 @@ def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
     if not planned.cut:
         frozen = "no frozen layers before the first trained layer"
     params = f"{planned.trainable_params:,} trainable of {plan.layers.params:,} parameters"
-    return f"{head}\n{plan.layers.render(stage.lr_multipliers)}\n{params}; {frozen}"
+    return f"{head}\n{plan.layers.render(stage.lr_multipliers)}\n{params}\n{frozen}"
 
 
 def scores_text(split: str, scores: Scores) -> str:

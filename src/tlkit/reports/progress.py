@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,15 +13,16 @@ from rich.text import Text
 
 from tlkit.data.splits import Splits
 from tlkit.metrics.intervals import format_value
-from tlkit.reports.console import leakage_text, stand_in_banner
+from tlkit.reports.console import leakage_text, stand_in_banner, style_of
 from tlkit.system.text import printable_lines
 from tlkit.train.callback import Callback, Epoch
-from tlkit.train.cost import cost_text
+from tlkit.train.cost import available_cores, cost_text, duration_text, stage_works
 from tlkit.train.plan import Plan, PlannedStage
 from tlkit.weights.earlier_run import lineage
 
 T = TypeVar("T")
 MANY = 2000  # images that take about a second to decode, or more
+LINE_EVERY_S = 10.0  # without a bar: how often a line tells how far it is
 
 
 class ProgressBar:
@@ -39,27 +41,39 @@ class ProgressBar:
         """Return whether the bar is on the screen."""
         return self._bar is not None
 
-    def start(self, text: str, total: int | None) -> None:
-        """Show a bar, instead of any earlier one."""
+    def start(self, text: str, total: float | None, left: str | None = None) -> None:
+        """Show a bar, instead of any earlier one.
+
+        Args:
+            text: What is done.
+            total: How much there is to do.
+            left: The time that is left; None: counts, and the time that follows from them.
+        """
         self.stop()
         if not self.console.is_terminal:
             return
+        counted = (MofNCompleteColumn(), TimeRemainingColumn())
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=20 if left is None else 12),
+            *(counted if left is None else [TextColumn("{task.fields[left]}", markup=False)]),
         )
         self._bar = Progress(*columns, console=self.console, transient=True)
-        self._bar.add_task(text, total=total)
+        self._bar.add_task(text, total=total, left=left)
         self._bar.start()
 
     def update(
-        self, done: int | None = None, text: str | None = None, total: int | None = None
+        self,
+        done: float | None = None,
+        text: str | None = None,
+        total: float | None = None,
+        left: str | None = None,
     ) -> None:
         """Change what the bar shows; what is None stays."""
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, description=text, total=total)
+            more: dict[str, Any] = {} if left is None else {"left": left}
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=done, description=text, total=total, **more)
 
     def stop(self) -> None:
         """Remove the bar."""
@@ -91,19 +105,63 @@ def counting_bar(text: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, count: bar.update(done, total=count)
 
 
+class TimeLeft:
+    """The time that is left of a run: from the estimate at first, then from what is done."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.stages = stage_works(plan)
+        self.first_epochs = [planned.first_epoch for planned in plan.stages]
+        self.cores = available_cores()
+        self.stage = 0
+        self.done = 0.0  # in estimated seconds on one core, as is `left`
+        self.left = sum(stage.left(0) for stage in self.stages)
+        self._started = time.perf_counter()
+        self._epoch = 0.0  # of the epoch, what is done
+
+    def begin(self, number: int) -> None:
+        """Begin a stage, or continue with it after epoch `number` of the run was announced."""
+        done = max(0, number - self.first_epochs[self.stage])
+        later = sum(stage.left(0) for stage in self.stages[self.stage + 1 :])
+        self.left, self._epoch = self.stages[self.stage].left(done) + later, 0.0
+
+    def images(self, count: int) -> None:
+        """So many images have gone through the frozen layers."""
+        self._add(count * self.stages[self.stage].prefix)
+
+    def batch(self, share: float) -> None:
+        """This share of an epoch's training images is done."""
+        work = share * self.stages[self.stage].epoch
+        self._add(work - self._epoch)
+        self._epoch = work
+
+    def _add(self, work: float) -> None:
+        self.done, self.left = self.done + work, max(0.0, self.left - work)
+
+    def __str__(self) -> str:
+        if self.done < 0.05 * (self.done + self.left):
+            return f"about {duration_text(self.left / self.cores)} left"
+        elapsed = time.perf_counter() - self._started
+        return f"about {duration_text(elapsed * self.left / self.done)} left"
+
+
 class Terminal(Callback):
     """Shows a run's progress: bars on a terminal, otherwise one line per epoch."""
 
     def __init__(self) -> None:
         self._bar = ProgressBar()
         self._epoch = ""
-        self._before = 0  # images of the epochs before this one
         self._rate = "rate"  # what `on_batch_end` calls it
+        self._said = ""  # the rate of the last line
+        self._images = self._through = 0  # of an epoch; those that the frozen layers have done
+        self._time: TimeLeft | None = None
+        self._next_line = 0.0  # when a line may tell how far it is, where there is no bar
+        self._started = time.perf_counter()
         self._printed: set[str] = set()
 
     def say(self, text: str) -> None:
         """Print lines, with control characters made visible."""
-        self._bar.console.print(Text(printable_lines(text)), soft_wrap=True)
+        for line in printable_lines(text).split("\n"):
+            self._bar.console.print(Text(line, style_of(line)), soft_wrap=True)
 
     def close(self) -> None:
         """Remove a bar that is still shown."""
@@ -115,6 +173,7 @@ class Terminal(Callback):
             self.say(stand_in_banner(plan.stand_in))
         self._summary(plan, splits)
         self.say(cost_text(plan))
+        self._time = TimeLeft(plan)
         if plan.evaluated_on == "val":
             self.on_note("there is no test split; results will be on val")
 
@@ -166,15 +225,41 @@ class Terminal(Callback):
 
     def on_features_progress(self, split: str, done: int, count: int) -> None:
         """Show progress through the frozen layers, in the run's bar if there is one."""
-        text = f"{self._epoch}  frozen layers: {done}/{count} {split} images".strip()
+        if self._time and self._epoch:
+            self._time.images(done - self._through if done > self._through else done)
+            self._through = done if done < count else 0
+            text = f"{self._epoch}  frozen layers: {done}/{count} {split} images"
+            self._show(text)
+            return
+        text = f"frozen layers: {done}/{count} {split} images"
         if not self._bar.shown:
             self._bar.start(text, count)
-        if self._epoch:
-            self._bar.update(text=text)
-            return
         self._bar.update(done, text)
+        self._line(text)
         if done == count:
             self._bar.stop()
+
+    def _show(self, text: str) -> None:
+        """Show how far the run is: in its bar, or in a line now and then."""
+        time_left = self._time
+        if time_left is None:
+            self._bar.update(text=text)
+        else:
+            whole = time_left.done + time_left.left
+            self._bar.update(time_left.done, text, whole, left=str(time_left))
+            self._line(f"{text}; {time_left}")
+
+    def _line(self, text: str) -> None:
+        """Say how far it is, where there is no bar, if nothing was said for some seconds."""
+        now = time.perf_counter()
+        if not self._bar.shown and now >= self._next_line:
+            if self._next_line:
+                self.say(text)
+            self._next_line = now + self._pause()
+
+    def _pause(self) -> float:
+        """Return how long to say nothing: longer in a long run."""
+        return max(LINE_EVERY_S, 0.05 * (time.perf_counter() - self._started))
 
     def on_backbone_begin(self, name: str, number: int, count: int) -> None:
         """Print the backbone's name."""
@@ -185,7 +270,10 @@ class Terminal(Callback):
         """Print what the stage trains."""
         self._bar.stop()
         self._epoch = ""
-        self._rate = "L2" if planned.l2 else "rate"
+        self._rate, self._said = "L2" if planned.l2 else "rate", ""
+        if self._time:
+            self._time.stage = number - 1
+            self._time.begin(0)
         epochs = "strengths of L2 regularization" if planned.l2 else "epochs"
         self.say(
             f"stage {number}: {planned.stage.epochs} {epochs}, "
@@ -193,22 +281,34 @@ class Terminal(Callback):
         )
 
     def on_epoch_begin(self, epoch: int, epochs: int, images: int) -> None:
-        """Start the bar with the first epoch; it spans all of them, as does its remaining time."""
-        self._epoch = f"epoch {epoch}/{epochs}"
-        self._before = (epoch - 1) * images
+        """Start the bar with the first epoch; it spans the whole run, as does the time left."""
+        self._epoch, self._images, self._through = f"epoch {epoch}/{epochs}", images, 0
+        if self._time is None:
+            if not self._bar.shown:
+                self._bar.start(self._epoch, epochs * images)
+            return
+        self._time.begin(epoch)
         if not self._bar.shown:
-            self._bar.start(self._epoch, epochs * images)
+            self._bar.start(self._epoch, self._time.done + self._time.left, str(self._time))
+        self._show(self._epoch)
 
     def on_batch_end(self, images: int, loss: float, accuracy: float, rate: float) -> None:
         """Advance the bar."""
-        metrics = f"loss {loss:.4f}  accuracy {format_value(accuracy)}  {self._rate} {rate:.3g}"
-        self._bar.update(self._before + images, f"{self._epoch}  {metrics}")
+        if self._time:
+            self._time.batch(images / max(images, self._images))
+        self._show(f"{self._epoch}  loss {loss:.4f}  accuracy {format_value(accuracy)}")
 
     def on_epoch_end(self, epoch: Epoch) -> None:
         """Print the epoch's line, above the bar if there is one."""
-        weighted = f"loss {epoch.loss:.4f} (unweighted {epoch.loss_unweighted:.4f})"
+        loss = f"loss {epoch.loss:.4f}"
+        if epoch.loss != epoch.loss_unweighted:
+            loss += f" (unweighted {epoch.loss_unweighted:.4f})"
+        number = epoch.learning_rate if epoch.l2 is None else epoch.l2
+        rate = f"{self._rate} {number:.3g}"
         self.say(
-            f"{self._epoch}  {weighted}  accuracy {format_value(epoch.accuracy)}  "
-            f"val loss {epoch.val_loss:.4f}  val accuracy {format_value(epoch.val_accuracy)}  "
-            + (f"rate {epoch.learning_rate:.3g}" if epoch.l2 is None else f"L2 {epoch.l2:.3g}")
+            f"{self._epoch}  {loss}  accuracy {format_value(epoch.accuracy)}  "
+            f"val loss {epoch.val_loss:.4f}  val accuracy {format_value(epoch.val_accuracy)}"
+            + (f"  {rate}" if rate != self._said else "")
         )
+        self._said = rate
+        self._next_line = time.perf_counter() + self._pause()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 
+from attrs import frozen
+
 from tlkit.model.layers import Layer
 from tlkit.train.plan import Plan, PlannedStage
 
@@ -23,6 +25,39 @@ def multiply_adds(layer: Layer) -> float:
     return math.prod(layer.output_shape[:-1]) * float(layer.params)
 
 
+@frozen(kw_only=True)
+class StageWork:
+    """What a stage computes, in seconds on one core.
+
+    Attributes:
+        prefix: One image's way through the frozen layers.
+        passes: The number of images that go through them in its first epoch.
+        later_passes: The same for each epoch after it, as long as its views are new.
+        new_views: The number of epochs with views that no earlier epoch has seen.
+        epoch: The rest of an epoch.
+        epochs: The number of epochs.
+    """
+
+    prefix: float
+    passes: int
+    later_passes: int
+    new_views: int
+    epoch: float
+    epochs: int
+
+    def left(self, done: int) -> float:
+        """Return the seconds of the epochs after the first `done`."""
+        first = self.passes if done == 0 else 0
+        later = self.later_passes * max(0, self.new_views - max(1, done))
+        return self.prefix * (first + later) + self.epoch * max(0, self.epochs - done)
+
+
+def stage_works(plan: Plan) -> list[StageWork]:
+    """Return what each stage computes; views of prefixes that are done cost nothing."""
+    done: set[tuple[int, int]] = set()
+    return [_stage_work(plan, planned, done) for planned in plan.stages]
+
+
 def estimated_seconds(plan: Plan, cores: int | None = None) -> float:
     """Return about how long a run takes without a GPU and without features in the cache.
 
@@ -31,30 +66,30 @@ def estimated_seconds(plan: Plan, cores: int | None = None) -> float:
         cores: The number of processor cores; unset: this machine's.
     """
     cores = cores or available_cores()
+    images = sum(sum(counts.values()) for counts in plan.counts.values())
+    work = sum(stage.left(0) for stage in stage_works(plan))
+    return START_S + (2 * DECODE_S * images + work) / cores
+
+
+def _stage_work(plan: Plan, planned: PlannedStage, done: set[tuple[int, int]]) -> StageWork:
     images = {split: sum(counts.values()) for split, counts in plan.counts.items()}
-    others = sum(images.values()) - images["train"]
-    seconds = START_S + 2 * DECODE_S * sum(images.values()) / cores
-    done: set[tuple[int, int]] = set()
-    for planned in plan.stages:
-        seconds += _stage_seconds(plan, planned, images["train"], others, done) / cores
-    return seconds
-
-
-def _stage_seconds(
-    plan: Plan, planned: PlannedStage, train: int, others: int, done: set[tuple[int, int]]
-) -> float:
-    """Return a stage's seconds on one core; views of prefixes that are done cost nothing."""
+    train, others = images["train"], sum(images.values()) - images["train"]
     below = _forward_s(plan, 1, planned.cut)
     if plan.winograd:
         below *= WINOGRAD_GAIN
     above = _forward_s(plan, planned.cut + 1, len(plan.layers))
     new = {(planned.cut, view) for view in planned.views} - done
-    passes = len(new) * train + (others if new else 0)
-    if not plan.cache:
-        passes = max(passes, planned.stage.epochs * train + others)
     done |= new
-    epochs = planned.stage.epochs * (train * (1 + BACKWARD) + others)
-    return below * passes + above * epochs
+    epochs = planned.stage.epochs
+    return StageWork(
+        prefix=below,
+        passes=train + others if new or not plan.cache else 0,
+        later_passes=train,
+        # Without the cache, every epoch sends the training images through the frozen layers.
+        new_views=len(new) if plan.cache else max(len(new), epochs),
+        epoch=above * (train * (1 + BACKWARD) + others),
+        epochs=epochs,
+    )
 
 
 def _forward_s(plan: Plan, first: int, last: int) -> float:

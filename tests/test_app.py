@@ -1,0 +1,73 @@
+"""The command line's look: groups with an example for each verb, 80 columns, colors."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import tlkit
+from tlkit.cli import app
+from tlkit.cli.app import echo
+
+NAMES = re.compile(r"│ ([a-z-]+) ")
+
+
+def help_of(*command: str) -> str:
+    done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    inner = getattr(command, "commands", {}).items()
+    return [path, *(one for name, sub in inner for one in commands(sub, (*path, name)))]
+
+
+def test_help_lists_every_verb_once_in_a_group_with_an_example_below() -> None:
+    text = help_of()
+    panels = re.findall(r"╭─ ([A-Z][a-z ]+) ─", text)
+    assert panels == [
+        "Options", "Train", "Look at data", "Find better settings", "Use a run", "Look up",
+        "This machine",
+    ]  # fmt: skip
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    lines = text.splitlines()
+    for verb in verbs:
+        (row,) = [number for number, line in enumerate(lines) if line.startswith(f"│ {verb} ")]
+        assert f"tlkit {verb}" in lines[row + 1]
+
+
+@pytest.mark.parametrize("path", commands(typer.main.get_command(app)), ids=" ".join)
+def test_help_fits_80_columns_and_flags_take_no_value(path: tuple[str, ...]) -> None:
+    text = help_of(*path)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "<bool>" not in text
+    usage = text.partition("Usage:")[2].partition("\n\n")[0]
+    assert not set("{}") & set(usage)
+    if path and "COMMAND" not in usage:
+        assert f"Example: tlkit {' '.join(path)}" in text
+
+
+def test_lines_have_colors_by_what_they_say_unless_no_color_is_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(typer, "echo", lambda text, err: print(text))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    echo("test: accuracy 93 %\nimages: 3\n! few: 3 images")
+    result, plain, caution = capsys.readouterr().out.splitlines()
+    assert (result[:4], plain, caution[:5]) == ("\x1b[1m", "images: 3", "\x1b[33m")
+    monkeypatch.setenv("NO_COLOR", "1")
+    echo("! few: 3 images")
+    assert capsys.readouterr().out == "! few: 3 images\n"
+
+
+@pytest.mark.parametrize("head", ["pooled", "flatten_dense", "probe"])
+def test_a_table_of_layers_fits_80_columns(head: str) -> None:
+    data = {"name": "shapes", "train": 6, "val": 6, "test": 6}
+    plan = tlkit.check({"data": data, "backbone": {"name": "vgg16"}, "head": {"name": head}})
+    text = plan.layers.render(plan.stages[0].stage.lr_multipliers)
+    assert max(map(len, text.splitlines())) <= 80
