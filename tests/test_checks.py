@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 from PIL import Image
+from tests.pictures import picture
 
 import tlkit
 from tlkit.data import checks
@@ -258,3 +259,18 @@ class TestIndex:
             splits = splits_of({"a.png": png(1), "b.png": png(2)}, {"v": png(1), "w": png(3)})
             with pytest.raises(tlkit.DataError, match="the same picture in train and val"):
                 look(splits, DecodedImageIndex(tmp_path))
+
+
+def test_a_near_copy_in_another_split_is_a_note_that_says_where_to_look() -> None:
+    image = Image.fromarray(picture(1, 96))
+    buffer = io.BytesIO()
+    image.resize((64, 64)).save(buffer, "JPEG", quality=80)
+    whole = io.BytesIO()
+    image.save(whole, "PNG")
+    splits = splits_of({"a.png": png(1), "b.png": whole.getvalue()},
+                       {"v.png": png(3), "w.jpg": buffer.getvalue()})  # fmt: skip
+    (note,) = look(splits).splits.notes
+    assert note == (
+        "at least 1 image is in val and, as a near copy, in another split, such as w.jpg and "
+        "b.png; tlkit data verify finds all"
+    )

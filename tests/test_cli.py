@@ -405,7 +405,15 @@ def test_a_pattern_that_no_part_matches_is_told(
 
 def test_info_of_an_unknown_name_suggests_one(tlkit_command: CommandLine) -> None:
     done = tlkit_command("info", "afine")
-    assert (done.code, "did you mean 'affine'?" in done.err) == (6, True)
+    assert done.code == 6
+    assert done.err == "no part named 'afine'; did you mean 'affine'? tlkit list shows all\n"
+
+
+@pytest.mark.parametrize(("one", "all_of"), [("backbone", "backbones"), ("loss", "losses")])
+def test_a_kind_may_be_named_in_the_singular(
+    tlkit_command: CommandLine, one: str, all_of: str
+) -> None:
+    assert tlkit_command("list", one).out == tlkit_command("list", all_of).out
 
 
 def test_predict_keeps_the_order_and_names_what_it_rejects(
@@ -462,7 +470,7 @@ def test_an_old_name_is_one_line_on_stderr(tlkit_command: CommandLine) -> None:
     done = tlkit_command("check", "quick.toml", "--set", "data.per_class=3")
     assert done.code == 0
     (line,) = [line for line in done.err.splitlines() if "per_class" in line]
-    assert line == "note: quick.toml: data.per_class: is now called data.max_per_class"
+    assert line == "note: --set data.per_class: is now called data.max_per_class"
 
 
 def test_every_command_has_help() -> None:

@@ -86,7 +86,7 @@ def test_rows_come_in_the_order_named_and_what_was_rejected_at_the_end(
     assert done.code == 4
     lines = done.err.splitlines()
     assert lines[0].startswith("bad.png: is not an image")
-    assert lines[1:] == ["none*.png: no file matches this pattern"]
+    assert lines[1:] == ["none*.png: no file matches this pattern", "2 of 6 left out"]
 
 
 def test_json_has_rows_and_rejected_together(command: CommandLine, run: Path) -> None:
@@ -321,6 +321,7 @@ def test_a_manifest_may_have_its_images_elsewhere(command: CommandLine, run: Pat
     for arguments in (
         ["evaluate", run, "--data", "tables/scans.csv"],
         ["predict", run, "tables/scans.csv"],
+        ["explain", run, "tables/scans.csv"],
         ["data", "verify", "tables/scans.csv"],
         ["data", "inspect", "tables/scans.csv"],
     ):

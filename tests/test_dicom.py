@@ -164,10 +164,10 @@ def test_an_unknown_window_function_is_refused() -> None:
         decode(content)
 
 
-def lookup_table(*entries: int, bits: int) -> Dataset:
+def lookup_table(*entries: int, bits: int, packed: bool = False) -> Dataset:
     table = Dataset()
     table.LUTDescriptor = [len(entries), 0, bits]
-    table.LUTData = np.array(entries, np.uint16).tobytes()
+    table.LUTData = np.array(entries, np.uint8 if packed else np.uint16).tobytes()
     return table
 
 
@@ -190,12 +190,24 @@ def test_a_lookup_table_is_laid_over_the_rescaled_values() -> None:
 
 @given(
     stored=arrays.arrays(np.uint16, (3, 3)),
-    entries=st.lists(st.integers(0, 255), min_size=300, max_size=400),
+    entries=st.lists(st.integers(0, 255), min_size=300, max_size=400).map(
+        lambda x: x[: len(x) & ~1]
+    ),
+    packed=st.booleans(),
 )
-def test_a_lookup_table_of_8_bits_serves_deeper_values(stored: Pixels, entries: list[int]) -> None:
-    content = dicom(stored, VOILUTSequence=[lookup_table(*entries, bits=8)])
+def test_a_lookup_table_of_8_bits_serves_deeper_values(
+    stored: Pixels, entries: list[int], packed: bool
+) -> None:
+    content = dicom(stored, VOILUTSequence=[lookup_table(*entries, bits=8, packed=packed)])
     expected = np.array(entries)[stored.clip(0, len(entries) - 1)]
     np.testing.assert_array_equal(decoded(content), expected)
+
+
+def test_a_lookup_table_with_fewer_entries_than_it_states_is_refused() -> None:
+    table = lookup_table(1023, 512, 0, bits=10)
+    table.LUTDescriptor = [4, 0, 10]
+    with pytest.raises(ImageError, match=r"^has a lookup table of 3 entries and states 4$"):
+        decode(dicom(values(0, 1, 2), VOILUTSequence=[table]))
 
 
 @given(

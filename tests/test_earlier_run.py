@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli.app import app
+from tlkit.runfolder.folder import RunFolder
+from tlkit.runfolder.tables import read_learned_before
 
 DATA = {"name": "shapes", "train": 4, "val": 3, "test": 3, "image_px": 32}
 CLASSES = ("circle", "square", "triangle")
@@ -76,6 +79,11 @@ def test_the_backbone_is_taken_and_the_head_is_new(name: str, first: Path, tmp_p
     third = tlkit.run(study(backbone={"weights": str(run.folder)}), tmp_path / "c").folder
     record = json.loads((third / "metrics.json").read_text())["weights"]
     assert record["began_with"] == "the run a, which began with none"
+    # What `a` has learned from counts; `b` held its backbone and took no images into it.
+    for folder, images in ((run.folder, 7), (third, 7)):
+        before = read_learned_before(RunFolder(folder))
+        assert Counter(image.run for image in before) == {"a": images}
+        assert all(len(image.sha256) == 64 and image.bits for image in before)
 
 
 def test_the_head_is_taken_when_asked_for(first: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from attrs import frozen
 from PIL import Image
 from tests.fakes import FakeBackbone, Listener
@@ -19,6 +20,7 @@ from tlkit.parts.augmentations import NoAugmentation
 from tlkit.system.cache import FeatureCache
 from tlkit.train.feature_key import FeatureKey
 from tlkit.train.features import Extractor, Source
+from tlkit.train.winograd import suits
 
 SIDE, BATCH = 8, 4
 DTYPES = ("float32", "float16")
@@ -257,3 +259,18 @@ def test_a_file_that_has_gone_since_is_named() -> None:
     source = Source(extractor(means()), Reader(gone, SIDE), paths)
     with pytest.raises(tlkit.DataError, match=r"^0\.png: .*No such file"):
         list(source.batches(3))
+
+
+def test_an_augmentation_that_forgets_the_batch_size_works_with_winograd() -> None:
+    class Forgetful(NoAugmentation):
+        def augment(self, images: Any, keys: Any) -> Any:
+            return tf.boolean_mask(images, tf.reduce_all(keys >= 0, 1))
+
+    inputs = keras.layers.Input((16, 16, 3))
+    wide = keras.layers.Conv2D(128, 1)(inputs)
+    prefix = keras.Model(inputs, keras.layers.Conv2D(64, 3, padding="same")(wide))
+    assert suits(prefix.layers[-1])
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    backbone, keys = Quarters(image_size=16), np.zeros((2, 2), np.int32)
+    features = Extractor(prefix, backbone, Forgetful(), 2, winograd=True)(pixels, keys)
+    assert features.shape == (2, 16, 16, 64)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,26 @@ def test_a_damaged_table_is_built_again(builder: Builder, tmp_path: Path, conten
     assert cached_table("a", {}, builder) == TABLE
     assert cached_table("a", {}, builder) == TABLE
     assert builder.asked == 2
+
+
+def test_a_table_is_built_again_when_the_code_that_makes_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from tlkit.model.layers import Layer, LayerTable\n"
+    code += "def make():\n    return LayerTable(ROWS)\n"
+    names = []
+    for block in ("one", "one", "two"):
+        rows = f"ROWS = (Layer('conv', 'Conv2D', {block!r}, (8, 8, 2), params=10),)"
+        (tmp_path / "own_network.py").write_text(f"{code}\n{rows}\n")
+        sys.modules.pop("own_network", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        names.append(
+            cached_table("own", {}, importlib.import_module("own_network").make).layers[0].block
+        )
+    assert names == ["one", "one", "two"]
 
 
 def test_a_table_that_cannot_be_kept_is_still_returned(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from typer.testing import CliRunner
 import tlkit
 from tlkit.cli.app import app
 from tlkit.reports.caveats import threshold_caveats
+from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.results import CalibrationRecord, RawFigures, Threshold, calibration_text
 
@@ -83,12 +87,13 @@ def test_the_command_prints_it(trained: Path) -> None:
 
 def test_a_run_of_an_earlier_version_knows_its_files_only(trained: Path) -> None:
     known = LearnedFrom(tlkit.load(trained / "run").learned_from.folder)
-    assert len(known.hashes) == len(known.looks) == 12
+    assert len(known.images) == sum(bool(image.bits) for image in known.images) == 12
     (trained / "run" / "looks.csv").rename(trained / "looks.csv")
     try:
         old = LearnedFrom(known.folder)
-        assert len(old.hashes) == 12
-        images = [(next(iter(old.hashes)), "0" * 64), ("other", next(iter(known.looks)))]
+        assert [image.bits for image in old.images] == [""] * 12
+        val = next(image for image in known.images if image.split == "val")
+        images = [(val.sha256, "0" * 64), ("other", val.bits)]
         assert list(old.caveats(images)) == [
             "The model was chosen or calibrated on 1 of the 2 images: the scores are too good."
         ]
@@ -123,3 +128,63 @@ def test_a_recall_that_was_not_met_is_told(trained: Path) -> None:
         "The recall of a is 50.0 %, below the 90.0 % that its threshold was to meet."
     ]
     assert threshold_caveats(threshold, {"a": 0.5}, missed) == []
+
+
+@pytest.fixture(scope="module")
+def lineage(trained: Path) -> Path:
+    """Runs that start from the run above: `b` from it, `c` from `b` with other images."""
+    other = trained / "other"
+    for number, (split, label) in enumerate(itertools.product(("train", "val", "test"), "ab"), 200):
+        path = other / split / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(number, 96)).save(path)
+    start = trained / "run"
+    for name, freeze in (("b", "all_layers"), ("c", "head_only"), ("d", "head_only")):
+        fit = {"epochs": 1, "head_weights": str(start)} if name == "b" else {"epochs": 1}
+        tlkit.run(
+            {
+                "data": {"name": "folder", "path": str(other)},
+                "backbone": {"weights": str(start), "image_size": 32},
+                "head": {"name": "pooled"},
+                "freeze": {"name": freeze},
+                "fit": fit,
+            },
+            trained / name,
+        )
+        start = trained / name
+    return trained
+
+
+@pytest.mark.slow
+def test_the_images_of_earlier_runs_count_through_the_whole_lineage(lineage: Path) -> None:
+    shutil.rmtree(lineage / "run.away", ignore_errors=True)
+    (lineage / "run").rename(lineage / "run.away")  # the run itself need not be there
+    try:
+        for name, data, split, expected in (
+            ("b", "data", "train", ["started from the run run, which was trained on 8 of the 8"]),
+            ("b", "data", "test", []),
+            (
+                "c",
+                "data",
+                "val",
+                ["from the run run, which was chosen or calibrated on 4 of the 4"],
+            ),
+            ("c", "copies of train", None, ["the run run, which was trained on near-copies of 8"]),
+            ("c", "other", "train", ["The model was trained on 2 of the 2 images"]),
+            ("d", "data", "train", ["started from the run run, which was trained on 8 of the 8"]),
+        ):
+            found = tlkit.load(lineage / name).evaluate(lineage / data, split).caveats
+            known = [caveat for caveat in found if caveat.startswith("The model")]
+            assert len(known) == len(expected), known
+            assert all(text in caveat for text, caveat in zip(expected, known, strict=True))
+    finally:
+        (lineage / "run.away").rename(lineage / "run")
+
+
+def test_a_backbone_that_an_earlier_run_held_has_learned_nothing_from_it(trained: Path) -> None:
+    known = LearnedFrom(RunFolder(trained / "run"))
+    assert known.as_earlier("a", trained=False) == ()
+    splits = Counter(image.split for image in known.as_earlier("a", trained=True))
+    assert splits == {"train": 8, "val": 4}
+    refitted = LearnedFrom(known.folder, refit=True).as_earlier("a", trained=True)
+    assert {(image.run, image.split) for image in refitted} == {("a", "train")}

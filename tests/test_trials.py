@@ -160,3 +160,8 @@ def test_data_that_are_missing_are_found_and_notes_are_said_once(file: Path) -> 
 )
 def test_a_value_is_brief_in_a_label(value: object, text: str) -> None:
     assert brief(value) == text
+
+
+def test_weights_that_are_not_there_are_found_before_the_first_run(file: Path) -> None:
+    with pytest.raises(tlkit.WeightsError, match=r"^backbone\.weights: there is no file .*no\.h5$"):
+        plan_trials(file, ["backbone.weights=['none','no.h5']"])

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tlkit.cli.app import USE, PluginFiles, RunFolder, command
-from tlkit.cli.predict import Images, load_run, must_be_new, named_images, raise_rejected
+from tlkit.cli.predict import (
+    Images,
+    Root,
+    load_run,
+    must_be_new,
+    named_images,
+    raise_rejected,
+)
 from tlkit.data.sources import Rejected
 from tlkit.reports.console import table
 from tlkit.runfolder import folder as runfolder
@@ -52,6 +59,7 @@ def explain(
             "that flatten; occlusion: covers one square after another, needs no gradients, slow."
         ),
     ] = "grad_cam",
+    root: Root = None,
     plugins: PluginFiles = None,
 ) -> None:
     """Draw where the model sees a class, one picture per image.
@@ -71,7 +79,7 @@ def explain(
     explainer = classifier.explainer(layer, method)
     folder: runfolder.RunFolder | None = None
     rows, rejected = list[list[str]](), list[Rejected]()
-    for chunk in with_bar(classifier.read_images(named_images(images, classifier, None)), None):
+    for chunk in with_bar(classifier.read_images(named_images(images, classifier, root)), None):
         valid = [item for item in chunk if not isinstance(item, Rejected)]
         rejected += [item for item in chunk if isinstance(item, Rejected)]
         if valid:
@@ -84,7 +92,7 @@ def explain(
         typer.echo(table(["path", "class", "p", "picture"], shown))
         at = f", layer {explainer.layer}" if explainer.layer else ""
         typer.echo(f"\nmethod: {method}{at}\nexplanations: {folder.path}")
-    raise_rejected(rejected)
+    raise_rejected(rejected, len(rows))
 
 
 def _draw(

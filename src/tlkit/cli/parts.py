@@ -60,6 +60,7 @@ def list_parts(
     from tlkit.system.text import suggest
 
     kinds = dict(tlkit.registries.items())
+    kind = next((x for x in kinds if kind in {x.removesuffix("s"), x.removesuffix("es")}), kind)
     if kind is not None and kind not in kinds:
         message = f"no kind named {kind!r}{suggest(kind, kinds)}"
         raise typer.BadParameter(message, param_hint="KIND")
@@ -150,13 +151,15 @@ def info(
     import inspect
 
     from tlkit.config.schema import describe_keys
-    from tlkit.system.text import suggest
+    from tlkit.system.text import nearest
 
     kinds = dict(tlkit.registries.items())
     matches = [(kind, registry) for kind, registry in kinds.items() if name in registry.names()]
     if not matches:
         known = sorted({part for registry in kinds.values() for part in registry.names()})
-        raise tlkit.UnknownPart(f"no part named {name!r}{suggest(name, known)}")
+        raise tlkit.UnknownPart(
+            f"no part named {name!r}{nearest(name, known) or ';'} tlkit list shows all"
+        )
     for kind, registry in matches:
         part, where = registry.get(name), registry.find(name)
         typer.echo(f"{kind}: {name}\n{where.target} ({where.source} {where.file})\n")

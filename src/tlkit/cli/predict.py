@@ -107,10 +107,11 @@ def collect_rejected(
         yield item
 
 
-def raise_rejected(rejected: Sequence[Rejected]) -> None:
-    """Raise `DataError` with every rejected entry, if there are any."""
+def raise_rejected(rejected: Sequence[Rejected], done: int) -> None:
+    """Raise `DataError` with every rejected entry and their number, if there are any."""
     if rejected:
-        raise DataError("\n".join(map(printable, rejected)))
+        count = f"{len(rejected)} of {len(rejected) + done} left out"
+        raise DataError("\n".join([*map(printable, rejected), count]))
 
 
 def must_be_new(path: Path | None, option: str) -> None:
@@ -185,7 +186,7 @@ def predict(
         typer.echo(f"{counts.total()} images: {printable(', '.join(named))}", err=True)
     if dark:
         print_notes([f"{len(dark)} nearly black, {LOOKS_DARK}, such as {dark[0]}"])
-    raise_rejected(rejected)
+    raise_rejected(rejected, counts.total())
 
 
 def _observe(

@@ -17,6 +17,7 @@ from tlkit.config.experiment import Experiment, Origin
 from tlkit.config.structure import new_paths, structure
 from tlkit.parts.plugins import PluginFile, Plugins, active, read_plugins
 from tlkit.system.errors import ConfigError, Problem
+from tlkit.system.renames import warn_renamed
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
             problems.append(Problem(f"--set {text}", value))
             continue
         new_keys = renamed.get(keys, keys)
+        if new_keys != keys:
+            warn_renamed(f"--set {'.'.join(map(str, keys))}", ".".join(map(str, new_keys)))
         if new_keys in seen:
             problems.append(Problem(f"--set {text}", "the key is set twice"))
         elif any(known[: len(keys)] == keys for known in seen):
@@ -100,7 +103,7 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
         else:
             for other in (new_keys, *(old for old, new in renamed.items() if new == new_keys)):
                 inner.pop(other[-1], None)  # the file may have the key under its other name
-            inner[keys[-1]] = value
+            inner[new_keys[-1]] = value
     if problems:
         raise ConfigError(problems)
 

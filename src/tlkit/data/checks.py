@@ -13,12 +13,17 @@ from attrs import evolve, frozen
 from tlkit.data.decoding import ImageError, decoded
 from tlkit.data.images import LESS, LOOKS_DARK, DecodedImageIndex, Picture, in_parallel, picture_of
 from tlkit.data.leakage import Shared, refuse, shared_pictures
+from tlkit.data.near import near_pairs
 from tlkit.data.splits import Example, Skipped, Splits
 from tlkit.system.errors import DataError, named_shortage
 from tlkit.system.text import first_lines, printable
 
 NAMED = 3  # images that a note names
 SMALL_PX = 32  # VGG-16 reduces a smaller picture to nothing
+# Bits in which a near copy may differ to be noted: alike drawings of one digit differ in 5, a good
+# half of the copies of X-rays in 4 or fewer. `tlkit data verify` takes `NEAR_BITS`.
+SURE_BITS = 4
+MAX_PAIRS = 1_000_000_000  # of images that are compared for the note; takes 10 seconds
 CHANGED = "has changed since the run started; restore the file, or start a new run"
 
 
@@ -94,7 +99,8 @@ def check_images(
         refuse(leaks, printable(splits.root))
     if leaks:
         splits = evolve(splits, leakage={**splits.leakage, "picture": len(leaks)})
-    notes = (*splits.notes, *_copies(shared), *_odd(splits, pictures))
+    notes = (*splits.notes, *_copies(shared), *_near_copies(splits, pictures))
+    notes = (*notes, *_odd(splits, pictures))
     read = partial(_unchanged, splits.read, hashes)
     looks = {path: picture.bits for path, picture in pictures.items()}
     return Checked(evolve(splits, notes=notes, read=read), hashes, looks)
@@ -210,6 +216,33 @@ def _copies(shared: Sequence[Shared[Example]]) -> list[str]:
     if torn:
         named = "; ".join(map(str, torn[:NAMED]))
         notes.append(f"{_counted(torn, 'picture has', 'pictures have')} two labels: {named}")
+    return notes
+
+
+def _near_copies(splits: Splits, pictures: Mapping[str, Picture]) -> list[str]:
+    """Return notes on images of val and test that another split has in another form."""
+    import numpy as np
+
+    notes, before = [], list(splits.train)
+    for split, examples in (("val", splits.val), ("test", splits.test)):
+        if len(examples) * len(before) <= MAX_PAIRS:
+            bits, known = (
+                [np.frombuffer(bytes.fromhex(pictures[e.path].bits), np.uint8) for e in some]
+                for some in (examples, before)
+            )
+            pairs = [
+                (examples[one].path, before[other].path)
+                for one, other, _ in near_pairs(bits, SURE_BITS, known)
+            ]
+            pairs = [(a, b) for a, b in pairs if pictures[a].pixels != pictures[b].pixels]
+            if pairs:
+                one, other = (splits.where(path) for path in pairs[0])
+                what = _counted(dict(pairs), "image is", "images are")
+                notes.append(
+                    f"at least {what} in {split} and, as a near copy, in another split, such as "
+                    f"{one} and {other}; tlkit data verify finds all"
+                )
+        before.extend(examples)
     return notes
 
 

@@ -260,7 +260,10 @@ def _looked_up(file: Any, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     entries = table.LUTData
     if isinstance(entries, bytes):
         order = "<" if file.file_meta.TransferSyntaxUID.is_little_endian else ">"
-        entries = np.frombuffer(entries, f"{order}u2")
+        packed = bits == 8 and len(entries) < 2 * (count or 2**16)  # one byte per entry
+        entries = np.frombuffer(entries, "u1" if packed else f"{order}u2")
+    if len(entries) < (count or 2**16):
+        raise DicomError(f"has a lookup table of {len(entries)} entries and states {count}")
     places = (values.round().astype(np.int64) - first).clip(0, (count or 2**16) - 1)
     shares: npt.NDArray[np.float64] = np.asarray(entries)[places] / (2**bits - 1)
     return shares.clip(0, 1)

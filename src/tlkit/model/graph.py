@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import itertools
 import json
 import logging
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
@@ -72,7 +75,7 @@ def cached_table(
         settings: What its layers depend on.
         build: Makes the table; a message is logged before, since it may take a while.
     """
-    versions = dict(_versions())
+    versions = {**dict(_versions()), "source": _source_hash(build)}
     key = entry_key(backbone=name, settings=settings, versions=versions)
     path = default_folder() / "layers" / f"{name}-{key[:16]}.json"
     try:
@@ -90,6 +93,20 @@ def cached_table(
     except OSError as error:
         log.info("the layers of %s cannot be cached: %s", name, error.strerror)
     return table
+
+
+def _source_hash(build: Callable[..., Any]) -> str:
+    """Return a hash of the code that makes a table: the modules next to `build`'s, and these."""
+    modules = [Path(__file__)]
+    if file := getattr(sys.modules.get(build.__module__), "__file__", None):
+        modules.append(Path(file))
+    own = [Path(__file__).parents[1] in module.parents for module in modules]
+    files = [
+        file
+        for module, is_own in zip(modules, own, strict=True)
+        for file in (sorted(module.parent.glob("*.py")) if is_own else [module])
+    ]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _versions() -> Iterator[tuple[str, str]]:

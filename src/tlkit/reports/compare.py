@@ -142,14 +142,14 @@ def read_run(path: Path) -> ComparedRun:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return a nested table's values by key path, as JSON.
+    """Return a nested table's values by key path, as JSON; an empty table has none.
 
-    >>> flatten({"fit": {"epochs": 3}, "seed": 0})
+    >>> flatten({"fit": {"epochs": 3}, "seed": 0, "none": {}})
     {'fit.epochs': '3', 'seed': '0'}
     """
     flat: dict[str, str] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):  # phases
             flat |= flatten({f"{key}[{place}]": each for place, each in enumerate(value)}, prefix)

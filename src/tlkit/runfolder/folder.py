@@ -30,6 +30,7 @@ from tlkit.system.text import choose_another, csv_table, shell_quoted
 
 EXPERIMENT, PLAN, ENVIRONMENT = "experiment.json", "plan.json", "environment.json"
 MANIFEST, SKIPPED, LOOKS = "manifest.csv", "skipped.csv", "looks.csv"
+EARLIER = "learned_before.csv"
 HISTORY, TIMING = "history.csv", "timing.csv"
 METRICS, PREDICTIONS, CALIBRATION = "metrics.json", "predictions.csv", "calibration.json"
 WEIGHTS = "weights.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -18,7 +18,7 @@ from tlkit.parts.kinds import registries
 from tlkit.runfolder.experiment import foreign_parts
 from tlkit.runfolder.folder import ENVIRONMENT, EXPERIMENT, PLAN, UNFINISHED, RunFolder
 from tlkit.runfolder.resume_state import resume_state
-from tlkit.runfolder.tables import write_looks, write_manifest
+from tlkit.runfolder.tables import Learned, write_learned_before, write_looks, write_manifest
 from tlkit.system.errors import ConfigError, Problem
 from tlkit.system.files import write_text
 from tlkit.system.keras import processor, threads
@@ -297,6 +297,7 @@ def write_inputs(
     hashes: Mapping[str, str],
     looks: Mapping[str, str],
     weights: Mapping[str, str],
+    learned_before: Sequence[Learned] = (),
 ) -> None:
     """Write what a run starts from.
 
@@ -308,6 +309,7 @@ def write_inputs(
         hashes: The hash of each image file, by its path.
         looks: The difference hash of each image, by its path.
         weights: The initial weights.
+        learned_before: What the earlier runs that it starts from have learned from.
     """
     if experiment.origin is not None:
         write_text(folder.path / experiment.origin.path.name, experiment.origin.text)
@@ -317,4 +319,5 @@ def write_inputs(
     folder.write_json(PLAN, PlanRecord.of(plan).as_json())
     write_manifest(folder, splits, hashes)
     write_looks(folder, splits, looks)
+    write_learned_before(folder, learned_before)
     folder.write_json(ENVIRONMENT, EnvironmentRecord.current(experiment, weights).as_json())

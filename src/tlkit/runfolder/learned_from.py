@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from tlkit.runfolder.folder import RunFolder
-from tlkit.runfolder.tables import read_looks, read_manifest
+from tlkit.runfolder.tables import Learned, read_learned_before, read_looks, read_manifest
+
+Group = tuple[str, str]  # the name of an earlier run, empty for this one, and a split
 
 
 @frozen(slots=False)
 class LearnedFrom:
-    """The training and validation images of a run; read when first used.
+    """The training and validation images of a run and of those it started from; read once.
 
     Attributes:
         folder: The run's folder; None: not known.
@@ -24,41 +26,59 @@ class LearnedFrom:
     refit: bool = False
 
     @cached_property
-    def hashes(self) -> Mapping[str, str]:
-        """Return the split of each image file by its hash."""
+    def images(self) -> tuple[Learned, ...]:
+        """Return the images, this run's training images first; old runs have no `bits`."""
         if self.folder is None:
-            return {}
-        manifest = read_manifest(self.folder)
-        return {e.sha256: split for split in ("val", "train") for e in manifest.get(split, ())}
-
-    @cached_property
-    def looks(self) -> Mapping[str, str]:
-        """Return the split of each image by its difference hash; empty for old runs."""
-        if self.folder is None:
-            return {}
+            return ()
         bits, manifest = read_looks(self.folder), read_manifest(self.folder)
-        return {
-            bits[e.path]: split
-            for split in ("val", "train")
+        own = [
+            Learned("", split, e.sha256, bits.get(e.path, ""))
+            for split in ("train", "val")
             for e in manifest.get(split, ())
-            if e.path in bits
-        }
+        ]
+        return (*own, *read_learned_before(self.folder))
+
+    def as_earlier(self, name: str, trained: bool) -> tuple[Learned, ...]:
+        """Return the images for a run that starts from this one.
+
+        Args:
+            name: This run's name.
+            trained: Whether what is taken was trained in this run; else only its own origin counts.
+        """
+        own = (
+            evolve(image, run=name, split="train" if self.refit else image.split)
+            for image in self.images
+            if not image.run and trained
+        )
+        return (*own, *(image for image in self.images if image.run))
 
     def caveats(self, images: Sequence[tuple[str, str]]) -> Iterator[str]:
         """Yield what must be known of images, each with its file's hash and difference hash."""
-        same = [self.hashes.get(sha256, "") for sha256, _ in images]
+        groups: dict[str, Group] = {}
+        for known in self.images:
+            groups.setdefault(known.sha256, (known.run, known.split))
+        same = [groups.get(sha256) for sha256, _ in images]
         near = self._near([bits for _, bits in images])
-        of_val = "fitted to" if self.refit else "chosen or calibrated on"
-        for split, use in (("train", "trained on"), ("val", of_val)):
-            copies = sum(own == split for own in same)
-            others = sum(not own and split in looks for own, looks in zip(same, near, strict=True))
+        for run, split in dict.fromkeys((known.run, known.split) for known in self.images):
+            copies = sum(own == (run, split) for own in same)
+            others = sum(
+                not own and (run, split) in looks for own, looks in zip(same, near, strict=True)
+            )
             what = [f"{copies} of the {len(images)} images"] if copies else []
             what += [f"near-copies of {others} of them"] if others else []
             if what:
-                yield f"The model was {use} {' and on '.join(what)}: the scores are too good."
+                model = (
+                    f"The model started from the run {run}, which was" if run else "The model was"
+                )
+                use = "chosen or calibrated on"
+                if split == "train":
+                    use = "trained on"
+                elif not run and self.refit:
+                    use = "fitted to"
+                yield f"{model} {use} {' and on '.join(what)}: the scores are too good."
 
-    def _near(self, bits: Sequence[str]) -> list[set[str]]:
-        """Return the splits in which each image has a near-copy."""
+    def _near(self, bits: Sequence[str]) -> list[set[Group]]:
+        """Return the groups in which each image has a near-copy."""
         import numpy as np
 
         from tlkit.data.near import near_pairs
@@ -66,8 +86,8 @@ class LearnedFrom:
         def arrays(texts: Sequence[str]) -> list[np.ndarray]:
             return [np.frombuffer(bytes.fromhex(text), np.uint8) for text in texts]
 
-        splits: list[set[str]] = [set() for _ in bits]
-        known = list(self.looks)
-        for one, other, _ in near_pairs(arrays(bits), others=arrays(known)):
-            splits[one].add(self.looks[known[other]])
-        return splits
+        groups: list[set[Group]] = [set() for _ in bits]
+        known = [image for image in self.images if image.bits]
+        for one, other, _ in near_pairs(arrays(bits), others=arrays([x.bits for x in known])):
+            groups[one].add((known[other].run, known[other].split))
+        return groups

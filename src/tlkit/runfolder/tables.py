@@ -11,7 +11,16 @@ import attrs
 from attrs import field, frozen
 
 from tlkit.data.splits import Example, Splits
-from tlkit.runfolder.folder import HISTORY, LOOKS, MANIFEST, PREDICTIONS, SKIPPED, TIMING, RunFolder
+from tlkit.runfolder.folder import (
+    EARLIER,
+    HISTORY,
+    LOOKS,
+    MANIFEST,
+    PREDICTIONS,
+    SKIPPED,
+    TIMING,
+    RunFolder,
+)
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
 from tlkit.system.text import csv_table, csv_text
@@ -26,6 +35,23 @@ INTEGERS = ("epoch", "stage")
 LOOK_BYTES = 32  # of a difference hash
 # Images with their probabilities, `(images, classes)`, and predicted class numbers, `(images,)`.
 Predicted: TypeAlias = "tuple[Sequence[Example], npt.NDArray[np.float32], npt.NDArray[np.int64]]"
+
+
+@frozen
+class Learned:
+    """An image that a model was trained, chosen or calibrated on.
+
+    Attributes:
+        run: The name of the earlier run that did; empty: this one.
+        split: `train` or `val`.
+        sha256: The file's hash.
+        bits: Its difference hash; empty if unknown.
+    """
+
+    run: str
+    split: str
+    sha256: str
+    bits: str
 
 
 @frozen
@@ -92,6 +118,26 @@ def read_looks(folder: RunFolder) -> dict[str, str]:
         return {}
     rows = _rows(folder, LOOKS, lambda row: (csv_text(row["path"]), bytes.fromhex(row["bits"])))
     return {path: bits.hex() for path, bits in rows if len(bits) == LOOK_BYTES}
+
+
+def write_learned_before(folder: RunFolder, images: Sequence[Learned]) -> None:
+    """Write the images that the earlier runs of a run's lineage have learned from, if any."""
+    if images:
+        columns = [key.name for key in attrs.fields(Learned)]
+        folder.write_csv(EARLIER, columns, [attrs.astuple(image) for image in images])
+
+
+def read_learned_before(folder: RunFolder) -> tuple[Learned, ...]:
+    """Return the images of the earlier runs; none for a run that started from no other.
+
+    Raises:
+        RunFolderError: If the file is damaged.
+    """
+    if not (folder.path / EARLIER).is_file():
+        return ()
+    names = [key.name for key in attrs.fields(Learned)]
+    rows = _rows(folder, EARLIER, lambda row: [csv_text(row[name]) for name in names])
+    return tuple(Learned(*row) for row in rows)
 
 
 def read_manifest(folder: RunFolder) -> dict[str, tuple[Example, ...]]:

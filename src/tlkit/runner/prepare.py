@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,11 @@ from tlkit.config.toml import as_experiment
 from tlkit.data.sources import VAL_NAMES
 from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.datasets import load_splits
-from tlkit.runfolder.folder import RUNS, folder_exists
+from tlkit.runfolder.folder import METRICS, RUNS, RunFolder, folder_exists
+from tlkit.runfolder.learned_from import LearnedFrom
+from tlkit.runfolder.record import read_record
+from tlkit.runfolder.results import MetricsRecord
+from tlkit.runfolder.tables import Learned
 from tlkit.runner.trackers import require_trackers
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, WeightsError
@@ -127,8 +131,25 @@ def prepare_run(
         looks=checked.looks,
         model=model,
         weights=weights,
+        learned_before=tuple(_learned_before(experiment)),
         cache=FeatureCache(default_folder()) if plan.cache else None,
     )
+
+
+def _learned_before(experiment: Experiment) -> Iterator[Learned]:
+    """Yield the images that the earlier runs have learned from, through their whole lineage."""
+    first, head = experiment.backbone.sources[0], experiment.fit.head_weights
+    seen = set[Path]()
+    for path, what in ((head, "head"), (first, "backbone")):
+        run = EarlierRun.at(path) if isinstance(path, Path) else None
+        if run is None or run.folder.resolve() in seen:
+            continue
+        trained = what == "head" or run.trained
+        if trained:
+            seen.add(run.folder.resolve())
+        folder = RunFolder(run.folder)
+        refit = read_record(folder, METRICS, MetricsRecord.from_json).refit_images is not None
+        yield from LearnedFrom(folder, refit).as_earlier(run.name, trained)
 
 
 def _refuse_among_images(out: Path | None, experiment: Experiment, splits: Splits) -> None:

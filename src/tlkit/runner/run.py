@@ -114,6 +114,7 @@ def run(
                 prepared.hashes,
                 prepared.looks,
                 prepared.weights,
+                prepared.learned_before,
             )
 
         folder = RunFolder.create(out, prepared.experiment.name, fill)

@@ -18,6 +18,7 @@ from tlkit.config.toml import load_experiment, parse_assignment, read_table
 from tlkit.data.splits import Splits
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.validators import shown
+from tlkit.runner.prepare import check_start
 from tlkit.system.errors import ConfigError, Problem
 from tlkit.train.plan import Plan, make_plan
 
@@ -200,7 +201,9 @@ class _Checker:
             if key not in self.splits:
                 self.splits[key] = load_splits(experiment.data)
                 self.notes += self.splits[key].notes
-            return experiment, make_plan(experiment, self.splits[key])
+            plan = make_plan(experiment, self.splits[key])
+            check_start(experiment, plan)
+            return experiment, plan
         except ConfigError as error:
             for problem in error.problems:
                 where = f"{error.source}: " if error.source else ""

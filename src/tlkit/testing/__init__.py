@@ -7,10 +7,15 @@ def test_my_head() -> None:
     check_part(tlkit.registries.heads, "my_head", units=[8])
 ```
 
-This package needs Hypothesis; the rest of tlkit does not.
+This package needs Hypothesis (`pip install 'tlkit[testing]'`); the rest of tlkit does not.
 """
 
 from __future__ import annotations
+
+import importlib.util
+
+if importlib.util.find_spec("hypothesis") is None:
+    raise ImportError("tlkit.testing needs Hypothesis: pip install 'tlkit[testing]'")
 
 from tlkit.testing.checks import (
     KIND_CHECKS,

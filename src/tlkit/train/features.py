@@ -59,6 +59,8 @@ class Extractor:
 
         def forward(images: tf.Tensor) -> tf.Tensor:
             prepared = backbone.preprocess_images(images)
+            if prefix and not prepared.shape.is_fully_defined():  # some augmentations forget it
+                prepared = tf.ensure_shape(prepared, (batch, *prefix.input.shape[1:]))
             features = prefix(prepared, training=False) if prefix else prepared
             if dtype == "float16":
                 features = tf.clip_by_value(features, -FLOAT16_MAX, FLOAT16_MAX)

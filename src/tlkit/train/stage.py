@@ -42,6 +42,7 @@ class PreparedRun:
         looks: The difference hash of each image, by path.
         model: The model with its initial weights.
         weights: Source, file and hash of the backbone's weights.
+        learned_before: What the earlier runs that it starts from have learned from.
         cache: Keeps features on disk; None: they are not kept there.
     """
 
@@ -52,6 +53,7 @@ class PreparedRun:
     looks: Mapping[str, str] = field(factory=dict, repr=False)
     model: keras.Model = field(repr=False)
     weights: Mapping[str, str]
+    learned_before: Sequence[Any] = field(default=(), repr=False)
     cache: FeatureCache | None
 
 

@@ -28,6 +28,7 @@ class EarlierRun:
         backbone: The layers of its backbone.
         head: The layers of its head.
         began_with: What it began with itself.
+        trained: Whether its backbone was trained, or its BatchNorm statistics followed the images.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class EarlierRun:
     backbone: tuple[Row, ...]
     head: tuple[Row, ...]
     began_with: str
+    trained: bool = True
 
     @classmethod
     def at(cls, path: Path) -> EarlierRun | None:
@@ -59,6 +61,11 @@ class EarlierRun:
                 backbone=tuple(row for in_head, row in rows if not in_head),
                 head=tuple(row for in_head, row in rows if in_head),
                 began_with=lineage(metrics["weights"]),
+                trained=any(
+                    rate and layer["block"] != HEAD
+                    for stage in plan["stages"]
+                    for rate, layer in zip(stage["rates"], plan["layers"], strict=True)
+                ),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{folder}: is not a run as tlkit writes it: {error}") from None
