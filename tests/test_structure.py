@@ -295,7 +295,7 @@ def test_an_old_name_of_a_key_works_with_a_warning(tmp_path: Path, expression: s
     new = OLD_NAMES[expression]
     file = tmp_path / "study.toml"
     file.write_text('data.name = "shapes"')
-    with pytest.warns(RenamedWarning, match=rf"^.*study\.toml: {old}: is now called {new}$"):
+    with pytest.warns(RenamedWarning, match=rf"^--set {old}: is now called {new}$"):
         from_set = load_experiment(file, [expression])
     file.write_text(f'data.name = "shapes"\n{expression}\n')
     with pytest.warns(RenamedWarning, match=rf"study\.toml: {old}: is now called {new}$"):

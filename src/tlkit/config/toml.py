@@ -27,6 +27,7 @@ PLACE = re.compile(r"\s*([\w-]+)\[(\d+)\]\s*(?=\.)")  # in phase[1].epochs, whic
 ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
+Keys = tuple[str | int, ...]  # the path of a key, with the place in a list
 WORD = re.compile(r"(?!\d+$)[A-Za-z0-9_][\w./*–-]*")  # needs no quotes in --set
 WINDOWS_PATHS = "; write Windows paths in single quotes: 'D:\\new\\images'"
 
@@ -76,15 +77,14 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
         raise ConfigError([Problem("overrides", message)])
     problems: list[Problem] = []
     renamed: Mapping[Any, tuple[str | int, ...]] = new_paths(Experiment)
-    seen: set[tuple[str | int, ...]] = set()
+    seen: set[Keys] = set()
+    applied = list[tuple[Keys, Keys]]()
     for text in overrides:
         keys, value = _assignment(text)
         if not keys:
             problems.append(Problem(f"--set {text}", value))
             continue
         new_keys = renamed.get(keys, keys)
-        if new_keys != keys:
-            warn_renamed(f"--set {'.'.join(map(str, keys))}", ".".join(map(str, new_keys)))
         if new_keys in seen:
             problems.append(Problem(f"--set {text}", "the key is set twice"))
         elif any(known[: len(keys)] == keys for known in seen):
@@ -104,8 +104,16 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
             for other in (new_keys, *(old for old, new in renamed.items() if new == new_keys)):
                 inner.pop(other[-1], None)  # the file may have the key under its other name
             inner[new_keys[-1]] = value
+            applied.append((keys, new_keys))
     if problems:
         raise ConfigError(problems)
+    for keys, new_keys in applied:
+        _warn_of_old_name(keys, new_keys)
+
+
+def _warn_of_old_name(keys: Keys, new_keys: Keys) -> None:
+    if keys != new_keys:
+        warn_renamed(f"--set {'.'.join(map(str, keys))}", ".".join(map(str, new_keys)))
 
 
 def _inside(inner: Any, key: str | int) -> Any:
