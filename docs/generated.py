@@ -1,4 +1,4 @@
-"""The MkDocs hook that generates tables of parts and keys, the command line and the changelog.
+"""The MkDocs hook: tables of parts and keys, the command line, the changelog, ranks for the search.
 
 Keys, types, defaults, rules and meanings come from the parts' fields and docstrings, commands from
 Typer, so nothing is written twice. These lines are replaced in any page:
@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
+import subprocess
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,11 @@ TABLES = {field.metadata["registry"].kind: field.name for field in keys(Experime
           if "registry" in field.metadata}  # fmt: skip
 KINDS: dict[str, Registry[Any]] = dict(registries.items())
 MARK = re.compile(r"^<!-- (?P<word>tables|parts|keys)(?:: (?P<of>[\w.]+))? -->$", re.MULTILINE)
+BOOSTS = {  # of pages in the search: how to do a thing comes before its name and its figures
+    "howto/": 4, "install": 4, "tutorial": 2, "cookbook": 2, "limits": 2, "faq": 6,
+    "reference/api/": 0.1, "reference/cli": 0.2, "changelog": 0.05, "reference/": 0.5,
+    "findings": 0.2, "reliability": 0.2, "performance": 0.5,
+}  # fmt: skip
 SHOWN = 9  # parts named per line; the rest are counted
 RULES = {  # keywords of a JSON schema, in words
     "minimum": "at least {}",
@@ -76,8 +84,39 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_config(config: Any) -> Any:
+    """Link to the repository that this clone came from, unless it came from a folder."""
+    command = ["git", "remote", "get-url", "origin"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 -- fixed words
+    address = os.environ.get("TLKIT_REPOSITORY") or found.stdout.strip()
+    config.copyright = f"tlkit {version('tlkit')} · Apache-2.0"
+    if address := web_address(address):
+        config.repo_url, config.repo_name = address, address.split("/", 3)[-1]
+        config.edit_uri = "edit/main/docs/"
+    return config
+
+
+def web_address(remote: str) -> str:
+    """Return the page of a Git remote; empty if it has none.
+
+    >>> web_address("git@host.example:owner/tlkit.git")
+    'https://host.example/owner/tlkit'
+    >>> web_address("https://name:secret@host.example/owner/tlkit.git")
+    'https://host.example/owner/tlkit'
+    >>> web_address("/srv/tlkit")
+    ''
+    """
+    remote = re.sub(r"^git@([^:/]+):", r"https://\1/", remote.removesuffix(".git"))
+    remote = re.sub(r"^https://[^/@]*@", "https://", remote)
+    return remote if remote.startswith("https://") else ""
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in the tables of a page."""
+    """Fill in the tables of a page, and say how much the search prefers it."""
+    boost = next(
+        (boost for start, boost in BOOSTS.items() if page.file.src_uri.startswith(start)), 1
+    )
+    page.meta.setdefault("search", {"boost": boost})
     up = "../" * page.file.src_uri.count("/")
     return fill(markdown, up + "reference/")
 
