@@ -118,6 +118,21 @@ def test_a_part_that_builds_something_else_than_its_table_is_refused() -> None:
         assemble(SMALLEST, Lying(), classes=3, seed=0)
 
 
+@frozen(kw_only=True)
+class Forgetful(Pooled):
+    """A head whose table does not say which layers are BatchNorm, so that the plan trains them."""
+
+    def layers(self, features: tuple[int, ...], classes: int) -> tlkit.LayerTable:
+        rows = super().layers(features, classes).layers
+        return tlkit.LayerTable(tuple(evolve(row, batch_norm=False) for row in rows))
+
+
+def test_a_table_that_hides_batch_norm_is_refused() -> None:
+    head = Forgetful(units=(4,), batch_norm=True)  # type: ignore[call-arg]  # a part's keys
+    with pytest.raises(tlkit.PartError, match=r"differs from the built.*'batch_norm_1'.* True\)"):
+        assemble(SMALLEST, head, classes=3, seed=0)
+
+
 def test_the_seed_decides_every_random_weight() -> None:
     """And the head's are drawn apart: another head leaves the backbone's as they are."""
     before = random.getstate()

@@ -181,6 +181,12 @@ def test_predict_evaluate_and_the_script_agree_on_every_file(
         done = tlkit.export(run, tmp_path / "out", to=to)
     script = runpy.run_path(str(done.folder / "predict.py"))
     assert script["FACTS"] == _facts(hot, run, to, done.difference)
+    if to == "onnx":
+        ends = (*script["session"].get_inputs(), *script["session"].get_outputs())
+        assert [(end.name, end.shape[0]) for end in ends] == [
+            ("pixels", "batch"),
+            ("probabilities", "batch"),
+        ]
     calls = set()
     for resize, mask, favored in VARIANTS[:4]:  # each way to resize and each rule
         classifier = variant(run, resize, mask, favored, paths)

@@ -9,12 +9,13 @@ from typing import Any
 from tests.finished_runs import made_up
 
 from tlkit.cli.predict import _sources_text
-from tlkit.metrics.intervals import format_interval, format_share, format_value
+from tlkit.metrics.intervals import Interval, format_interval, format_share, format_value
 from tlkit.reports.card import model_card
 from tlkit.reports.compare import ComparedRun, comparison, metric_table
 from tlkit.reports.console import scores_text
 from tlkit.reports.gallery import Gallery
 from tlkit.reports.report import report
+from tlkit.reports.tables import metric_row
 from tlkit.sweeps.page import sweep_page
 from tlkit.sweeps.summary import Outcome, Sweep
 from tlkit.sweeps.text import sweep_text
@@ -70,3 +71,10 @@ def test_a_sweep_of_one_run_agrees() -> None:
     assert ENDS in row
     page = sweep_page(sweep, None)
     assert f'<td class="num">{VALUE}</td><td class="num">{ENDS}</td>' in page
+
+
+def test_an_interval_below_the_axis_is_not_cut_off_in_a_picture() -> None:
+    above, below = (Interval(low, 0.6, "bootstrap", 40) for low in (0.1, -0.035))
+    assert metric_row("kappa", "Cohen's kappa", 0.3, above).plot
+    row = metric_row("kappa", "Cohen's kappa", 0.3, below)
+    assert (row.plot, row.ends) == ("", format_interval(below, percent=False))

@@ -241,7 +241,7 @@ class TestAnnounced:
         ("source", "message"),
         [
             ("Acme = 3", "a part is an attrs class, got 3"),
-            ("class Acme: pass", "a part is an attrs class"),
+            ("class Acme: pass", r"; decorate it with @attrs\.frozen\(kw_only=True\)"),
             (
                 "import attrs\n@attrs.frozen\nclass Acme: pass",
                 "must extend Head, got acme_mod:Acme",

@@ -156,7 +156,13 @@ def test_data_that_are_missing_are_found_and_notes_are_said_once(file: Path) -> 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [({"name": "none"}, "none"), ({"a": 1}, "{'a': 1}"), ([1, "b"], "1 b"), (True, "true")],
+    [
+        ({"name": "none"}, "none"),
+        ({"name": "pooled", "units": [32]}, "pooled (units 32)"),
+        ({"a": 1}, "{'a': 1}"),
+        ([1, "b"], "1 b"),
+        (True, "true"),
+    ],
 )
 def test_a_value_is_brief_in_a_label(value: object, text: str) -> None:
     assert brief(value) == text

@@ -144,6 +144,22 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
         # To patch tf2onnx, Keras 3.15.1 looks for an attribute that NumPy 2 warns about.
         warnings.filterwarnings("ignore", r"In the future `np\.\w+` will be defined")
         model.export(path, format="onnx", input_signature=[pixels], verbose=False)
+    _name_onnx(path)
+
+
+def _name_onnx(path: Path) -> None:
+    """Give the output and the number of images names that tell what they are."""
+    import onnx
+
+    model = onnx.load(path)
+    (pixels,), (output,) = model.graph.input, model.graph.output
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["probabilities" if name == output.name else name for name in names]
+    output.name = "probabilities"
+    for value in (pixels, output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, path)
 
 
 FORMATS: Mapping[str, Format] = {

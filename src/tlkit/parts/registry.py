@@ -32,6 +32,7 @@ P = TypeVar("P", bound=type)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 PLUGIN = "_tlkit_plugin_"  # prefix of a plugin file's module name; the file's hash follows
+ABOVE_FROZEN = "decorate it with @tlkit.part, or put the register decorator above @frozen"
 
 
 @functools.cache
@@ -257,19 +258,16 @@ class Registry(Generic[T]):
                 f"{type(error).__name__}: {error}; fix or uninstall that package"
             ) from error
         try:
-            self._check(point.name, part)
+            self._check(point.name, part, "decorate it with @attrs.frozen(kw_only=True)")
         except PartError as error:
             raise PartError(f"{error} (from {_origin(point)})") from None
         self._parts[point.name] = part
         return self._parts[point.name]
 
-    def _check(self, name: str, part: object) -> None:
+    def _check(self, name: str, part: object, way_out: str = ABOVE_FROZEN) -> None:
         if not (isinstance(part, type) and "__attrs_attrs__" in part.__dict__):  # not inherited
             got = _target(part) if isinstance(part, type) else repr(part)
-            raise PartError(
-                f"{self.kind} {name!r}: a part is an attrs class, got {got}; "
-                "decorate it with @tlkit.part, or put the register decorator above @frozen"
-            )
+            raise PartError(f"{self.kind} {name!r}: a part is an attrs class, got {got}; {way_out}")
         if not issubclass(part, self.base):
             raise PartError(
                 f"{self.kind} {name!r}: must extend {self.base.__name__}, got {_target(part)}"

@@ -93,11 +93,12 @@ def class_tables(scores: Scores) -> list[ClassTable]:
 def metric_row(name: str, title: str, value: float | None, interval: Interval | None) -> Row:
     """Return a metric's row."""
     percent = name in PERCENT
+    negative = interval is not None and interval.low < 0  # kappa's; the axis begins at 0
     return Row(
         title=title,
         text=data_element(value, percent),
         ends=format_interval(interval, percent=percent),
-        plot=Markup() if name in UNBOUNDED else interval_plot(value, interval),
+        plot=Markup() if name in UNBOUNDED or negative else interval_plot(value, interval),
         n=str(interval.n) if interval else "",
         few=interval is not None and interval.n < FEW,
     )

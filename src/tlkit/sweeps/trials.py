@@ -83,13 +83,16 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def brief(value: Any) -> str:
-    """Return a swept value for a label, a table as its name.
+    """Return a swept value for a label, a table as its name and other keys.
 
-    >>> brief({"name": "balanced"}), brief(2e-05), brief(["a", "b"])
-    ('balanced', '2e-05', 'a b')
+    >>> brief({"name": "pooled", "units": [32]}), brief(2e-05), brief(["a", "b"])
+    ('pooled (units 32)', '2e-05', 'a b')
     """
+    if isinstance(value, Mapping) and "name" in value:
+        others = ", ".join(f"{key} {brief(v)}" for key, v in value.items() if key != "name")
+        return f"{value['name']} ({others})" if others else str(value["name"])
     if isinstance(value, Mapping):
-        return str(value.get("name", shown(dict(value))))
+        return shown(dict(value))
     if isinstance(value, list | tuple):
         return " ".join(map(brief, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -84,7 +84,7 @@ def _check(model: keras.Model, planned: LayerTable) -> None:
     """Raise unless the built layers are the planned ones, number by number."""
     built = layer_table(model)
     facts = [
-        [(x.name, x.output_shape, x.params, x.other_params) for _, x in table]
+        [(x.name, x.output_shape, x.params, x.other_params, x.batch_norm) for _, x in table]
         for table in (planned, built)
     ]
     if facts[0] != facts[1]:
