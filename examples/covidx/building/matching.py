@@ -89,7 +89,8 @@ def match(lists: Lists, candidates: Iterable[Candidate]) -> Match:
         if candidate.file in existing:
             images.append(_image("val", candidate))
         else:
-            problems.append(f"{candidate.where}: {candidate.name}: its file is missing")
+            where = f"{candidate.where}: {candidate.name}"
+            problems.append(f"{where}: {_missing(candidate, existing)}")
     spare = [name for name in offered if name not in listed]
     problems += [
         f"{row.where}: {row.file}: is not in any source's metadata"
@@ -112,10 +113,14 @@ def _problem(row: Row, candidate: Candidate, existing: _Files) -> str:
         finding = candidate.finding or "of no class"
         return f"{row.where}: {row.file}: is {row.label} here and {finding!r} in {candidate.where}"
     if candidate.file not in existing:
-        near = difflib.get_close_matches(candidate.file.name, existing.spare(candidate.file), n=1)
-        hint = f"; {near[0]!r} exists; rename it if it is the same" if near else ""
-        return f"{row.where}: {row.file}: its file is missing: {candidate.file.name}{hint}"
+        return f"{row.where}: {row.file}: {_missing(candidate, existing)}"
     return ""
+
+
+def _missing(candidate: Candidate, existing: _Files) -> str:
+    near = difflib.get_close_matches(candidate.file.name, existing.spare(candidate.file), n=1)
+    hint = f"; {near[0]!r} exists; rename it if it is the same" if near else ""
+    return f"its file is missing: {candidate.file.name}{hint}"
 
 
 def _hint(name: str, spare: list[str]) -> str:

@@ -295,6 +295,12 @@ def renamed_file(sources: Sources) -> str:
     return "covid-train-3.jpg; 'covid-train-3.jpeg' exists; rename it if it is the same"
 
 
+def renamed_validation_file(sources: Sources) -> str:
+    path = sources.image("cohen", "new-1.png")
+    path.rename(path.with_suffix(".jpeg"))
+    return "new-1.png: its file is missing: new-1.png; 'new-1.jpeg' exists; rename it if it is"
+
+
 def renamed_row(sources: Sources) -> str:
     for row in sources.cohen:
         if row["filename"] == "covid-train-3.jpg":
@@ -344,7 +350,8 @@ def no_dicom_at_all(sources: Sources) -> str:
 @pytest.mark.parametrize(
     "plant",
     [
-        missing_file, missing_validation_file, renamed_file, renamed_row, wrong_class,
+        missing_file, missing_validation_file, renamed_file, renamed_validation_file, renamed_row,
+        wrong_class,
         two_classes_for_one_file, a_file_in_both_lists, a_row_without_a_class, corrupt_dicom,
         no_dicom_at_all,
     ],
