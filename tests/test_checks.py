@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from PIL import Image
 from tests.pictures import picture
 
 import tlkit
-from tlkit.data import checks
+from tlkit.data import checks, decoding
 from tlkit.data.checks import Checked, check_images
-from tlkit.data.decoding import decode
 from tlkit.data.images import DecodedImageIndex, Reader
 from tlkit.parts.datasets import Folder
 
@@ -227,11 +227,13 @@ class TestIndex:
         """What was decoded."""
         done: list[bytes] = []
 
-        def listening(content: bytes) -> Image.Image:
+        @contextlib.contextmanager
+        def listening(content: bytes) -> Iterator[Image.Image]:
             done.append(content)
-            return decode(content)
+            with decoding.decoded(content) as image:
+                yield image
 
-        monkeypatch.setattr(checks, "decode", listening)
+        monkeypatch.setattr(checks, "decoded", listening)
         return done
 
     def test_what_was_sound_is_decoded_once_and_found_the_same(
