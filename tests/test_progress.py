@@ -48,7 +48,7 @@ def test_the_time_left_counts_the_frozen_layers_and_follows_what_is_done(
     clock: Clock, plan: tlkit.Plan
 ) -> None:
     left = TimeLeft(plan)
-    (work,) = stage_works(plan)
+    (work,) = stage_works(plan, left.cores)
     whole = work.left(0)
     assert left.left == whole == work.prefix * 800 + work.epoch * 4
     left.begin(1)
@@ -66,9 +66,9 @@ def test_features_from_the_cache_count_as_nothing_left(clock: Clock, plan: tlkit
     left = TimeLeft(plan)
     left.begin(1)
     left.batch(1.0)
-    assert left.left > 0.9 * stage_works(plan)[0].prefix * 800
+    assert left.left > 0.9 * stage_works(plan, left.cores)[0].prefix * 800
     left.begin(2)
-    assert left.left == pytest.approx(3 * stage_works(plan)[0].epoch)
+    assert left.left == pytest.approx(3 * stage_works(plan, left.cores)[0].epoch)
 
 
 def test_through_a_pipe_a_line_now_and_then_tells_how_far_the_frozen_layers_are(

@@ -109,9 +109,9 @@ class TimeLeft:
     """The time that is left of a run: from the estimate at first, then from what is done."""
 
     def __init__(self, plan: Plan) -> None:
-        self.stages = stage_works(plan)
         self.first_epochs = [planned.first_epoch for planned in plan.stages]
         self.cores = available_cores()
+        self.stages = stage_works(plan, self.cores)
         self.stage = 0
         self.done = 0.0  # in estimated seconds on one core, as is `left`
         self.left = sum(stage.left(0) for stage in self.stages)

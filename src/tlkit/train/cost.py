@@ -17,6 +17,11 @@ OUTPUTS_PER_S = 0.4e9  # per core: values that layers write
 WINOGRAD_GAIN = 0.57  # of the time, for frozen 3 × 3 convolutions
 BACKWARD = 2.0  # forward passes that one backward pass takes
 DECODE_S = 0.01  # per image: reading and resizing a photograph
+# The solver, which uses one core: 636 images of 2,528 features take 0.7 s to decompose and 2.2 ms
+# per iteration, 2,609 take 9.8 s and 20 ms; twelve strengths took 1,200 to 1,400 iterations.
+DECOMPOSED_PER_S = 1.6e9  # images × width × the lesser of the two
+ITERATION_S, ITERATED_PER_S = 1e-3, 3.4e8  # images × the lesser of the two
+ITERATIONS = 110  # per strength
 START_S = 15.0  # TensorFlow, intervals, the report's pictures
 
 
@@ -27,9 +32,10 @@ def multiply_adds(layer: Layer) -> float:
 
 @frozen(kw_only=True)
 class StageWork:
-    """What a stage computes, in seconds on one core.
+    """What a stage computes, in seconds on one core; what cannot be shared counts for each core.
 
     Attributes:
+        start: What comes before its first epoch.
         prefix: One image's way through the frozen layers.
         passes: The number of images that go through them in its first epoch.
         later_passes: The same for each epoch after it, as long as its views are new.
@@ -38,6 +44,7 @@ class StageWork:
         epochs: The number of epochs.
     """
 
+    start: float
     prefix: float
     passes: int
     later_passes: int
@@ -47,15 +54,15 @@ class StageWork:
 
     def left(self, done: int) -> float:
         """Return the seconds of the epochs after the first `done`."""
-        first = self.passes if done == 0 else 0
+        first = 0.0 if done else self.start + self.prefix * self.passes
         later = self.later_passes * max(0, self.new_views - max(1, done))
-        return self.prefix * (first + later) + self.epoch * max(0, self.epochs - done)
+        return first + self.prefix * later + self.epoch * max(0, self.epochs - done)
 
 
-def stage_works(plan: Plan) -> list[StageWork]:
+def stage_works(plan: Plan, cores: int) -> list[StageWork]:
     """Return what each stage computes; views of prefixes that are done cost nothing."""
     done: set[tuple[int, int]] = set()
-    return [_stage_work(plan, planned, done) for planned in plan.stages]
+    return [_stage_work(plan, planned, done, cores) for planned in plan.stages]
 
 
 def estimated_seconds(plan: Plan, cores: int | None = None) -> float:
@@ -67,11 +74,26 @@ def estimated_seconds(plan: Plan, cores: int | None = None) -> float:
     """
     cores = cores or available_cores()
     images = sum(sum(counts.values()) for counts in plan.counts.values())
-    work = sum(stage.left(0) for stage in stage_works(plan))
-    return START_S + (2 * DECODE_S * images + work) / cores
+    work = sum(stage.left(0) for stage in stage_works(plan, cores))
+    if plan.tta:
+        mirrored = images - sum(plan.counts["train"].values())
+        work += mirrored * _forward_s(plan, 1, len(plan.layers))
+    refits = [len(planned.views) * images for planned in plan.stages if planned.refit]
+    refit_s = sum(sum(_solver_s(plan, count)) for count in refits[:1])
+    return START_S + (2 * DECODE_S * images + work) / cores + refit_s
 
 
-def _stage_work(plan: Plan, planned: PlannedStage, done: set[tuple[int, int]]) -> StageWork:
+def _solver_s(plan: Plan, images: int) -> tuple[float, float]:
+    """Return the seconds in which the solver decomposes so many features, and solves a strength."""
+    width = plan.layers.layers[-1].params // len(plan.classes) - 1
+    lesser = min(images, width)
+    iteration_s = ITERATION_S + images * lesser / ITERATED_PER_S
+    return images * width * lesser / DECOMPOSED_PER_S, ITERATIONS * iteration_s
+
+
+def _stage_work(
+    plan: Plan, planned: PlannedStage, done: set[tuple[int, int]], cores: int
+) -> StageWork:
     images = {split: sum(counts.values()) for split, counts in plan.counts.items()}
     train, others = images["train"], sum(images.values()) - images["train"]
     below = _forward_s(plan, 1, planned.cut)
@@ -81,13 +103,18 @@ def _stage_work(plan: Plan, planned: PlannedStage, done: set[tuple[int, int]]) -
     new = {(planned.cut, view) for view in planned.views} - done
     done |= new
     epochs = planned.stage.epochs
+    start, epoch = 0.0, above * (train * (1 + BACKWARD) + others)
+    if planned.l2:  # an epoch solves and evaluates
+        start, solve = _solver_s(plan, len(planned.views) * train)
+        start, epoch = cores * start, cores * solve + above * (train + others)
     return StageWork(
+        start=start,
         prefix=below,
         passes=train + others if new or not plan.cache else 0,
         later_passes=train,
         # Without the cache, every epoch sends the training images through the frozen layers.
         new_views=len(new) if plan.cache else max(len(new), epochs),
-        epoch=above * (train * (1 + BACKWARD) + others),
+        epoch=epoch,
         epochs=epochs,
     )
 

@@ -46,6 +46,7 @@ class PlannedStage:
         views: The augmented views of the training images that its epochs see.
         phase: The number of its phase, from 1.
         l2: With the solver, the strength of L2 regularization in each of its epochs.
+        refit: Whether the solver solves one of them again with the validation images.
     """
 
     stage: Stage
@@ -57,6 +58,7 @@ class PlannedStage:
     views: tuple[int, ...]
     phase: int = 1
     l2: tuple[float, ...] = ()
+    refit: bool = False
 
 
 @frozen(kw_only=True)
@@ -78,6 +80,7 @@ class Plan:
         cache: Whether features are kept on disk.
         winograd: Whether frozen 3 × 3 convolutions use Winograd's algorithm.
         prefix_batch: Images per pass through the frozen prefix.
+        tta: Whether mirror images are evaluated too; not part of the record.
         notes: What the user should know about the data and the model; not part of the record.
     """
 
@@ -95,6 +98,7 @@ class Plan:
     winograd: bool = False
     prefix_batch: int = PREFIX_BATCH
     data: Mapping[str, Any] = field(factory=dict)
+    tta: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -202,6 +206,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),
         cache=experiment.fit.cache,
         winograd=_uses_winograd(experiment, splits),
+        tta=experiment.calibration.tta is not None,
         notes=(*splits.notes, *_held_batch_norm(experiment.backbone, layers, all_stages)),
     )
 
@@ -279,6 +284,7 @@ def _planned_stages(
                 tuple(dict.fromkeys(views)),
                 number,
                 l2,
+                isinstance(phase.optimizer, LBFGS) and phase.optimizer.refit,
             )
         )
         first += stage.epochs
