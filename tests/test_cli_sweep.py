@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import tlkit
 from tlkit.cli import app
-from tlkit.sweeps import sweep as sweeping
+from tlkit.sweeps import executors
 from tlkit.system.lock import locked
 
 QUICK = """
@@ -24,6 +24,10 @@ head = { name = "pooled" }
 
 class Pretended:
     """Stands for the process that makes runs: it writes the metrics of a run, or fails."""
+
+    def __init__(self, environment: Any) -> None: ...
+
+    def close_input(self) -> None: ...
 
     def __enter__(self) -> Pretended:
         return self
@@ -44,7 +48,7 @@ class Pretended:
 
 @pytest.fixture(autouse=True)
 def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sweeping, "Worker", Pretended)
+    monkeypatch.setattr(executors, "Worker", Pretended)
     monkeypatch.chdir(tmp_path)
     Path("quick.toml").write_text(QUICK)
 
@@ -110,9 +114,9 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either a file or --resume"),
-        (["quick.toml", "--resume", "sweeps/quick-1"], "give either a file or --resume"),
-        (["--resume", "sweeps/quick-1", "--seeds", "1"], "takes no other option"),
+        ([], "give either a file or one of --resume"),
+        (["quick.toml", "--resume", "sweeps/quick-1"], "give either a file or one of --resume"),
+        (["--resume", "sweeps/quick-1", "--seeds", "1"], "takes none of its options"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments: list[str], message: str) -> None:

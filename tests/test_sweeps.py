@@ -167,7 +167,7 @@ def test_finished_runs_are_kept_when_it_goes_on(
     monkeypatch.setattr(worker, "work", counted)
     again = tlkit.resume_sweep(begun, in_process=True, callback=listener)
     assert jobs == ["002-_b_", "004-_b_", "005-_b_", "006-_b_"]
-    assert listener.heard[1:4] == ["1 of 6 done before", "2 of 6 done", "3 of 6 done before"]
+    assert listener.heard[1:4] == ["1 of 6 done before", "2 of 6 done before", "3 of 6 done"]
     assert rows(begun / "sweep.csv") == rows(done.folder / "sweep.csv")
     assert again.summaries[0].figures == done.summaries[0].figures
     kept = {p: t for p, t in before.items() if p.parent.name != "002-_b_"}

@@ -83,11 +83,16 @@ from .runner.resume import resume as resume
 from .runner.run import Run as Run
 from .runner.run import run as run
 from .sweeps.callback import SweepCallback as SweepCallback
+from .sweeps.executors import Executor as Executor
+from .sweeps.status import RunStatus as RunStatus
+from .sweeps.status import SweepStatus as SweepStatus
+from .sweeps.status import sweep_status as sweep_status
 from .sweeps.summary import Answer as Answer
 from .sweeps.summary import Figure as Figure
 from .sweeps.summary import Outcome as Outcome
 from .sweeps.summary import Sweep as Sweep
 from .sweeps.summary import VariantSummary as VariantSummary
+from .sweeps.sweep import join_sweep as join_sweep
 from .sweeps.sweep import resume_sweep as resume_sweep
 from .sweeps.sweep import sweep as sweep
 from .sweeps.trials import Trial as Trial

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +47,36 @@ def sweep(
         Path | None,
         typer.Option(help="Resume this sweep; finished runs are kept.", metavar="DIR"),
     ] = None,
+    join: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take part in this sweep, next to other processes and machines that see its "
+            "folder; start as many as you like.",
+            metavar="DIR",
+        ),
+    ] = None,
+    status: Annotated[
+        Path | None,
+        typer.Option(
+            help="Show who makes which run of this sweep, and what is left.", metavar="DIR"
+        ),
+    ] = None,
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Processes on this machine, or where else to start them: ray:auto, "
+            "ray:HOST:PORT, slurm:PARTITION.",
+            metavar="N|WHERE",
+        ),
+    ] = "1",
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Processes for ray and slurm. Unset: all processors; 16.", min=1),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads per process. Unset: the processors, shared out.", min=1),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all runs and list them; run nothing.")
     ] = False,
@@ -62,27 +94,45 @@ def sweep(
 
         tlkit sweep exp3.toml --set data.folds=5
 
+        tlkit sweep exp3.toml --seeds 0-4 --workers 4
+
+        tlkit sweep --join sweeps/exp3-1
+
     A key whose value is itself a list needs a list of lists: --set head.units=[[512],[1024,1024]].
     """
-    if (file is None) == (resume is None):
-        raise typer.BadParameter("give either a file or --resume DIR", param_hint="FILE")
-    if resume is not None and (seeds or overrides or out or dry_run):
+    folders = {"--resume": resume, "--join": join, "--status": status}
+    named = [option for option, folder in folders.items() if folder is not None]
+    if (file is not None) + len(named) != 1:
         raise typer.BadParameter(
-            "continues the sweep as it was started and takes no other option",
-            param_hint="--resume",
+            "give either a file or one of --resume DIR, --join DIR and --status DIR",
+            param_hint="FILE",
+        )
+    if named and (seeds or overrides or out or dry_run):
+        raise typer.BadParameter(
+            "continues the sweep as it was started and takes none of its options",
+            param_hint=named[0],
         )
     if file is not None and dry_run:
         typer.echo(_list(tlkit.plan_trials(file, overrides or [], seeds)))
         return
+    if status is not None:
+        found = tlkit.sweep_status(status)
+        typer.echo(json_text(found.as_json()) if as_json else str(found))
+        return
     from tlkit.sweeps.text import Lines, sweep_text
 
     callback = Lines()
+    where = {"workers": workers, "processes": processes, "threads": threads}
+    begin: Callable[..., Sweep]
+    if resume is not None:
+        begin = functools.partial(tlkit.resume_sweep, resume)
+    elif join is not None:
+        begin = functools.partial(tlkit.join_sweep, join)
+    else:
+        assert file is not None
+        begin = functools.partial(tlkit.sweep, file, out, overrides=overrides or [], seeds=seeds)
     try:
-        if file is not None:
-            done = tlkit.sweep(file, out, overrides=overrides or [], seeds=seeds, callback=callback)
-        else:
-            assert resume is not None
-            done = tlkit.resume_sweep(resume, callback=callback)
+        done = begin(callback=callback, **where)
     except KeyboardInterrupt as stop:
         command = f"tlkit sweep --resume {shell_quoted(callback.folder)}"
         echo("interrupted" + (f"; next: {command}" if callback.folder else ""), err=True)

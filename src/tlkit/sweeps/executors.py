@@ -1,98 +1,217 @@
-"""The process that makes a sweep's runs, so that a crash costs one run and not the sweep.
+"""Executors: where the processes that make a sweep's runs are started.
 
-TensorFlow takes seconds to start and keeps memory after each run, so a process makes several runs
-and is then replaced.
+All they do is start processes that take part in the sweep, and wait for them. Which process makes
+which run is settled in the sweep's folder (`tlkit.sweeps.board`), so results do not depend on it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Mapping
+import importlib
+import os
+import secrets
+import threading
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
-from attrs import define
+from attrs import field, frozen
 
-MAX_WORK_S = 60.0  # a start takes about 5 s: after a minute of work it is under a tenth
-COMMAND = ("-P", "-m", "tlkit.sweeps.worker")  # -P: never import from the working directory
-EXIT_TIMEOUT_S = 30.0
+from tlkit.parts.registry import Registry
+from tlkit.parts.validators import at_least, unless_none
+from tlkit.sweeps.board import Board
+from tlkit.sweeps.joining import POLL_S, take_part, thread_variables, usable_processors, work_off
+from tlkit.sweeps.processes import Worker
+from tlkit.system.errors import ConfigError, PartError, Problem
+
+MOST_JOBS = 16  # of a Slurm array that names no number
 
 
-@define
-class Worker:
-    """A process that makes runs, replaced when it dies or has worked long enough.
+@frozen(kw_only=True)
+class Executor(ABC):
+    """Where the processes that make a sweep's runs are started.
 
     Attributes:
-        max_work_s: Seconds of work after which a new process makes the next run.
+        place: What follows the colon in ``--workers NAME:PLACE``.
+        processes: How many processes to start; None: what suits the place.
+        threads: TensorFlow's threads per process; None: what suits the place. The last bits of a
+            result depend on it.
     """
 
-    max_work_s: float = MAX_WORK_S
-    _process: subprocess.Popen[str] | None = None
-    _worked_s: float = 0.0
+    place: str = ""
+    processes: int | None = field(default=None, validator=unless_none(at_least(1)))
+    threads: int | None = field(default=None, validator=unless_none(at_least(1)))
 
-    def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Make one run; see `tlkit.sweeps.worker.work`."""
-        started = time.monotonic()
-        process = self._process = self._process or _start()
-        assert process.stdin is not None
-        assert process.stdout is not None
+    @abstractmethod
+    def run(self, board: Board, stop: threading.Event) -> None:
+        """Start the processes, and return when all of them have ended.
+
+        Args:
+            board: The sweep. Processes elsewhere call `take_part` with its folder.
+            stop: When it is set, stop the processes and return.
+        """
+
+
+executors: Registry[Any] = Registry(
+    "executor", Executor, modules=(__name__,), group="tlkit.executors"
+)
+
+
+@executors.register("local")
+@frozen(kw_only=True)
+class Local(Executor):
+    """Processes on this machine, which share its processors and graphics cards."""
+
+    def run(self, board: Board, stop: threading.Event) -> None:
+        """Start the processes, and return when all of them have ended."""
+        count = min(self.processes or 1, len(board.trials.trials))
+        with ExitStack() as stack:
+            workers = [stack.enter_context(Worker(environment=self._environment(number, count)))
+                       for number in range(count)]  # fmt: skip
+            pool = stack.enter_context(ThreadPoolExecutor(count))
+            begun = [pool.submit(work_off, board, worker, stop) for worker in workers]
+            try:
+                while not all(thread.done() for thread in begun):
+                    if stop.wait(0.1):
+                        break
+                    for thread in begun:
+                        if thread.done():
+                            thread.result()  # raises what the thread raised
+            finally:
+                stop.set()
+                for worker in workers:
+                    worker.close_input()  # it stops between two batches
+            for thread in begun:
+                thread.result()
+
+    def _environment(self, number: int, count: int) -> dict[str, str]:
+        """Return the variables that give a process its share of the machine."""
+        threads = self.threads
+        if threads is None and count > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+            threads = max(1, usable_processors() // count)
+        shares = thread_variables(threads)
+        cards = graphics_cards()
+        if count > 1 and len(cards) > 1:
+            shares["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
+        return shares
+
+
+@executors.register("ray")
+@frozen(kw_only=True)
+class Ray(Executor):
+    """Tasks of a Ray cluster whose nodes see the sweep's folder: ``auto``, ``HOST:PORT``, or none.
+
+    Without a place, Ray is started on this machine alone. Each task is a process of its own, and
+    Ray starts it again elsewhere if its node is lost.
+    """
+
+    def run(self, board: Board, stop: threading.Event) -> None:
+        """Start the tasks, and return when all of them have ended."""
+        ray = _package("ray", "ray")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if self.place:
+            options["address"] = self.place
+        else:  # for this user only: a token, and nothing but this machine's loopback
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        started_here = not ray.is_initialized()
+        if started_here:
+            try:
+                ray.init(**options)
+            except ConnectionError as error:
+                raise ConfigError(
+                    [Problem("--workers", f"no Ray cluster answers: {error}")]
+                ) from None
         try:
-            process.stdin.write(json.dumps(dict(job)) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = self._end()
-            return {"error": _cause(code), "exit_code": 8 if code == -signal.SIGKILL else 1}
-        self._worked_s += time.monotonic() - started
-        if self._worked_s >= self.max_work_s:
-            self._end()
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def _end(self) -> int:
-        """End the process and return its exit code."""
-        process, self._process, self._worked_s = self._process, None, 0.0
-        if process is None:
-            return 0
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        try:
-            return process.wait(EXIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+            self._run(ray, board, stop)
         finally:
-            process.stdout.close()
+            if started_here:
+                ray.shutdown()
+
+    def _run(self, ray: Any, board: Board, stop: threading.Event) -> None:
+        threads = self.threads or 1
+        most = int(ray.cluster_resources().get("CPU", 1)) // threads
+        count = min(self.processes or max(1, most), len(board.trials.trials))
+        task = ray.remote(num_cpus=threads, max_retries=3, max_calls=1)(take_part)
+        folder = str(board.folder.path.resolve())
+        waiting = [task.remote(folder, threads) for _ in range(count)]
+        while waiting and not stop.is_set():
+            ended, waiting = ray.wait(waiting, timeout=POLL_S)
+            for task_done in ended:
+                with suppress(ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
+                    ray.get(task_done)  # what it had begun, the others have taken over
+        for task_left in waiting:
+            ray.cancel(task_left)
 
 
-def _start() -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603  # starts tlkit itself
-        [sys.executable, *COMMAND],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
+@executors.register("slurm")
+@frozen(kw_only=True)
+class Slurm(Executor):
+    """An array of Slurm jobs, through submitit; the place is the partition.
+
+    ``slurm:local`` makes the same array of processes on this machine, to try it out.
+    """
+
+    def run(self, board: Board, stop: threading.Event) -> None:
+        """Submit the jobs, and return when all of them have ended."""
+        submitit = _package("submitit", "submitit")
+        folder = board.folder.path.resolve()
+        count = min(self.processes or MOST_JOBS, len(board.trials.trials))
+        array = submitit.AutoExecutor(
+            folder=folder / "slurm", cluster="local" if self.place == "local" else "slurm"
+        )
+        array.update_parameters(name=f"tlkit-{folder.name}", timeout_min=24 * 60,
+                                cpus_per_task=self.threads or 1)  # fmt: skip
+        if self.place not in ("", "local"):
+            array.update_parameters(slurm_partition=self.place)
+        jobs = array.map_array(take_part, [str(folder)] * count, [self.threads or 1] * count)
+        while not all(job.done() for job in jobs):
+            if stop.wait(POLL_S):
+                for job in jobs:
+                    job.cancel()
+                return
 
 
-def _cause(code: int) -> str:
-    """Return why a process ended in the middle of a run."""
-    if code == -signal.SIGKILL:
-        return "the process was killed; was there too little memory?"
-    if code < 0:
-        return f"the process ended with {signal.Signals(-code).name}"
-    return f"the process ended with exit code {code}"
+def executor_of(
+    workers: int | str, processes: int | None = None, threads: int | None = None
+) -> Executor:
+    """Return the executor that ``--workers`` names.
+
+    Args:
+        workers: A number of processes on this machine, or ``NAME`` or ``NAME:PLACE``.
+        processes: The number of processes, for an executor that is named.
+        threads: TensorFlow's threads per process.
+
+    Raises:
+        ConfigError: If the number is not positive.
+        PartError: If there is no such executor.
+    """
+    text = str(workers)
+    if text.isdecimal():
+        if int(text) < 1:
+            raise ConfigError([Problem("--workers", f"must be at least 1, got {text}")])
+        return Local(processes=int(text), threads=threads)
+    name, _, place = text.partition(":")
+    part: type[Executor] = executors.get(name)
+    return part(place=place, processes=processes, threads=threads)
+
+
+def graphics_cards() -> list[str]:
+    """Return the numbers of the graphics cards that CUDA may use, without starting it."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [card for card in chosen.split(",") if card.strip()]
+    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _package(name: str, extra: str) -> Any:
+    """Import an optional package without starting Keras."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise PartError(
+            f"{name}: cannot be imported: {error}; pip install 'tlkit[{extra}]'"
+        ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tlkit.sweeps.summary import Outcome, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
+from tlkit.system.lease import Lease
 from tlkit.system.text import choose_another, csv_table
 
 SWEEP, RUNS = "sweep.json", "runs"
@@ -135,6 +136,22 @@ class SweepFolder:
             for o, of_run in zip(outcomes, figures, strict=True)
         ]  # fmt: skip
         self.write_csv("sweep.csv", [*head, "val accuracy", "error"], rows)
+
+    def write_workers(self, leases: Mapping[str, Lease]) -> None:
+        """Write `workers.csv`: who made each run, how long it took, and at which attempt."""
+        rows = [
+            [
+                work,
+                lease.status,
+                lease.number + 1,
+                lease.owner.host,
+                lease.owner.process,
+                lease.seconds,
+            ]
+            for work, lease in sorted(leases.items())
+        ]
+        head = ["run", "status", "attempts", "host", "process", "seconds"]
+        self.write_csv("workers.csv", head, rows)
 
     def write_csv(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table into the folder."""

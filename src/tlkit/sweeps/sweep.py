@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import itertools
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
+from tlkit.sweeps.board import Board
 from tlkit.sweeps.callback import SweepCallback
-from tlkit.sweeps.executors import Worker
-from tlkit.sweeps.folder import RUNS, Command, SweepFolder
-from tlkit.sweeps.summary import Outcome, Sweep, read_outcome
-from tlkit.sweeps.trials import Trials, plan_trials
-from tlkit.system.errors import RunFolderError
+from tlkit.sweeps.executors import Executor, executor_of
+from tlkit.sweeps.folder import Command, SweepFolder
+from tlkit.sweeps.joining import POLL_S, at_work, finish, open_board, work_off
+from tlkit.sweeps.summary import Sweep
+from tlkit.sweeps.trials import plan_trials
+from tlkit.system.lease import PATIENCE_S
 from tlkit.system.lock import locked
 from tlkit.system.renames import renamed_keywords
 from tlkit.system.signals import raise_on_signal
-
-Work = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @renamed_keywords(watcher="callback")
@@ -29,6 +29,9 @@ def sweep(
     overrides: Sequence[str] = (),
     seeds: str | None = None,
     in_process: bool = False,
+    workers: int | str = 1,
+    processes: int | None = None,
+    threads: int | None = None,
     callback: SweepCallback | None = None,
 ) -> Sweep:
     """Run a study many times and summarize the results.
@@ -43,94 +46,117 @@ def sweep(
         seeds: Such as ``0-4``; unset: those of `[sweep]`.
         in_process: Run in this process, as parts need that were registered in it. Memory then
             grows with each run, and a crash ends the sweep.
+        workers: The number of processes on this machine, or an executor: ``ray:auto``,
+            ``ray:HOST:PORT``, ``slurm:PARTITION``.
+        processes: The number of an executor's processes; unset: what suits it.
+        threads: TensorFlow's threads per process; unset: the machine's, shared out. The last bits
+            of a result depend on it.
         callback: Receives the sweep's progress.
 
     Raises:
         TlkitError: Before the first run, if anything is wrong; the subclass says what.
     """
+    executor = None if in_process else executor_of(workers, processes, threads)
     command = Command(Path(file), tuple(overrides), seeds)
     trials = plan_trials(command.file, command.overrides, command.seeds)
     folder = SweepFolder.claim(None if out is None else Path(out), command.file.stem)
     folder.write_plan(command, trials)
-    return _execute(folder, trials, in_process, callback or SweepCallback())
+    with locked(folder.path):
+        return _execute(Board(folder, trials), executor, callback or SweepCallback())
 
 
 @renamed_keywords(watcher="callback")
 def resume_sweep(
-    folder: str | Path, *, in_process: bool = False, callback: SweepCallback | None = None
+    folder: str | Path,
+    *,
+    in_process: bool = False,
+    workers: int | str = 1,
+    processes: int | None = None,
+    threads: int | None = None,
+    callback: SweepCallback | None = None,
 ) -> Sweep:
     """Make the unfinished runs of a sweep; finished ones are kept.
 
     Args:
         folder: The sweep's folder; its TOML file must be where it was.
         in_process: As for `sweep`.
+        workers: As for `sweep`.
+        processes: As for `sweep`.
+        threads: As for `sweep`.
         callback: As for `sweep`.
 
     Raises:
         RunFolderError: If it is not a sweep's folder, an experiment has changed, or another
             process is writing to it.
     """
-    begun = SweepFolder(Path(folder))
-    command = begun.read_command()
-    trials = plan_trials(command.file, command.overrides, command.seeds)
-    begun.check_unchanged(trials)
-    return _execute(begun, trials, in_process, callback or SweepCallback())
+    executor = None if in_process else executor_of(workers, processes, threads)
+    board = open_board(Path(folder), retries=True)
+    with locked(board.folder.path):
+        return _execute(board, executor, callback or SweepCallback())
 
 
-def _execute(
-    folder: SweepFolder, trials: Trials, in_process: bool, callback: SweepCallback
+def join_sweep(
+    folder: str | Path,
+    *,
+    workers: int | str = 1,
+    processes: int | None = None,
+    threads: int | None = None,
+    patience_s: float = PATIENCE_S,
+    callback: SweepCallback | None = None,
 ) -> Sweep:
-    """Make the runs that are not finished, one after the other, and write the results."""
-    from tlkit.sweeps.page import write_results  # imports jinja2
+    """Take part in a sweep that has begun, next to any number of other processes and machines.
 
-    with ExitStack() as stack:
-        stack.enter_context(locked(folder.path))
-        stack.enter_context(raise_on_signal())
-        outcomes = [read_outcome(trial, folder.run(trial)) for trial in trials.trials]
-        (folder.path / RUNS).mkdir(exist_ok=True)
-        folder.write_runs(outcomes, trials.swept)
-        callback.on_plan(trials, folder.path)
-        work = _in_process() if in_process else stack.enter_context(Worker())
-        for number, outcome in enumerate(outcomes):
-            seconds = 0.0
-            if outcome.status != "done":
-                started = time.monotonic()
-                outcomes[number] = _run(folder, outcome, work)
-                folder.write_runs(outcomes, trials.swept)
-                seconds = time.monotonic() - started
-            callback.on_run_end(number + 1, len(outcomes), outcomes[number], seconds)
-        done = Sweep.of(folder.path, trials, outcomes)
-        write_results(folder, done)
-        return done
+    Returns when every run has ended, wherever it was made.
+
+    Args:
+        folder: The sweep's folder, which all of them see; its TOML file must be where it was.
+        workers: As for `sweep`.
+        processes: As for `sweep`.
+        threads: As for `sweep`.
+        patience_s: After how many seconds without a sign of life the run of a process on another
+            machine is taken over. One on this machine is taken over as soon as it has ended.
+        callback: As for `sweep`.
+
+    Raises:
+        RunFolderError: If it is not a sweep's folder, or an experiment has changed.
+    """
+    executor = executor_of(workers, processes, threads)
+    board = open_board(Path(folder), retries=False, patience_s=patience_s)
+    return _execute(board, executor, callback or SweepCallback())
 
 
-def _in_process() -> Work:
-    from tlkit.sweeps import worker  # imports TensorFlow
+def _execute(board: Board, executor: Executor | None, callback: SweepCallback) -> Sweep:
+    """Have the runs made that are not finished, and write the results.
 
-    return worker.work
+    Args:
+        board: The sweep.
+        executor: Makes the runs; None: this process.
+        callback: Receives the progress.
+    """
+    kept = [outcome for outcome, _ in board.news()]
+    callback.on_plan(board.trials, board.folder.path)
+    total, ended = len(board.trials.trials), itertools.count(1)
+    for outcome in kept:
+        callback.on_run_end(next(ended), total, outcome, 0.0)
 
+    def report() -> None:
+        for outcome, seconds in board.news():
+            callback.on_run_end(next(ended), total, outcome, max(seconds, 0.1))
 
-def _run(folder: SweepFolder, waiting: Outcome, work: Work) -> Outcome:
-    """Make one run and return its outcome."""
-    trial = waiting.trial
-    job = {
-        "file": str(trial.variant.file),
-        "overrides": list(trial.overrides),
-        "out": str(folder.run(trial)),
-        "sha256": trial.sha256,
-    }
-    answer = work(job)
-    if "traceback" in answer:
-        folder.write_traceback(trial, answer["traceback"])
-    if "error" not in answer:
-        try:
-            outcome = read_outcome(trial, folder.run(trial))
-        except RunFolderError as error:
-            answer = {"error": str(error), "exit_code": error.exit_code}
+    stop = threading.Event()
+    with raise_on_signal(), at_work(board):
+        if executor is None:
+            from tlkit.sweeps import worker  # imports TensorFlow
+
+            work_off(board, worker.work, stop, report)
         else:
-            if outcome.status == "done":
-                return outcome
-            answer = {"error": "the run wrote no metrics", "exit_code": 1}
-    return Outcome(
-        trial=trial, status="failed", error=answer["error"], exit_code=answer["exit_code"]
-    )
+            with ThreadPoolExecutor(1) as pool:
+                running = pool.submit(executor.run, board, stop)
+                try:
+                    while wait([running], timeout=POLL_S).not_done:
+                        report()
+                finally:
+                    stop.set()
+            running.result()
+    report()
+    return finish(board)

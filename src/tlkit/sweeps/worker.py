@@ -1,6 +1,6 @@
 """The process that makes runs of a sweep: reads one job per line, writes one answer per line.
 
-Started by `tlkit.sweeps.executors` as `python -m tlkit.sweeps.worker`. Anything else that is
+Started by `tlkit.sweeps.processes` as `python -m tlkit.sweeps.worker`. Anything else that is
 printed goes to standard error.
 """
 

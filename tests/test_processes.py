@@ -13,8 +13,8 @@ import pytest
 from tests.finished_runs import metrics_table, write_pretended
 
 import tlkit
-from tlkit.sweeps import executors
-from tlkit.sweeps.executors import Worker
+from tlkit.sweeps import processes
+from tlkit.sweeps.processes import Worker
 from tlkit.sweeps.trials import fingerprint
 from tlkit.system.lock import is_locked
 from tlkit.train.checkpoint import Checkpoint
@@ -41,7 +41,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.setattr(executors, "COMMAND", ("-c", SCRIPT))
+    monkeypatch.setattr(processes, "COMMAND", ("-c", SCRIPT))
     with Worker() as found:
         yield found
 
@@ -96,7 +96,7 @@ def test_the_real_one_makes_a_run_and_survives_a_mistake(tmp_path: Path) -> None
 
 PARENT = """
 import sys, time
-from tlkit.sweeps.executors import Worker
+from tlkit.sweeps.processes import Worker
 with Worker() as worker:
     print(worker({"file": sys.argv[1], "overrides": ["fit.epochs=1000"], "out": sys.argv[2],
                   "sha256": sys.argv[3]}))
@@ -128,8 +128,8 @@ import sys
 for name in ("tensorflow", "keras", "keras_cv"):
     sys.modules[name] = None
 from tlkit.cli import main
-from tlkit.sweeps import executors
-executors.COMMAND = ("-c", sys.argv.pop(1))
+from tlkit.sweeps import processes
+processes.COMMAND = ("-c", sys.argv.pop(1))
 main()
 """
 WRITES_METRICS = """

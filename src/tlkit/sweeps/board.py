@@ -1,0 +1,222 @@
+"""Which of a sweep's runs are done, taken or free, for any number of processes on any machines.
+
+The sweep's folder is the only state. A run is made in `attempt-N/`, where N is the number of its
+lease, and renamed into `runs/` when it ends. Taking over a run begins with renaming its folder, so
+a process that lost it, and wakes up, finds nothing to write to.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from tlkit.runfolder.folder import METRICS, UNFINISHED
+from tlkit.sweeps.folder import SweepFolder
+from tlkit.sweeps.summary import Outcome, read_outcome
+from tlkit.sweeps.trials import Trial, Trials
+from tlkit.system.errors import RunFolderError
+from tlkit.system.files import remove_file, remove_folder, rename_folder
+from tlkit.system.lease import DONE, FAILED, LOST, PATIENCE_S, STOPPED, WORKING, Lease, Leases
+from tlkit.system.lock import LOCK, is_locked
+
+LEASES, ATTEMPT = "leases", "attempt-{}"
+
+
+@define
+class Board:
+    """A sweep's runs as one process sees them; its threads share it.
+
+    Attributes:
+        folder: The sweep's folder.
+        trials: Its runs.
+        retries: Whether runs that had failed before are made again.
+        patience_s: After how many seconds of silence a process on another machine counts as dead.
+    """
+
+    folder: SweepFolder
+    trials: Trials
+    retries: bool = True
+    patience_s: float = PATIENCE_S
+    outcomes: dict[str, Outcome] = field(factory=dict, init=False)
+    leases: Leases = field(init=False)
+    _failed_before: dict[str, int] = field(factory=dict, init=False)
+    _begun: dict[str, tuple[Lease, Path, float]] = field(factory=dict, init=False)
+    _lock: threading.RLock = field(factory=threading.RLock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.leases = Leases(self.folder.path / LEASES, self.patience_s)
+        if self.retries:
+            newest = self.leases.newest().items()
+            self._failed_before = {name: n.number for name, n in newest if n.status == FAILED}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every run has ended, as far as `news` has told."""
+        return len(self.outcomes) == len(self.trials.trials)
+
+    def news(self) -> Iterator[tuple[Outcome, float]]:
+        """Yield each run that has ended since the last call, and the seconds it took."""
+        newest = self.leases.newest()
+        for trial in self.trials.trials:
+            with self._lock:
+                if trial.name in self.outcomes:
+                    continue
+                outcome = self._outcome(trial, newest)
+                if outcome is None:
+                    continue
+                self.outcomes[trial.name] = outcome
+            lease = newest.get(trial.name)
+            yield outcome, lease.seconds if lease else 0.0
+
+    def _outcome(self, trial: Trial, newest: Mapping[str, Lease]) -> Outcome | None:
+        """Return a run's outcome if it has ended."""
+        if self._is_finished(trial):
+            try:
+                return read_outcome(trial, self.folder.run(trial))
+            except RunFolderError as error:
+                return failed(trial, str(error), error.exit_code)
+        lease = newest.get(trial.name)
+        if lease is not None and self._has_failed(lease):
+            return failed(trial, lease.error, lease.exit_code)
+        return None
+
+    def _is_finished(self, trial: Trial) -> bool:
+        run = self.folder.run(trial)
+        return (run / METRICS).is_file() and not (run / UNFINISHED).is_file()
+
+    def _has_failed(self, lease: Lease) -> bool:
+        """Tell whether a run failed and is not to be made again."""
+        return lease.status == FAILED and self._failed_before.get(lease.work) != lease.number
+
+    def take(self) -> tuple[Lease | None, bool]:
+        """Take the first free run.
+
+        Returns:
+            Its lease; None if no run is free now. And whether other processes work on some.
+        """
+        others = False
+        with self._lock:
+            newest = self.leases.newest()
+            for trial in self.trials.trials:
+                before = newest.get(trial.name)
+                if trial.name in self.outcomes or trial.name in self._begun:
+                    continue
+                if self._is_finished(trial) or (before and self._has_failed(before)):
+                    continue
+                lease = None
+                if before is None or before.status != WORKING or self.leases.is_dead(before):
+                    lease = self.leases.claim(trial.name, before.number + 1 if before else 0)
+                if lease is None:
+                    others = True
+                    continue
+                out = self._bring(trial, lease)
+                self._begun[trial.name] = lease, out, time.monotonic()
+                if not self._is_finished(trial):  # else its last owner was only slow to say so
+                    return lease, others
+                self._end(lease, DONE)
+        return None, others
+
+    def _bring(self, trial: Trial, lease: Lease) -> Path:
+        """Move what there is of a run to where its new owner makes it, out of others' reach."""
+        run = self.folder.run(trial)
+        run.parent.mkdir(exist_ok=True)
+        if run.exists() and (is_locked(run) or not (run / UNFINISHED).is_file()):
+            return run  # someone resumes it by hand, or it is no run: making it will say so
+        out = self.attempt(trial, lease.number)
+        out.parent.mkdir(exist_ok=True)
+        numbers = range(lease.number - 1, -1, -1)
+        for begun in (run, *(self.attempt(trial, number) for number in numbers)):
+            with suppress(FileNotFoundError):
+                if out.exists():
+                    remove_folder(begun)  # what an owner before the last one left
+                else:
+                    rename_folder(begun, out)
+                    remove_file(out / LOCK)  # its last owner may sleep and hold it
+        return out
+
+    def attempt(self, trial: Trial, number: int) -> Path:
+        """Return the folder in which the owner of this number makes a run."""
+        return self.folder.path / ATTEMPT.format(number) / trial.name
+
+    def job(self, lease: Lease) -> dict[str, Any]:
+        """Return what a worker needs to know; see `tlkit.sweeps.worker.work`."""
+        trial = self._trial(lease)
+        return {
+            "file": str(trial.variant.file),
+            "overrides": list(trial.overrides),
+            "out": str(self._begun[lease.work][1]),
+            "sha256": trial.sha256,
+        }
+
+    def settle(self, lease: Lease, answer: Mapping[str, Any]) -> None:
+        """Put a run into its place, and record how it ended by the worker's answer."""
+        trial = self._trial(lease)
+        if "traceback" in answer:
+            self.folder.write_traceback(trial, answer["traceback"])
+        is_lost = not self._put_down(lease)
+        if self._is_finished(trial) and (is_lost or "error" not in answer):
+            self._end(lease, DONE)
+        elif is_lost:
+            self._end(lease, LOST)
+        else:
+            answer = {"error": "the run wrote no metrics", "exit_code": 1} | dict(answer)
+            self._end(lease, FAILED, error=answer["error"], exit_code=answer["exit_code"])
+
+    def release(self) -> None:
+        """Give back the runs that were taken and not settled; call it when no worker runs."""
+        for lease, _, _ in list(self._begun.values()):
+            self._put_down(lease)
+            self._end(lease, STOPPED)
+
+    def tidy(self) -> None:
+        """Remove what is left of attempts; call it when every run has ended."""
+        for attempt in self.folder.path.glob(ATTEMPT.format("*")):
+            shutil.rmtree(attempt, ignore_errors=True)
+
+    def _put_down(self, lease: Lease) -> bool:
+        """Rename a run's folder to its place; return whether it was this process's to rename."""
+        trial = self._trial(lease)
+        out, run = self._begun[lease.work][1], self.folder.run(trial)
+        if out == run:
+            return True
+        is_lost = self.leases.newest().get(lease.work, lease).number > lease.number
+        with suppress(FileNotFoundError):  # taken over, or it ended before its folder was made
+            if not is_lost and run.exists() and not self._is_finished(trial):
+                remove_folder(run)  # put there by an owner that had lost it
+            if is_lost or self._is_finished(trial) or not _rename(out, run):
+                remove_folder(out)
+        return not is_lost
+
+    def _end(self, lease: Lease, status: str, **facts: Any) -> None:
+        _, _, started = self._begun[lease.work]
+        self.leases.settle(lease, status, round(time.monotonic() - started, 1), **facts)
+        with self._lock:
+            del self._begun[lease.work]
+
+    def _trial(self, lease: Lease) -> Trial:
+        return next(trial for trial in self.trials.trials if trial.name == lease.work)
+
+
+def failed(trial: Trial, error: str, exit_code: int) -> Outcome:
+    """Return the outcome of a run that failed."""
+    return Outcome(trial=trial, status="failed", error=error, exit_code=exit_code)
+
+
+def _rename(out: Path, run: Path) -> bool:
+    """Rename a folder; return whether its new name was free."""
+    try:
+        rename_folder(out, run)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if not run.exists():
+            raise
+        return False
+    return True

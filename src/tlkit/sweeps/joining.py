@@ -1,0 +1,118 @@
+"""Taking part in a sweep: make runs until none is left, and write the tables."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tlkit.sweeps.board import Board
+from tlkit.sweeps.folder import SweepFolder
+from tlkit.sweeps.processes import Worker
+from tlkit.sweeps.summary import Outcome, Sweep
+from tlkit.sweeps.trials import plan_trials
+from tlkit.system.lease import PATIENCE_S
+
+Work = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+POLL_S = 1.0
+
+
+def open_board(folder: Path, *, retries: bool, patience_s: float = PATIENCE_S) -> Board:
+    """Return the board of a sweep that has begun.
+
+    Args:
+        folder: The sweep's folder; its TOML file must be where it was.
+        retries: Whether runs that failed are made again.
+        patience_s: After how many seconds of silence a process on another machine counts as dead.
+
+    Raises:
+        RunFolderError: If it is not a sweep's folder, or an experiment has changed.
+    """
+    begun = SweepFolder(folder)
+    command = begun.read_command()
+    trials = plan_trials(command.file, command.overrides, command.seeds)
+    begun.check_unchanged(trials)
+    return Board(begun, trials, retries, patience_s)
+
+
+@contextmanager
+def at_work(board: Board) -> Iterator[None]:
+    """Keep the runs taken in the body alive, and give back those that it did not finish."""
+    with board.leases.beating():
+        try:
+            yield
+        finally:
+            board.release()
+
+
+def work_off(
+    board: Board, work: Work, stop: threading.Event, on_end: Callable[[], None] = lambda: None
+) -> None:
+    """Make runs until none is left to make, here or elsewhere.
+
+    Args:
+        board: The sweep.
+        work: Makes a run of a job; see `tlkit.sweeps.worker.work`.
+        stop: When it is set, no further run is begun, and one that ends with an error was stopped.
+        on_end: Called after each run.
+    """
+    while not stop.is_set():
+        lease, others = board.take()
+        if lease is not None:
+            answer = work(board.job(lease))
+            if stop.is_set() and "error" in answer:
+                return
+            board.settle(lease, answer)
+            on_end()
+        elif others:  # one of them may die
+            stop.wait(POLL_S)
+        else:
+            return
+
+
+def take_part(folder: str, threads: int | None = None) -> None:
+    """Make runs of a sweep in one process of this machine; what executors call elsewhere.
+
+    Args:
+        folder: The sweep's folder.
+        threads: TensorFlow's threads.
+    """
+    board = open_board(Path(folder), retries=False)
+    with at_work(board), Worker(environment=thread_variables(threads)) as worker:
+        work_off(board, worker, threading.Event())
+    for _ in board.news():
+        pass
+    if board.is_complete:
+        finish(board)
+
+
+def finish(board: Board) -> Sweep:
+    """Write the sweep's tables and page from its folder, and return it."""
+    from tlkit.sweeps.page import write_results  # imports jinja2
+
+    folder, trials = board.folder, board.trials
+    waiting = {trial.name: Outcome(trial=trial, status="waiting") for trial in trials.trials}
+    outcomes = list((waiting | board.outcomes).values())
+    folder.write_runs(outcomes, trials.swept)
+    folder.write_workers(board.leases.newest())
+    done = Sweep.of(folder.path, trials, outcomes)
+    write_results(folder, done)
+    if board.is_complete:
+        board.tidy()
+    return done
+
+
+def thread_variables(threads: int | None) -> dict[str, str]:
+    """Return the environment variables that set TensorFlow's threads; none for None."""
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS") if threads else ()
+    return dict.fromkeys(names, str(threads))
+
+
+def usable_processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
