@@ -65,7 +65,7 @@ def test_tables_go_to_stdout_and_a_line_a_run_to_stderr() -> None:
     ]  # fmt: skip
     assert done.stdout.endswith("sweep folder: sweeps/quick-1\n")
     lines = done.stderr.splitlines()
-    assert lines[0] == "3 runs of 1 variant, all checked; results in sweeps/quick-1"
+    assert lines[0] == "3 runs of 1 variant, all planned; results in sweeps/quick-1"
     assert lines[1].startswith("[1/3] quick, seed 3: val accuracy 80.0 %")
 
 

@@ -112,6 +112,21 @@ def of(first: Path, **changed: Any) -> dict[str, Any]:
     return study(**{"backbone": {"weights": str(first)}, **changed})
 
 
+@pytest.mark.slow
+def test_a_member_of_a_joined_backbone_may_come_from_a_run(first: Path, tmp_path: Path) -> None:
+    def joined(weights: Path) -> dict[str, Any]:
+        members = [{"name": "vgg16", "weights": w} for w in (str(weights), "none")]
+        table = study(freeze={"name": "head_only"}, head={"units": []})
+        table["backbone"] = {"name": "joined", "image_size": 32, "members": members}
+        del table["freeze"]["train"]
+        return table
+
+    with pytest.raises(tlkit.WeightsError, match=r"^backbone\.weights: there is no file .*absent"):
+        tlkit.check(joined(tmp_path / "absent"))
+    run = tlkit.run(joined(first), tmp_path / "b").folder
+    assert {image.run for image in read_learned_before(RunFolder(run))} == {"a"}
+
+
 def test_a_check_sees_what_does_not_fit(first: Path, tmp_path: Path) -> None:
     assert tlkit.check(of(first, fit={"head_weights": str(first)})).classes == CLASSES
     other = {"weights": str(first), "name": "vgg19"}

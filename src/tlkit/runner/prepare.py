@@ -13,6 +13,7 @@ from tlkit.config.toml import as_experiment
 from tlkit.data.sources import VAL_NAMES
 from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.datasets import load_splits
+from tlkit.parts.kinds import Backbone
 from tlkit.runfolder.folder import METRICS, RUNS, RunFolder, folder_exists
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.record import read_record
@@ -61,13 +62,19 @@ def check_start(experiment: Experiment, plan: Plan) -> None:
     Raises:
         WeightsError: If one is missing or does not fit.
     """
-    first = experiment.backbone.sources[0]
-    if isinstance(first, Path):
-        if run := EarlierRun.at(first):
+    for first in _started_from(experiment.backbone):
+        if (run := EarlierRun.at(first)) and first == experiment.backbone.sources[0]:
             run.check_backbone(plan.layers)
         require_file(first)
     if head := experiment.fit.head_weights:
         _run_of_head(head).check_head(plan.layers, plan.classes)
+
+
+def _started_from(backbone: Backbone) -> Iterator[Path]:
+    """Yield the files and runs that weights come from, of each member of a joined backbone."""
+    for member in getattr(backbone, "members", (backbone,)):
+        if isinstance(first := member.sources[0], Path):
+            yield first
 
 
 def _run_of_head(path: Path) -> EarlierRun:
@@ -138,13 +145,12 @@ def prepare_run(
 
 def _learned_before(experiment: Experiment) -> Iterator[Learned]:
     """Yield the images that the earlier runs have learned from, through their whole lineage."""
-    first, head = experiment.backbone.sources[0], experiment.fit.head_weights
-    seen = set[Path]()
-    for path, what in ((head, "head"), (first, "backbone")):
-        run = EarlierRun.at(path) if isinstance(path, Path) else None
+    head, seen = experiment.fit.head_weights, set[Path]()
+    for path in (*([head] if head else []), *_started_from(experiment.backbone)):
+        run = EarlierRun.at(path)
         if run is None or run.folder.resolve() in seen:
             continue
-        trained = what == "head" or run.trained
+        trained = path == head or run.trained
         if trained:
             seen.add(run.folder.resolve())
         folder = RunFolder(run.folder)

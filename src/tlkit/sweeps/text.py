@@ -40,7 +40,7 @@ class Lines(SweepCallback):
             print(f"note: {note}", file=sys.stderr)
         count, variants = len(trials.trials), len(trials.variants)
         what = f"{count} runs of {variants} variant{'s' * (variants > 1)}"
-        print(f"{what}, all checked; results in {folder}", file=sys.stderr)
+        print(f"{what}, all planned; results in {folder}", file=sys.stderr)
 
     def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
         """Print the run's outcome."""
