@@ -19,7 +19,8 @@ from tlkit.system.text import NUMBER, csv_text, first_lines, nearest
 
 COLUMNS = ("path", "label", "split", "patient", "source", "view", "sha256")
 MAX_BYTES = 256 << 20  # over a million rows; a larger file is something else
-MISSING = frozenset({"nan", "<na>", "nat"})  # what pandas writes for a label that is not there
+# What pandas, R and Excel write for a label that is not there.
+MISSING = frozenset({"nan", "<na>", "nat", "na", "n/a", "#n/a", "null"})
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 # Other people's names of the columns, in lower case and without other signs.
 OTHER_NAMES = {
@@ -220,7 +221,7 @@ def _label_problem(
     if not label:
         return "label: is empty"
     if label.lower() in MISSING and label not in (classes or ()):
-        return f"label: is missing, got {label!r}"
+        return f"label: is missing, got {label!r}; if it is a class, name it in data.classes"
     if classes is not None and label not in classes:
         hint = nearest(label, classes)
         return f"label: {label!r} is none of the classes {', '.join(classes)}{hint}"
