@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from attrs import evolve, frozen
+from keras.src.random.seed_generator import make_default_seed
 
 import tlkit
 from tlkit.data.images import Reader
@@ -151,11 +152,13 @@ def test_the_seed_decides_every_random_weight() -> None:
     assert np.array_equal(wider.get_layer("block3_conv1").kernel, kernels[0])
 
 
-def test_pythons_own_generator_is_put_back_after_an_error_too() -> None:
+def test_keras_draws_from_pythons_own_generator_again_after_an_error_too() -> None:
     before = random.getstate()
     with pytest.raises(KeyError, match="broken"), seeded(1):
-        raise KeyError(f"broken after drawing {random.random()}")
+        raise KeyError(f"broken after drawing {make_default_seed()}")
     assert random.getstate() == before
+    make_default_seed()
+    assert random.getstate() != before
 
 
 @pytest.mark.parametrize("build", [flat, functional])

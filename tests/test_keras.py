@@ -12,9 +12,9 @@ import keras
 import pytest
 
 from tlkit.system.errors import ResourceError
-from tlkit.system.keras import KERAS_FLOOR, _quiet_stderr, start_keras
+from tlkit.system.keras import KERAS_FLOOR, _quiet_stderr, _start_keras
 
-start: Callable[[], None] = start_keras.__wrapped__  # without the cache: Keras has been started
+start: Callable[[], int] = _start_keras.__wrapped__  # without the cache: Keras has been started
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

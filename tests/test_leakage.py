@@ -99,3 +99,22 @@ def test_ten_rows_are_shown_and_the_rest_counted() -> None:
     many = tuple(Example(f"{n}.png", ("one", "two")[n % 2], "p") for n in range(12))
     (found,) = shared_patients(evolve(splits(val=("p", "p")), train=many).rows())
     assert str(found).endswith("9.png (train) and 4 more")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["P7", "p7", " P7", "P7\u200b", "\ufeffP7", "\uff30\uff17", "P\u00a07", "P 7", "P07",
+     "P\u00ad7", "P7\ufe0f", "P\u2060 007"],
+)  # fmt: skip
+def test_a_patient_is_one_whatever_the_characters(spelling: str) -> None:
+    assert same_patient(spelling) == "p7"
+
+
+@pytest.mark.parametrize("other", ["P70", "P-7", "Q7", "P7a", "P1", "P0"])
+def test_other_patients_stay_others(other: str) -> None:
+    assert same_patient(other) != same_patient("P7")
+
+
+def test_zeros_before_any_number_make_no_difference() -> None:
+    assert same_patient("A1-007") == same_patient("A1-7") != same_patient("A10-7")
+    assert same_patient("000") == same_patient("0") != ""

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 import tlkit
 from tlkit.parts.losses import CrossEntropy, Focal, LogitAdjusted, cross_entropy, logits_of
 from tlkit.testing import check_loss
-from tlkit.train.step import check_shape
+from tlkit.train.step import require_loss
 
 Floats = npt.NDArray[Any]
 IMAGES, COUNTS = 4, {"normal": 60, "pneumonia": 30, "covid-19": 10}
@@ -210,7 +210,9 @@ def test_settings_out_of_range_are_refused(part: Any, keys: dict[str, Any], mess
 
 def test_a_loss_of_the_whole_batch_is_refused_before_training() -> None:
     """It would be spread over the images without a word."""
-    with pytest.raises(tlkit.PartError, match=r"one loss per image, \(batch,\), got \(\)$"):
-        check_shape(OfTheBatch().build(COUNTS), classes=3)
+    with pytest.raises(
+        tlkit.PartError, match=r"one loss per image, \(batch,\) float32, got \(\) float32$"
+    ):
+        require_loss(OfTheBatch().build(COUNTS), classes=3)
     for loss in (CrossEntropy(label_smoothing=0.1), Focal(), LogitAdjusted()):
-        check_shape(loss.build(COUNTS), classes=3)
+        require_loss(loss.build(COUNTS), classes=3)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from tlkit.data.splits import Example, Splits
+from tlkit.data.splits import Example, Splits, alike_notes
 from tlkit.parts.shapes import Shapes
 from tlkit.system.errors import DataError
 
@@ -112,3 +112,21 @@ def test_a_name_that_is_no_utf_8_is_refused(key: str) -> None:
 def test_a_patient_may_have_several_images_in_one_split() -> None:
     train = (Example("1", "normal", "p"), Example("2", "covid-19", "p"))
     assert splits(train=train).train == train
+
+
+@pytest.mark.parametrize(
+    ("classes", "alike"),
+    [
+        (("a", "b"), False),
+        (("a", "a\u200b"), True),
+        (("cat", "c\u0430t"), True),
+        (("COVID", "\u0421\u041eVID"), True),
+        (("\uff41", "a"), True),
+        (("\u03bd", "n"), True),
+        (("m\u00b2", "m2"), True),
+    ],
+)
+def test_classes_that_look_alike_are_told(classes: tuple[str, ...], alike: bool) -> None:
+    notes = alike_notes(classes)
+    assert bool(notes) == alike
+    assert all(note.isascii() for note in notes)  # or nobody would see the difference

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
+from tlkit.parts.calls import guarded
 from tlkit.parts.optimizers import LBFGS
 from tlkit.reports.svg import standalone
 from tlkit.runfolder.folder import RunFolder
@@ -89,6 +90,7 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
 
 
 @renamed_keywords(watcher="callback")
+@guarded()
 def lr_find(
     experiment: Experiment | str | Path | Mapping[str, Any],
     out: str | Path | None = None,

@@ -28,7 +28,7 @@ def readers() -> dict[str, Callable[[Path], object]]:
     import tlkit.system.keras
 
     # Neither needs TensorFlow, which would take half of the memory.
-    tlkit.system.keras.start_keras = lambda: None  # type: ignore[assignment]  # it is cached
+    tlkit.system.keras.start_keras = lambda: None
     import pillow_heif  # noqa: F401  # the first HEIC file loads it
 
     from tlkit.data.decoding import decode

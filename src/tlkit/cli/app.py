@@ -19,6 +19,9 @@ import typer
 import tlkit
 from tlkit.reports.console import style_of
 from tlkit.system.errors import (
+    NO_THREAD,
+    PATH_ERRORS,
+    SHORTAGES,
     ConflictWarning,
     PartError,
     RenamedWarning,
@@ -29,7 +32,9 @@ from tlkit.system.stdio import tolerate_broken_pipes
 from tlkit.system.text import printable, printable_lines
 
 # System errors that are not bugs in tlkit.
-DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS}
+DISK_ERRORS = SHORTAGES | {errno.EACCES, errno.EPERM, errno.EROFS} | PATH_ERRORS
+OURS = ("tlkit", "typer", "click", "rich", "contextlib", "__main__", "runpy")  # in tracebacks
+NO_MEMORY = "memory is too short; close other programs, or use a smaller model, image size or batch"
 
 TRAIN, TUNE, USE = "Train", "Find better settings", "Use a run"
 FIRST = ("init", "check", "run", "resume", "data")
@@ -186,12 +191,15 @@ def main() -> NoReturn:
             app()
     except TlkitError as error:
         _end(error, str(error), error.exit_code)
+    except SystemExit as stop:
+        if place := _part_that_ends(stop):
+            _end(stop, f"{place}: a part must not end the process", PartError.exit_code)
+        raise
     except Exception as error:
         from tlkit.parts.plugins import foreign_place
 
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            where = f"{error.filename}: " if error.filename else ""
-            _end(error, f"{where}{error.strerror}", ResourceError.exit_code)
+        if trouble := _trouble_of_the_machine(error):
+            _end(error, trouble, ResourceError.exit_code)
         if "--debug" in sys.argv or not (place := foreign_place(error)):
             raise  # a bug in tlkit
         # TensorFlow repeats the whole traceback in the message; the cause is its last line.
@@ -202,7 +210,27 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _end(error: Exception, message: str, code: int) -> NoReturn:
+def _trouble_of_the_machine(error: Exception) -> str:
+    """Return the message of an error that is no bug, or an empty string."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return NO_MEMORY
+    return f"{NO_THREAD}; close other programs" if NO_THREAD in str(error) else ""
+
+
+def _part_that_ends(stop: SystemExit) -> str:
+    """Return the place in a part that has ended the process; empty if it was the command itself."""
+    for error in (stop, stop.__context__):
+        frames = traceback.walk_tb(error.__traceback__ if error else None)
+        if any(not str(f.f_globals.get("__name__")).startswith(OURS) for f, _ in frames):
+            from tlkit.parts.plugins import foreign_place
+
+            return foreign_place(error) if error else ""
+    return ""
+
+
+def _end(error: BaseException, message: str, code: int) -> NoReturn:
     if "--debug" in sys.argv:  # typer's parsed options are gone by now
         traceback.print_exception(error)
     text = printable_lines(message)

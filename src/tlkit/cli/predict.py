@@ -21,7 +21,7 @@ from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import caveats_text, scores_text, table
 from tlkit.runfolder import folder as runfolder
 from tlkit.system.errors import DataError
-from tlkit.system.files import atomic_write
+from tlkit.system.files import atomic_write, exists
 from tlkit.system.stdio import stdout_is_broken
 from tlkit.system.text import choose_another, json_text, printable, printable_lines
 
@@ -116,7 +116,7 @@ def raise_rejected(rejected: Sequence[Rejected], done: int) -> None:
 
 def must_be_new(path: Path | None, option: str) -> None:
     """Raise `BadParameter` if a path exists."""
-    if path is not None and path.exists():
+    if path is not None and exists(path):
         raise typer.BadParameter(f"{path}: exists; {choose_another(option)}", param_hint=option)
 
 

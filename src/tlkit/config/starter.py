@@ -30,6 +30,7 @@ from tlkit.config.structure import keys, toml_value
 from tlkit.parts.datasets import Folder, Manifest
 from tlkit.parts.kinds import Dataset
 from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError
+from tlkit.system.files import exists, is_dir
 from tlkit.system.text import choose_another
 
 WIDTH = 100
@@ -215,9 +216,9 @@ def _keys(cls: type, table: Table) -> list[str]:
 
 def _inspect(data: Path, out: Path, facts: Facts) -> tuple[Table, list[str], Facts]:
     """Return the table of a path's dataset, notes about it, and what a recipe depends on."""
-    if not data.exists():
+    if not exists(data):
         raise DataError(f"{data}: there is no such folder or CSV file")
-    dataset: Folder | Manifest = Folder(path=data) if data.is_dir() else Manifest(path=data)
+    dataset: Folder | Manifest = Folder(path=data) if is_dir(data) else Manifest(path=data)
     splits = dataset.load()
     notes = [note for note in splits.notes if "held out" not in note]
     for split, _ in splits.items():

@@ -152,7 +152,8 @@ def _from_image(content: bytes, kind: str, held: contextlib.ExitStack) -> Image.
     except Exception as error:  # on hostile bytes a decoder may raise anything
         if "out of memory" in str(error):  # as Pillow says of its decoders
             raise MemoryError(str(error)) from None
-        raise ImageError(f"cannot be decoded: {error}") from None
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"cannot be decoded: {why}") from None
 
 
 def stored_as(content: bytes) -> tuple[str, str]:

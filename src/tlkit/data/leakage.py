@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from attrs import frozen
 
-from tlkit.data.splits import Example
+from tlkit.data.splits import Example, seen_alike
 from tlkit.system.errors import DataError
 from tlkit.system.text import first_lines, printable
 
@@ -23,15 +22,15 @@ E = TypeVar("E", bound=Example)
 def same_patient(name: str) -> str:
     """Return the form that all spellings of one patient's id share; empty if it is unknown.
 
-    Case, Unicode form, surrounding space and zeros before the first number make no difference: two
-    tables often write one patient's id in two ways, and an error is better than leakage. This is
-    the only place that decides when two images are of one patient.
+    Case, Unicode form, full width, space, invisible characters and zeros before a number make no
+    difference: two tables often write one patient's id in two ways, and an error is better than
+    leakage. This is the only place that decides when two images are of one patient.
 
-    >>> same_patient(" P007"), same_patient("p7"), same_patient("p70")
+    >>> same_patient(" P007"), same_patient("p\u00a07\u200b"), same_patient("p70")
     ('p7', 'p7', 'p70')
     """
-    folded = unicodedata.normalize("NFC", name).casefold().strip()
-    return re.sub(r"^(\D*)0+(?=\d)", r"\1", folded)
+    folded = seen_alike(name)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"\s", "", folded))
 
 
 def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:

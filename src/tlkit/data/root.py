@@ -118,7 +118,10 @@ def read_file(path: str | Path) -> bytes:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Open a regular file; never waits for one that is a pipe."""
-    handle = os.open(path, _FLAGS)
+    try:
+        handle = os.open(path, _FLAGS)
+    except ValueError:
+        raise OSError(errno.EINVAL, "has a NUL in its name") from None
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):

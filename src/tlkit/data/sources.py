@@ -27,9 +27,11 @@ from tlkit.data.walk import (
     left_out_notes,
 )
 from tlkit.system.errors import DataError
+from tlkit.system.files import exists, is_dir, is_file
 from tlkit.system.text import printable
 
 STDIN = "-"
+MAX_DEPTHS = 3  # times that a pattern may go down to all folders: each multiplies the time
 VAL_NAMES = ("valid", "validation")  # next to `train`, other names of the folder `val`
 
 
@@ -106,10 +108,10 @@ def read_labeled(
     Raises:
         DataError: If there are no labeled images. Single wrong rows are `problems`.
     """
-    if not path.exists():
+    if not exists(path):
         raise DataError(f"{path}: there is no such file or folder")
     where = ImageRoot(Path(root)) if root else None
-    labeled = read_manifest(path, root=where) if path.is_file() else read_folder(path)
+    labeled = read_manifest(path, root=where) if is_file(path) else read_folder(path)
     if not labeled.images and not labeled.problems:
         raise DataError(f"{path}: has no images in folders per class, and no rows; see the help")
     if patient is None:
@@ -257,7 +259,7 @@ def read_evaluation_images(
     Raises:
         DataError: If there are no such images, or they have other labels.
     """
-    if path.is_file():
+    if is_file(path):
         labeled = read_manifest(path, classes, root)
         refuse_rows(path, labeled.problems)
         splits = {image.split for image in labeled.images}
@@ -266,10 +268,10 @@ def read_evaluation_images(
             raise DataError(f"{path}: {first.where}: is not in a split, other rows are")
         examples = labeled.examples(_chosen(splits - {""}, split))
     else:
-        splits_there = split_folders(path, classes) if path.is_dir() else {}
-        chosen = _chosen(splits_there, split) if path.is_dir() else None
+        splits_there = split_folders(path, classes) if is_dir(path) else {}
+        chosen = _chosen(splits_there, split) if is_dir(path) else None
         path = path / splits_there.get(chosen or "", chosen or "")
-        if not path.is_dir():
+        if not is_dir(path):
             raise DataError(f"{path}: there is no such file or folder")
         others = [x for x, label in class_folders(path, classes).items() if label not in classes]
         if others:
@@ -280,7 +282,7 @@ def read_evaluation_images(
         labeled = read_folder(path, classes)
         examples = labeled.examples(classes=classes)
     if not examples:
-        way_out = "" if path.is_file() else f"; they belong in {path}/CLASS/"
+        way_out = "" if is_file(path) else f"; they belong in {path}/CLASS/"
         raise DataError(f"{path}: has no images of the classes {', '.join(classes)}{way_out}")
     return EvaluationImages(examples=examples, root=labeled.root, notes=labeled.notes)
 
@@ -345,11 +347,14 @@ def _named(
     if name == STDIN:
         lines = (line.rstrip("\r\n") for line in stdin)
         return "standard input names no image", (line for line in lines if line)
-    if path.is_dir():
+    if is_dir(path):
         return "no image below this folder", map(str, image_files_below(path, left_out))
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() == ".csv" and is_file(path):
         return "the manifest has no rows", _listed(path, root(path) or ImageRoot(path.parent))
     if not os.path.lexists(path) and glob.has_magic(name):
+        name = re.sub(r"(\*\*/)+", "**/", name)  # one after the other is no more than one
+        if name.count("**") > MAX_DEPTHS:
+            return f"the pattern has more than {MAX_DEPTHS} times **", ()
         matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  # Path takes no absolute one
         return "no file matches this pattern", (m for m in matches if Path(m).is_file())
     return "", [name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -14,6 +14,39 @@ from tlkit.system.errors import DataError
 from tlkit.system.text import printable
 
 SPLITS = ("train", "val", "test")
+# Characters that leave no trace, besides those of the category Cf: joiners, fillers, variants.
+INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5").union(map(chr, range(0xFE00, 0xFE10)))
+# Cyrillic and Greek letters, lower case, that look like Latin ones in either case.
+LOOKALIKES = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u0442\u0432\u043d\u043a\u043c"
+    "\u03b1\u03b5\u03bf\u03c1\u03c5\u03c7\u03b9\u03bd\u03ba\u03bc\u03c4\u03b2\u03b7\u03b6",
+    "aeopcyxijshdtbhkmaeopyxinkmtbhz",
+)
+
+
+def seen_alike(name: str) -> str:
+    """Return the form that names share which look alike but for case and surrounding space.
+
+    >>> seen_alike("\uff30\u200b7 ") == seen_alike("p7")
+    True
+    """
+    compatible = unicodedata.normalize("NFKC", name)
+    visible = (
+        c for c in compatible if unicodedata.category(c) not in {"Cf", "Cc"} and c not in INVISIBLE
+    )
+    return unicodedata.normalize("NFKC", "".join(visible).casefold()).strip()
+
+
+def alike_notes(classes: Sequence[str]) -> list[str]:
+    """Return notes on classes that look alike, such as by a Cyrillic letter in one of them."""
+    shapes: dict[str, list[str]] = {}
+    for name in classes:
+        shapes.setdefault(seen_alike(name).translate(LOOKALIKES), []).append(name)
+    return [
+        f"the classes {' and '.join(map(ascii, names))} look alike; are they one?"
+        for names in shapes.values()
+        if len(names) > 1
+    ]
 
 
 def check_classes(instance: Any, attribute: Any, classes: tuple[str, ...]) -> None:

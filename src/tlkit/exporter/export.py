@@ -19,7 +19,7 @@ from tlkit.model.graph import flip_average
 from tlkit.parts.heads import standardize_layer
 from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import PartError, ResourceError, RunFolderError
-from tlkit.system.files import new_folder, write_text
+from tlkit.system.files import exists, new_folder, write_text
 from tlkit.system.keras import keras
 from tlkit.system.text import choose_another
 
@@ -79,7 +79,7 @@ def export(
     """
     run = Path(run)
     out = Path("exports") / f"{run.resolve().name}-{to}" if out is None else Path(out)
-    if out.exists():
+    if exists(out):
         raise RunFolderError(f"{out}: exists; {choose_another()}")
     if to not in FORMATS:
         raise ValueError(f"to: must be one of {', '.join(get_args(Target))}, got {to!r}")

@@ -17,7 +17,7 @@ from tlkit.data.splits import SPLITS
 from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates
 from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
 from tlkit.system.errors import DataError
-from tlkit.system.files import write_text
+from tlkit.system.files import exists, is_dir, write_text
 from tlkit.system.text import choose_another, csv_table, first_lines
 
 
@@ -75,9 +75,9 @@ def split_data(
     path, out = Path(path), Path(out)
     if not (val > 0 and test >= 0 and val + test < 1):
         raise DataError(f"val, test: must be shares that leave some to train, got {val} and {test}")
-    if out.exists():
+    if exists(out):
         raise DataError(f"{out}: exists; {choose_another()}")
-    if not out.parent.is_dir():
+    if not is_dir(out.parent):
         raise DataError(f"{out.parent}: there is no such folder")
     labeled = read_labeled(path, patient, root)
     top = labeled.root.path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from tlkit.data.sources import (
     read_manifest,
     split_folders,
 )
-from tlkit.data.splits import Example, Splits
+from tlkit.data.splits import Example, Splits, alike_notes
 from tlkit.parts.kinds import Dataset, part, typed_init
 from tlkit.parts.validators import fraction, open_interval, shown, unless_none
 from tlkit.system.errors import ConfigError, DataError, FieldError, PartError, Problem
+from tlkit.system.files import exists, is_dir, is_file
 from tlkit.system.text import nearest
 
 OnImage = Callable[[int, int], None]
@@ -120,11 +122,11 @@ class Folder(Files):
 
     def absent(self) -> Path | None:
         """Return the folder if it does not exist."""
-        return None if self.path.exists() else self.path
+        return None if exists(self.path) else self.path
 
     def load_counting(self, on_image: OnImage) -> Splits:
         """Return the images in the folders, sorted by class and path."""
-        if not self.path.is_dir():
+        if not is_dir(self.path):
             raise DataError(f"{self.path}: the data's folder is not there; set data.path")
         names = split_folders(self.path, self.classes) or {"": ""}
         if "" not in names and "train" not in names:
@@ -180,14 +182,14 @@ class Manifest(Files):
 
     def absent(self) -> Path | None:
         """Return the CSV file if it does not exist."""
-        return None if self.path.exists() else self.path
+        return None if exists(self.path) else self.path
 
     def load_counting(self, on_image: OnImage) -> Splits:
         """Return the images in the order of the rows."""
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise DataError(f"{self.path}: the manifest is not there; set data.path")
         root = ImageRoot(self.root or self.path.parent, self.follow_links)
-        if not root.path.is_dir():
+        if not is_dir(root.path):
             raise DataError(f"{root.path}: the images' folder is not there; set data.root")
         labeled = read_manifest(self.path, self.classes, root)
         present = {image.split for image in labeled.images}
@@ -225,10 +227,19 @@ def load_splits(dataset: Dataset, on_image: OnImage = lambda done, count: None) 
         max_per_class=dataset.max_per_class,
         seed=dataset.split_seed,
     )
+    splits = evolve(splits, notes=(*splits.notes, *alike_notes(splits.classes)))
     patients = shared_patients(splits.rows())
     if not dataset.allow_leakage:
         refuse(patients, str(getattr(dataset, "path", "")))
     return evolve(splits, leakage={"patient": len(patients)} if patients else {})
+
+
+def _bytes_of(read: Callable[[str], Any], dataset: str, path: str) -> bytes:
+    content = read(path)
+    if not isinstance(content, bytes):
+        what = f"its `read` must return bytes, got {shown(content)} for {path}"
+        raise PartError(f"{dataset}: {what}")
+    return content
 
 
 def _loaded(dataset: Dataset, on_image: OnImage) -> Splits:
@@ -242,7 +253,9 @@ def _loaded(dataset: Dataset, on_image: OnImage) -> Splits:
         if not isinstance(splits, Splits):
             what = f"its `load` must return Splits, got {shown(splits)}"
             raise PartError(f"{type(dataset).__name__}: {what}")
-        return splits
+        if isinstance(dataset, Files):
+            return splits
+        return evolve(splits, read=partial(_bytes_of, splits.read, type(dataset).__name__))
     drawn = dataset.stand_in.dataset(classes=dataset.classes).load()
     return Splits(
         classes=drawn.classes,

@@ -169,6 +169,25 @@ def with_rates(part: Optimizer, multipliers: Sequence[float]) -> keras.optimizer
     )
 
 
+def check_rate(optimizer: keras.optimizers.Optimizer, part: Optimizer) -> None:
+    """Raise `PartError` unless an optimizer has the part's learning rate, and it can be set."""
+    import keras
+    import numpy as np
+
+    rate = getattr(optimizer, "_learning_rate", None)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        rate = optimizer.inner_optimizer._learning_rate
+    if not isinstance(rate, keras.Variable):
+        raise PartError(
+            f"optimizer: its `build` must leave the learning rate to the schedule, got {rate!r}"
+        )
+    if np.float32(optimizer.learning_rate) != np.float32(part.learning_rate):
+        raise PartError(
+            f"optimizer: its `build` must use `learning_rate`, {part.learning_rate:g}, "
+            f"got {float(optimizer.learning_rate):g}"
+        )
+
+
 def layerwise(
     optimizer: keras.optimizers.Optimizer, multipliers: Sequence[float]
 ) -> keras.optimizers.Optimizer:

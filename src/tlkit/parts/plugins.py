@@ -20,6 +20,7 @@ from attrs import field, frozen
 from tlkit.parts.kinds import registries
 from tlkit.parts.registry import PLUGIN
 from tlkit.system.errors import ConfigError, PartError, Problem, TlkitError
+from tlkit.system.stdio import prints_on_stderr
 
 
 @frozen(kw_only=True)
@@ -190,12 +191,13 @@ def _import(file: PluginFile, name: str) -> None:
     try:
         # The loader would read the file again, which may have changed, and leave `__pycache__`.
         code = compile(file.content, str(file.path), "exec", dont_inherit=True)
-        exec(code, module.__dict__)  # noqa: S102  # the user named it
+        with prints_on_stderr():
+            exec(code, module.__dict__)  # noqa: S102  # the user named it
     except BaseException as error:
         del sys.modules[name]
         for _, registry in registries.items():
             registry.forget(name)
-        if not isinstance(error, Exception | SystemExit):
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise
         raise PartError(f"{_place(file, error)}: {_reason(file, error)}") from error
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from attrs import define, field, frozen
 
 from tlkit.system.errors import ConflictWarning, DuplicatePart, PartError, UnknownPart
+from tlkit.system.stdio import prints_on_stderr
 from tlkit.system.text import suggest
 
 if TYPE_CHECKING:
@@ -251,8 +252,11 @@ class Registry(Generic[T]):
 
     def _load(self, point: EntryPoint) -> type[T]:
         try:
-            part = point.load()
-        except (Exception, SystemExit) as error:  # a package may do anything at import
+            with prints_on_stderr():
+                part = point.load()
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # a package may do anything at import
             raise PartError(
                 f"{self.kind} {point.name!r}: {_origin(point)} cannot be imported: "
                 f"{type(error).__name__}: {error}; fix or uninstall that package"

@@ -31,7 +31,7 @@ from tlkit.system.errors import (
     TlkitError,
     WeightsError,
 )
-from tlkit.system.files import write_text
+from tlkit.system.files import exists, is_dir, write_text
 from tlkit.train.callback import Callback
 from tlkit.train.plan import make_plan
 
@@ -92,7 +92,7 @@ def probe(
     data, out, callback = Path(data), None if out is None else Path(out), callback or Callback()
     if folds < 2:
         raise ConfigError([Problem("folds", f"must be at least 2, got {folds}")])
-    if out is not None and out.exists():
+    if out is not None and exists(out):
         raise RunFolderError(folder_exists(out))
     dataset = _dataset(data)
     candidates = _candidates(backbones)
@@ -189,9 +189,9 @@ def _written(out: Path | None, result: ProbeResult, trial: _Trial) -> ProbeResul
 
 
 def _dataset(data: Path) -> Folder | Manifest:
-    if not data.exists():
+    if not exists(data):
         raise DataError(f"{data}: there is no such folder or CSV file")
-    return Folder(path=data) if data.is_dir() else Manifest(path=data)
+    return Folder(path=data) if is_dir(data) else Manifest(path=data)
 
 
 def _candidates(names: Sequence[str]) -> list[_Candidate]:

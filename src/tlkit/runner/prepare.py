@@ -12,6 +12,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.toml import as_experiment
 from tlkit.data.sources import VAL_NAMES
 from tlkit.data.splits import SPLITS, Splits
+from tlkit.parts.calls import guarded
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Backbone
 from tlkit.runfolder.folder import METRICS, RUNS, RunFolder, folder_exists
@@ -22,6 +23,7 @@ from tlkit.runfolder.tables import Learned
 from tlkit.runner.trackers import require_trackers
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, WeightsError
+from tlkit.system.files import exists, is_dir
 from tlkit.train.callback import Callback
 from tlkit.train.plan import Plan, make_plan
 from tlkit.weights.earlier_run import EarlierRun
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from tlkit.train.stage import PreparedRun
 
 
+@guarded()
 def check(
     experiment: Experiment | str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -84,6 +87,7 @@ def _run_of_head(path: Path) -> EarlierRun:
     return run
 
 
+@guarded()
 def prepare_run(
     experiment: Experiment | str | Path | Mapping[str, Any],
     out: Path | None,
@@ -103,7 +107,7 @@ def prepare_run(
     from tlkit.train.stage import PreparedRun
     from tlkit.weights.sources import assign_head
 
-    if out is not None and out.exists():
+    if out is not None and exists(out):
         raise RunFolderError(folder_exists(out))
     _refuse_among_images(out, experiment, splits)
     callback.on_plan(plan, splits)
@@ -161,11 +165,11 @@ def _learned_before(experiment: Experiment) -> Iterator[Learned]:
 def _refuse_among_images(out: Path | None, experiment: Experiment, splits: Splits) -> None:
     """Refuse a run folder whose pictures the next run would take for images."""
     top = getattr(experiment.data, "path", None)
-    if not isinstance(top, Path) or not top.is_dir():
+    if not isinstance(top, Path) or not is_dir(top):
         return
     out = out or Path(RUNS)
     tops = {top / split for split in (*SPLITS, *VAL_NAMES)}
-    if splits.held_out and not (top / "train").is_dir():  # every folder in it is a class
+    if splits.held_out and not is_dir(top / "train"):  # every folder in it is a class
         tops = {top}
     for folder in sorted(tops):
         if out.absolute().is_relative_to(folder.absolute()):

@@ -12,6 +12,7 @@ from attrs import asdict, field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.metrics.scores import EpochScores, Scores
+from tlkit.parts.calls import guarded
 from tlkit.runfolder.folder import CALIBRATION, METRICS, WEIGHTS, RunFolder
 from tlkit.runfolder.inputs import DataFacts, write_inputs
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord
@@ -121,6 +122,7 @@ def run(
         return execute(prepared, folder, callback)
 
 
+@guarded()
 def execute(prepared: PreparedRun, folder: RunFolder, callback: Callback) -> Run:
     """Train from a folder's newest checkpoint on, evaluate, and write the results.
 

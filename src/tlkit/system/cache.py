@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from tlkit.system.errors import ResourceError
 from tlkit.system.files import sha256_file
 
 if TYPE_CHECKING:
@@ -62,7 +63,23 @@ def default_folder() -> Path:
         return Path(folder)
     import platformdirs
 
+    if not os.environ.get("XDG_CACHE_HOME"):
+        home_folder()
     return platformdirs.user_cache_path("tlkit", appauthor=False)
+
+
+def home_folder() -> Path:
+    """Return the user's home folder.
+
+    Raises:
+        ResourceError: If the user has none, as in some containers.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ResourceError(
+            "this user has no home folder; set HOME, or TLKIT_CACHE and KERAS_HOME to folders"
+        ) from None
 
 
 @frozen

@@ -16,6 +16,8 @@ SHORTAGES = frozenset(
     {errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
     | {getattr(errno, name) for name in ("ESTALE", "EREMOTEIO", "ENOLCK") if hasattr(errno, name)}
 )
+# A path that cannot be there, whatever the reason.
+PATH_ERRORS = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 NO_THREAD = "can't start new thread"  # Python's message
 
 

@@ -18,8 +18,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from tlkit.system.errors import PATH_ERRORS
+
 T = TypeVar("T")
 PARTIAL = ".partial"  # the suffix of hidden names
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is something at a path; also for names that cannot be, such as too long.
+
+    Python's own methods raise for some of these, so what a user names goes through here.
+    """
+    return _known(path.exists)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file at a path; see `exists`."""
+    return _known(path.is_file)
+
+
+def is_dir(path: Path) -> bool:
+    """Return whether there is a folder at a path; see `exists`."""
+    return _known(path.is_dir)
+
+
+def _known(ask: Callable[[], bool]) -> bool:
+    try:
+        return ask()
+    except ValueError:  # NUL
+        return False
+    except OSError as error:
+        if error.errno in PATH_ERRORS:
+            return False
+        raise
 
 
 def disk_operation(what: str, path: Path, do: Callable[[], T]) -> T:

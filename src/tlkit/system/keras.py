@@ -15,8 +15,10 @@ import importlib
 import logging
 import os
 import platform
+import random
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,16 +34,37 @@ if TYPE_CHECKING:
 KERAS_FLOOR = "3.15.1"
 
 
-@functools.cache
+# What Keras computes depends on these too. Nothing records them, so nobody may have changed them.
+SETTINGS = {
+    "floatx": "float32",
+    "epsilon": 1e-07,
+    "image_data_format": "channels_last",
+    "dtype_policy": "float32",
+    "run_functions_eagerly": False,
+}
+
+
 def start_keras() -> None:
     """Import TensorFlow and Keras once, without their startup messages.
 
-    oneDNN is switched on before TensorFlow loads: some processors have it off by default, which
-    makes training 1.2 to 1.8 times slower and changes the last bits of features.
-
     Raises:
         ResourceError: If Keras is older than 3.15.1, does not run on TensorFlow, or is replaced by
-            the legacy tf_keras.
+            the legacy tf_keras; or if this process was forked from one that had started it.
+    """
+    process = _start_keras()
+    if os.getpid() != process:
+        raise ResourceError(
+            f"TensorFlow was started in process {process}, from which this one was forked, and "
+            "would wait forever; start processes with multiprocessing's method 'spawn'"
+        )
+
+
+@functools.cache
+def _start_keras() -> int:
+    """Import TensorFlow and Keras; return the process.
+
+    oneDNN is switched on before TensorFlow loads: some processors have it off by default, which
+    makes training 1.2 to 1.8 times slower and changes the last bits of features.
     """
     from importlib.metadata import version  # slow to import
 
@@ -70,6 +93,62 @@ def start_keras() -> None:
             f"keras: the backend must be tensorflow, got {keras.backend.backend()}; "
             "set KERAS_BACKEND=tensorflow"
         )
+    return os.getpid()
+
+
+def check_settings() -> None:
+    """Check that nobody has changed the global settings that results depend on.
+
+    Raises:
+        ResourceError: If somebody has.
+    """
+    import keras
+    import tensorflow as tf
+
+    now = {name: getattr(keras.config, name)() for name in ("floatx", "epsilon")}
+    now["image_data_format"] = keras.config.image_data_format()
+    now["dtype_policy"] = keras.config.dtype_policy().name
+    now["run_functions_eagerly"] = tf.config.functions_run_eagerly()
+    for name, wanted in SETTINGS.items():
+        if now[name] != wanted:
+            raise ResourceError(
+                f"keras: {name} must be {wanted!r}, got {now[name]!r}: this program, keras.json or "
+                "a part has changed it, and no record would say so; set it back"
+            )
+
+
+class _Draws(threading.local):
+    """Python's module `random`, of which a thread may have its own generator."""
+
+    own: random.Random | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own or random, name)
+
+
+_draws = _Draws()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Make the seeds that Keras draws in this thread, such as for initializers, depend on `seed`.
+
+    Keras takes them from Python's global generator, which other threads use at the same time.
+    """
+    _use_own_draws()
+    before, _draws.own = _draws.own, random.Random(seed)  # noqa: S311  # not for secrets
+    try:
+        yield
+    finally:
+        _draws.own = before
+
+
+def _use_own_draws() -> None:
+    """Let Keras, and KerasCV where it is loaded, draw from `_draws`."""
+    for name in ("keras.src.random.seed_generator", "keras_cv.src.backend.random"):
+        if module := sys.modules.get(name):
+            assert hasattr(module, "python_random"), f"{name} draws its seeds elsewhere"
+            module.python_random = _draws  # type: ignore[attr-defined]  # it has
 
 
 def extra_package(name: str, install: str) -> Any:
@@ -84,7 +163,9 @@ def extra_package(name: str, install: str) -> Any:
     """
     start_keras()
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        _use_own_draws()
+        return module
     except Exception as error:  # importing may fail in any way with other versions
         raise PartError(
             f"{name}: cannot be imported: {type(error).__name__}: {error}; pip install {install}"
@@ -102,7 +183,12 @@ def _quiet_stderr() -> Iterator[None]:
     except OSError:  # there is no standard error
         yield
         return
-    with tempfile.TemporaryFile() as held:
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # the body may raise OSError too
+    except OSError:  # nothing can be written anywhere
+        yield
+        return
+    with file as held:
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)
         try:

@@ -1,4 +1,6 @@
-"""Standard streams that break: `head` has read enough, or the terminal is closed.
+"""Standard streams that break or are used by others.
+
+`head` has read enough, or the terminal is closed; or a part prints, where results are expected.
 
 A message that cannot be shown does not stop a run: its folder holds everything. Only at the end
 does the process report that results could not be written to standard output.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,15 +31,47 @@ def tolerate_broken_pipes() -> Iterator[None]:
             reason than a reader that went away.
     """
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
-        sys.stdout = _tolerant(sys.stdout)
+        sys.stdout = _tolerant(sys.stdout, _Results)
     if sys.stderr is not None and sys.stderr is sys.__stderr__:
-        sys.stderr = _tolerant(sys.stderr)
+        sys.stderr = _tolerant(sys.stderr, io.TextIOWrapper)
     try:
         yield
     finally:
         error = _output_error()
         if error is not None and not isinstance(error, BrokenPipeError):
             raise ResourceError(f"standard output: cannot be written to: {error.strerror}")
+
+
+class _Working(threading.local):
+    """How many calls this thread is in during which nothing printed is a result."""
+
+    calls = 0
+
+
+_working = _Working()
+
+
+@contextmanager
+def prints_on_stderr() -> Iterator[None]:
+    """Send what the body prints to standard error, if a command's results go to standard output.
+
+    So does whatever other threads print: none of them shows results.
+    """
+    _working.calls += 1
+    try:
+        yield
+    finally:
+        _working.calls -= 1
+
+
+class _Results(io.TextIOWrapper):
+    """Standard output, for results only."""
+
+    def write(self, text: str) -> int:
+        in_main = threading.current_thread() is threading.main_thread()
+        if _working.calls or not in_main:
+            return sys.stderr.write(text) if sys.stderr is not None else len(text)
+        return super().write(text)
 
 
 def stdout_is_broken() -> bool:
@@ -67,11 +102,12 @@ class _Raw(io.FileIO):
             return len(content)
 
 
-def _tolerant(stream: Any) -> io.TextIOWrapper[Any]:
+def _tolerant(stream: Any, kind: Any) -> io.TextIOWrapper[Any]:
     stream.flush()
-    return io.TextIOWrapper(
+    tolerant: io.TextIOWrapper[Any] = kind(
         io.BufferedWriter(_Raw(stream.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",  # characters that the terminal cannot show
         line_buffering=stream.line_buffering,
     )
+    return tolerant

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import gc
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from attrs import frozen
 
 from tlkit.model.graph import layer_table, leaves
 from tlkit.model.layers import LayerTable, holds_batch_norm
+from tlkit.parts.calls import guarded, part_name
 from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage
 from tlkit.parts.optimizers import layerwise
-from tlkit.system.errors import PartError
-from tlkit.system.keras import keras
+from tlkit.system.errors import PartError, ResourceError
+from tlkit.system.keras import check_settings, keras, start_keras, tf
+from tlkit.system.keras import seeded as seeded  # also used by tests of parts
+from tlkit.system.memory import require_memory
 from tlkit.system.renames import renamed_method
 from tlkit.train.plan import model_layers, seed_for
 
+ROUNDING = 1e-3  # by which probabilities may be off
 LARGE_BYTES = 100e6  # a smaller model is not worth the 0.14 s that a garbage collection takes
 ALL_STAGES = 1000  # epochs enough that a policy has all its stages; `freeze` wants the first
 
@@ -33,20 +36,7 @@ def free_old_models(params: int) -> None:
         gc.collect()
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Make the seeds that Keras draws for initializers and dropout depend on `seed` alone.
-
-    Keras draws them from Python's global generator, which is restored afterward.
-    """
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
+@guarded()
 def assemble(
     backbone: Backbone,
     head: Head,
@@ -62,22 +52,77 @@ def assemble(
 
     Raises:
         WeightsError: If the backbone's weights are not available or do not fit.
-        PartError: If the model differs from the parts' layer tables.
+        PartError: If the model differs from the parts' layer tables, or gives no probabilities.
+        ResourceError: If memory is too short for it, or Keras's global settings were changed.
     """
+    start_keras()
+    check_settings()
     layers = model_layers(backbone, head, classes)
     free_old_models(layers.params)
-    with seeded(seed_for(seed, "backbone")):
-        base = backbone.build()
-    with seeded(seed_for(seed, "head")):
-        scores = head.connect(base, backbone.layers(), classes)
-        model = keras.Model(base.input, scores, name="model")
-    _check(model, layers)
+    require_memory(4 * layers.params, f"the model's {layers.params:,} parameters")
+    try:
+        model, loaded = _assembled(backbone, head, layers, classes, seed, load_weights)
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        what = f"memory is too short for the model's {layers.params:,} parameters"
+        raise ResourceError(f"{what}; use fewer head.units or a smaller backbone") from error
     if mixed_precision:
         for _, layer in list(leaves(model))[:-1]:  # probabilities and loss stay float32
             for inner in layer._flatten_layers():
                 inner.dtype_policy = f"mixed_{mixed_precision}"
-    loaded = backbone.load_weights(base) if load_weights else {"source": "not loaded"}
+    check_settings()  # parts have been at work
     return model, loaded
+
+
+def _assembled(
+    backbone: Backbone,
+    head: Head,
+    layers: LayerTable,
+    classes: int,
+    seed: int,
+    load_weights: bool,
+) -> tuple[keras.Model, Mapping[str, str]]:
+    """Build a model as its layer table says; return it and what was loaded."""
+    with seeded(seed_for(seed, "backbone")):
+        base: Any = backbone.build()
+    if not isinstance(base, keras.Model):
+        raise PartError(
+            f"{part_name(backbone)}: its `build` must return a Keras model, got {base!r}"
+        )
+    with seeded(seed_for(seed, "head")):
+        scores: Any = head.connect(base, backbone.layers(), classes)
+        shape = getattr(scores, "shape", None)
+        if shape != (None, classes):
+            what = f"must return probabilities (batch, {classes}), got {shape or repr(scores)}"
+            raise PartError(f"{part_name(head)}: its `attach` {what}")
+        model = keras.Model(base.input, scores, name="model")
+    _check(model, layers)
+    _check_probabilities(model, head)
+    loaded: Any = backbone.load_weights(base) if load_weights else {"source": "not loaded"}
+    if not (isinstance(loaded, Mapping) and all(isinstance(x, str) for x in loaded.values())):
+        what = f"must return what it loaded, such as {{'source': 'path'}}, got {loaded!r}"
+        raise PartError(f"{part_name(backbone)}: its `load_weights` {what}")
+    return model, loaded
+
+
+def _check_probabilities(model: keras.Model, head: Head) -> None:
+    """Try a model on noise, unless it ends in softmax and needs no trial."""
+    *_, (_, last) = leaves(model)
+    if getattr(last, "activation", None) is keras.activations.softmax:
+        return
+    noise = tf.random.stateless_uniform((2, *model.input.shape[1:]), (0, 0))
+    refuse_others(model(noise, training=False).numpy(), part_name(head))
+
+
+def refuse_others(probabilities: Any, part: str) -> None:
+    """Raise `PartError` unless rows are probabilities; what is not finite is told elsewhere."""
+    sums = probabilities.sum(axis=1)
+    wrong = ~((probabilities >= -ROUNDING).all(axis=1) & (abs(sums - 1) < ROUNDING))
+    wrong &= np.isfinite(sums)
+    if wrong.any():
+        row = probabilities[wrong][0]
+        shown = ", ".join(f"{value:.3g}" for value in row[:8])
+        what = f"must end in probabilities that sum to 1, got {shown} with sum {row.sum():.3g}"
+        raise PartError(f"{part}: {what}; end it in a softmax")
 
 
 def _check(model: keras.Model, planned: LayerTable) -> None:

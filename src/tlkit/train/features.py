@@ -15,9 +15,11 @@ import numpy.typing as npt
 from attrs import define, evolve, field
 
 from tlkit.data.images import Pixels, Reader
+from tlkit.parts.calls import guarded, part_name
 from tlkit.parts.kinds import Augmentation, Backbone
 from tlkit.system.cache import FeatureCache
-from tlkit.system.keras import keras, tf
+from tlkit.system.errors import PartError
+from tlkit.system.keras import keras, start_keras, tf
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey
@@ -25,8 +27,18 @@ from tlkit.train.winograd import with_winograd
 
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
 FLOAT16_MAX = 65504.0
+ROUNDING = 0.01  # by which augmented pixels may leave 0 to 255
 # Without a cache, features without augmentation are kept in memory up to this size.
 KEPT_BYTES = 2 << 30
+
+
+def _differs(images: Any, shape: tf.TensorShape) -> str:
+    """Return what is wrong if images are not float32 of a shape, as far as it is known yet."""
+    is_tensor = tf.is_tensor(images)
+    if is_tensor and images.dtype == tf.float32 and images.shape.is_compatible_with(shape):
+        return ""
+    got = f"{images.shape} {images.dtype.name}" if is_tensor else repr(images)
+    return f"must return {shape} float32, got {got}"
 
 
 class Extractor:
@@ -57,8 +69,13 @@ class Extractor:
         if prefix and winograd:
             prefix = with_winograd(prefix)
 
+        self.part = part_name(augmentation)
+        self.problems: list[str] = []  # raised later: while tracing, they would get other messages
+
         def forward(images: tf.Tensor) -> tf.Tensor:
             prepared = backbone.preprocess_images(images)
+            if problem := _differs(prepared, images.shape):
+                self.problems.append(f"{part_name(backbone)}: its preprocessing {problem}")
             if prefix and not prepared.shape.is_fully_defined():  # some augmentations forget it
                 prepared = tf.ensure_shape(prepared, (batch, *prefix.input.shape[1:]))
             features = prefix(prepared, training=False) if prefix else prepared
@@ -71,20 +88,51 @@ class Extractor:
         self._plain = tf.function(
             lambda images: forward(tf.cast(images, tf.float32)), input_signature=[pixels]
         )
-        self._augmented = tf.function(
-            lambda images, keys: forward(augmentation.augment(tf.cast(images, tf.float32), keys)),
-            input_signature=[pixels, keys],
-        )
 
+        def augmented(images: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            changed = augmentation.augment(tf.cast(images, tf.float32), keys)
+            if problem := _differs(changed, images.shape):
+                self.problems.append(f"{self.part}: its `augment` {problem}")
+            changed = tf.ensure_shape(changed, images.shape)
+            return forward(changed), tf.reduce_min(changed), tf.reduce_max(changed)
+
+        self._augmented = tf.function(augmented, input_signature=[pixels, keys])
+
+    @guarded()
     def __call__(self, pixels: Pixels, keys: AugmentationKeys | None = None) -> Features:
-        """Return the features of up to `batch` images, augmented if keys are given."""
+        """Return the features of up to `batch` images, augmented if keys are given.
+
+        Raises:
+            PartError: If the augmentation returns other images than it must.
+        """
+        start_keras()
         count = len(pixels)
         padded = _padded(pixels, self.batch)
-        if keys is None:
-            features = self._plain(padded)
-        else:
-            features = self._augmented(padded, _padded(keys, self.batch))
+        try:
+            if keys is None:
+                features = self._plain(padded)
+            else:
+                features = self._changed(padded, _padded(keys, self.batch))
+        except Exception as error:
+            if not self.problems:
+                raise
+            raise PartError(self.problems[0]) from error
+        if self.problems:
+            raise PartError(self.problems[0])
         return features.numpy()[:count]  # type: ignore[no-any-return]  # TensorFlow has no types
+
+    def _changed(self, pixels: Pixels, keys: AugmentationKeys) -> tf.Tensor:
+        try:
+            features, low, high = self._augmented(pixels, keys)
+        except tf.errors.InvalidArgumentError as error:
+            if "EnsureShape" not in str(error):
+                raise
+            what = "must return as many images of the same size as it got"
+            raise PartError(f"{self.part}: its `augment` {what}") from error
+        if not (low >= -ROUNDING and high <= 255 + ROUNDING):  # also if they are not numbers
+            what = f"must return pixels from 0 to 255, got {float(low):g} to {float(high):g}"
+            raise PartError(f"{self.part}: its `augment` {what}")
+        return features
 
     def stream(
         self, reader: Reader, paths: Sequence[str], keys: AugmentationKeys | None = None

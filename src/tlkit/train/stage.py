@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
 from tlkit.data.splits import Example, Splits
 from tlkit.parts.losses import cross_entropy
-from tlkit.parts.optimizers import LBFGS, with_rates
+from tlkit.parts.optimizers import LBFGS, check_rate, with_rates
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
 from tlkit.system.keras import keras, tf
@@ -87,8 +88,7 @@ class StageTrainer:
         if isinstance(self.experiment.optimizer, LBFGS):
             return EvalStep(tail)
         optimizer = with_rates(self.experiment.optimizer, multipliers)
-        rate = np.float32(self.experiment.optimizer.learning_rate)
-        assert np.float32(optimizer.learning_rate) == rate
+        check_rate(optimizer, self.experiment.optimizer)
         loss = self.experiment.loss.build(self.run.plan.counts["train"])
         clip_norm, ema = self.experiment.optimizer.clip_norm, self.experiment.fit.ema
         return TrainStep(tail, optimizer, self.planned.xla, loss, clip_norm, ema)
@@ -247,7 +247,11 @@ class StageTrainer:
 
     def on_test(self) -> Probabilities:
         """Return the probabilities on the test split."""
-        return self._evaluate("test")[1]
+        totals, probabilities = self._evaluate("test")
+        if not np.isfinite(totals.loss):
+            number = self.planned.first_epoch + self.planned.stage.epochs - 1
+            raise _not_finite(number, "the loss on the test split", totals.loss)
+        return probabilities
 
     def averaged(self, plain: Probabilities, split: str) -> Probabilities:
         """Return a split's probabilities averaged with those of its mirror images."""
@@ -272,12 +276,13 @@ class StageTrainer:
         ]
         for method, some in (("learning_rate", [of_epoch]), ("step_rate", of_steps)):
             for rate in some:
-                if rate is not None and not 0 < rate < np.inf:
+                sound = isinstance(rate, Real) and 0 < float(rate) < np.inf
+                if not sound and (rate is not None or method == "learning_rate"):
                     raise PartError(
                         f"schedule: its `{method}` must return a finite number above 0, "
                         f"got {rate!r} for epoch {number}"
                     )
-        return [of_epoch if rate is None else rate for rate in of_steps]
+        return [float(of_epoch if rate is None else rate) for rate in of_steps]
 
     def _evaluate(
         self, split: str, source: Source | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import cross_entropy
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras, tf
+from tlkit.train.assemble import refuse_others
 from tlkit.train.averaging import WeightAverage
 from tlkit.train.features import Features
 from tlkit.weights.tensors import Variables
@@ -72,6 +74,7 @@ class EvalStep:
         for x in features:
             rows = slice(start, start + len(x))
             losses, probabilities = (value.numpy() for value in self._evaluate(x, labels[rows]))
+            refuse_others(probabilities, "head")
             loss = float(losses.sum(dtype=np.float64))
             weighted = loss if weights is None else float(losses @ weights[rows].astype(np.float64))
             correct = float((probabilities.argmax(1) == labels[rows]).sum())
@@ -98,7 +101,7 @@ class TrainStep(EvalStep):
         ema: float | None = None,
     ) -> None:
         super().__init__(tail)
-        check_shape(loss, tail.output_shape[-1])
+        require_loss(loss, tail.output_shape[-1])
         self.optimizer = optimizer
         self.variables = tail.trainable_variables
         optimizer.build(self.variables)
@@ -149,12 +152,28 @@ class TrainStep(EvalStep):
         return StepTotals(float(loss), float(unweighted), float(correct), len(labels))
 
 
-def check_shape(loss: LossFunction, classes: int) -> None:
-    """Raise `PartError` unless a loss has one value per image; others would be broadcast."""
+def require_loss(loss: LossFunction, classes: int) -> None:
+    """Raise `PartError` unless a loss has one float32 value per image, and a gradient."""
+    if not callable(loss):
+        raise PartError(f"loss: its `build` must return a function, got {loss!r}")
+    traced: dict[str, Any] = {}  # an error that is raised while tracing would get another message
+
+    def trace(labels: tf.Tensor, probabilities: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            tape.watch(probabilities)
+            traced["losses"] = loss(labels, probabilities)
+        if tf.is_tensor(traced["losses"]):
+            traced["gradient"] = tape.gradient(traced["losses"], probabilities)
+
     images = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, classes), tf.float32)
-    shape = tf.function(loss).get_concrete_function(*images).output_shapes
-    if getattr(shape, "rank", 0) not in {1, None}:  # None: unknown before it runs
-        raise PartError(f"loss: its `build` must return one loss per image, (batch,), got {shape}")
+    tf.function(trace).get_concrete_function(*images)
+    losses = traced["losses"]
+    got = f"{losses.shape} {losses.dtype.name}" if tf.is_tensor(losses) else repr(losses)
+    if not tf.is_tensor(losses) or losses.dtype != tf.float32 or losses.shape.rank not in {1, None}:
+        what = f"must return one loss per image, (batch,) float32, got {got}"
+        raise PartError(f"loss: its `build` {what}")
+    if traced["gradient"] is None:
+        raise PartError("loss: its `build` must return a loss with a gradient, got none")
 
 
 def _correct(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:

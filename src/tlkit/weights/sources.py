@@ -13,6 +13,7 @@ from attrs import frozen
 
 from tlkit.model.graph import named_weights
 from tlkit.model.layers import HEAD, LayerTable
+from tlkit.system.cache import home_folder
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import atomic_write
 from tlkit.weights.files import HDF5, Arrays, NamedSource, read_arrays
@@ -48,7 +49,7 @@ class RemoteFile:
     @property
     def path(self) -> Path:
         """Return its path in Keras's own folder."""
-        home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+        home = os.environ.get("KERAS_HOME") or home_folder() / ".keras"
         return Path(home) / "models" / (self.name or self.url.rpartition("/")[2])
 
     def local(self) -> Path | None:
@@ -271,7 +272,10 @@ def download(
 
 def short(path: Path) -> str:
     """Return a path with the home folder as `~`, for messages that stay in run folders."""
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # there is none
+        return str(path)
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 

@@ -24,6 +24,7 @@ from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.keras_hub_blocks import BLOCKS, CLOSED, STEPS, by_layer, opened
 from tlkit.parts.backbones.keras_hub_presets import PRESETS
 from tlkit.parts.kinds import Backbone, check_sources, part
+from tlkit.system.cache import home_folder
 from tlkit.system.errors import PartError, WeightsError
 from tlkit.system.keras import extra_package
 from tlkit.system.text import nearest
@@ -81,7 +82,7 @@ def preset_folder(preset: str | Path) -> Path:
     address = PRESETS.get(str(preset))
     if address is None:
         return Path(preset)
-    home = os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub"
+    home = os.environ.get("KAGGLEHUB_CACHE") or home_folder() / ".cache" / "kagglehub"
     return Path(home) / "models" / address
 
 

@@ -1,0 +1,55 @@
+"""Calls of other people's parts: they print to standard error, and cannot end the process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tlkit.parts.kinds import registries
+from tlkit.parts.plugins import foreign_place
+from tlkit.system.errors import PartError
+from tlkit.system.stdio import prints_on_stderr
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Run code of which parts may be part. Also a decorator.
+
+    Raises:
+        PartError: If a part would end the process, or raises what is no error.
+    """
+    try:
+        with prints_on_stderr():
+            yield
+    except BaseException as error:
+        if isinstance(error, Exception) and not _ends_process(error):
+            raise
+        if isinstance(error, KeyboardInterrupt | GeneratorExit) or not (
+            place := foreign_place(error)
+        ):
+            raise
+        what = f"{type(error).__name__}({error})"
+        raise PartError(f"{place}: a part must not end the process, got {what}") from error
+
+
+def _ends_process(error: Exception) -> bool:
+    """Tell whether an error would end a command as if all were well: `typer.Exit` and its like."""
+    names = {(x.__module__.partition(".")[0], x.__name__) for x in type(error).__mro__}
+    ends = {(package, name) for package in ("click", "typer") for name in ("Exit", "Abort")}
+    return bool(names & ends)
+
+
+def part_name(part: object) -> str:
+    """Return a part's kind and registered name for messages, or those of its class.
+
+    >>> from tlkit.parts.losses import Focal
+    >>> part_name(Focal())
+    "loss 'focal'"
+    """
+    for _, registry in registries.items():
+        if isinstance(part, registry.base):
+            try:
+                return f"{registry.kind} {registry.name_of(type(part))!r}"
+            except PartError:
+                return f"{registry.kind} {type(part).__name__}"
+    return type(part).__name__
