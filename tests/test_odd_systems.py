@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -139,7 +140,7 @@ def test_trouble_of_the_machine_is_no_bug(
     def app() -> None:
         raise error
 
-    monkeypatch.setattr("tlkit.cli.app.app", app)
+    monkeypatch.setattr(sys.modules["tlkit.cli.app"], "app", app)
     assert ended([], monkeypatch) == 8
     assert message in capsys.readouterr().err
 

@@ -97,4 +97,46 @@ CASES = (
         expected="its documented exit code",
         tests=("battery/test_errors.py::test_every_error_ends_with_its_documented_code",),
     ),
+    Case(
+        id="L13",
+        what="Paths that cannot be: too long, below a file, a link to itself, NUL",
+        expected="the code of a missing file, or 8",
+        tests=(
+            "test_odd_systems.py::test_a_path_that_cannot_be_has_its_documented_code",
+            "test_odd_systems.py::test_a_nul_in_a_list_rejects_that_image_and_no_other",
+        ),
+    ),
+    Case(
+        id="L14",
+        what="No home folder; nothing can be written anywhere",
+        expected="8, with the variables to set; Keras starts anyway",
+        tests=(
+            "test_odd_systems.py::test_without_a_home_the_way_out_is_told",
+            "test_odd_systems.py::test_a_read_only_system_can_start_keras",
+        ),
+    ),
+    Case(
+        id="L15",
+        what="A model larger than memory",
+        expected="8, before it is built",
+        tests=(
+            "test_odd_systems.py::test_a_model_larger_than_memory_is_not_begun",
+            "test_odd_systems.py::test_memory_that_ends_while_a_model_is_built_is_named",
+        ),
+    ),
+    Case(
+        id="L16",
+        what="Two runs in two threads of one process",
+        expected="the results that each gives alone",
+        tests=(
+            "test_odd_systems.py::test_models_built_in_threads_begin_as_those_built_alone",
+            "test_odd_systems.py::test_two_runs_in_two_threads_give_what_each_gives_alone",
+        ),
+    ),
+    Case(
+        id="L17",
+        what="A process forked after TensorFlow was started",
+        expected="8, with the reason",
+        tests=("test_odd_systems.py::test_a_forked_process_is_told_why_it_would_wait_forever",),
+    ),
 )

@@ -577,4 +577,70 @@ CASES = (
         expected="checked in little memory, with a progress bar",
         tests=("battery/test_runs.py::test_many_images_take_little_memory",),
     ),
+    Case(
+        id="D42",
+        what="A JPEG cut off, with a new end marker behind the cut",
+        expected="4; more data in front of the marker would change the picture",
+        tests=("test_limits.py::test_a_jpeg_cut_off_before_an_end_marker_is_refused",),
+    ),
+    Case(
+        id="D43",
+        what="Small files that cost much: DICOM that unpacks a thousandfold, JPEGs of many scans, "
+        "TIFFs of many pages, much metadata",
+        expected="4, with the limit, which can be set",
+        tests=(
+            "test_limits.py::test_a_limit_is_named_and_can_be_set",
+            "test_limits.py::test_pages_take_time_in_proportion",
+        ),
+    ),
+    Case(
+        id="D44",
+        what="Memory, handles or threads run short, or the disk fails, while images are read",
+        expected="8, with the image; never taken for a bad image",
+        tests=(
+            "test_limits.py::test_a_shortage_is_never_a_bad_image",
+            "test_limits.py::test_memory_that_is_short_in_a_decoder_is_no_bad_image",
+            "test_limits.py::test_a_thread_that_cannot_start_is_a_shortage",
+        ),
+    ),
+    Case(
+        id="D45",
+        what="Many large images at once",
+        expected="threads share one budget of memory; a larger image is decoded alone",
+        tests=(
+            "test_limits.py::test_threads_share_one_budget",
+            "test_limits.py::test_a_picture_larger_than_the_budget_is_read_alone",
+        ),
+    ),
+    Case(
+        id="D46",
+        what="Global switches of Pillow and logging, set by other packages",
+        expected="no effect, or 8 with the switch",
+        tests=(
+            "test_limits.py::test_an_image_filled_up_is_never_accepted",
+            "test_limits.py::test_other_peoples_limit_and_openers_do_not_matter",
+            "test_dicom.py::test_warnings_are_heard_whatever_logging_is_told",
+        ),
+    ),
+    Case(
+        id="D47",
+        what="DICOM with a slope, intercept or window of nan, inf or 1e308",
+        expected="4, with the tag",
+        tests=("test_dicom.py::test_a_number_that_blackens_the_picture_is_refused",),
+    ),
+    Case(
+        id="D48",
+        what="Patients and classes spelled with full width, invisible or foreign characters",
+        expected="one patient; classes that look alike are noted",
+        tests=(
+            "test_leakage.py::test_a_patient_is_one_whatever_the_characters",
+            "test_splits.py::test_classes_that_look_alike_are_told",
+        ),
+    ),
+    Case(
+        id="D49",
+        what="5,000 images, DICOM, .safetensors and .h5 files with random damage",
+        expected="read, or refused in one line; within 10 s each and 1 GB in all",
+        tests=("battery/test_fuzz.py::test_damaged_files_are_read_or_refused",),
+    ),
 )

@@ -110,4 +110,29 @@ CASES = (
             "properties/test_registry.py::test_registering_again_changes_nothing_and_another_class_is_refused",
         ),
     ),
+    Case(
+        id="R14",
+        what="Parts that lie: no probabilities, other images, losses without a gradient, "
+        "rates of their own",
+        expected="6, with the part, before training where that can be seen",
+        tests=(
+            "test_calls.py::test_a_run_names_the_part_that_lies",
+            "test_calls.py::test_probabilities_are_checked_where_they_are_used",
+        ),
+    ),
+    Case(
+        id="R15",
+        what="A part that calls sys.exit or prints",
+        expected="6, with file and line; what it prints goes to standard error",
+        tests=(
+            "test_calls.py::test_the_command_does_not_end_as_if_all_were_well",
+            "test_calls.py::test_what_parts_print_does_not_mix_with_results",
+        ),
+    ),
+    Case(
+        id="R16",
+        what="Global settings of Keras changed by a part, keras.json or the program",
+        expected="8, with the setting",
+        tests=("test_calls.py::test_changed_settings_of_keras_are_refused",),
+    ),
 )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -339,7 +340,8 @@ def _deep_color(image: Any, content: bytes, kind: str) -> Image.Image | None:
     for box in _strips(image):
         parts = [np.asarray(half.crop(box)) for half in halves]
         upper, low = parts if len(parts) == 2 else (parts[0][..., ::2], parts[0][..., 1::2])
-        values, white = upper.astype(np.int64) << 8 | low, 65535
+        wide: npt.NDArray[Any] = upper.astype(np.int64 if blended else np.uint32)
+        values, white = wide << 8 | low, 65535
         clear = False if key is None else (values == key).all(-1, keepdims=True)
         if blended:
             values, white = values[..., :-1] * values[..., -1:], white * white
@@ -349,9 +351,12 @@ def _deep_color(image: Any, content: bytes, kind: str) -> Image.Image | None:
             pixels = np.empty((image.height, image.width, rounded.shape[-1]), np.uint8)
         pixels[box[1] : box[3]] = rounded
     assert pixels is not None
+    del halves  # a large picture has no room for more
     if pixels.shape[-1] == 1:
         return Image.fromarray(pixels[..., 0])
-    return Image.fromarray(pixels, image.mode if image.mode == "CMYK" else "RGB").convert("RGB")
+    if image.mode == "CMYK":
+        return Image.fromarray(pixels, "CMYK").convert("RGB")
+    return Image.fromarray(pixels, "RGB")
 
 
 def _is_deep_tiff(image: Any) -> bool:

@@ -45,7 +45,7 @@ DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax
 SYNTAX_TAG = b"\x02\x00\x10\x00UI"
 HEAD_BYTES = 4096  # of a file, in which its transfer syntax is
 CHUNK_BYTES = 1 << 20
-STRIP_PIXELS = 1 << 22  # that are worked on at once
+STRIP_PIXELS = 1 << 20  # that are worked on at once
 MISSING = "is a DICOM file; to read it: pip install 'tlkit[dicom]'"
 
 

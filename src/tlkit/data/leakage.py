@@ -29,8 +29,8 @@ def same_patient(name: str) -> str:
     >>> same_patient(" P007"), same_patient("p\u00a07\u200b"), same_patient("p70")
     ('p7', 'p7', 'p70')
     """
-    folded = seen_alike(name)
-    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"\s", "", folded))
+    folded = re.sub(r"\s", "", seen_alike(name))
+    return re.sub(r"(?<![\d.,])0+(?=\d)", "", re.sub(r"^(\D*)0+(?=\d)", r"\1", folded))
 
 
 def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:

@@ -16,8 +16,8 @@ MAX_PIXELS = 81_000_000  # 9,000 × 9,000
 LIMITS: Mapping[str, int] = {
     "TLKIT_MAX_PIXELS": MAX_PIXELS,  # that an image declares
     "TLKIT_MAX_FILE_MB": 512,  # of an image file: the largest picture at 6 bytes per pixel
-    "TLKIT_MAX_UNPACKED_MB": 256,  # of a deflated DICOM file, and of each frame's data
-    "TLKIT_MAX_SCANS": 100,  # of a JPEG
+    "TLKIT_MAX_UNPACKED_MB": 64,  # of a deflated DICOM file
+    "TLKIT_MAX_SCANS": 50,  # of a JPEG
     "TLKIT_MAX_PAGES": 100,  # of a TIFF, reduced copies included
     "TLKIT_MAX_METADATA_MB": 16,  # in a JPEG's segments
     "TLKIT_DECODING_MB": 1024,  # for all images that are decoded at the same time
@@ -43,7 +43,7 @@ def beyond(name: str, unit: str = "") -> str:
     """Return the end of a message: which limit was exceeded, and how it is set.
 
     >>> beyond("TLKIT_MAX_SCANS")
-    'more than 100 (TLKIT_MAX_SCANS)'
+    'more than 50 (TLKIT_MAX_SCANS)'
     """
     return f"more than {limit(name):,}{unit} ({name})"
 
