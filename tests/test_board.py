@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from tlkit.sweeps.board import Board
 from tlkit.sweeps.executors import executor_of
 from tlkit.sweeps.folder import Command, SweepFolder
 from tlkit.sweeps.joining import finish, open_board, work_off
-from tlkit.system.lease import Lease, Leases
+from tlkit.system.lease import Lease, Leases, Owner
 from tlkit.system.lock import locked
 
 QUICK = """
@@ -269,12 +271,8 @@ def table(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
-def test_processes_that_are_killed_leave_the_same_tables(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_pretended(tmp_path, METRICS)
-    monkeypatch.setenv("METRICS", str(tmp_path))
-    monkeypatch.setattr(processes, "COMMAND", ("-c", FAKE))
+@pytest.mark.usefixtures("fake_worker")
+def test_processes_that_are_killed_leave_the_same_tables(tmp_path: Path, folder: Path) -> None:
     killed = process(folder, tmp_path)
     while not list(folder.glob("attempt-0/*")):
         assert killed.poll() is None
@@ -288,3 +286,113 @@ def test_processes_that_are_killed_leave_the_same_tables(
     (tmp_path / "alone" / "sweep.json").write_bytes((folder / "sweep.json").read_bytes())
     joining.take_part(str(tmp_path / "alone"))
     assert table(tmp_path / "alone") == found
+
+
+def finished_by_one(folder: Path) -> None:
+    joining.take_part(str(folder))
+    assert len(list((folder / "runs").glob("*/metrics.json"))) == 3
+    assert not list(folder.glob("attempt-*"))
+
+
+@pytest.fixture
+def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are made by a process that only writes their metrics."""
+    write_pretended(tmp_path, METRICS)
+    monkeypatch.setenv("METRICS", str(tmp_path))
+    monkeypatch.setattr(processes, "COMMAND", ("-c", FAKE))
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_a_process_that_sleeps_is_given_up_and_harms_nothing_when_it_wakes(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = process(folder, tmp_path)
+    while not list(folder.glob("leases/*")):
+        assert asleep.poll() is None
+        time.sleep(0.005)
+    asleep.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(joining, "POLL_S", 0.05)
+    monkeypatch.setattr(Leases, "is_dead", lambda self, lease: lease.owner != Owner.current())
+    finished_by_one(folder)
+    made = {path: path.read_bytes() for path in folder.glob("runs/*/*")}
+    asleep.send_signal(signal.SIGCONT)
+    assert asleep.wait() == 0
+    assert {path: path.read_bytes() for path in folder.glob("runs/*/*")} == made
+    assert not list(folder.glob("attempt-*/*"))
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_a_process_whose_disk_is_full_leaves_its_run_to_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = board(folder)
+    lease = taken(full)
+    monkeypatch.setattr("tlkit.system.lease.write_text", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        full.settle(lease, make(full.job(lease)))
+    monkeypatch.undo()
+    assert board(folder).leases.newest()[lease.work].status == "working"
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_a_file_system_without_locks_is_enough(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.lock_descriptor", refuse)
+    finished_by_one(folder)
+
+
+CLUSTER = """
+import sys, threading, time
+import ray
+from pathlib import Path
+from ray.cluster_utils import Cluster
+import tlkit
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+
+def lose() -> None:
+    owners = set()
+    while len(owners) < 2:  # both nodes have begun a run
+        owners = {path.read_text() for path in Path("ray/leases").glob("*.0.json")}
+        time.sleep(0.05)
+    cluster.remove_node(second, allow_graceful=False)
+
+if sys.argv[1:] == ["lose"]:
+    threading.Thread(target=lose, daemon=True).start()
+done = tlkit.sweep("quick.toml", "ray", seeds="0-5", workers="ray:" + cluster.address)
+assert [outcome.status for outcome in done.outcomes] == ["done"] * 6, done.outcomes
+"""
+REAL = """
+data = { name = "shapes", train = 6, val = 3, test = 0, image_px = 32 }
+backbone = { weights = "none", image_size = 32 }
+head = { name = "pooled" }
+fit = { epochs = 2 }
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [[], ["lose"]], ids=["two nodes", "one is lost"])
+def test_a_cluster_gives_the_tables_of_one_process(lost: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    (tmp_path / "quick.toml").write_text(REAL)
+    variables = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "TLKIT_CACHE": str(tmp_path / "c")}
+    run: Any = subprocess.run
+    run([sys.executable, "-c", CLUSTER, *lost], cwd=tmp_path, env=variables, check=True)
+    alone = [sys.executable, "-m", "tlkit", "sweep", "quick.toml", "--seeds", "0-5", "--threads",
+             "1", "--out", "alone"]  # fmt: skip
+    run(alone, cwd=tmp_path, env=variables, check=True)
+    assert table(tmp_path / "ray") == table(tmp_path / "alone")
+    for kept in ("weights.safetensors", "history.csv", "predictions.csv", "metrics.json"):
+        for made in (tmp_path / "alone" / "runs").glob(f"*/{kept}"):
+            assert (
+                made.read_bytes() == (tmp_path / "ray/runs" / made.parent.name / kept).read_bytes()
+            )
