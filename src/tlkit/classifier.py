@@ -40,7 +40,7 @@ from tlkit.system.renames import renamed_method, warn_renamed
 from tlkit.system.text import printable
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
-from tlkit.train.plan import PREFIX_BATCH, model_layers
+from tlkit.train.plan import model_layers, prefix_batch
 from tlkit.weights.tensors import read_weights
 
 Images = Sequence[str | Path] | npt.NDArray[Any]
@@ -444,7 +444,8 @@ def load(
         experiment.fit.mixed_precision,
         load_weights=False,
     )
-    read_weights(folder.path / WEIGHTS, model, layer_table(model))
+    layers = layer_table(model)
+    read_weights(folder.path / WEIGHTS, model, layers)
     calibrator, threshold, averages_flip = Calibrator(), None, False
     if experiment.calibration.wanted:
         calibrator, threshold, averages_flip = read_record(
@@ -458,7 +459,7 @@ def load(
             keras.Model(model.input, _outputs(model, True)) if averages_flip else model,
             experiment.backbone,
             experiment.augmentation,
-            PREFIX_BATCH,
+            prefix_batch(layers, len(layers), experiment.backbone.image_size),
         ),
         stand_in=plan.stand_in or "",
         calibrator=calibrator,
