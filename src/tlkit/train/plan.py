@@ -251,7 +251,7 @@ def prefix_batch(layers: LayerTable, cut: int, image_size: int, images: int | No
     batch = gpu * OUTPUT_BYTES // (4 * max(map(math.prod, shapes)))
     if images is not None:
         batch = min(batch, images // PADDED)
-    return max(PREFIX_BATCH, min(gpu * LARGEST_BATCH, 2 ** (batch.bit_length() - 1)))
+    return max(PREFIX_BATCH, min(gpu * LARGEST_BATCH, 1 << batch.bit_length() >> 1))
 
 
 def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:
