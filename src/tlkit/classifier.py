@@ -303,18 +303,18 @@ class Classifier:
         count = len(self.classes)
         for chunk in self.read_images(files):
             pixels = [item[1] for item in chunk if not isinstance(item, Rejected)]
-            rows: Iterator[Any] = iter(extractor(np.stack(pixels)) if pixels else ())
+            rows = extractor(np.stack(pixels)) if pixels else np.empty((0, count), np.float32)
+            probabilities = self.calibrator.probabilities(rows[:, -count:])
+            predicted = self.calibrator.predicted(probabilities)
+            images = iter(zip(rows, probabilities, predicted, strict=True))
             for item in chunk:
                 if isinstance(item, Rejected):
                     yield item
                     continue
-                row = next(rows)
-                probabilities = self.calibrator.probabilities(row[None, -count:])
-                predicted = self.classes[self.calibrator.predicted(probabilities)[0]]
+                row, of_image, number = next(images)
                 features = row[:-count] if len(row) > count else None
-                yield Prediction(
-                    item[0], predicted, probabilities[0], features, looks_dark(item[1])
-                )
+                dark = looks_dark(item[1])
+                yield Prediction(item[0], self.classes[number], of_image, features, dark)
 
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""
