@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import shutil
@@ -87,6 +88,24 @@ def test_rows_come_in_the_order_named_and_what_was_rejected_at_the_end(
     lines = done.err.splitlines()
     assert lines[0].startswith("bad.png: is not an image")
     assert lines[1:] == ["none*.png: no file matches this pattern", "2 of 6 left out"]
+
+
+def test_the_answers_before_a_shortage_are_not_lost(
+    command: CommandLine, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: str) -> bytes:
+        if path.endswith("d.png"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return Path(path).read_bytes()
+
+    monkeypatch.setattr("tlkit.classifier.read_file", read)
+    done = command("predict", run, "c.png", "in", "a.png", "--format", "csv")
+    assert [row["path"] for row in rows(done.out)] == ["c.png", "in/b.png"]
+    assert done.code == 8
+    assert done.err.startswith("in/d.png: cannot be read now: Too many open files; free some")
+    done = command("predict", run, "c.png", "in", "--format", "csv", "--out", "x.csv")
+    assert done.code == 8
+    assert len(rows(Path("x.csv").read_text())) == 2
 
 
 def test_json_has_rows_and_rejected_together(command: CommandLine, run: Path) -> None:

@@ -167,3 +167,30 @@ def test_an_array_that_declares_far_more_than_it_holds_is_refused(tmp_path: Path
         file.create_dataset("layer/kernel", (1 << 40,), np.float32, chunks=(1 << 20,))
     with pytest.raises(tlkit.WeightsError, match=r"layer/kernel"):
         read_arrays(path)
+
+
+def test_an_attribute_that_declares_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["one/kernel:0"] = np.ones(3, np.float32)
+        file.attrs["layer_names"] = np.array([b"one"] * 7777, "S3")
+    content = path.read_bytes()
+    dimension = (7777).to_bytes(8, "little")
+    assert content.count(dimension) >= 1
+    path.write_bytes(content.replace(dimension, (1 << 31).to_bytes(8, "little")))
+    with pytest.raises(tlkit.WeightsError, match="layer_names declares more than the file"):
+        read_arrays(path)
+
+
+def test_memory_that_is_short_is_no_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.ones(3, np.float32)}, path)
+
+    def load(content: bytes) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr("safetensors.numpy.load", load)
+    with pytest.raises(MemoryError, match=r"^$"):
+        read_arrays(path)

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord, Threshold
 from tlkit.runfolder.tables import write_predictions
 from tlkit.system.cache import default_folder
-from tlkit.system.errors import ConfigError, DataError, Problem
+from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError
 from tlkit.system.keras import keras
 from tlkit.system.renames import renamed_method, warn_renamed
 from tlkit.system.text import printable
@@ -281,21 +281,29 @@ class Classifier:
 
         Args:
             files: Paths of image files, and entries that were rejected earlier.
+
+        Raises:
+            ResourceError: If memory or handles run short, after the images before that one.
         """
         reader = self._reader(read_file)
 
-        def read(file: str | Rejected) -> tuple[str, Pixels] | Rejected:
+        def read(file: str | Rejected) -> tuple[str, Pixels] | Rejected | ResourceError:
             if isinstance(file, Rejected):
                 return file
             try:
                 return file, reader(file)
             except DataError as error:
                 return Rejected(file, str(error).removeprefix(f"{printable(file)}: "))
+            except ResourceError as error:
+                return error
 
         batch = self.extractor.batch
         images = in_parallel(read, files, reader.workers, ahead=4 * batch)
         while chunk := list(itertools.islice(images, batch)):
-            yield chunk
+            sound = [*itertools.takewhile(lambda item: not isinstance(item, ResourceError), chunk)]
+            yield cast("list[tuple[str, Pixels] | Rejected]", sound)
+            if len(sound) < len(chunk):
+                raise cast("ResourceError", chunk[len(sound)])
 
     def _predictions(
         self, files: Iterable[str | Rejected], extractor: Extractor

@@ -20,7 +20,7 @@ from tlkit.data.walk import LeftOut, left_out_notes
 from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import caveats_text, scores_text, table
 from tlkit.runfolder import folder as runfolder
-from tlkit.system.errors import DataError
+from tlkit.system.errors import DataError, ResourceError
 from tlkit.system.files import atomic_write, exists
 from tlkit.system.stdio import stdout_is_broken
 from tlkit.system.text import choose_another, json_text, printable, printable_lines
@@ -159,8 +159,11 @@ def predict(
     files, rejected = named_images(images, classifier, root), list[Rejected]()
     dark: list[str] = []
     counts: Counter[str] = Counter()
+    short: list[ResourceError] = []
     with ExitStack() as stack:
-        predictions = classifier.iter_predict(files, features is not None, layer)
+        predictions = _until_short(
+            classifier.iter_predict(files, features is not None, layer), short
+        )
         if form is Format.table or out is not None or not sys.stdout.isatty():
             from tlkit.reports.progress import with_bar
 
@@ -186,7 +189,19 @@ def predict(
         typer.echo(f"{counts.total()} images: {printable(', '.join(named))}", err=True)
     if dark:
         print_notes([f"{len(dark)} nearly black, {LOOKS_DARK}, such as {dark[0]}"])
+    if short:  # after the answers so far
+        raise short[0]
     raise_rejected(rejected, counts.total())
+
+
+def _until_short(
+    predictions: Iterable[Prediction | Rejected], short: list[ResourceError]
+) -> Iterator[Prediction | Rejected]:
+    """Yield the same predictions, up to a shortage of the machine, which goes into the list."""
+    try:
+        yield from predictions
+    except ResourceError as error:
+        short.append(error)
 
 
 def _observe(

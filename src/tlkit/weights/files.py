@@ -144,6 +144,8 @@ def _read_safetensors(path: Path, content: bytes) -> dict[str, Any]:
         json.loads(header, object_pairs_hook=_unique)
     except KeyError as error:
         raise WeightsError(f"{path}: arrays of type {error} cannot be read") from None
+    except MemoryError:
+        raise
     except Exception as error:  # its own errors, and NumPy's for shapes that NumPy cannot have
         raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
     return {re.sub(r"^\d{3}\.", "", name): array for name, array in arrays.items()}
@@ -207,9 +209,8 @@ def _read_h5(
         left -= declared
         if left < 0 or declared > SMALL_BYTES + MAX_COMPRESSION * item.id.get_storage_size():
             raise WeightsError(f"{path}: {key} declares far more numbers than the file holds")
-        layer = (
-            None if by_place else item.parent.attrs.get("name")
-        )  # Keras 3 stores it next to the numbered arrays
+        # Keras 3 stores it next to the numbered arrays.
+        layer = None if by_place else _attribute(item.parent, "name", len(content))
         name = f"{layer}/{key.rpartition('/')[2]}" if layer else _h5_name(key)
         if name in named:
             raise WeightsError(f"{path}: there are two arrays called {name}")
@@ -218,25 +219,35 @@ def _read_h5(
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             file.visititems(visit)  # follows neither soft nor external links
-            order = tuple(name for name in _listed_names(file) if name in named)
-    except WeightsError:
+            order = tuple(name for name in _listed_names(file, len(content)) if name in named)
+    except (WeightsError, MemoryError):
         raise
     except Exception as error:  # on hostile bytes HDF5 may raise anything
         raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
     return named, order
 
 
-def _listed_names(file: Any) -> Iterator[str]:
+def _attribute(item: Any, name: str, most: int) -> Any:
+    """Return an attribute, or an empty tuple; it may not declare more bytes than the file has."""
+    if name not in item.attrs:
+        return ()
+    stored = item.attrs.get_id(name)
+    if math.prod(stored.shape) * stored.dtype.itemsize > most:
+        raise ValueError(f"the attribute {name} declares more than the file holds")
+    return item.attrs[name]
+
+
+def _listed_names(file: Any, size: int) -> Iterator[str]:
     """Yield the array names that a file of Keras 2 lists, layer by layer."""
     import h5py
 
-    for layer in file.attrs.get("layer_names", ()):
+    for layer in _attribute(file, "layer_names", size):
         name = _text(layer)
         parts = name.split("/")
         steps = ("/".join(parts[: end + 1]) for end in range(len(parts)))
         if not all(isinstance(file.get(step, getlink=True), h5py.HardLink) for step in steps):
             continue  # a link might lead into another file, and the arrays behind it are not read
-        for array in file[name].attrs.get("weight_names", ()):
+        for array in _attribute(file[name], "weight_names", size):
             yield _h5_name(f"{name}/{_text(array)}")
 
 
