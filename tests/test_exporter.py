@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from attrs import evolve
 from PIL import Image
 from tests.odd_images import all_odd_images
@@ -126,6 +127,28 @@ def test_a_program_without_tlkit_gives_the_runs_probabilities(
     assert done.difference <= FORMATS[to].tolerance
     # The pictures are told apart: else the comparison could not fail.
     assert np.ptp(expected, axis=0).max() > 100 * FORMATS[to].tolerance
+
+
+@pytest.mark.slow
+def test_the_example_answers_over_http(run: Path, images: list[Path], tmp_path: Path) -> None:
+    folder = tlkit.export(run, tmp_path / "out", to="keras").folder
+    script = Path(__file__).parent.parent / "examples" / "serve.py"
+    command = [sys.executable, str(script), str(folder), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+            assert address.startswith("http://127.0.0.1:")
+            for path, row in zip(images, load(run).predict_proba(images), strict=True):
+                answer = requests.post(address, path.read_bytes(), timeout=60).json()
+                assert answer["class"] == load(run).predict([path])[0]
+                np.testing.assert_allclose(list(answer["p"].values()), row, rtol=0, atol=1e-5)
+            refused = requests.post(address, b"no image", timeout=60)
+            assert refused.status_code == 400
+            assert "error" in refused.json()
+            assert requests.post(address, b"", timeout=60).status_code == 413
+        finally:
+            server.terminate()
 
 
 @pytest.fixture(scope="module")

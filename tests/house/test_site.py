@@ -80,6 +80,12 @@ def test_the_citation_is_that_of_the_file() -> None:
             assert value.strip('"') in page, key
 
 
+def test_the_page_on_deploying_shows_the_whole_example() -> None:
+    example = (ROOT / "examples" / "serve.py").read_text(encoding="utf-8")
+    page = (DOCS / "howto" / "deploy.md").read_text(encoding="utf-8")
+    assert example.partition('"""\n\n')[2] in page
+
+
 def test_a_page_needs_no_other_server() -> None:
     """Fonts, GitHub's count of stars and statistics would be requests."""
     assert "\n  font: false" in CONFIG
