@@ -13,6 +13,7 @@ from attrs import field, frozen
 import tlkit
 from tlkit.parts.plugins import PluginFile, active
 from tlkit.parts.registry import PLUGIN
+from tlkit.system.seal import MACHINE_SEAL, SEAL
 
 STUDY = Path(__file__).parent.parent / "examples" / "covidx"
 
@@ -101,10 +102,17 @@ def study_parts() -> Any:
         return sys.modules[f"{PLUGIN}{file.sha256}"]
 
 
+def unseal(folder: Path) -> None:
+    """Remove a folder's seals, as of a run of an earlier version."""
+    for name in (SEAL, MACHINE_SEAL):
+        (folder / name).unlink(missing_ok=True)
+
+
 def rewrite(name: str, change: Callable[[Any], object]) -> Callable[[Path], object]:
-    """Return what changes one of a folder's JSON files."""
+    """Return what changes one of a folder's JSON files and removes its seals."""
 
     def spoil(folder: Path) -> None:
+        unseal(folder)
         table = json.loads((folder / name).read_text(encoding="utf-8"))
         change(table)
         (folder / name).write_text(json.dumps(table), encoding="utf-8")

@@ -153,7 +153,7 @@ def test_a_failure_is_told_to_all_and_made_again_only_on_request(folder: Path) -
     assert (outcome.status, outcome.error, outcome.exit_code) == (
         "failed", "epoch 1: the loss is nan", 9,
     )  # fmt: skip
-    again = open_board(folder, retries=True)
+    again = open_board(folder, (), retries=True)
     assert taken(again).work == lease.work
     assert not (folder / "runs" / lease.work).exists()
 

@@ -233,3 +233,18 @@ def test_the_folder_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/three")
     assert default_folder() == Path("/three/.cache/tlkit")
+
+
+def test_what_is_said_of_an_entry_is_checked_too(cache: FeatureCache) -> None:
+    cache.put("a", ROWS.shape, ROWS.dtype, chunks(), {"rows": ["x"]})
+    meta = cache.folder / "a" / "meta.json"
+    meta.write_text(meta.read_text(encoding="utf-8").replace('"x"', '"y"'), encoding="utf-8")
+    assert list(cache.about()) == []
+    assert cache.get("a") is None
+
+
+def test_an_entry_under_another_name_is_none(cache: FeatureCache) -> None:
+    cache.put("a", ROWS.shape, ROWS.dtype, chunks())
+    shutil.copytree(cache.folder / "a", cache.folder / "b")
+    assert cache.get("b") is None
+    assert cache.get("a") is not None

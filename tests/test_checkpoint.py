@@ -12,6 +12,7 @@ import pytest
 from attrs import evolve
 
 import tlkit
+from tlkit.runfolder.folder import RunFolder
 from tlkit.train.checkpoint import Checkpoint, Checkpoints, State
 from tlkit.weights.tensors import snapshot
 
@@ -80,8 +81,12 @@ def test_the_last_two_are_kept_and_each_has_the_best(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         found = Checkpoint.read(path)
         assert (found.best, value_in(found, found.best_file)) == (2, 2)
-    links = {(path / "best.safetensors").stat().st_nlink for path in tmp_path.iterdir()}
-    assert links == {2}  # one file with two names: it takes no room twice
+    copies = {(path / "best.safetensors").stat().st_ino for path in tmp_path.iterdir()}
+    assert len(copies) == 2  # a bad bit in one file costs one checkpoint
+    third = (tmp_path / "epoch-0004" / "best.safetensors").stat().st_ino
+    checkpoints.commit(state(6, best=2))
+    sixth = (tmp_path / "epoch-0006" / "best.safetensors").stat().st_ino
+    assert sixth == third  # the second copy goes on as a link: it is not written at every epoch
 
 
 def test_a_best_epoch_that_no_checkpoint_was_written_after_is_written_with_the_next(
@@ -216,3 +221,51 @@ def test_a_full_disk_leaves_the_one_before_and_says_what_was_needed(
     disk.begin()
     assert names(tmp_path) == ["epoch-0001"]
     assert Checkpoints(tmp_path).newest(unheard) == Checkpoint.read(tmp_path / "epoch-0001")
+
+
+def test_one_bad_bit_costs_one_checkpoint(tmp_path: Path) -> None:
+    """Also in the best weights, which both checkpoints have."""
+    checkpoints = Checkpoints(tmp_path)
+    for number in range(1, 6):
+        checkpoints.commit(state(number, best=min(number, 2)))
+    for path in sorted(tmp_path.glob("*/*")):
+        sound = path.read_bytes()
+        bad = bytearray(sound)
+        bad[len(bad) // 2] ^= 1
+        path.write_bytes(bad)
+        found = Checkpoints(tmp_path).newest(lambda _: None)
+        assert found is not None
+        other = "epoch-0004" if path.parent.name == "epoch-0005" else "epoch-0005"
+        assert found.path.name == other, path
+        assert value_in(found, found.best_file) == 2
+        path.write_bytes(sound)
+
+
+def test_a_file_that_changes_after_it_was_checked_is_noticed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.commit(state(1, best=1))
+    found = checkpoints.newest(unheard)
+    assert found is not None
+    for name in ("weights.safetensors", "on_val.safetensors"):
+        content = bytearray((found.path / name).read_bytes())
+        content[-1] ^= 1
+        (found.path / name).write_bytes(content)
+    with pytest.raises(tlkit.WeightsError, match=r"weights\.safetensors: has changed since"):
+        value_in(found, "weights.safetensors")
+    with pytest.raises(tlkit.WeightsError, match=r"on_val\.safetensors: has changed since"):
+        found.on_val()
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_nothing_is_written_where_checkpoints_lead_elsewhere(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".x.partial").write_text("precious", encoding="utf-8")
+    folder = tmp_path / "checkpoints"
+    folder.symlink_to("elsewhere") if kind == "link" else folder.write_text("")
+    with pytest.raises(tlkit.RunFolderError, match="must be a folder and no link to one"):
+        Checkpoints(folder).newest(unheard)
+    with pytest.raises(tlkit.RunFolderError, match="must be a folder and no link to one"):
+        RunFolder(tmp_path).remove_partial()
+    with pytest.raises(tlkit.RunFolderError, match="must be a folder and no link to one"):
+        Checkpoints(folder).commit(state(1, best=1))
+    assert names(tmp_path / "elsewhere") == [".x.partial"]

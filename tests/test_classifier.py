@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from attrs import frozen
-from tests.fakes import rewrite
+from tests.fakes import rewrite, unseal
 
 import tlkit
 from tlkit.data.images import Reader
@@ -412,6 +412,7 @@ def test_a_run_can_be_moved(finished: RunRecord, copy: Path) -> None:
 def test_a_folder_that_is_not_a_sound_run_is_refused(
     spoil: Callable[[Path], object], error: type[Exception], message: str, copy: Path
 ) -> None:
+    unseal(copy)
     spoil(copy)
     with pytest.raises(error, match=message):
         tlkit.load(copy)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fakes import unseal
 from tests.pictures import picture
 
 import tlkit
@@ -215,6 +216,7 @@ def test_with_a_threshold_it_is_the_called_class_that_is_explained(
     command: CommandLine, run: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    unseal(copy)
     table = json.loads((copy / "experiment.json").read_text(encoding="utf-8"))
     least = CLASSES[int(tlkit.load(run).predict_proba(["a.png"])[0].argmin())]
     table["calibration"] = {"temperature": False, "min_recall": {least: 1.0}}

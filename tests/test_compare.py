@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes import rewrite
+from tests.fakes import rewrite, unseal
 
 import tlkit
 from tlkit.metrics.scoring import score_predictions
@@ -216,6 +216,7 @@ def test_a_folder_that_is_no_sound_run_is_refused(
     spoil: Callable[[Path], Any], message: str, two_runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(two_runs[0], tmp_path / "copy"))
+    unseal(copy)
     spoil(copy)
     with pytest.raises(tlkit.RunFolderError, match=message):
         read_run(copy)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.fakes import unseal
 from typer.testing import CliRunner
 
 import tlkit
@@ -150,6 +151,12 @@ def test_a_check_sees_what_does_not_fit(first: Path, tmp_path: Path) -> None:
 def test_an_unfinished_or_damaged_run_is_refused(first: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(first, copy)
+    weights = bytearray((copy / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "weights.safetensors").write_bytes(weights)
+    with pytest.raises(tlkit.WeightsError, match=r"weights\.safetensors: has changed since it was"):
+        tlkit.run(of(copy), tmp_path / "never")
+    unseal(copy)
     (copy / "plan.json").write_text("{}")
     with pytest.raises(tlkit.WeightsError, match="copy: is not a run as tlkit writes it: 'layers'"):
         tlkit.check(of(copy))

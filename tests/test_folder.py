@@ -35,6 +35,7 @@ DETERMINISTIC = (
     "metrics.json",
     "plan.json",
     "predictions.csv",
+    "seal.json",
     "report.html",  # on one machine: it tells which one that was
     "study.toml",
     "weights.safetensors",
@@ -287,7 +288,7 @@ def test_deterministic_files_tell_nothing_of_the_place(twins: tuple[Path, Path])
 
 
 def test_a_run_leaves_its_files_and_no_others(twins: tuple[Path, Path]) -> None:
-    expected = {*DETERMINISTIC, "environment.json", "timing.csv"}
+    expected = {*DETERMINISTIC, "environment.json", "seal-machine.json", "timing.csv"}
     assert {path.name for path in twins[0].iterdir()} == expected
     study_folder = twins[0].parents[1]
     assert {path.name for path in study_folder.iterdir()} == {"images", "runs", "study.toml"}

@@ -13,6 +13,7 @@ import pytest
 
 from tlkit.model.graph import cached_table
 from tlkit.model.layers import Layer, LayerTable
+from tlkit.system.cache import FeatureCache, default_folder
 
 TABLE = LayerTable(
     (
@@ -89,3 +90,25 @@ def test_a_table_that_cannot_be_kept_is_still_returned(
         assert cached_table("a", {}, builder) == TABLE
     assert "building a once to number its layers" in caplog.text
     assert "the layers of a cannot be cached" in caplog.text
+
+
+def test_a_table_of_which_one_bit_or_word_changed_is_built_again(
+    builder: Builder, tmp_path: Path
+) -> None:
+    cached_table("a", {}, builder)
+    (kept,) = (tmp_path / "cache" / "layers").iterdir()
+    sound = kept.read_bytes()
+    for at in range(len(sound)):  # every byte, one of its bits
+        kept.write_bytes(sound[:at] + bytes([sound[at] ^ (1 << at % 8)]) + sound[at + 1 :])
+        assert cached_table("a", {}, builder) == TABLE
+    kept.write_bytes(sound.replace(b"block1", b"block2"))
+    assert cached_table("a", {}, builder) == TABLE
+    (kept.parent / f"a-{'0' * 16}.json").write_bytes(sound)
+
+
+def test_clearing_the_cache_removes_the_tables(builder: Builder, tmp_path: Path) -> None:
+    cached_table("a", {}, builder)
+    size = sum(path.stat().st_size for path in (tmp_path / "cache" / "layers").iterdir())
+    assert FeatureCache(default_folder()).clear() == size > 0
+    cached_table("a", {}, builder)
+    assert builder.asked == 2

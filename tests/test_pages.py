@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fakes import unseal
 from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
-from tlkit.runfolder.folder import METRICS, RunFolder
+from tlkit.runfolder.folder import RunFolder
 
 STUDY = """
 [data]
@@ -110,16 +111,15 @@ def test_written_again_they_are_the_same_bytes(copied: Path) -> None:
 def test_a_run_that_is_stopped_before_its_pages_gets_the_same_ones_later(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = RunFolder.write_json
+    finish = RunFolder.finish
 
-    def stopped(folder: RunFolder, name: str, content: Any) -> None:
-        write(folder, name, content)
-        if name == METRICS:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def stopped(folder: RunFolder, metrics: Any) -> None:
+        finish(folder, metrics)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     run = copied.parent / "study-2"
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "write_json", stopped)
+        patch.setattr(RunFolder, "finish", stopped)
         with pytest.raises(tlkit.Interrupted, match=r"^stopped after epoch 2 of 2; continue"):
             tlkit.run(copied.parent.parent / "study.toml", run)
     assert not any((run / name).exists() for name in PAGES)
@@ -212,6 +212,7 @@ def test_a_folder_that_is_not_whole_is_refused(name: str, copied: Path) -> None:
 def test_a_damaged_file_is_an_error_with_its_name_and_key(
     name: str, text: str, message: str, copied: Path
 ) -> None:
+    unseal(copied)
     (copied / name).write_text(text, encoding="utf-8")
     with pytest.raises(tlkit.RunFolderError, match=rf"/{re.escape(name)}: {message}"):
         tlkit.report(copied)
@@ -220,6 +221,7 @@ def test_a_damaged_file_is_an_error_with_its_name_and_key(
 def test_a_folder_that_names_code_is_shown_and_the_code_is_not_run(copied: Path) -> None:
     table = json.loads((copied / "experiment.json").read_text(encoding="utf-8"))
     table["plugins"] = {"modules": ["evil.py"], "sha256": ["0" * 64]}
+    unseal(copied)
     (copied / "experiment.json").write_text(json.dumps(table), encoding="utf-8")
     (copied / "evil.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
     written = tlkit.report(copied)

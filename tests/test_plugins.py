@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes import small
+from tests.fakes import small, unseal
 
 import tlkit
 from tlkit.cli import main
@@ -415,6 +415,7 @@ class TestRunFolders:
         (tmp_path / "mine.py").write_bytes(code)
         for file in (finished / "run").iterdir():
             (tmp_path / file.name).write_bytes(file.read_bytes())
+        unseal(tmp_path)
         table = json.loads((tmp_path / "experiment.json").read_text())
         table["plugins"]["sha256"] = [hashlib.sha256(code).hexdigest()]
         (tmp_path / "experiment.json").write_text(json.dumps(table))
@@ -434,6 +435,7 @@ class TestRunFolders:
     ) -> None:
         for file in (finished / "run").iterdir():
             (tmp_path / file.name).write_bytes(file.read_bytes())
+        unseal(tmp_path)
         table = json.loads((tmp_path / "experiment.json").read_text())
         (tmp_path / "experiment.json").write_text(json.dumps(table | {"plugins": plugins}))
         with pytest.raises(tlkit.RunFolderError, match=r"experiment\.json: plugins is not as"):
@@ -442,6 +444,7 @@ class TestRunFolders:
     def test_a_package_that_is_not_installed_is_named(self, finished: Path, tmp_path: Path) -> None:
         for file in (finished / "run").iterdir():
             (tmp_path / file.name).write_bytes(file.read_bytes())
+        unseal(tmp_path)
         part = {"kind": "heads", "name": "acme_head", "distribution": "acme", "version": "1.2"}
         (tmp_path / "environment.json").write_text(json.dumps({"parts": [part]}))
         table = json.loads((tmp_path / "experiment.json").read_text())

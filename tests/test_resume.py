@@ -21,7 +21,7 @@ from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.fakes import FakeBackbone
+from tests.fakes import FakeBackbone, unseal
 from typer.testing import CliRunner
 
 import tlkit
@@ -41,6 +41,7 @@ BYTES = (
     "metrics.json",
     "plan.json",
     "predictions.csv",
+    "seal.json",
     "weights.safetensors",
 )
 NAME = "two_convolutions"
@@ -197,7 +198,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bytes(
     assert done is not None
     assert contents(folder) == straight
     left = {path.name for path in folder.iterdir()}
-    assert left == {*BYTES, "environment.json", "study.toml", "timing.csv"}
+    assert left == {*BYTES, "environment.json", "seal-machine.json", "study.toml", "timing.csv"}
 
 
 CHOICES: dict[str, list[Any]] = {
@@ -468,6 +469,7 @@ def test_another_environment_is_refused_unless_it_is_accepted_and_then_recorded(
     environment["threads"]["intra_op"] = 7
     environment["python"] = "3.0"  # does not matter
     path.write_text(json.dumps(environment), encoding="utf-8")
+    unseal(unfinished)
     with pytest.raises(tlkit.RunFolderError, match="--anyway") as caught:
         tlkit.resume(unfinished)
     changed = [line.strip() for line in str(caught.value).splitlines()[1:]]
@@ -619,6 +621,23 @@ def test_images_and_model_from_python_are_given_back(tmp_path: Path) -> None:
         tlkit.resume(tmp_path / "run", backbone=backbone)
     tlkit.resume(tmp_path / "run", backbone=backbone, data=data)
     assert contents(tmp_path / "run") == contents(done.folder)
+
+
+def test_a_run_never_writes_into_the_folder_that_took_its_place(
+    file: Path, straight: dict[str, bytes], tmp_path: Path
+) -> None:
+    class Mover(tlkit.Callback):
+        def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
+            if epoch.epoch == 4:
+                (tmp_path / "run").rename(tmp_path / "moved")
+                shutil.copytree(tmp_path / "moved", tmp_path / "run")
+
+    with pytest.raises(tlkit.ResourceError, match=r"/run: another folder has taken its place"):
+        tlkit.run(file, tmp_path / "run", callback=Mover())
+    both = [contents_of_checkpoints(tmp_path / name).values() for name in ("run", "moved")]
+    assert list(both[0]) == list(both[1])
+    tlkit.resume(tmp_path / "moved")
+    assert contents(tmp_path / "moved") == straight
 
 
 def test_a_run_folder_that_goes_away_is_not_made_again(

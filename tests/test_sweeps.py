@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 import signal
@@ -10,7 +11,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests.fakes import small
 
 import tlkit
@@ -323,3 +326,87 @@ def test_a_bug_leaves_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = tlkit.sweep(tmp_path / "quick.toml", tmp_path / "out", in_process=True)
     assert found.failed[0].error == "ZeroDivisionError: by zero"
     assert "ZeroDivisionError" in (tmp_path / "out" / "001-quick.traceback.txt").read_text()
+
+
+FOLDER = """
+data = {name = "folder", path = "data"}
+backbone = {weights = "none", image_size = 32}
+head.name = "pooled"
+fit = {epochs = 1, batch_size = 4, xla = false}
+"""
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep of two seeds on image files."""
+    top = tmp_path_factory.mktemp("seeds")
+    random = np.random.default_rng(0)
+    for split, label in itertools.product(("train", "val"), "ab"):
+        (top / "data" / split / label).mkdir(parents=True)
+        for number in range(2):
+            pixels = random.integers(0, 256, (32, 32), np.uint8)
+            Image.fromarray(pixels).save(top / "data" / split / label / f"{number}.png")
+    (top / "e.toml").write_text(FOLDER)
+    assert not tlkit.sweep(top / "e.toml", top / "s", seeds="0-1", in_process=True).failed
+    return top
+
+
+def copied(top: Path, place: Path) -> Path:
+    return Path(shutil.copytree(top, place / "copy")) / "s"
+
+
+def test_a_run_with_other_images_does_not_join_the_others(two_seeds: Path, tmp_path: Path) -> None:
+    begun = copied(two_seeds, tmp_path)
+    shutil.rmtree(begun / "runs" / "002-e")
+    val = begun.parent / "data" / "val"
+    for old, new in (("a", "x"), ("b", "a"), ("x", "b")):
+        (val / old).rename(val / new)
+    again = tlkit.resume_sweep(begun, in_process=True)
+    (failed,) = again.failed
+    assert (failed.trial.name, failed.exit_code) == ("002-e", 7)
+    assert "other images than the runs before it, such as 'val/a/0.png'" in failed.error
+    assert again.summaries[0].runs == 1
+    jobs = tlkit.resume_sweep(begun, in_process=True)  # it is not made again either
+    assert [outcome.error for outcome in jobs.failed] == [failed.error]
+
+
+def test_more_images_are_other_images(two_seeds: Path, tmp_path: Path) -> None:
+    begun = copied(two_seeds, tmp_path)
+    shutil.rmtree(begun / "runs" / "002-e")
+    val = begun.parent / "data" / "val" / "a"
+    shutil.copy(val.with_name("b") / "0.png", val / "3.png")
+    (failed,) = tlkit.resume_sweep(begun, in_process=True).failed
+    assert "more, fewer or other images than 001-e" in failed.error
+
+
+def test_a_run_that_was_copied_or_swapped_is_noticed(two_seeds: Path, tmp_path: Path) -> None:
+    begun = copied(two_seeds, tmp_path)
+    runs = begun / "runs"
+    assert tlkit.verify(begun).problems == ()
+    shutil.rmtree(runs / "002-e")
+    shutil.copytree(runs / "001-e", runs / "002-e")
+    (failed,) = tlkit.resume_sweep(begun, in_process=True).failed
+    assert "holds another run than 002-e, such as one copied or renamed" in failed.error
+    assert any("002-e: holds another run" in line for line in tlkit.verify(begun).problems)
+    shutil.rmtree(runs / "002-e")
+    (runs / "002-e").symlink_to("001-e")
+    (failed,) = tlkit.resume_sweep(begun, in_process=True).failed
+    assert "002-e: must be a folder and no link to one" in failed.error
+
+
+def test_a_damaged_run_of_a_sweep_is_noticed(two_seeds: Path, tmp_path: Path) -> None:
+    begun = copied(two_seeds, tmp_path)
+    path = begun / "runs" / "001-e" / "predictions.csv"
+    path.write_text(path.read_text().replace("0.", "0,", 1))
+    (failed,) = tlkit.resume_sweep(begun, in_process=True).failed
+    assert "001-e/predictions.csv: has changed since it was written" in failed.error
+
+
+def test_the_plan_of_a_sweep_is_sealed(two_seeds: Path, tmp_path: Path) -> None:
+    begun = copied(two_seeds, tmp_path)
+    plan = begun / "sweep.json"
+    plan.write_text(plan.read_text().replace('"seeds": "0-1"', '"seeds": "0-2"'))
+    with pytest.raises(
+        tlkit.RunFolderError, match=r"sweep\.json: has changed since it was written"
+    ):
+        tlkit.resume_sweep(begun, in_process=True)

@@ -99,6 +99,8 @@ from .sweeps.trials import Trial as Trial
 from .sweeps.trials import Trials as Trials
 from .sweeps.trials import Variant as Variant
 from .sweeps.trials import plan_trials as plan_trials
+from .sweeps.verify import SealCheck as SealCheck
+from .sweeps.verify import verify as verify
 from .system.errors import ConfigError as ConfigError
 from .system.errors import ConflictWarning as ConflictWarning
 from .system.errors import DataError as DataError

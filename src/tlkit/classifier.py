@@ -34,9 +34,10 @@ from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord, Threshold
 from tlkit.runfolder.tables import write_predictions
 from tlkit.system.cache import default_folder
-from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError
+from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError, WeightsError
 from tlkit.system.keras import keras
 from tlkit.system.renames import renamed_method, warn_renamed
+from tlkit.system.seal import seal_tree
 from tlkit.system.text import printable
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
@@ -112,6 +113,7 @@ class Evaluation:
         predictions = (self.examples, self.probabilities, self.predicted)
         write_predictions(folder, self.scores.classes, {self.split: predictions})
         folder.write_json(METRICS, self.as_json())
+        seal_tree(folder.path)
 
 
 @frozen(kw_only=True)
@@ -444,6 +446,7 @@ def load(
     metrics = read_record(folder, METRICS, MetricsRecord.from_json)  # if the run is finished
     experiment = read_experiment(folder, plugins, backbone)
     plan = read_record(folder, PLAN, PlanRecord.from_json)
+    folder.check(WEIGHTS, WeightsError)
     model, _ = assemble(
         experiment.backbone,
         experiment.head,

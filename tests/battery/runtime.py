@@ -268,4 +268,40 @@ CASES = (
         expected="the same learning rates as an uninterrupted run",
         tests=("test_resume.py::test_a_run_that_goes_on_ends_with_the_same_bytes",),
     ),
+    Case(
+        id="F35",
+        what="A flipped bit in any file of a finished run, an unfinished one, a sweep or a cache",
+        expected="noticed, or no effect on what is printed and written",
+        tests=(
+            "battery/test_flips.py::test_flips_in_finished_runs",
+            "battery/test_flips.py::test_flips_in_unfinished_runs",
+            "battery/test_flips.py::test_flips_in_sweeps",
+            "battery/test_flips.py::test_flips_in_caches",
+        ),
+    ),
+    Case(
+        id="F36",
+        what="A flipped bit in a checkpoint, also in the best weights",
+        expected="costs this checkpoint, not the run",
+        tests=("test_checkpoint.py::test_one_bad_bit_costs_one_checkpoint",),
+    ),
+    Case(
+        id="F37",
+        what="The run folder is renamed and another one takes its place",
+        expected="8; nothing is written to it, and the run resumes under its new name",
+        tests=(
+            "test_resume.py::test_a_run_never_writes_into_the_folder_that_took_its_place",
+            "test_lock.py::test_nothing_is_written_to_the_folder_that_takes_the_place_of_a_locked_one",
+        ),
+    ),
+    Case(
+        id="F38",
+        what="The images change during a sweep, or one of its runs is copied, swapped or renamed",
+        expected="7 for the runs that do not belong; they are not pooled",
+        tests=(
+            "test_sweeps.py::test_a_run_with_other_images_does_not_join_the_others",
+            "test_sweeps.py::test_more_images_are_other_images",
+            "test_sweeps.py::test_a_run_that_was_copied_or_swapped_is_noticed",
+        ),
+    ),
 )

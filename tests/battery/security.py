@@ -191,4 +191,44 @@ CASES = (
         expected="no marker, no secret, no event",
         tests=(REFUSED, READ, LITTLE),
     ),
+    Case(
+        id="S27",
+        what="A sweep's folder from a stranger, whose experiment or overrides list code",
+        expected="6: only plugin files that the command line names are imported",
+        tests=(
+            "battery/test_strange.py::test_a_sweeps_folder_runs_no_code",
+            "battery/test_strange.py::test_a_sweeps_overrides_run_no_code",
+        ),
+    ),
+    Case(
+        id="S28",
+        what="A file of a run replaced by a link, pipe, device, folder or a terabyte",
+        expected="5 or 7, with its name; nothing outside is read, shown or written",
+        tests=(
+            "battery/test_strange.py::test_a_strange_file_is_refused_by_its_name",
+            "battery/test_strange.py::test_every_file_is_refused_by_every_command_whatever_was_done_to_it",
+            "battery/test_strange.py::test_a_link_named_like_an_experiment_is_not_shown",
+        ),
+    ),
+    Case(
+        id="S29",
+        what="JSON with NaN, repeated names, deep nesting, a million arrays, endless numbers",
+        expected="7, with the file",
+        tests=("test_untrusted.py::test_other_json_is_refused",),
+    ),
+    Case(
+        id="S30",
+        what="A lock or the checkpoints' folder that is a link, a folder, a file or a pipe",
+        expected="7; nothing is written where it leads",
+        tests=(
+            "test_lock.py::test_a_lock_that_is_no_file_is_refused_and_nothing_is_written",
+            "test_checkpoint.py::test_nothing_is_written_where_checkpoints_lead_elsewhere",
+        ),
+    ),
+    Case(
+        id="S31",
+        what="A thousand folders with random changes",
+        expected="3, 5 or 7, or no effect; no traceback, no hang, little memory",
+        tests=("battery/test_strange.py::test_a_thousand_strange_folders",),
+    ),
 )

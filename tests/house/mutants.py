@@ -337,7 +337,7 @@ MUTANTS = (
     Mutant(
         "features are taken as they lie",
         "system/cache.py",
-        "if sha256_file(path / DATA) == meta[",
+        "if sha256_of(path / DATA) == meta[",
         "if True or meta[",
         "tests/test_cache.py::test_a_damaged_entry_is_removed_and_can_be_written_again",
     ),

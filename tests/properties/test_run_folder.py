@@ -64,6 +64,8 @@ FINISHED = {
     "manifest.csv",
     "plan.json",
     "timing.csv",
+    "seal.json",
+    "seal-machine.json",
 }
 UNFINISHED = FINISHED | {"checkpoints", "unfinished.json", ".lock"}
 

@@ -238,11 +238,18 @@ def _end(error: BaseException, message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+class _Printable(logging.Formatter):
+    """Shows control characters, as in the name of a file, instead of obeying them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 @contextmanager
 def _notes_on_stderr() -> Iterator[None]:
     """Print log messages, old names and conflicts of names as lines that begin with `note:`."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    handler.setFormatter(_Printable("note: %(message)s"))
     logger, shown = logging.getLogger("tlkit"), set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

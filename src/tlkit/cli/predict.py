@@ -117,7 +117,8 @@ def raise_rejected(rejected: Sequence[Rejected], done: int) -> None:
 def must_be_new(path: Path | None, option: str) -> None:
     """Raise `BadParameter` if a path exists."""
     if path is not None and exists(path):
-        raise typer.BadParameter(f"{path}: exists; {choose_another(option)}", param_hint=option)
+        message = printable(f"{path}: exists; {choose_another(option)}")
+        raise typer.BadParameter(message, param_hint=option)
 
 
 @command(USE, "runs/photos-1 new/*.jpg --format csv")

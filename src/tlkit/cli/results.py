@@ -15,6 +15,7 @@ import tlkit
 from tlkit.cli.app import USE, AsJson, PluginFiles, RunFolder, command, echo
 from tlkit.cli.predict import must_be_new
 from tlkit.reports.console import table
+from tlkit.system.errors import RunFolderError
 from tlkit.system.text import json_text, printable, shell_quoted
 
 if TYPE_CHECKING:
@@ -115,6 +116,31 @@ def report(
     if written.note:
         echo(f"note: no images in the report: {written.note}", err=True)
     typer.echo(f"report: {written.path}\nmodel card: {written.path.parent / 'MODEL_CARD.md'}")
+
+
+@command(USE, "runs/photos-1")
+def verify(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of runs, sweeps or exports.", metavar="FOLDER..."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Check that every file is as it was written, by the hashes in the folder's seal.
+
+    Runs are also read as for a report, and their weights must be finite; a sweep's runs must be
+    the planned ones. Exit 7 if anything is damaged, with every file.
+    """
+    found = [tlkit.verify(folder) for folder in folders]
+    if as_json:
+        typer.echo(json_text([attrs.asdict(one) | {"folder": str(one.folder)} for one in found]))
+    for one in found:
+        for note in one.notes:
+            typer.echo(printable(f"note: {note}"), err=True)
+        if not as_json and not one.problems:
+            typer.echo(printable(f"{one.folder}: {one.files} files are as they were written"))
+    if damaged := [problem for one in found for problem in one.problems]:
+        raise RunFolderError("\n".join(damaged))
 
 
 class To(StrEnum):

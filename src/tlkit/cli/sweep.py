@@ -13,7 +13,7 @@ import tlkit
 from tlkit.cli.app import TUNE, AsJson, command, echo
 from tlkit.data.splits import SPLITS
 from tlkit.reports.console import table
-from tlkit.system.text import json_text, shell_quoted
+from tlkit.system.text import json_text, printable_lines
 
 if TYPE_CHECKING:
     from tlkit.sweeps.summary import Sweep
@@ -77,6 +77,14 @@ def sweep(
         int | None,
         typer.Option(help="Threads per process. Unset: the processors, shared out.", min=1),
     ] = None,
+    plugins: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plugin",
+            metavar="FILE",
+            help="With a sweep's folder: a file with parts that it uses, unchanged. Repeatable.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all runs and list them; run nothing.")
     ] = False,
@@ -112,12 +120,15 @@ def sweep(
             "continues the sweep as it was started and takes none of its options",
             param_hint=named[0],
         )
+    if file is not None and plugins:
+        message = "goes with a sweep's folder; FILE lists its own"
+        raise typer.BadParameter(message, param_hint="--plugin")
     if file is not None and dry_run:
-        typer.echo(_list(tlkit.plan_trials(file, overrides or [], seeds)))
+        typer.echo(printable_lines(_list(tlkit.plan_trials(file, overrides or [], seeds))))
         return
     if status is not None:
-        found = tlkit.sweep_status(status)
-        typer.echo(json_text(found.as_json()) if as_json else str(found))
+        found = tlkit.sweep_status(status, plugins=plugins or [])
+        typer.echo(json_text(found.as_json()) if as_json else printable_lines(found))
         return
     from tlkit.sweeps.text import Lines, sweep_text
 
@@ -125,19 +136,18 @@ def sweep(
     where = {"workers": workers, "processes": processes, "threads": threads}
     begin: Callable[..., Sweep]
     if resume is not None:
-        begin = functools.partial(tlkit.resume_sweep, resume)
+        begin = functools.partial(tlkit.resume_sweep, resume, plugins=plugins or [])
     elif join is not None:
-        begin = functools.partial(tlkit.join_sweep, join)
+        begin = functools.partial(tlkit.join_sweep, join, plugins=plugins or [])
     else:
         assert file is not None
         begin = functools.partial(tlkit.sweep, file, out, overrides=overrides or [], seeds=seeds)
     try:
         done = begin(callback=callback, **where)
     except KeyboardInterrupt as stop:
-        command = f"tlkit sweep --resume {shell_quoted(callback.folder)}"
-        echo("interrupted" + (f"; next: {command}" if callback.folder else ""), err=True)
+        echo("interrupted" + (f"; next: {callback.next}" if callback.next else ""), err=True)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
-    typer.echo(json_text(_as_json(done)) if as_json else sweep_text(done))
+    typer.echo(json_text(_as_json(done)) if as_json else printable_lines(sweep_text(done)))
     if done.failed:
         raise typer.Exit(done.failed[0].exit_code)
 

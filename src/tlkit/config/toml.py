@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import re
@@ -15,9 +16,10 @@ from attrs import evolve, field, frozen
 
 from tlkit.config.experiment import Experiment, Origin
 from tlkit.config.structure import new_paths, structure
-from tlkit.parts.plugins import PluginFile, Plugins, active, read_plugins
+from tlkit.parts.plugins import PluginFile, Plugins, active, read_plugins, require_given
 from tlkit.system.errors import ConfigError, Problem
 from tlkit.system.renames import warn_renamed
+from tlkit.system.untrusted import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +56,11 @@ def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ConfigError([Problem("", "an experiment file has at most 1 MiB")], str(path))
-        return content.decode("utf-8-sig")
+        return read_bytes(path, MAX_BYTES, follow=True).decode("utf-8-sig")
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            problem = Problem("", "an experiment file has at most 1 MiB")
+            raise ConfigError([problem], str(path)) from None
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}")], str(path)) from None
     except UnicodeDecodeError as error:
         message = f"must be UTF-8, got byte {error.object[error.start]:#04x} at {error.start}"
@@ -188,6 +189,7 @@ def load_experiment(
     overrides: Sequence[str] = (),
     *,
     in_sweep: bool = False,
+    plugins: Sequence[str | Path] | None = None,
 ) -> Experiment:
     """Read an experiment file, or a dict with the same keys.
 
@@ -199,10 +201,12 @@ def load_experiment(
         overrides: Expressions ``a.b=value`` in TOML syntax, applied before the table is checked. A
             table as value replaces the whole table, and a word needs no quotes.
         in_sweep: Ignore the table `[sweep]` silently.
+        plugins: The only files that may be imported, wherever they are, for an experiment that a
+            folder names and not the user; None: those that the experiment lists.
 
     Raises:
         ConfigError: If the file cannot be read or is wrong, with every problem in it.
-        PartError: If a part's package or file is broken.
+        PartError: If a part's package or file is broken, or may not be imported.
     """
     if isinstance(path, Mapping):
         return _from_table(path, overrides)
@@ -210,6 +214,8 @@ def load_experiment(
     text, table = read_table(path, overrides)
     _take_out_sweep(path, table, in_sweep)
     listed, files = _own_files(path, table)
+    if plugins is not None:
+        require_given(files, plugins, str(path))
     with active(files):
         experiment = structure(Experiment, table, base=path.parent, source=str(path))
     used = evolve(listed, sha256=tuple(file.sha256 for file in files))

@@ -28,6 +28,7 @@ from tlkit.data.pixel_store import PixelStore
 from tlkit.system.errors import DataError, named_shortage
 from tlkit.system.files import write_bytes
 from tlkit.system.text import printable
+from tlkit.system.untrusted import TABLE_BYTES, read_bytes
 
 DARK = 16  # of 255: the white of 12-bit values in a 16-bit file
 LOOKS_DARK = f"no value above {DARK} of 255, as 12-bit values in a 16-bit file"
@@ -123,7 +124,7 @@ class DecodedImageIndex:
     def read(self) -> dict[str, Picture]:
         """Return all entries by the file's hash; none if the table is missing or damaged."""
         try:
-            digest, _, body = self.path.read_bytes().partition(b"\n")
+            digest, _, body = read_bytes(self.path, TABLE_BYTES).partition(b"\n")
             if digest.decode("ascii") != hashlib.sha256(body).hexdigest():
                 return {}
             rows = (line.partition(" ") for line in body.decode("ascii").splitlines())

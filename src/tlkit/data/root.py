@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import BinaryIO
 
 from attrs import field, frozen
 
 from tlkit.system.limits import beyond, limit
-
-NOT_REGULAR = "is not a regular file"
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+from tlkit.system.seal import MAX_FILE_BYTES
+from tlkit.system.untrusted import NOT_REGULAR, opened
 
 
 @frozen
@@ -116,16 +115,9 @@ def read_file(path: str | Path) -> bytes:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    """Open a regular file; never waits for one that is a pipe."""
-    try:
-        handle = os.open(path, _FLAGS)
-    except ValueError:
-        raise OSError(errno.EINVAL, "has a NUL in its name") from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, NOT_REGULAR)
+def _opened(path: str | Path) -> Iterator[tuple[io.BufferedReader, os.stat_result]]:
+    """Open a regular file that is not too large; never waits for one that is a pipe."""
+    with opened(path, MAX_FILE_BYTES, follow=True) as (file, status):
         if status.st_size > limit("TLKIT_MAX_FILE_MB") << 20:
             raise OSError(errno.EFBIG, f"has {beyond('TLKIT_MAX_FILE_MB', ' MB')}")
         yield file, status

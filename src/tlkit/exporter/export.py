@@ -21,6 +21,7 @@ from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import PartError, ResourceError, RunFolderError
 from tlkit.system.files import exists, new_folder, write_text
 from tlkit.system.keras import keras
+from tlkit.system.seal import seal_tree
 from tlkit.system.text import choose_another
 
 Target = Literal["savedmodel", "keras", "onnx"]
@@ -97,6 +98,7 @@ def export(
             _write_facts(folder, _facts(classifier, run, to, None))
             difference = check_script(classifier, folder, form, out)
             _write_facts(folder, _facts(classifier, run, to, difference))
+            seal_tree(folder)
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error.strerror or error}") from None
     return Exported(

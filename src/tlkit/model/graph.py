@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict
 
 from tlkit.model.layers import Layer, LayerTable
-from tlkit.system.cache import default_folder, entry_key
+from tlkit.system.cache import LAYERS, default_folder, entry_key
 from tlkit.system.files import write_text
 from tlkit.system.keras import start_keras
+from tlkit.system.untrusted import read_json
 
 if TYPE_CHECKING:
     import keras
@@ -77,19 +78,21 @@ def cached_table(
     """
     versions = {**dict(_versions()), "source": _source_hash(build)}
     key = entry_key(backbone=name, settings=settings, versions=versions)
-    path = default_folder() / "layers" / f"{name}-{key[:16]}.json"
+    path = default_folder() / LAYERS / f"{name}-{key[:16]}.json"
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
+        rows = known["rows"]
         layers = tuple(Layer(**row | {"output_shape": tuple(row["output_shape"])}) for row in rows)
-        if layers:
+        if layers and known["sha256"] == entry_key(key=key, rows=rows):
             return LayerTable(layers)
-    except (OSError, ValueError, TypeError, KeyError):  # missing or damaged
+    except (OSError, ValueError, TypeError, KeyError):  # missing, damaged or of an earlier version
         pass
     log.info("building %s once to number its layers", name)
     table = build()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps([asdict(layer) for layer in table.layers]))
+        rows = [asdict(layer) for layer in table.layers]
+        write_text(path, json.dumps({"sha256": entry_key(key=key, rows=rows), "rows": rows}))
     except OSError as error:
         log.info("the layers of %s cannot be cached: %s", name, error.strerror)
     return table

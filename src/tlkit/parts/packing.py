@@ -9,7 +9,8 @@ from attrs import Factory, fields
 
 from tlkit.parts.kinds import Backbone, registries
 from tlkit.system.errors import WeightsError
-from tlkit.system.files import new_folder, sha256_file
+from tlkit.system.files import new_folder
+from tlkit.system.seal import sha256_of
 from tlkit.weights.shelf import ARRAYS, Card
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def pack(backbone: Backbone, folder: Path, license_text: str) -> Card:
                 file_sha256=record["sha256"],
                 license=license_text,
                 preprocessing=_preprocessing(backbone),
-                sha256=sha256_file(partial / ARRAYS),
+                sha256=sha256_of(partial / ARRAYS),
                 features=_features(backbone, model),
             )
             card.write(partial)

@@ -21,6 +21,7 @@ from tlkit.parts.kinds import registries
 from tlkit.parts.registry import PLUGIN
 from tlkit.system.errors import ConfigError, PartError, Problem, TlkitError
 from tlkit.system.stdio import prints_on_stderr
+from tlkit.system.untrusted import read_bytes
 
 
 @frozen(kw_only=True)
@@ -58,7 +59,7 @@ class PluginFile:
         Raises:
             OSError: If it cannot be read.
         """
-        content = path.read_bytes()
+        content = read_bytes(path, follow=True)
         return cls(path, content, hashlib.sha256(content).hexdigest())
 
 
@@ -139,6 +140,21 @@ def given_plugins(
         if all_needed and wanted not in files:
             raise PartError(plugin_message(source, name, wanted))
     return tuple(files[wanted] for wanted in sha256 if wanted in files)
+
+
+def require_given(files: Iterable[PluginFile], given: Iterable[str | Path], source: str) -> None:
+    """Check that the user has named the plugin files that an experiment lists.
+
+    Raises:
+        PartError: If a file was not named, or cannot be read.
+    """
+    try:
+        hashes = {PluginFile.read(Path(path)).sha256 for path in given}
+    except OSError as error:
+        raise PartError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    for file in files:
+        if file.sha256 not in hashes:
+            raise PartError(plugin_message(source, file.path.name, file.sha256))
 
 
 def plugin_message(source: str, name: str, sha256: str) -> str:

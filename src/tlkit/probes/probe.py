@@ -32,6 +32,7 @@ from tlkit.system.errors import (
     WeightsError,
 )
 from tlkit.system.files import exists, is_dir, write_text
+from tlkit.system.seal import seal_tree
 from tlkit.train.callback import Callback
 from tlkit.train.plan import make_plan
 
@@ -185,6 +186,7 @@ def _written(out: Path | None, result: ProbeResult, trial: _Trial) -> ProbeResul
     folder = RunFolder.create(out, "probe", fill).path
     placed = evolve(result, folder=folder, experiment=folder / BEST)
     write_text(folder / "probe.html", probe_page(placed))
+    seal_tree(folder)
     return placed
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import frozen
 
-from tlkit.system.errors import ResourceError, RunFolderError
+from tlkit.system.errors import ResourceError, RunFolderError, TlkitError
 from tlkit.system.files import (
     partial_folder,
     remove_file,
@@ -25,8 +25,27 @@ from tlkit.system.files import (
     rename_folder,
     write_text,
 )
-from tlkit.system.lock import holder, is_locked, unlock
+from tlkit.system.lock import LOCK, holder, is_locked, unlock
+from tlkit.system.seal import (
+    MACHINE_SEAL,
+    SEAL,
+    check_content,
+    hash_of_content,
+    hashes_of,
+    read_seal,
+    seal,
+    seals,
+)
 from tlkit.system.text import choose_another, csv_table, shell_quoted
+from tlkit.system.untrusted import (
+    TEXT_BYTES,
+    exists,
+    is_folder,
+    parse_json,
+    read_bytes,
+    reason,
+    require_own_folder,
+)
 
 EXPERIMENT, PLAN, ENVIRONMENT = "experiment.json", "plan.json", "environment.json"
 MANIFEST, SKIPPED, LOOKS = "manifest.csv", "skipped.csv", "looks.csv"
@@ -35,7 +54,18 @@ HISTORY, TIMING = "history.csv", "timing.csv"
 METRICS, PREDICTIONS, CALIBRATION = "metrics.json", "predictions.csv", "calibration.json"
 WEIGHTS = "weights.safetensors"
 UNFINISHED = "unfinished.json"  # only while the run is not finished
+CHECKPOINTS = "checkpoints"
+PAGES = ("report.html", "MODEL_CARD.md")
+INPUTS = (EXPERIMENT, PLAN, MANIFEST, SKIPPED, LOOKS)
+RESULTS = (HISTORY, WEIGHTS, CALIBRATION, PREDICTIONS)
+BY_MACHINE = (ENVIRONMENT, TIMING, *PAGES)  # may differ from machine to machine
+OWN_NAMES = {*INPUTS, *RESULTS, *BY_MACHINE, METRICS, UNFINISHED, CHECKPOINTS, SEAL, MACHINE_SEAL}
 RUNS = "runs"  # where a run goes that names no folder
+
+
+def is_own_name(name: str) -> bool:
+    """Tell whether a run writes a file of its own under a name, on any system."""
+    return name.casefold() in {own.casefold() for own in (*OWN_NAMES, LOCK)}
 
 
 def claim_folder(
@@ -96,7 +126,7 @@ def folder_exists(out: Path) -> str:
     hint = choose_another()
     if is_locked(out):
         hint = f"{holder(out)} is writing to it; {hint}"
-    elif (out / UNFINISHED).is_file():
+    elif exists(out / UNFINISHED):
         hint = f"continue it with: tlkit resume {shell_quoted(out)}, or {hint}"
     return f"{out}: the run folder exists; {hint}"
 
@@ -158,30 +188,55 @@ class RunFolder:
         """Return the content of a JSON file.
 
         Raises:
-            RunFolderError: If this is not a run folder, or the file has not been written yet.
+            RunFolderError: If this is not a run folder, the file has not been written yet, or it is
+                damaged.
         """
         try:
-            return json.loads(self.read_text(name))
-        except (ValueError, RecursionError) as error:
+            return parse_json(self.read_text(name))
+        except ValueError as error:
             raise RunFolderError(f"{self.path / name}: cannot be read: {error}") from None
 
     def read_text(self, name: str) -> str:
-        """Return the content of a text file, with its line ends.
-
-        Raises:
-            RunFolderError: If this is not a run folder, or the file has not been written yet.
-        """
-        if not self.path.is_dir():
-            raise RunFolderError(f"{self.path}: there is no such run folder")
+        """Return the content of a text file, with its line ends; see `read_bytes`."""
         try:
-            return (self.path / name).read_bytes().decode()
-        except FileNotFoundError:
-            raise RunFolderError(self._missing(name)) from None
-        except (OSError, ValueError) as error:
+            return self.read_bytes(name).decode()
+        except ValueError as error:
             raise RunFolderError(f"{self.path / name}: cannot be read: {error}") from None
 
+    def read_bytes(self, name: str, max_bytes: int = TEXT_BYTES) -> bytes:
+        """Return the content of a file; that of a finished run must be as it was sealed.
+
+        Raises:
+            RunFolderError: If this is not a run folder, the file has not been written yet, or it
+                has changed since.
+        """
+        if not is_folder(self.path):
+            raise RunFolderError(f"{self.path}: there is no such run folder")
+        try:
+            content = read_bytes(self.path / name, max_bytes)
+        except FileNotFoundError:
+            raise RunFolderError(self._missing(name)) from None
+        except OSError as error:
+            raise RunFolderError(f"{self.path / name}: cannot be read: {reason(error)}") from None
+        if self.is_finished:
+            check_content(self.path, name, content)
+        return content
+
+    def check(self, name: str, error: type[TlkitError]) -> None:
+        """Check that a file that is read elsewhere is as it was sealed; a missing one passes."""
+        try:
+            check_content(self.path, name, None, error)
+        except FileNotFoundError:
+            return
+        except OSError as problem:
+            raise error(f"{self.path / name}: cannot be read: {reason(problem)}") from None
+
+    def has(self, name: str) -> bool:
+        """Tell whether the folder has a file, or should have it by its seal."""
+        return exists(self.path / name) or (self.is_finished and name in seals(self.path))
+
     def _missing(self, name: str) -> str:
-        if not (self.path / EXPERIMENT).is_file():
+        if not exists(self.path / EXPERIMENT):
             return f"{self.path}: this is not a run folder, it has no {name}"
         if self.is_finished:
             return f"{self.path}: the run folder is incomplete, it has no {name}"
@@ -190,8 +245,28 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write plain values as JSON."""
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        write_text(self.path / name, text + "\n")
+        write_text(self.path / name, _json_text(content))
+
+    def seal_inputs(self) -> None:
+        """Seal what the run starts from."""
+        toml = [path.name for path in self.path.glob("*.toml")]
+        seal(self.path, hashes_of(self.path, (*INPUTS, *toml)))
+        seal(self.path, hashes_of(self.path, (ENVIRONMENT, UNFINISHED)), MACHINE_SEAL)
+
+    def finish(self, metrics: Any) -> None:
+        """Seal the results and write the metrics, which finishes the run."""
+        if not exists(self.path / SEAL):  # begun by an earlier tlkit
+            self.seal_inputs()
+        text = _json_text(metrics)
+        own = {METRICS: hash_of_content(text.encode())}
+        seal(self.path, read_seal(self.path) | hashes_of(self.path, RESULTS) | own)
+        write_text(self.path / METRICS, text)
+
+    def reseal(self, *names: str) -> None:
+        """Seal files of this machine again, which have been written anew."""
+        if exists(self.path / SEAL):
+            known = read_seal(self.path, MACHINE_SEAL)
+            seal(self.path, known | hashes_of(self.path, names), MACHINE_SEAL)
 
     def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table as CSV; see `csv_table`."""
@@ -200,21 +275,31 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run has finished: its metrics are written last."""
-        return (self.path / METRICS).is_file()
+        return exists(self.path / METRICS)
 
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints of an unfinished run."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def remove_partial(self) -> None:
         """Remove partial files left by a crash; requires the folder's lock."""
+        require_own_folder(self.checkpoints)
         for folder in (self.path, self.checkpoints):
             remove_partial(folder)
 
     def tidy(self, keep_checkpoints: bool) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove what only an unfinished run needs, and seal the rest."""
+        require_own_folder(self.checkpoints)
         if self.checkpoints.is_dir() and not keep_checkpoints:
             remove_folder(self.checkpoints)
+        if exists(self.path / SEAL):
+            known = read_seal(self.path, MACHINE_SEAL)
+            kept = {name: known[name] for name in (ENVIRONMENT,) if name in known}
+            seal(self.path, hashes_of(self.path, BY_MACHINE) | kept, MACHINE_SEAL)
         unlock(self.path)
         remove_file(self.path / UNFINISHED)  # last: until then, another process may tidy again
+
+
+def _json_text(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -321,3 +321,4 @@ def write_inputs(
     write_looks(folder, splits, looks)
     write_learned_before(folder, learned_before)
     folder.write_json(ENVIRONMENT, EnvironmentRecord.current(experiment, weights).as_json())
+    folder.seal_inputs()

@@ -33,6 +33,7 @@ from tlkit.runfolder.tables import (
     read_predictions,
 )
 from tlkit.system.errors import ConfigError, RunFolderError
+from tlkit.system.seal import read_seal
 from tlkit.train.callback import Epoch
 
 T = TypeVar("T")
@@ -138,7 +139,7 @@ def read_run(folder: RunFolder) -> RunRecord:
     metrics = read_record(folder, METRICS, MetricsRecord.from_json)  # there if it is finished
     experiment = read_record(folder, EXPERIMENT, ExperimentRecord.from_json)
     plan = read_record(folder, PLAN, PlanRecord.from_json)
-    name, toml = _toml(folder.path)
+    name, toml = _toml(folder)
     run = RunRecord(
         name=name,
         toml=toml,
@@ -167,9 +168,11 @@ def _check(folder: RunFolder, run: RunRecord) -> None:
         raise RunFolderError(f"{folder.path}: {PREDICTIONS} and {MANIFEST} have different images")
 
 
-def _toml(folder: Path) -> tuple[str, str]:
-    """Return the name and text of a folder's only TOML file, if there is one."""
-    files = sorted(folder.glob("*.toml"))
-    if len(files) != 1:
-        return folder.resolve().name, ""
-    return files[0].stem, files[0].read_text(encoding="utf-8-sig", errors="replace")
+def _toml(folder: RunFolder) -> tuple[str, str]:
+    """Return the name and text of a run's own TOML file, or of a folder's only one."""
+    names = sorted(path.name for path in folder.path.glob("*.toml"))
+    if sealed := read_seal(folder.path):
+        names = [name for name in sealed if name.endswith(".toml")]
+    if len(names) != 1:
+        return folder.path.resolve().name, ""
+    return Path(names[0]).stem, folder.read_bytes(names[0]).decode("utf-8-sig", errors="replace")

@@ -24,6 +24,7 @@ from tlkit.runfolder.folder import (
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
 from tlkit.system.text import csv_table, csv_text
+from tlkit.system.untrusted import TABLE_BYTES, read_text
 from tlkit.train.callback import Epoch
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 INTEGERS = ("epoch", "stage")
 LOOK_BYTES = 32  # of a difference hash
+MAX_PROBABILITY = 1 + 1e-4  # rounding, of half precision too
 # Images with their probabilities, `(images, classes)`, and predicted class numbers, `(images,)`.
 Predicted: TypeAlias = "tuple[Sequence[Example], npt.NDArray[np.float32], npt.NDArray[np.int64]]"
 
@@ -114,7 +116,7 @@ def read_looks(folder: RunFolder) -> dict[str, str]:
     Raises:
         RunFolderError: If the file is damaged.
     """
-    if not (folder.path / LOOKS).is_file():
+    if not folder.has(LOOKS):
         return {}
     rows = _rows(folder, LOOKS, lambda row: (csv_text(row["path"]), bytes.fromhex(row["bits"])))
     return {path: bits.hex() for path, bits in rows if len(bits) == LOOK_BYTES}
@@ -177,13 +179,16 @@ def read_history(folder: RunFolder) -> tuple[Epoch, ...]:
         values: dict[str, Any] = {name: kind(row[name]) for name, kind in kinds.items()}
         return Epoch(**values, l2=float(row["l2"]) if row.get("l2") else None)
 
-    return tuple(_rows(folder, HISTORY, epoch))
+    epochs = tuple(_rows(folder, HISTORY, epoch))
+    if not epochs:
+        raise RunFolderError(f"{folder.path / HISTORY}: has no epochs")
+    return epochs
 
 
 def read_seconds(folder: RunFolder, history: Sequence[Epoch]) -> list[float]:
     """Return how long each epoch of an earlier process took; 0 if unknown."""
     try:
-        lines = (folder.path / TIMING).read_text(encoding="utf-8").splitlines()[1:]
+        lines = read_text(folder.path / TIMING).splitlines()[1:]
         known = {int(epoch): float(seconds) for epoch, seconds in csv.reader(lines)}
     except (OSError, ValueError):
         known = {}
@@ -212,12 +217,25 @@ def read_predictions(
     Raises:
         RunFolderError: If the file is missing or damaged.
     """
+    seen: set[tuple[str, str]] = set()
 
     def prediction(row: Mapping[str, str]) -> Prediction:
         path, label, predicted = (csv_text(row[key]) for key in ("path", "label", "predicted"))
-        return Prediction(path, label, predicted, {c: float(row[f"p_{c}"]) for c in classes})
+        if (row["split"], path) in seen:
+            raise ValueError(f"{path} appears twice")
+        if unknown := {label, predicted} - {*classes}:
+            raise ValueError(f"there is no class {min(unknown)!r}")
+        seen.add((row["split"], path))
+        return Prediction(path, label, predicted, {c: _probability(row[f"p_{c}"]) for c in classes})
 
     return _by_split(folder, PREDICTIONS, prediction)
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MAX_PROBABILITY:  # false for nan
+        raise ValueError(f"{text} is not a probability")
+    return value
 
 
 def _by_split(
@@ -232,11 +250,15 @@ def _by_split(
 
 def _rows(folder: RunFolder, name: str, make: Callable[[Mapping[str, str]], T]) -> list[T]:
     """Return what is made of each row; an error names the file and the line."""
-    reader = csv.DictReader(io.StringIO(folder.read_text(name), newline=""), strict=True)
+    content = io.BytesIO(folder.read_bytes(name, TABLE_BYTES))
+    lines = io.TextIOWrapper(content, encoding="utf-8", newline="")
+    reader = csv.DictReader(lines, strict=True)
     try:
         return [make(row) for row in reader]
     except KeyError as error:
         raise RunFolderError(f"{folder.path / name}: has no column {error}") from None
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{folder.path / name}: cannot be read: {error}") from None
     except (TypeError, ValueError, AttributeError, csv.Error) as error:  # also cells left out
         where = f"{folder.path / name}: line {reader.line_num}"
         raise RunFolderError(f"{where}: is not as tlkit writes it: {error}") from None

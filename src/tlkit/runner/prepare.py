@@ -15,7 +15,7 @@ from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.calls import guarded
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Backbone
-from tlkit.runfolder.folder import METRICS, RUNS, RunFolder, folder_exists
+from tlkit.runfolder.folder import METRICS, RUNS, RunFolder, folder_exists, is_own_name
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import MetricsRecord
@@ -64,7 +64,11 @@ def check_start(experiment: Experiment, plan: Plan) -> None:
 
     Raises:
         WeightsError: If one is missing or does not fit.
+        ConfigError: If the experiment's file has the name of another file of a run folder.
     """
+    if experiment.origin and is_own_name(name := experiment.origin.path.name):
+        message = f"{name} is the name of another file of a run folder; rename the experiment"
+        raise ConfigError([Problem("", message)], str(experiment.origin.path))
     for first in _started_from(experiment.backbone):
         if (run := EarlierRun.at(first)) and first == experiment.backbone.sources[0]:
             run.check_backbone(plan.layers)

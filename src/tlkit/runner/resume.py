@@ -11,7 +11,16 @@ from attrs import evolve
 
 from tlkit.config.experiment import Experiment
 from tlkit.parts.kinds import Backbone, Dataset
-from tlkit.runfolder.folder import ENVIRONMENT, EXPERIMENT, MANIFEST, PLAN, UNFINISHED, RunFolder
+from tlkit.runfolder.folder import (
+    ENVIRONMENT,
+    EXPERIMENT,
+    MANIFEST,
+    METRICS,
+    PLAN,
+    RESULTS,
+    UNFINISHED,
+    RunFolder,
+)
 from tlkit.runfolder.inputs import AFFECTS_RESULTS, EnvironmentRecord, ExperimentRecord
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.resume_state import OtherInputs, differences, read_unfinished, refusal
@@ -21,6 +30,8 @@ from tlkit.runner.run import Run, disk_and_memory_errors, execute
 from tlkit.system.errors import DataError, RunFolderError, TlkitError
 from tlkit.system.lock import locked
 from tlkit.system.renames import renamed_keywords
+from tlkit.system.seal import problems
+from tlkit.system.untrusted import exists
 from tlkit.train.callback import Callback
 
 if TYPE_CHECKING:
@@ -66,7 +77,7 @@ def resume(
         TlkitError: If something else is wrong; each kind of problem has its own subclass.
     """
     folder, callback = RunFolder(Path(run)), callback or Callback()
-    if folder.is_finished and not (folder.path / UNFINISHED).exists():
+    if folder.is_finished and not exists(folder.path / UNFINISHED):
         return None
     folder.read_json(UNFINISHED)  # do not lock a folder that is not a run's
     with locked(folder.path):
@@ -81,9 +92,13 @@ def resume(
         inputs = list(_changed_inputs(folder, prepared))
         if changes := [*_changed_plan(folder, prepared), *inputs]:
             raise refusal(folder.path, changes, kind=OtherInputs if inputs else RunFolderError)
-        if changes := list(_changed_environment(folder, prepared)):
-            if not anyway:
-                raise refusal(folder.path, changes, OTHER_MACHINE)
+        changes = list(_changed_environment(folder, prepared))
+        if changes and not anyway:
+            raise refusal(folder.path, changes, OTHER_MACHINE)
+        # Last, since what somebody has edited is better told by its keys.
+        if damaged := problems(folder.path, but=(*RESULTS, METRICS)):
+            raise RunFolderError("\n".join(damaged))
+        if changes:
             with disk_and_memory_errors(folder.path):
                 _record_changes(folder, changes)
         return execute(prepared, folder, callback)
@@ -100,7 +115,7 @@ def _finish(
     from tlkit.reports.card import CARD
     from tlkit.runner.pages import report
 
-    if not (folder.path / CARD).is_file():
+    if not exists(folder.path / CARD):
         callback.on_note("the results are complete; writing the report")
         with suppress(TlkitError):  # the report itself says why it has no images
             data = _with_data(read_unfinished(folder, plugins, backbone), data, folder).data
@@ -175,3 +190,4 @@ def _record_changes(folder: RunFolder, changes: Sequence[str]) -> None:
     known = _environment(folder)
     record = evolve(known, changed=(*known.changed, *changes))
     folder.write_json(ENVIRONMENT, record.as_json())
+    folder.reseal(ENVIRONMENT)

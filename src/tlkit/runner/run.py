@@ -13,13 +13,14 @@ from attrs import asdict, field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.metrics.scores import EpochScores, Scores
 from tlkit.parts.calls import guarded
-from tlkit.runfolder.folder import CALIBRATION, METRICS, WEIGHTS, RunFolder
+from tlkit.runfolder.folder import CALIBRATION, WEIGHTS, RunFolder
 from tlkit.runfolder.inputs import DataFacts, write_inputs
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord
 from tlkit.runfolder.tables import read_seconds, write_history, write_predictions
 from tlkit.runner.prepare import prepare_run
 from tlkit.runner.trackers import Trackers, tracked
 from tlkit.system.errors import ResourceError
+from tlkit.system.files import REPLACED
 from tlkit.system.keras import start_keras
 from tlkit.system.lock import locked
 from tlkit.system.renames import renamed_keywords
@@ -202,7 +203,7 @@ def _write_results(prepared: PreparedRun, fitted: Fitted, folder: RunFolder) -> 
             CALIBRATION, CalibrationRecord.of(kept, splits, fitted.kept.flip).as_json()
         )
     write_predictions(folder, plan.classes, _predictions(prepared, kept))
-    folder.write_json(METRICS, _metrics(run, prepared.weights, fitted.refit_images).as_json())
+    folder.finish(_metrics(run, prepared.weights, fitted.refit_images).as_json())
     return run
 
 
@@ -256,6 +257,8 @@ def disk_and_memory_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except ResourceError as error:
+        if getattr(error.__cause__, "strerror", "") == REPLACED:
+            raise ResourceError(_replaced(folder)) from error
         raise ResourceError(f"{error}\n{then}") from error
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise ResourceError(
@@ -263,7 +266,13 @@ def disk_and_memory_errors(folder: Path) -> Iterator[None]:
             f"or start another one with a smaller fit.batch_size\n{then}"
         ) from error
     except OSError as error:
+        if error.strerror == REPLACED:
+            raise ResourceError(_replaced(folder)) from error
         message = f"{folder}: cannot be written to: {error.strerror or error}"
         if isinstance(error.filename, str) and not Path(error.filename).is_relative_to(folder):
             message = f"{error.filename}: {error.strerror}"  # such as a part's own file
         raise ResourceError(f"{message}\n{then}") from error
+
+
+def _replaced(folder: Path) -> str:
+    return f"{folder}: {REPLACED}; the run can be resumed under its new name"

@@ -19,12 +19,14 @@ from attrs import define, field
 
 from tlkit.runfolder.folder import METRICS, UNFINISHED
 from tlkit.sweeps.folder import SweepFolder
+from tlkit.sweeps.inputs import SameInputs
 from tlkit.sweeps.summary import Outcome, read_outcome
 from tlkit.sweeps.trials import Trial, Trials
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import remove_file, remove_folder, rename_folder
 from tlkit.system.lease import DONE, FAILED, LOST, PATIENCE_S, STOPPED, WORKING, Lease, Leases
 from tlkit.system.lock import LOCK, is_locked
+from tlkit.system.untrusted import exists, require_own_folder
 
 LEASES, ATTEMPT = "leases", "attempt-{}"
 
@@ -38,15 +40,18 @@ class Board:
         trials: Its runs.
         retries: Whether runs that had failed before are made again.
         patience_s: After how many seconds of silence a process on another machine counts as dead.
+        plugins: The plugin files that may be imported; None: those that the experiments list.
     """
 
     folder: SweepFolder
     trials: Trials
     retries: bool = True
     patience_s: float = PATIENCE_S
+    plugins: tuple[str, ...] | None = None
     outcomes: dict[str, Outcome] = field(factory=dict, init=False)
     leases: Leases = field(init=False)
     _failed_before: dict[str, int] = field(factory=dict, init=False)
+    _inputs: SameInputs = field(factory=SameInputs, init=False)
     _begun: dict[str, tuple[Lease, Path, float]] = field(factory=dict, init=False)
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
 
@@ -78,18 +83,38 @@ class Board:
     def _outcome(self, trial: Trial, newest: Mapping[str, Lease]) -> Outcome | None:
         """Return a run's outcome if it has ended."""
         if self._is_finished(trial):
-            try:
-                return read_outcome(trial, self.folder.run(trial))
-            except RunFolderError as error:
-                return failed(trial, str(error), error.exit_code)
+            return self._read(trial, self._inputs)
         lease = newest.get(trial.name)
         if lease is not None and self._has_failed(lease):
             return failed(trial, lease.error, lease.exit_code)
         return None
 
+    def finished(self) -> dict[str, Outcome]:
+        """Return the outcomes of all finished runs, each compared with those before it in order."""
+        inputs = SameInputs()
+        trials = [trial for trial in self.trials.trials if self._is_finished(trial)]
+        return {trial.name: self._read(trial, inputs) for trial in trials}
+
+    def _read(self, trial: Trial, inputs: SameInputs) -> Outcome:
+        """Return a finished run's outcome; as failed, if it is damaged or does not belong here."""
+        run = self.folder.run(trial)
+        try:
+            require_own_folder(run.parent)
+            require_own_folder(run)
+            return inputs.checked(read_outcome(trial, run), run)
+        except RunFolderError as error:
+            return failed(trial, str(error), error.exit_code)
+
+    def plugin_files(self) -> list[str]:
+        """Return the plugin files that processes elsewhere may import."""
+        if self.plugins is not None:
+            return list(self.plugins)
+        modules = (m for t in self.trials.trials for m in t.experiment.plugins.modules)
+        return list(dict.fromkeys(str(module.absolute()) for module in modules))
+
     def _is_finished(self, trial: Trial) -> bool:
         run = self.folder.run(trial)
-        return (run / METRICS).is_file() and not (run / UNFINISHED).is_file()
+        return exists(run / METRICS) and not exists(run / UNFINISHED)
 
     def _has_failed(self, lease: Lease) -> bool:
         """Tell whether a run failed and is not to be made again."""
@@ -126,8 +151,9 @@ class Board:
     def _bring(self, trial: Trial, lease: Lease) -> Path:
         """Move what there is of a run to where its new owner makes it, out of others' reach."""
         run = self.folder.run(trial)
+        require_own_folder(run.parent)
         run.parent.mkdir(exist_ok=True)
-        if run.exists() and (is_locked(run) or not (run / UNFINISHED).is_file()):
+        if run.exists() and (is_locked(run) or not exists(run / UNFINISHED)):
             return run  # someone resumes it by hand, or it is no run: making it will say so
         out = self.attempt(trial, lease.number)
         out.parent.mkdir(exist_ok=True)
@@ -153,6 +179,7 @@ class Board:
             "overrides": list(trial.overrides),
             "out": str(self._begun[lease.work][1]),
             "sha256": trial.sha256,
+            "plugins": self.plugins,
         }
 
     def settle(self, lease: Lease, answer: Mapping[str, Any]) -> None:

@@ -137,7 +137,7 @@ class Ray(Executor):
         count = min(self.processes or max(1, most), len(board.trials.trials))
         task = ray.remote(num_cpus=threads, max_retries=3, max_calls=1)(take_part)
         folder = str(board.folder.path.resolve())
-        waiting = [task.remote(folder, threads) for _ in range(count)]
+        waiting = [task.remote(folder, threads, board.plugin_files()) for _ in range(count)]
         while waiting and not stop.is_set():
             ended, waiting = ray.wait(waiting, timeout=POLL_S)
             for task_done in ended:
@@ -167,7 +167,10 @@ class Slurm(Executor):
                                 cpus_per_task=self.threads or 1)  # fmt: skip
         if self.place not in ("", "local"):
             array.update_parameters(slurm_partition=self.place)
-        jobs = array.map_array(take_part, [str(folder)] * count, [self.threads or 1] * count)
+        threads, plugins = self.threads or 1, board.plugin_files()
+        jobs = array.map_array(
+            take_part, [str(folder)] * count, [threads] * count, [plugins] * count
+        )
         while not all(job.done() for job in jobs):
             if stop.wait(POLL_S):
                 for job in jobs:

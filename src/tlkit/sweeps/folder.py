@@ -16,7 +16,9 @@ from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
 from tlkit.system.lease import Lease
+from tlkit.system.seal import check_content, files_of, hashes_of, seal
 from tlkit.system.text import choose_another, csv_table
+from tlkit.system.untrusted import is_folder, parse_json, read_bytes, reason
 
 SWEEP, RUNS = "sweep.json", "runs"
 
@@ -74,6 +76,11 @@ class SweepFolder:
         }  # fmt: skip
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.path / SWEEP, text + "\n")
+        self.seal_plan()
+
+    def seal_plan(self) -> None:
+        """Seal the plan alone, as the rest is about to be written."""
+        seal(self.path, hashes_of(self.path, [SWEEP]))
 
     def read_command(self) -> Command:
         """Return how the sweep was called.
@@ -84,7 +91,10 @@ class SweepFolder:
         plan = self._read_plan()
         try:
             file = Path(os.path.normpath(self.path / plan["file"]))
-            return Command(file, tuple(map(str, plan["overrides"])), plan["seeds"])
+            overrides, seeds = plan["overrides"], plan["seeds"]
+            if not isinstance(overrides, list) or not isinstance(seeds, str | None):
+                raise TypeError
+            return Command(file, tuple(map(str, overrides)), seeds)
         except (KeyError, TypeError):
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it") from None
 
@@ -94,7 +104,7 @@ class SweepFolder:
         Raises:
             RunFolderError: If a run has changed, or there are more or fewer.
         """
-        before = {run.get("run"): run.get("sha256") for run in self._read_plan()["runs"]}
+        before = self.planned()
         now = {trial.name: trial.sha256 for trial in trials.trials}
         changed = [name for name in before | now if before.get(name) != now.get(name)]
         if changed:
@@ -103,15 +113,28 @@ class SweepFolder:
                 f"changed, such as {min(changed)}; undo the change, or start another sweep"
             )
 
+    def planned(self) -> dict[str, str]:
+        """Return the fingerprint of each planned run's experiment by the run's name."""
+        runs = self._read_plan()["runs"]
+        if not all(isinstance(run, dict) for run in runs):
+            raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it")
+        return {str(run.get("run")): str(run.get("sha256")) for run in runs}
+
+    def seal(self) -> None:
+        """Seal the tables and pages, which are all written."""
+        seal(self.path, hashes_of(self.path, files_of(self.path)))
+
     def _read_plan(self) -> Any:
-        if not self.path.is_dir():
+        if not is_folder(self.path):
             raise RunFolderError(f"{self.path}: there is no such folder")
         try:
-            plan = json.loads((self.path / SWEEP).read_text(encoding="utf-8"))
+            content = read_bytes(self.path / SWEEP)
+            plan = parse_json(content.decode())
         except FileNotFoundError:
             raise RunFolderError(f"{self.path}: is not a sweep, it has no {SWEEP}") from None
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.path / SWEEP}: cannot be read: {error}") from None
+            raise RunFolderError(f"{self.path / SWEEP}: cannot be read: {reason(error)}") from None
+        check_content(self.path, SWEEP, content)
         if not isinstance(plan, dict) or not isinstance(plan.get("runs"), list):
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it")
         return plan

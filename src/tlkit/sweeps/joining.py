@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,31 @@ Work = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 POLL_S = 1.0
 
 
-def open_board(folder: Path, *, retries: bool, patience_s: float = PATIENCE_S) -> Board:
+def open_board(
+    folder: Path,
+    plugins: Sequence[str | Path],
+    *,
+    retries: bool,
+    patience_s: float = PATIENCE_S,
+) -> Board:
     """Return the board of a sweep that has begun.
 
     Args:
         folder: The sweep's folder; its TOML file must be where it was.
+        plugins: The plugin files that the user has named; no others are imported.
         retries: Whether runs that failed are made again.
         patience_s: After how many seconds of silence a process on another machine counts as dead.
 
     Raises:
         RunFolderError: If it is not a sweep's folder, or an experiment has changed.
+        PartError: If a plugin file is not named.
     """
+    named = tuple(str(Path(path).absolute()) for path in plugins)
     begun = SweepFolder(folder)
     command = begun.read_command()
-    trials = plan_trials(command.file, command.overrides, command.seeds)
+    trials = plan_trials(command.file, command.overrides, command.seeds, plugins=named)
     begun.check_unchanged(trials)
-    return Board(begun, trials, retries, patience_s)
+    return Board(begun, trials, retries, patience_s, named)
 
 
 @contextmanager
@@ -73,14 +82,15 @@ def work_off(
             return
 
 
-def take_part(folder: str, threads: int | None = None) -> None:
+def take_part(folder: str, threads: int | None = None, plugins: Sequence[str] = ()) -> None:
     """Make runs of a sweep in one process of this machine; what executors call elsewhere.
 
     Args:
         folder: The sweep's folder.
         threads: TensorFlow's threads.
+        plugins: The plugin files that may be imported.
     """
-    board = open_board(Path(folder), retries=False)
+    board = open_board(Path(folder), plugins, retries=False)
     with at_work(board), Worker(environment=thread_variables(threads)) as worker:
         work_off(board, worker, threading.Event())
     for _ in board.news():
@@ -95,13 +105,14 @@ def finish(board: Board) -> Sweep:
 
     folder, trials = board.folder, board.trials
     waiting = {trial.name: Outcome(trial=trial, status="waiting") for trial in trials.trials}
-    outcomes = list((waiting | board.outcomes).values())
+    outcomes = list((waiting | board.outcomes | board.finished()).values())
     folder.write_runs(outcomes, trials.swept)
     folder.write_workers(board.leases.newest())
     done = Sweep.of(folder.path, trials, outcomes)
     write_results(folder, done)
     if board.is_complete:
         board.tidy()
+        folder.seal()
     return done
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tlkit.runfolder.folder import HISTORY
 from tlkit.sweeps.board import Board
 from tlkit.sweeps.joining import open_board
 from tlkit.system.lease import WORKING
+from tlkit.system.untrusted import read_bytes
 from tlkit.train.cost import duration_text
 
 
@@ -96,16 +98,18 @@ def _progress(run: RunStatus) -> str:
     return ", ".join(words)
 
 
-def sweep_status(folder: str | Path) -> SweepStatus:
+def sweep_status(folder: str | Path, *, plugins: Sequence[str | Path] = ()) -> SweepStatus:
     """Return who makes which run of a sweep, and what is left; changes nothing.
 
     Args:
         folder: The sweep's folder.
+        plugins: As for `resume_sweep`.
 
     Raises:
         RunFolderError: If it is not a sweep's folder, or an experiment has changed.
+        PartError: If a plugin file is not named.
     """
-    board = open_board(Path(folder), retries=False)
+    board = open_board(Path(folder), plugins, retries=False)
     return SweepStatus(folder=Path(folder), runs=tuple(_runs(board)))
 
 
@@ -137,6 +141,6 @@ def _runs(board: Board) -> list[RunStatus]:
 def _epochs(run: Path) -> int:
     """Return how many epochs a run's history has."""
     try:
-        return max(0, (run / HISTORY).read_bytes().count(b"\n") - 1)
+        return max(0, read_bytes(run / HISTORY).count(b"\n") - 1)
     except OSError:
         return 0

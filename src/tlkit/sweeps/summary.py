@@ -17,6 +17,7 @@ from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import MetricsRecord
 from tlkit.runfolder.tables import read_manifest, read_predictions
 from tlkit.sweeps.trials import Trial, Trials, Variant
+from tlkit.system.untrusted import exists
 
 Confusion = tuple[tuple[int, ...], ...]  # counts; rows are true classes
 Status = Literal["done", "failed", "waiting"]
@@ -74,7 +75,7 @@ def read_outcome(trial: Trial, run: Path) -> Outcome:
     Raises:
         RunFolderError: If tlkit did not write the folder.
     """
-    if (run / UNFINISHED).is_file():  # it may have its metrics, but not yet all of its pages
+    if exists(run / UNFINISHED):  # it may have its metrics, but not yet all of its pages
         return Outcome(trial=trial, status="waiting")
     folder = RunFolder(run)
     if not folder.is_finished:

@@ -69,6 +69,7 @@ def sweep(
 def resume_sweep(
     folder: str | Path,
     *,
+    plugins: Sequence[str | Path] = (),
     in_process: bool = False,
     workers: int | str = 1,
     processes: int | None = None,
@@ -77,8 +78,13 @@ def resume_sweep(
 ) -> Sweep:
     """Make the unfinished runs of a sweep; finished ones are kept.
 
+    Runs that are not the planned ones, or were made with other images or weights than the runs
+    before them, count as failed.
+
     Args:
         folder: The sweep's folder; its TOML file must be where it was.
+        plugins: The plugin files of its experiments, unchanged. The folder says which experiments
+            these are, so no file is imported that is not named here.
         in_process: As for `sweep`.
         workers: As for `sweep`.
         processes: As for `sweep`.
@@ -88,16 +94,19 @@ def resume_sweep(
     Raises:
         RunFolderError: If it is not a sweep's folder, an experiment has changed, or another
             process is writing to it.
+        PartError: If a plugin file is not named.
     """
     executor = None if in_process else executor_of(workers, processes, threads)
-    board = open_board(Path(folder), retries=True)
+    board = open_board(Path(folder), plugins, retries=True)
     with locked(board.folder.path):
+        board.folder.seal_plan()
         return _execute(board, executor, callback or SweepCallback())
 
 
 def join_sweep(
     folder: str | Path,
     *,
+    plugins: Sequence[str | Path] = (),
     workers: int | str = 1,
     processes: int | None = None,
     threads: int | None = None,
@@ -110,6 +119,7 @@ def join_sweep(
 
     Args:
         folder: The sweep's folder, which all of them see; its TOML file must be where it was.
+        plugins: As for `resume_sweep`.
         workers: As for `sweep`.
         processes: As for `sweep`.
         threads: As for `sweep`.
@@ -119,9 +129,10 @@ def join_sweep(
 
     Raises:
         RunFolderError: If it is not a sweep's folder, or an experiment has changed.
+        PartError: If a plugin file is not named.
     """
     executor = executor_of(workers, processes, threads)
-    board = open_board(Path(folder), retries=False, patience_s=patience_s)
+    board = open_board(Path(folder), plugins, retries=False, patience_s=patience_s)
     return _execute(board, executor, callback or SweepCallback())
 
 

@@ -20,33 +20,33 @@ from tlkit.sweeps.summary import (
     values_of,
 )
 from tlkit.sweeps.trials import Trials
-from tlkit.system.text import shell_quoted
+from tlkit.system.text import printable, shell_quoted
 
 
 class Lines(SweepCallback):
     """Prints a line per run on standard error.
 
     Attributes:
-        folder: The sweep's folder; None before the first run.
+        next: The command that continues the sweep; empty before the first run.
     """
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
+        self.next = ""
 
     def on_plan(self, trials: Trials, folder: Path) -> None:
         """Print the number of runs and what the user should know."""
-        self.folder = folder
+        self.next = resume_command(folder, trials)
         for note in trials.notes:
-            print(f"note: {note}", file=sys.stderr)
+            print(printable(f"note: {note}"), file=sys.stderr)
         count, variants = len(trials.trials), len(trials.variants)
         what = f"{count} runs of {variants} variant{'s' * (variants > 1)}"
-        print(f"{what}, all planned; results in {folder}", file=sys.stderr)
+        print(printable(f"{what}, all planned; results in {folder}"), file=sys.stderr)
 
     def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
         """Print the run's outcome."""
         took = f"{seconds:.0f} s" if seconds else "kept"
         line = f"[{number:{len(str(count))}d}/{count}] {outcome_text(outcome)}  ({took})"
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def sweep_text(sweep: Sweep) -> str:
@@ -59,9 +59,16 @@ def sweep_text(sweep: Sweep) -> str:
     if sweep.failed:
         rows = [f"{o.trial.name}  {o.trial.label}: {o.error}" for o in sweep.failed]
         blocks.append("\n".join([f"failed: {len(sweep.failed)} of {len(sweep.outcomes)}", *rows]))
-    again = f"\nnext: tlkit sweep --resume {shell_quoted(sweep.folder)}" if sweep.failed else ""
+    again = f"\nnext: {resume_command(sweep.folder, sweep.trials)}" if sweep.failed else ""
     blocks.append(f"sweep folder: {sweep.folder}{again}")
     return "\n\n".join(blocks)
+
+
+def resume_command(folder: Path, trials: Trials) -> str:
+    """Return the command that continues a sweep, with the plugin files that it needs."""
+    modules = dict.fromkeys(m for t in trials.trials for m in t.experiment.plugins.modules)
+    named = "".join(f" --plugin {shell_quoted(module)}" for module in modules)
+    return f"tlkit sweep --resume {shell_quoted(folder)}{named}"
 
 
 def outcome_text(outcome: Outcome) -> str:

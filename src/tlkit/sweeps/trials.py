@@ -78,7 +78,11 @@ class Trial:
 
 def fingerprint(experiment: Experiment) -> str:
     """Return the SHA-256 of an experiment with all defaults written out."""
-    table = unstructure(experiment, base=experiment.base)
+    return table_fingerprint(unstructure(experiment, base=experiment.base))
+
+
+def table_fingerprint(table: Any) -> str:
+    """Return the fingerprint of the experiment that a table of plain values describes."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
@@ -125,7 +129,11 @@ class Trials:
 
 
 def plan_trials(
-    file: str | Path, overrides: Sequence[str] = (), seeds: str | None = None
+    file: str | Path,
+    overrides: Sequence[str] = (),
+    seeds: str | None = None,
+    *,
+    plugins: Sequence[str | Path] | None = None,
 ) -> Trials:
     """Plan and check every run of a sweep.
 
@@ -133,6 +141,7 @@ def plan_trials(
         file: A TOML file: a table `[sweep]` and an experiment, or a list of files in it.
         overrides: ``a.b=value`` expressions for each experiment; a list is several values.
         seeds: Such as ``0-4``; unset: those of `[sweep]`.
+        plugins: The only files that may be imported; None: those that the experiments list.
 
     Raises:
         TlkitError: With every problem of every run; the subclass says what kind.
@@ -157,7 +166,7 @@ def plan_trials(
     runs = [(seed, *cell) for seed in wanted or (None,) for cell in cells]
     if len(runs) > MOST_RUNS:
         raise ConfigError([Problem("sweep", f"has {len(runs)} runs; the maximum is {MOST_RUNS}")])
-    checker = _Checker()
+    checker = _Checker(plugins)
     width = max(3, len(str(len(runs))))
     trials = []
     for number, (seed, path, settings, fold) in enumerate(runs, start=1):
@@ -191,14 +200,15 @@ def _safe(name: str) -> str:
 class _Checker:
     """Loads and plans experiments; loads each dataset once and keeps each problem once."""
 
-    def __init__(self) -> None:
+    def __init__(self, plugins: Sequence[str | Path] | None) -> None:
+        self.plugins = plugins
         self.splits: dict[str, Splits] = {}
         self.problems: dict[str, Problem] = {}
         self.notes: list[str] = []
 
     def __call__(self, path: Path, overrides: tuple[str, ...]) -> tuple[Experiment, Plan] | None:
         try:
-            experiment = load_experiment(path, overrides, in_sweep=True)
+            experiment = load_experiment(path, overrides, in_sweep=True, plugins=self.plugins)
             data = json.dumps(unstructure(experiment.data, base=Path()), sort_keys=True)
             key = f"{type(experiment.data)} {data}"
             if key not in self.splits:

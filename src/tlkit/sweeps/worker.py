@@ -29,6 +29,7 @@ from tlkit.system.files import remove_folder
 from tlkit.system.lock import is_locked
 from tlkit.system.signals import request_stop
 from tlkit.system.stdio import tolerate_broken_pipes
+from tlkit.system.untrusted import exists
 from tlkit.train.callback import Callback
 
 
@@ -43,14 +44,17 @@ def work(job: Mapping[str, Any], callback: Callback | None = None) -> dict[str, 
     """Make one run.
 
     Args:
-        job: `file`, `overrides`, `out`, and the `sha256` of the planned experiment.
+        job: `file`, `overrides`, `out`, the `sha256` of the planned experiment, and the `plugins`
+            that may be imported; None: those that the experiment lists.
         callback: Receives the run's progress.
 
     Returns:
         An empty dict, or `error` and `exit_code`, and `traceback` if it is a bug.
     """
     try:
-        experiment = load_experiment(job["file"], job["overrides"], in_sweep=True)
+        experiment = load_experiment(
+            job["file"], job["overrides"], in_sweep=True, plugins=job.get("plugins")
+        )
         if fingerprint(experiment) != job["sha256"]:
             message = "has changed since the sweep started"
             raise ConfigError([Problem("", message)], str(job["file"]))
@@ -67,7 +71,7 @@ def work(job: Mapping[str, Any], callback: Callback | None = None) -> dict[str, 
 
 def _run(experiment: Experiment, out: Path, callback: Callback | None) -> None:
     """Make a run, resume it, or start it again if it cannot be resumed."""
-    if (out / UNFINISHED).is_file():
+    if exists(out / UNFINISHED):
         try:
             resume(out, plugins=experiment.plugins.modules, callback=callback)
         except OtherInputs:  # finished runs used data that no longer exist

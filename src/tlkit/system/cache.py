@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from tlkit.system.errors import ResourceError
-from tlkit.system.files import sha256_file
+from tlkit.system.seal import sha256_of
+from tlkit.system.untrusted import read_json
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 20 << 30
 PARTIAL = ".partial-"
 DATA, META = "data.npy", "meta.json"
+LAYERS = "layers"  # the folder of tables of layers; see `tlkit.model.graph.cached_table`
 ABANDONED_S = 3600  # a partial entry not written to for this long was left by a killed process
 
 
@@ -141,8 +143,8 @@ class FeatureCache:
         """Return an array, memory-mapped, or None; a damaged entry is removed."""
         path = self.folder / key
         try:
-            meta = json.loads((path / META).read_text(encoding="utf-8"))
-            if sha256_file(path / DATA) == meta["sha256"]:
+            meta = _read_meta(path)
+            if sha256_of(path / DATA) == meta["sha256"]:
                 os.utime(path / META)
                 return self._mapped(key)
         except FileNotFoundError:
@@ -156,9 +158,8 @@ class FeatureCache:
         """Yield each entry's key and description, the most recently used first."""
         for entry in reversed(self.entries()):
             try:
-                text = (self.folder / entry.key / META).read_text(encoding="utf-8")
-                about = json.loads(text).get("about")
-            except (OSError, ValueError, AttributeError):  # gone or damaged
+                about = _read_meta(self.folder / entry.key).get("about")
+            except (OSError, ValueError):  # gone or damaged
                 continue
             if isinstance(about, dict):
                 yield entry.key, about
@@ -192,8 +193,9 @@ class FeatureCache:
                 for content in _npy(shape, dtype, chunks):
                     file.write(content)
                     sha256.update(content)
-            meta = {"sha256": sha256.hexdigest(), "about": dict(about or {})}
-            (partial / META).write_text(json.dumps(meta), encoding="utf-8")
+            meta = {"key": key, "sha256": sha256.hexdigest(), "about": dict(about or {})}
+            text = json.dumps({**meta, "meta_sha256": entry_key(**meta)})
+            (partial / META).write_text(text, encoding="utf-8")
             try:
                 partial.rename(self.folder / key)
             except OSError:  # another run wrote the same array first, or a damaged one is there
@@ -205,11 +207,14 @@ class FeatureCache:
             shutil.rmtree(partial, ignore_errors=True)
 
     def clear(self) -> int:
-        """Remove all entries and return how many bytes that frees."""
-        entries = self.entries()
-        for name in (*(entry.key for entry in entries), *(path.name for path in self._partial())):
+        """Remove all entries and tables of layers; return how many bytes that frees."""
+        entries, layers = self.entries(), self.folder / LAYERS
+        freed = sum(entry.size_bytes for entry in entries)
+        freed += sum(path.lstat().st_size for path in layers.glob("*"))
+        keys = (entry.key for entry in entries)
+        for name in (*keys, *(path.name for path in self._partial()), LAYERS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        return sum(entry.size_bytes for entry in entries)
+        return freed
 
     def _mapped(self, key: str) -> npt.NDArray[Any]:
         import numpy as np
@@ -220,6 +225,22 @@ class FeatureCache:
     def _partial(self) -> list[Path]:
         """Return the entries being written, or left unfinished by a killed process."""
         return list(self.folder.glob(f"{PARTIAL}*"))
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    """Return what an entry's folder says of it.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged, or the entry of another folder.
+    """
+    meta = read_json(folder / META)
+    if not isinstance(meta, dict):
+        raise ValueError("must be an object")
+    known = meta.pop("meta_sha256", None)  # entries of earlier versions have none
+    if known is not None and (known != entry_key(**meta) or meta["key"] != folder.name):
+        raise ValueError("has changed since it was written")
+    return meta
 
 
 def _npy(

@@ -8,7 +8,6 @@ filled under a hidden name and renamed once.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
 import shutil
@@ -22,6 +21,7 @@ from tlkit.system.errors import PATH_ERRORS
 
 T = TypeVar("T")
 PARTIAL = ".partial"  # the suffix of hidden names
+REPLACED = "another folder has taken its place since it was locked"
 
 
 def exists(path: Path) -> bool:
@@ -63,7 +63,23 @@ def disk_operation(what: str, path: Path, do: Callable[[], T]) -> T:
         path: The file or folder it acts on.
         do: The operation.
     """
+    require_same_folder(path)
     return do()
+
+
+# The folders that this process has locked, each with what tells whether it is still at its place.
+locked_folders: dict[Path, Callable[[Path], bool]] = {}
+
+
+def require_same_folder(path: Path) -> None:
+    """Check that a locked folder that a path lies in has been neither renamed nor replaced.
+
+    Raises:
+        OSError: If it has.
+    """
+    for folder, is_same in list(locked_folders.items()):
+        if folder in path.absolute().parents and not is_same(folder):
+            raise OSError(errno.ESTALE, REPLACED, str(folder))
 
 
 @contextmanager
@@ -103,10 +119,14 @@ def link(path: Path, source: Path) -> None:
         try:
             os.link(source, path)
         except OSError:
-            shutil.copyfile(source, path)
-            _sync(path)
+            copy_file(path, source)
 
     disk_operation("link", path, link_or_copy)
+
+
+def copy_file(path: Path, source: Path) -> None:
+    """Copy a file, atomically."""
+    write_with(path, lambda partial: shutil.copyfile(source, partial))
 
 
 @contextmanager
@@ -138,8 +158,14 @@ def rename_folder(partial: Path, path: Path) -> None:
         OSError: If `path` exists and is not an empty folder.
     """
     _sync(partial)
-    disk_operation("rename", path, lambda: partial.rename(path))
+    disk_operation("rename", path, lambda: _rename_folder(partial, path))
     _sync(path.parent)
+
+
+def _rename_folder(partial: Path, path: Path) -> None:
+    partial.rename(path)
+    if is_same := locked_folders.pop(partial.absolute(), None):
+        locked_folders[path.absolute()] = is_same
 
 
 def remove_folder(path: Path) -> None:
@@ -164,12 +190,6 @@ def remove_partial(folder: Path) -> None:
             _remove_tree(path)
         else:
             remove_file(path)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _new_file(path: Path) -> Path:

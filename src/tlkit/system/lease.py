@@ -22,6 +22,7 @@ import attrs
 from attrs import define, evolve, field, frozen
 
 from tlkit.system.files import write_text
+from tlkit.system.untrusted import read_json
 
 BEAT_S = 5.0
 PATIENCE_S = 60.0  # twelve beats: a busy machine or file server may lose several
@@ -179,11 +180,21 @@ class Leases:
         """Return a lease; one that cannot be read is that of an unknown process."""
         unknown = Lease(work=work, number=number)
         try:
-            table = json.loads((self.folder / unknown.file).read_bytes())
-            owner = Owner(**table.pop("owner"))
-            return evolve(Lease(**table, owner=owner), work=work, number=number)
+            table = read_json(self.folder / unknown.file)
+            owner = Owner(**_typed(Owner, table.pop("owner")))
+            return evolve(Lease(**_typed(Lease, table), owner=owner), work=work, number=number)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return unknown
+
+
+def _typed(cls: Any, table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table whose values have the types of a class's defaults; raise TypeError if not."""
+    for key in attrs.fields(cls):
+        value = table.get(key.name)
+        number = isinstance(key.default, int | float)
+        if value is not None and isinstance(value, int | float) is not number:
+            raise TypeError(key.name)
+    return table
 
 
 def _text(lease: Lease) -> str:

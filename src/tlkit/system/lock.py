@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from tlkit.system.errors import ResourceError, RunFolderError
-from tlkit.system.files import remove_file
+from tlkit.system.files import locked_folders, remove_file
+from tlkit.system.untrusted import NOT_REGULAR, exists, read_bytes
 
 LOCK = ".lock"
 # A link named `.lock` is refused: what it points to would be overwritten.
-FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+FLAGS = os.O_RDWR
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+    FLAGS |= getattr(os, _flag, 0)
 NAME_OFFSET = 1  # Windows locks the first byte for readers too; the holder's name follows it
 
 
@@ -21,36 +26,60 @@ NAME_OFFSET = 1  # Windows locks the first byte for readers too; the holder's na
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock while the body runs; it stays with the folder if that is renamed.
 
+    Nothing is written to the folder any more once another one has taken its place.
+
     Raises:
-        RunFolderError: If another process holds it.
+        RunFolderError: If another process holds it, or its lock is no file.
         ResourceError: If the folder cannot be written to.
     """
     try:
         handle = os.open(folder / LOCK, FLAGS | os.O_CREAT, 0o666)
     except OSError as error:
+        if exists(folder / LOCK) and not _is_file(folder / LOCK):
+            raise RunFolderError(f"{folder / LOCK}: {NOT_REGULAR}; remove it") from None
         raise ResourceError(f"{folder}: cannot be written to: {error.strerror}") from None
     try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise RunFolderError(f"{folder / LOCK}: {NOT_REGULAR}; remove it")
         if not _acquire(handle):
             raise RunFolderError(f"{folder}: {holder(folder)} is writing to it")
         with suppress(OSError):  # the disk is full; the lock holds without the name
             _write_name(handle)
-        yield
+        locked_folders[folder.absolute()] = is_same = partial(_has_lock, os.fstat(handle))
+        try:
+            yield
+        finally:
+            for path in [path for path, held in locked_folders.items() if held is is_same]:
+                del locked_folders[path]
     finally:
         os.close(handle)
+
+
+def _has_lock(status: os.stat_result, folder: Path) -> bool:
+    """Tell whether a folder's lock is the file with this status."""
+    try:
+        return os.path.samestat((folder / LOCK).lstat(), status)
+    except FileNotFoundError:
+        if not folder.is_dir():
+            raise
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
 
 
 def unlock(folder: Path) -> None:
     """Remove the lock file; call it when nothing more will be written to the folder."""
     with suppress(PermissionError):  # Windows does not remove a file that is open
         remove_file(folder / LOCK)
+    locked_folders.pop(folder.absolute(), None)
 
 
 def holder(folder: Path) -> str:
     """Return the name of the process that locked a folder last, for messages."""
     try:
-        with (folder / LOCK).open("rb") as file:
-            file.seek(NAME_OFFSET)
-            return file.read().decode() or "another process"
+        return read_bytes(folder / LOCK)[NAME_OFFSET:].decode() or "another process"
     except (OSError, ValueError):
         return "another process"
 

@@ -6,7 +6,7 @@ size and SHA-256 of each file. A checkpoint needs no other one; the last two are
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import math
 import os
@@ -18,10 +18,20 @@ from typing import Any
 
 import attrs
 from attrs import define, field, frozen
-from safetensors.numpy import load_file
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from tlkit.system.errors import ResourceError, WeightsError
-from tlkit.system.files import link, partial_folder, remove_folder, rename_folder, write_text
+from tlkit.system.files import (
+    copy_file,
+    link,
+    partial_folder,
+    remove_folder,
+    rename_folder,
+    write_text,
+)
+from tlkit.system.seal import MAX_FILE_BYTES, hash_of
+from tlkit.system.untrusted import read_bytes, read_json, reason, require_own_folder
 from tlkit.train.callback import Epoch
 from tlkit.train.step import Probabilities
 from tlkit.weights.tensors import Tensors, Variables, read_tensors, write_arrays, write_tensors
@@ -105,19 +115,19 @@ class Checkpoint:
             ValueError: If a file is missing or damaged.
         """
         try:
-            files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+            files = read_json(path / MANIFEST)["files"]
             if missing := sorted({WEIGHTS, ON_VAL, STATE} - files.keys()):
                 raise ValueError(f"{MANIFEST} does not list {missing[0]}")
             for name, wanted in files.items():
-                if Path(name).name != name or _described(path / name) != wanted:
+                if Path(name).name != name or not _is_as_written(path / name, wanted):
                     raise ValueError(f"{name} has changed since it was written")
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            state = read_json(path / STATE)
             history = tuple(Epoch(**epoch) for epoch in state["history"])
             return cls(path, history, state["best"], state["frozen_sha256"], files)
         except FileNotFoundError as error:
             raise ValueError(f"{Path(error.filename).name} is missing") from None
-        except (OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"cannot be read: {error}") from None
+        except (OSError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"cannot be read: {reason(error)}") from None
 
     @property
     def best_file(self) -> str:
@@ -125,17 +135,31 @@ class Checkpoint:
         return BEST if BEST in self.files else WEIGHTS
 
     def on_val(self) -> tuple[Probabilities, Probabilities]:
-        """Return the validation probabilities after its epoch and after the best epoch."""
-        probabilities = load_file(self.path / ON_VAL)
-        return probabilities["last"], probabilities["best"]
+        """Return the validation probabilities after its epoch and after the best epoch.
+
+        Raises:
+            WeightsError: If they are damaged.
+        """
+        self._check(ON_VAL)
+        try:
+            probabilities = load(read_bytes(self.path / ON_VAL, MAX_FILE_BYTES))
+            return probabilities["last"], probabilities["best"]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise WeightsError(f"{self.path / ON_VAL}: cannot be read: {reason(error)}") from None
 
     def load(self, name: str, variables: Variables) -> None:
         """Load the arrays of one of its files into variables.
 
         Raises:
-            WeightsError: If they do not fit.
+            WeightsError: If they do not fit, or the file has changed since it was written.
         """
+        self._check(name)
         read_tensors(self.path / name, variables)
+
+    def _check(self, name: str) -> None:
+        wanted = self.files.get(name)
+        if wanted is None or not _is_as_written(self.path / name, wanted):
+            raise WeightsError(f"{self.path / name}: has changed since it was written")
 
 
 @define
@@ -198,12 +222,14 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         """Return the checkpoints' folders, newest first."""
+        require_own_folder(self.folder)
         entries = self.folder.iterdir() if self.folder.is_dir() else ()
         named = [path for path in entries if NAME.fullmatch(path.name) and not path.is_symlink()]
         return sorted(named, key=lambda path: path.name, reverse=True)
 
     def _write(self, state: State) -> Checkpoint:
         path = self.folder / f"epoch-{state.epoch:04d}"
+        require_own_folder(self.folder)
         self.folder.mkdir(exist_ok=True)
         with partial_folder(path) as partial:
             files = self._fill(partial, state)
@@ -212,6 +238,21 @@ class Checkpoints:
                 remove_folder(path)
             rename_folder(partial, path)
         return Checkpoint(path, state.history, state.best, state.frozen_sha256, files)
+
+    def _second_copy(self, wanted: Mapping[str, Any]) -> Path | None:
+        """Return the best epoch's weights in the checkpoint before the last one, if it has them.
+
+        Two checkpoints in a row never share one copy, so that one bad bit costs only one of them.
+        """
+        assert self.last is not None
+        older = [path for path in self._paths() if path not in {self.last.path, *self._damaged}]
+        for path in older[:1]:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                files = read_json(path / MANIFEST)["files"]
+                name = BEST if BEST in files else WEIGHTS
+                if files[name] == wanted and _is_as_written(path / name, wanted):
+                    return path / name
+        return None
 
     def _fill(self, folder: Path, state: State) -> dict[str, Any]:
         """Write all files but the manifest; return the manifest's entries."""
@@ -231,17 +272,23 @@ class Checkpoints:
             write_tensors(folder / BEST, state.best_weights)
         elif state.best != state.epoch:
             assert self.last is not None
-            link(folder / BEST, self.last.path / self.last.best_file)
             linked[BEST] = self.last.files[self.last.best_file]
+            if second := self._second_copy(linked[BEST]):
+                link(folder / BEST, second)
+            else:
+                copy_file(folder / BEST, self.last.path / self.last.best_file)
         names = sorted(entry.name for entry in os.scandir(folder))
         return {name: linked.get(name) or _described(folder / name) for name in names}
 
 
 def _described(path: Path) -> dict[str, Any]:
     """Return a file's size and hash."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": sha256}
+    return attrs.asdict(hash_of(path))
+
+
+def _is_as_written(path: Path, wanted: Mapping[str, Any]) -> bool:
+    """Tell whether a file has a size and hash; one of another size is not read."""
+    return path.lstat().st_size == wanted["bytes"] and _described(path) == wanted
 
 
 def _free(folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from attrs import frozen
 
 from tlkit.model.layers import HEAD, LayerTable
 from tlkit.system.errors import WeightsError
+from tlkit.system.seal import MAX_FILE_BYTES, check_content
+from tlkit.system.untrusted import TEXT_BYTES, exists, is_folder, parse_json, read_bytes, reason
 
 WEIGHTS, PLAN, METRICS = "weights.safetensors", "plan.json", "metrics.json"
 Row = tuple[str, int, int]  # a layer's name, its trainable and its other parameters
@@ -45,15 +46,13 @@ class EarlierRun:
         Raises:
             WeightsError: If the run is not finished, or its files are damaged.
         """
-        folder = path if path.is_dir() else path.parent
-        if not (folder / PLAN).is_file() or (path != folder and path.name != WEIGHTS):
+        folder = path if is_folder(path) else path.parent
+        if not exists(folder / PLAN) or (path != folder and path.name != WEIGHTS):
             return None
-        if not (folder / METRICS).is_file():
+        if not exists(folder / METRICS):
             raise WeightsError(f"{folder}: the run is not finished; finish it with tlkit resume")
         try:
-            plan, metrics = (
-                json.loads((folder / name).read_text(encoding="utf-8")) for name in (PLAN, METRICS)
-            )
+            plan, metrics = (parse_json(_read(folder, name).decode()) for name in (PLAN, METRICS))
             rows = [(x["block"] == HEAD, _row(x)) for x in plan["layers"]]
             return cls(
                 folder=folder,
@@ -68,7 +67,9 @@ class EarlierRun:
                 ),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{folder}: is not a run as tlkit writes it: {error}") from None
+            raise WeightsError(
+                f"{folder}: is not a run as tlkit writes it: {reason(error)}"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -129,8 +130,10 @@ class EarlierRun:
 
         path = self.folder / WEIGHTS
         try:
-            content = path.read_bytes()
+            content = _read(self.folder, WEIGHTS, MAX_FILE_BYTES)
             arrays = load(content)
+        except WeightsError:
+            raise
         except OSError as error:
             raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
         except Exception as error:  # safetensors' own, and NumPy's
@@ -139,6 +142,13 @@ class EarlierRun:
         plain = {re.sub(r"^\d{3,}\.", "", name): array for name, array in arrays.items()}
         own = {name: a for name, a in plain.items() if name.rpartition("/")[0] in names}
         return own, hashlib.sha256(content).hexdigest()
+
+
+def _read(folder: Path, name: str, max_bytes: int = TEXT_BYTES) -> bytes:
+    """Return the content of a finished run's file, which must be as it was sealed."""
+    content = read_bytes(folder / name, max_bytes)
+    check_content(folder, name, content, WeightsError)
+    return content
 
 
 def _row(layer: Mapping[str, Any]) -> Row:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from attrs import evolve, field, frozen
 
 from tlkit.system.errors import WeightsError
+from tlkit.system.seal import MAX_FILE_BYTES
 from tlkit.system.text import nearest
+from tlkit.system.untrusted import opened, parse_json, read_bytes
 from tlkit.weights.earlier_run import WEIGHTS, EarlierRun
 from tlkit.weights.shelf import ARRAYS, Card
 
@@ -86,7 +88,7 @@ def read_arrays(path: Path, skip: Sequence[str] = (), by_place: bool = False) ->
         return _read_packed(path)
     require_file(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_FILE_BYTES, follow=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
     head = content[:200].lstrip().lower()
@@ -141,7 +143,7 @@ def _read_safetensors(path: Path, content: bytes) -> dict[str, Any]:
     try:
         arrays = load(content)
         header = content[8 : 8 + int.from_bytes(content[:8], "little")]
-        json.loads(header, object_pairs_hook=_unique)
+        parse_json(header.decode())
     except KeyError as error:
         raise WeightsError(f"{path}: arrays of type {error} cannot be read") from None
     except MemoryError:
@@ -161,24 +163,18 @@ def safetensors_slices(path: Path) -> Iterator[dict[str, Any]]:
     """
     from safetensors import safe_open
 
-    with path.open("rb") as content:
+    with opened(path, MAX_FILE_BYTES) as (content, status):
         try:
             # Checks that the header is valid and that all of it lies in the file.
             file: Any = safe_open(path, framework="numpy")
             header = content.read(int.from_bytes(content.read(8), "little"))
-            json.loads(header, object_pairs_hook=_unique)
+            parse_json(header.decode())
         except Exception as error:  # its own errors
             raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
+        if not os.path.samestat(status, path.lstat()):
+            raise WeightsError(f"{path}: was replaced while it was read")
     with file:
         yield {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; readers disagree about which of two members of one name counts."""
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a name appears twice in its header")
-    return members
 
 
 def _read_h5(

@@ -11,6 +11,7 @@ from attrs import asdict, field, fields_dict, frozen
 
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import write_text
+from tlkit.system.untrusted import read_json
 
 CARD, ARRAYS = "weights.json", "weights.safetensors"
 FORMAT = "tlkit weights 1"
@@ -60,7 +61,7 @@ class Card:
         """
         path = folder / CARD
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = read_json(path)
             if table.pop("format") != FORMAT:
                 raise ValueError("of another version")
             card = cls(**table)
@@ -72,7 +73,7 @@ class Card:
         except OSError as error:
             way_out = "`tlkit weights pack` writes such folders"
             raise WeightsError(f"{path}: cannot be read: {error.strerror}; {way_out}") from None
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise WeightsError(f"{path}: is not as tlkit writes it: {error}") from None
         return card
 

@@ -102,13 +102,15 @@ def read_tensors(path: Path, variables: Variables) -> None:
 
     Raises:
         WeightsError: If the file is missing, broken or hostile, or if names, shapes or dtypes
-            differ; no variable is changed then.
+            differ (no variable is changed then), or if a value is not finite.
     """
     try:
         with safetensors_slices(path) as slices:
             _check(path, slices, variables)
             for name, variable in variables.items():
                 for index, values in _chunks(slices[name], variable.dtype):
+                    if not np.isfinite(values).all():
+                        raise WeightsError(f"{path}: {name} has values that are not finite")
                     # As a whole, the array would be in memory three times.
                     variable.value[index].assign(values)
     except FileNotFoundError:

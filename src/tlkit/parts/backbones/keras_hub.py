@@ -28,6 +28,7 @@ from tlkit.system.cache import home_folder
 from tlkit.system.errors import PartError, WeightsError
 from tlkit.system.keras import extra_package
 from tlkit.system.text import nearest
+from tlkit.system.untrusted import parse_json, read_bytes
 from tlkit.weights import sources as weights
 from tlkit.weights.files import Arrays, read_arrays
 
@@ -125,15 +126,15 @@ class PresetFiles:
         texts = {}
         for name in (CONFIG, CONVERTER):
             with suppress(OSError):
-                texts[name] = (folder / name).read_text(encoding="utf-8", errors="replace")
+                texts[name] = read_bytes(folder / name, follow=True).decode(errors="replace")
         return cls(folder, texts)
 
     @classmethod
     def parse(cls, folder: Path, text: str) -> PresetFiles:
         """Read the result of `str`."""
         try:
-            return cls(folder, dict(json.loads(text)))
-        except (ValueError, TypeError, RecursionError):
+            return cls(folder, dict(parse_json(text)))
+        except (ValueError, TypeError):
             raise WeightsError("backbone.recorded: is not as tlkit writes it") from None
 
     def __str__(self) -> str:
@@ -150,9 +151,9 @@ class PresetFiles:
             WeightsError: If it has none.
         """
         try:
-            table = json.loads(self.texts.get(name, ""))
+            table = parse_json(self.texts.get(name, ""))
             return table["class_name"], dict(table["config"])
-        except (ValueError, RecursionError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             raise WeightsError(
                 f"{self.where(name)}: is not a KerasHub file with a class_name and a config"
             ) from None
