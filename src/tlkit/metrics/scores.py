@@ -141,6 +141,8 @@ class Scores:
                 f"must have the classes {', '.join(classes)}, got {', '.join(scores.per_class)}"
             )
             raise ConfigError([Problem("per_class", message)])
+        if {len(scores.confusion), *map(len, scores.confusion)} != {len(scores.classes)}:
+            raise ConfigError([Problem("confusion", "must have a row and a column per class")])
         return scores
 
 

@@ -80,7 +80,7 @@ def _guessing(run: RunRecord) -> float:
 
 def _solver(run: RunRecord) -> bool:
     """Tell whether the optimizer fits to convergence, so that rates and epochs are not at fault."""
-    return bool(run.experiment.table["optimizer"]["name"] == "lbfgs")
+    return bool(run.experiment.table.get("optimizer", {}).get("name") == "lbfgs")
 
 
 def _collapse(run: RunRecord) -> Iterator[Finding]:

@@ -100,7 +100,11 @@ def _configuration(run: RunRecord) -> dict[str, Any]:
         "plan": plan,
         "sources": sources if any(name for name, _ in sources) else [],
         "parts": [
-            *((k, *_settings(experiment.table[k])) for k in parts if k not in replaced),
+            *(
+                (k, *_settings(experiment.table[k]))
+                for k in parts
+                if k in experiment.table.keys() - replaced
+            ),
             *_phases(phases),
         ],
         "layers": layers,

@@ -12,7 +12,7 @@ import attrs
 from attrs import evolve, field, frozen
 
 from tlkit.config.experiment import Calibration, Experiment, Fit, ModelCard, PublishedResult
-from tlkit.config.structure import structure, unstructure, with_new_names
+from tlkit.config.structure import keys, structure, unstructure, with_new_names
 from tlkit.data.splits import Splits
 from tlkit.parts.kinds import registries
 from tlkit.runfolder.experiment import foreign_parts
@@ -91,6 +91,12 @@ class ExperimentRecord:
         names = [key.name for key in attrs.fields(_Typed)]
         known = {name: table[name] for name in names if name in table}
         typed = structure(_Typed, known, own_record=True)
+        for key in keys(Experiment):
+            if "registry" in key.metadata and key.name in table:
+                PartRecord.from_json(table.get(key.name), key.name)
+        phases = table.get("phase", [])
+        if not (isinstance(phases, list | tuple) and all(isinstance(p, Mapping) for p in phases)):
+            raise ConfigError([Problem("phase", "must be a list of tables")])
         backbone = PartRecord.from_json(table.get("backbone"), "backbone")
         if not isinstance(size := backbone.settings.get("image_size"), int):
             raise ConfigError([Problem("backbone.image_size", f"must be an integer, got {size!r}")])

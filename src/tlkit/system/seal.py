@@ -112,7 +112,10 @@ def _problem(
             same = status.st_size == known.bytes and sha256_of(folder / name) == known.sha256
     else:
         same = hash_of_content(content) == known
-    return "" if same else "has changed since it was written"
+    if same:
+        return ""
+    by = SEAL if name in read_seal(folder) else MACHINE_SEAL
+    return f"has changed since it was written, by {by}"
 
 
 def problems(folder: Path, but: Container[str] = ()) -> list[str]:
