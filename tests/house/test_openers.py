@@ -1,0 +1,55 @@
+"""Which modules open files, and why; whatever others may have made is opened in one place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent.parent / "src" / "tlkit"
+
+# Everything else that is read comes from a folder that others may have made: `system/untrusted.py`
+# opens it.
+OPENS = re.compile(
+    r"(?<!folder)\.read_text\(|(?<!folder)(?<!self)\.read_bytes\(|\.open\(|(?<![\w.])open\(|os\.open\("
+    r"|np\.load\(|load_file\(|safe_open\(|json\.loads?\("
+)
+OPENERS = {
+    "cli/machine.py": "the system's own files",
+    "cli/predict.py": "writes a new file",
+    "config/starter.py": "writes a new file",
+    "data/manifest.py": "a CSV file that the user names",
+    "data/walk.py": "the first bytes of images",
+    "estimator.py": "images that the user names, and its own temporary run",
+    "exporter/script.py": "the exported script, which stands alone",
+    "keras_tools.py": "images that the user names",
+    "model/graph.py": "Keras's own source",
+    "parts/compose.py": "a part's own keys",
+    "parts/digits.py": "a file of scikit-learn's",
+    "reports/page.py": "tlkit's own style sheets",
+    "reports/preview.py": "images that the user names",
+    "reports/svg.py": "tlkit's own style sheets",
+    "runfolder/folder.py": "through `system/untrusted.py`",
+    "sweeps/processes.py": "what the worker says",
+    "sweeps/worker.py": "what the sweep says",
+    "system/cache.py": "arrays whose hash was checked; writes new files",
+    "system/files.py": "syncs what was written",
+    "system/keras.py": "the system's own files",
+    "system/lease.py": "makes new files; the system's own files",
+    "system/lock.py": "locks, never through a link",
+    "system/memory.py": "the system's own files",
+    "system/stdio.py": "the null device",
+    "system/untrusted.py": "the one place",
+    "train/feature_key.py": "a part's own source",
+    "weights/files.py": "the arrays of a file that was checked",
+    "weights/sources.py": "downloads, by their published hash",
+    "weights/torch_files.py": "a file that the user names",
+}
+
+
+def test_files_that_others_may_have_made_are_opened_in_one_place() -> None:
+    openers = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if OPENS.search(path.read_text(encoding="utf-8"))
+    }
+    assert openers == OPENERS.keys()
