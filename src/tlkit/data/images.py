@@ -303,7 +303,8 @@ class Reader:
 
     def batches(self, paths: Sequence[str], batch: int) -> Iterator[Pixels]:
         """Yield the pixels in batches, in order, while later images are decoded."""
-        images = in_parallel(self, paths, self.workers, ahead=2 * batch)
+        ahead = max(2 * batch, 4 * self.workers)  # a small batch must not keep cores waiting
+        images = in_parallel(self, paths, self.workers, ahead)
         while chunk := list(itertools.islice(images, batch)):
             yield np.stack(chunk)
 
