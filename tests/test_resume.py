@@ -213,6 +213,7 @@ CHOICES: dict[str, list[Any]] = {
         {"name": "pooled", "pooling": "max"},
         {"name": "linear", "standardize": True},
         {"name": "probe"},
+        {"name": "kernel", "landmarks": 5},
     ],
     "augmentation": [{"name": "none"}, {"name": "affine"}, {"name": "affine", "views": 2}],
     "optimizer": [

@@ -17,6 +17,7 @@ from tlkit.exporter.script import FACTS, SCRIPT
 from tlkit.metrics.calibration import TINY
 from tlkit.model.graph import flip_average
 from tlkit.parts.heads import standardize_layer
+from tlkit.parts.kernel import kernel_layer
 from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import PartError, ResourceError, RunFolderError
 from tlkit.system.files import exists, new_folder, write_text
@@ -111,9 +112,11 @@ def export(
 
 
 def _with_keras_layers(model: keras.Model) -> keras.Model:
-    """Return a model with shared weights and Keras's `Normalization` for `Standardize` layers."""
+    """Return a model with shared weights and Keras's own layers for tlkit's."""
 
     def plain(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, kernel_layer()):
+            return layer.with_keras_layers()
         if not isinstance(layer, standardize_layer()):
             return layer
         mean, deviation = (weight.numpy() for weight in layer.weights)

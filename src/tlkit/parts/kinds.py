@@ -553,7 +553,7 @@ registries = Registries(
         *("backbones.vgg", "backbones.applications", "backbones.efficientnet_lite"),
         *("backbones.keras_cv", "backbones.keras_hub", "backbones.joined"),
     ),
-    heads=_registry("head", "heads", Head, "heads", "probe"),
+    heads=_registry("head", "heads", Head, "heads", "probe", "kernel"),
     freezes=_registry("freeze policy", "freezes", FreezePolicy),
     class_weights=_registry("class weighting", "class_weights", ClassWeights),
     augmentations=_registry(

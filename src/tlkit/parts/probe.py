@@ -29,8 +29,8 @@ class Probe(Head):
         depths: Number of depths to take features from, from the top: the ends of the spatial
             resolutions, including the pooling that reduces them. If the resolution never changes,
             as in a transformer, the ends of the blocks. Unset, or if there are fewer: all.
-        layer_names: The layers to take features from, by name or number, instead of `depths`.
-            Layers above the last one are left out of the model.
+        layer_names: The layers to take features from, by names, globs or numbers, instead of
+            `depths`. Layers above the last one are left out of the model.
         pooling: `avg` or `max` over height and width, or over tokens, or `concat` for both. On
             X-rays and photographs, `avg` alone was as good as both.
         standardize: Subtract each feature's mean over the training images and divide by its
@@ -77,27 +77,25 @@ class Probe(Head):
         networks = table.networks()
         if not self.layer_names:
             return [n for network in networks for n in _ends(network)[-(self.depths or 0) :]]
-        alone = {number: layer for network in networks for number, layer in network.items()}
-        chosen = set()
+        chosen: set[int] = set()
         for name in self.layer_names:
             try:
-                number = table.choose(name)
+                chosen |= table.select(name)
             except ValueError as error:
                 raise FieldError("layer_names", str(error)) from None
-            if number not in alone or not alone[number].is_cut_point:
-                cuts = [x.name for n, x in alone.items() if x.is_cut_point and n > number]
+        for network in networks:
+            cuts = [number for number, layer in network.items() if layer.is_cut_point]
+            last = max((number for number in network if number in chosen), default=0)
+            if len(networks) > 1 and last != max(cuts):  # they are numbered from their ends
+                message = f"of a joined backbone, list {network[max(cuts)].name!r} too"
+                raise FieldError("layer_names", f"{message}, the end of that member")
+            if last not in cuts:
+                above_it = next((n for n in cuts if n > last), len(table))
                 raise FieldError(
                     "layer_names",
-                    f"{name!r} is inside a branch, so its output is not all that follows needs; "
-                    f"take {cuts[0] if cuts else table.layers[-1].name!r}",
+                    f"{table[last].name!r} is inside a branch, so its output is not all that "
+                    f"follows needs; take {table[above_it].name!r} as the last",
                 )
-            chosen.add(number)
-        if len(networks) > 1:  # their layers are numbered from their ends
-            for network in networks:
-                last = max(n for n, layer in network.items() if layer.is_cut_point)
-                if last not in chosen:
-                    message = f"of a joined backbone, list {network[last].name!r} too"
-                    raise FieldError("layer_names", f"{message}, the end of that member")
         return [n for network in networks for n in network if n in chosen]
 
     def _rows(self, shapes: Sequence[tuple[int, ...]], classes: int) -> LayerTable:
@@ -117,6 +115,11 @@ class Probe(Head):
         start_keras()
         from keras import layers
 
+        return layers.Dense(classes, "softmax", name=SCORES)(self._vector(features))
+
+    def _vector(self, features: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+        from keras import layers
+
         pools = [
             getattr(layers, kind)(name=name)(features[place])
             for place, name, kind in self._pools([tensor.shape[1:] for tensor in features])
@@ -124,7 +127,7 @@ class Probe(Head):
         vector = pools[0] if len(pools) == 1 else layers.Concatenate(name="pool")(pools)
         if self.standardize:
             vector = standardize_layer()(name="standardize")(vector)
-        return layers.Dense(classes, "softmax", name=SCORES)(vector)
+        return vector
 
     def _pools(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, str, str]]:
         """Return each pooling's place among the features, its name and its class, in order."""

@@ -35,7 +35,8 @@ PADDED = 8  # the images are at least this many batches, so that the padding is 
 HEAD_BATCH = 64
 # Compiling VGG-16's frozen convolutions takes 4 s and saves 0.05 s per image of 224 × 224.
 WINOGRAD_PIXELS = 128 * 224**2
-STANDARDIZE = "Standardize"  # the kind of layers whose statistics are computed, not learned
+# The kinds of layers whose statistics or landmarks are computed, not learned.
+FITTED_KINDS = frozenset({"Standardize", "KernelFeatures"})
 LAYER_FACTS = ("name", "kind", "block", "output_shape", "params", "other_params")
 
 
@@ -183,7 +184,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
     problems += of_stages
     all_stages = [stage for phase in stages for stage in phase]
     problems += _batch_norm_problems(layers, all_stages)
-    problems += _standardize_problems(layers, all_stages)
+    problems += _fitted_problems(layers, all_stages)
     problems += experiment.unused_settings()
     for number, (phase, own) in enumerate(zip(experiment.phases, stages, strict=False)):
         prefix = f"phase[{number}]." if experiment.phase else ""
@@ -341,8 +342,8 @@ def _batch_norm_problems(layers: LayerTable, stages: Sequence[Stage]) -> list[Pr
     return [Problem("freeze.batch_norm", message)]
 
 
-def _standardize_problems(layers: LayerTable, stages: Sequence[Stage]) -> list[Problem]:
-    """Refuse layers that learn behind a standardizing layer before it has its statistics."""
+def _fitted_problems(layers: LayerTable, stages: Sequence[Stage]) -> list[Problem]:
+    """Refuse layers that learn above one that has no statistics or landmarks yet."""
     problems = []
     for number, row in layers:
         above = [n for n, layer in layers if n >= number and layer.params]
@@ -352,7 +353,7 @@ def _standardize_problems(layers: LayerTable, stages: Sequence[Stage]) -> list[P
             )
             for rows in ([number], above)
         )
-        if row.kind == STANDARDIZE and learns != -1 and not 0 <= fitted <= learns:
+        if row.kind in FITTED_KINDS and learns != -1 and not 0 <= fitted <= learns:
             message = (
                 f"layer {number} ({row.name}) gets its statistics in the first stage that trains "
                 'it, but those above it learn without them; train it too, such as with "head"'

@@ -26,7 +26,7 @@ from tlkit.train.assemble import above_cut, apply_rates, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
-from tlkit.train.plan import STANDARDIZE, Plan
+from tlkit.train.plan import FITTED_KINDS, Plan
 from tlkit.train.sampling import epoch_order, reseed
 from tlkit.train.solver import LogisticRegression
 from tlkit.train.step import EvalStep, Probabilities, StepTotals, TrainStep
@@ -97,13 +97,13 @@ class StageTrainer:
         return TrainStep(tail, optimizer, self.planned.xla, loss, clip_norm, ema)
 
     def fit_statistics(self) -> None:
-        """Set the statistics of standardizing layers if this is the first stage to train them.
+        """Set the statistics and landmarks of layers if this is the first stage to train them.
 
         They are computed from all training images, in the view of the stage's first epoch.
         """
         for place, (_, row) in enumerate(self.run.plan.layers):
             first = next((s for s in self.run.plan.stages if s.stage.lr_multipliers[place]), None)
-            if row.kind == STANDARDIZE and first is self.planned:
+            if row.kind in FITTED_KINDS and first is self.planned:
                 layer = self.run.model.get_layer(row.name)
                 view = self.experiment.augmentation.view(self.planned.first_epoch)
                 layer.adapt(self._inputs(layer, "train", view))
@@ -179,7 +179,7 @@ class StageTrainer:
     def refit(self, epoch: Epoch) -> int:
         """Solve an epoch of the solver again with the validation images; return how many images.
 
-        The standardization stays that of the training images.
+        Standardization and landmarks stay those of the training images.
         """
         assert epoch.l2 is not None
         splits = self.run.splits
