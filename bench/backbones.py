@@ -47,14 +47,16 @@ def measure(name: str) -> dict[str, Any]:
     import tlkit
     from tlkit.parts.augmentations import NoAugmentation
     from tlkit.train.features import Extractor
-    from tlkit.train.plan import PREFIX_BATCH as BATCH
+    from tlkit.train.plan import prefix_batch
 
     part: Any = tlkit.registries.backbones.get(name)
     backbone = part(weights="none")
     network = backbone.build()
     size = backbone.image_size
-    extractor = Extractor(network, backbone, NoAugmentation(), BATCH, winograd=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3), np.uint8)
+    layers = tlkit.layer_table(network)
+    batch = prefix_batch(layers, len(layers), size)
+    extractor = Extractor(network, backbone, NoAugmentation(), batch, winograd=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
     extractor(pixels)  # traces
     wall, processor, began = [], [], time.perf_counter()
     while len(wall) < 5 or time.perf_counter() - began < SECONDS:
@@ -65,8 +67,9 @@ def measure(name: str) -> dict[str, Any]:
     parameters = network.count_params()
     return {
         "name": name, "px": size, "parameters": parameters, "mb": round(parameters * 4 / 1e6, 1),
-        "ms": round(1000 * min(wall) / BATCH, 1),
-        "processor_ms": round(1000 * min(processor) / BATCH, 1), "batches": len(wall),
+        "ms": round(1000 * min(wall) / batch, 1),
+        "processor_ms": round(1000 * min(processor) / batch, 1),
+        "batch": batch, "batches": len(wall),
     }  # fmt: skip
 
 
