@@ -50,7 +50,7 @@ $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[offline,hub,onnx,dev]'
+	$(INSTALL) -e '.[offline,lite,hub,onnx,dev]'
 	@touch $@
 
 $(VENV)/docs.stamp: $(BIN)/python pyproject.toml constraints.txt

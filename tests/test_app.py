@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
-from tlkit.cli.app import echo
+from tlkit.cli.app import echo, hanging
 
 NAMES = re.compile(r"│ ([a-z-]+) ")
 
@@ -71,3 +71,15 @@ def test_a_table_of_layers_fits_80_columns(head: str) -> None:
     plan = tlkit.check({"data": data, "backbone": {"name": "vgg16"}, "head": {"name": head}})
     text = plan.layers.render(plan.stages[0].stage.lr_multipliers)
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_on_a_terminal_a_long_text_goes_on_below_its_own_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert hanging("  name  ", "word " * 20) == "  name  " + "word " * 20
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    first, *others = hanging("  name  ", "word " * 20).splitlines()
+    assert first.startswith("  name  word")
+    assert others
+    assert all(line.startswith(" " * 8 + "word") and len(line) <= 40 for line in others)

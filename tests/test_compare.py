@@ -24,8 +24,9 @@ from tlkit.parts.shapes import Shapes
 from tlkit.reports.compare import (
     Answer,
     ComparedRun,
+    Comparison,
     Difference,
-    comparison,
+    comparison_page,
     differences,
     flatten,
     mcnemar,
@@ -33,7 +34,6 @@ from tlkit.reports.compare import (
     notes,
     paired,
     read_run,
-    write_comparison,
 )
 
 
@@ -226,17 +226,17 @@ def test_the_page_needs_nothing_else_and_obeys_no_name(two_runs: tuple[Path, Pat
     hostile = "<script>alert(1)</script>\u202e"
     one, two = (read_run(path) for path in two_runs)
     runs = [one, evolve(two, name=hostile, settings={**two.settings, "head.name": hostile})]
-    page = comparison(runs, [paired(*runs)])
+    page = comparison_page(runs, [paired(*runs)])
     assert "<script" not in page
     assert "\u202e" not in page
     assert "&lt;script&gt;" in page
     assert not re.search(r"(src|href)=|url\(|https?://(?!www\.w3\.org)", page)
     assert page.index("head.name") < page.index("optimizer.learning_rate")
     assert page.count('class="line c1') == 1 + 3  # its key, and a curve in each of three charts
-    assert comparison(runs, [None]).count("<td") == page.count("<td")
+    assert comparison_page(runs, [None]).count("<td") == page.count("<td")
 
 
 def test_the_page_is_written_whole(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
     runs = [read_run(path) for path in two_runs]
-    write_comparison(tmp_path / "new" / "page.html", runs, [paired(*runs)])
-    assert (tmp_path / "new" / "page.html").read_text() == comparison(runs, [paired(*runs)])
+    Comparison(tuple(runs), (paired(*runs),)).write(tmp_path / "new" / "page.html")
+    assert (tmp_path / "new" / "page.html").read_text() == comparison_page(runs, [paired(*runs)])

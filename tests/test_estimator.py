@@ -12,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from safetensors.numpy import load
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import tlkit
-from tlkit import TransferClassifier
-from tlkit.estimator import PARTS, _pictures, _split
+from tlkit import TransferClassifier, TransferFeatures
+from tlkit.estimator import PARTS, _images, _pictures, _split
 from tlkit.parts.heads import Pooled
+from tlkit.parts.optimizers import Adam
+from tlkit.runfolder.folder import WEIGHTS
 
 SMALL = {"name": "vgg16", "weights": "none", "image_size": 32}
 FAST = {"name": "adam", "learning_rate": 0.01}
@@ -190,15 +193,119 @@ def test_a_clone_has_the_parameters_and_nothing_learnt(fitted: TransferClassifie
     assert not hasattr(copy, "classifier_")
 
 
+def test_single_keys_of_a_part_are_parameters() -> None:
+    given = {"optimizer__learning_rate": 0.5, "head__units": [3], "epochs": 7}
+    found = small(optimizer="adam").set_params(**given)
+    assert found.optimizer == {"name": "adam", "learning_rate": 0.5}
+    assert found.head == {"name": "pooled", "units": [3]}
+    assert found.epochs == 7
+    assert {**found.get_params(), **given} == found.get_params()
+    assert clone(found).get_params() == found.get_params()
+    as_object = small(optimizer=Adam(learning_rate=0.1)).set_params(optimizer__learning_rate=0.2)
+    assert as_object.optimizer == Adam(learning_rate=0.2)
+    assert FAST == {"name": "adam", "learning_rate": 0.01}  # what was given is unchanged
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("optimizer__lr", r"optimizer__lr: unknown key; .*learning_rate"),
+        ("optimiser__learning_rate", r"no part is named 'optimiser'; did you mean 'optimizer'"),
+        ("epoch", r"Invalid parameter 'epoch'"),
+    ],
+)
+def test_a_parameter_that_is_none_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small().set_params(**{name: 1})
+
+
+def test_other_settings_reach_the_experiment() -> None:
+    data = tlkit.FromImages(train=(), val=(), classes=("a", "b"))
+    found = small(
+        early_stop_patience=2,
+        settings={"fit": {"mixed_precision": "bfloat16"}, "calibration": {"temperature": True}},
+    )._experiment(data, 0)
+    assert (found.fit.keep, found.fit.early_stop_patience) == ("best", 2)
+    assert (found.fit.mixed_precision, found.calibration.temperature) == ("bfloat16", True)
+
+
+def test_by_default_each_published_file_of_the_backbone_is_tried() -> None:
+    data = tlkit.FromImages(train=(), val=(), classes=("a", "b"))
+    assert TransferClassifier()._experiment(data, 0).backbone.weights == ("imagenet", "bsds500")
+    named = TransferClassifier("efficientnet_lite0")._experiment(data, 0)
+    assert named.backbone.weights == "imagenet"
+
+
+def test_images_weigh_what_they_are_given() -> None:
+    """All weights times two is another loss; weights of 0 take a class out of the loss."""
+    images, labels = bright_and_dark(12)
+    plain = small(epochs=1).fit(images, labels)
+    ones = small(epochs=1).fit(images, labels, sample_weight=np.ones(12))
+    assert ones.history_ == plain.history_
+    halves = small(epochs=1).fit(images, labels, sample_weight=np.full(12, 0.5))
+    assert halves.history_[0].loss == pytest.approx(halves.history_[0].loss_unweighted / 2)
+    for wrong in (np.ones(11), np.full(12, -1.0), np.full(12, np.nan)):
+        with pytest.raises(ValueError, match=r"sample_weight: must be 12 finite numbers from 0 on"):
+            small().fit(images, labels, sample_weight=wrong)
+
+
+def test_a_table_of_one_column_is_a_list_of_paths(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    assert _images(pandas.DataFrame({"path": ["a.png", "b.png"]})) == ["a.png", "b.png"]
+
+
+def test_features_are_a_transformer_that_needs_no_fit(fitted: TransferClassifier) -> None:
+    images, _ = bright_and_dark(6)
+    features = TransferFeatures(SMALL)
+    found = features.transform(images)
+    assert found.shape == (6, 512)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(features.fit_transform(images[:3]), found[:3])
+    assert TransferFeatures(SMALL, layer="block1_pool").transform(images).shape == (6, 64)
+    assert list(features.get_feature_names_out()[:2]) == ["feature0", "feature1"]
+    assert len(pickle.dumps(features)) < 1000
+    assert clone(features).get_params() == features.get_params()
+    with pytest.raises(tlkit.ConfigError, match=r"layer: no layer or block matches"):
+        TransferFeatures(SMALL, layer="nosuch").transform(images)
+
+
+@pytest.mark.slow
+def test_features_go_into_a_pipeline(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    images, labels = bright_and_dark(20)
+    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    backbone = {"name": "efficientnet_lite0", "weights": "imagenet", "image_size": 32}
+    pipeline = make_pipeline(TransferFeatures(backbone), LogisticRegression(max_iter=1000))
+    assert pipeline.fit(paths, labels).score(images, labels) == 1.0
+
+
+@pytest.mark.slow
+def test_a_pickle_holds_what_was_trained_and_takes_the_rest_from_the_published_file() -> None:
+    images, labels = bright_and_dark(12)
+    backbone = {"name": "efficientnet_lite0", "weights": "imagenet", "image_size": 32}
+    found = small(backbone=backbone, epochs=1).fit(images, labels)
+    packed = pickle.dumps(found)
+    whole = (found.run_folder_ / WEIGHTS).stat().st_size
+    assert len(packed) < whole / 10
+    again = pickle.loads(packed)
+    np.testing.assert_array_equal(again.predict_proba(images), found.predict_proba(images))
+    weights = (again.run_folder_ / WEIGHTS).read_bytes()
+    assert sorted(load(weights)) == sorted(load((found.run_folder_ / WEIGHTS).read_bytes()))
+
+
 class OfTables(TransferClassifier):
     """Takes scikit-learn's tables: a row's numbers become the columns of a grey picture."""
 
-    def fit(self, X: Any, y: Any) -> OfTables:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> OfTables:  # noqa: N803
         from sklearn.utils.validation import validate_data
 
         X, y = validate_data(self, X, y, dtype=np.float64)
         self.low_, self.high_ = X.min(), X.max()
-        super().fit(self._pictures(X), y)
+        super().fit(self._pictures(X), y, sample_weight)
         return self
 
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
@@ -237,7 +344,7 @@ def test_scikit_learns_own_checks_of_estimators_pass_through_tables() -> None:
 @pytest.mark.slow
 def test_a_grid_is_searched() -> None:
     images, labels = bright_and_dark(16)
-    grid = {"head": ["pooled", "linear"], "epochs": [1, 2]}
+    grid = {"head": ["pooled", "linear"], "optimizer__learning_rate": [1e-3, 1e-2]}
     search = GridSearchCV(small(), grid, cv=2).fit(images, np.array(labels))
-    assert set(search.best_params_) == {"head", "epochs"}
+    assert set(search.best_params_) == {"head", "optimizer__learning_rate"}
     assert search.best_estimator_.predict(images).shape == (16,)

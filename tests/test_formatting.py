@@ -11,7 +11,7 @@ from tests.finished_runs import made_up
 from tlkit.cli.predict import _sources_text
 from tlkit.metrics.intervals import Interval, format_interval, format_share, format_value
 from tlkit.reports.card import model_card
-from tlkit.reports.compare import ComparedRun, comparison, metric_table
+from tlkit.reports.compare import ComparedRun, comparison_page, metric_table
 from tlkit.reports.console import scores_text
 from tlkit.reports.gallery import Gallery
 from tlkit.reports.report import report
@@ -49,7 +49,7 @@ def test_a_comparison_agrees() -> None:
         answers={}, trained_on=frozenset(),
     )  # fmt: skip
     assert dict(metric_table([run, run]))["accuracy"] == (BOTH, BOTH)
-    assert comparison([run, run], [None]).count(f">{BOTH}</td>") == 2
+    assert comparison_page([run, run], [None]).count(f">{BOTH}</td>") == 2
 
 
 def test_a_sweep_of_one_run_agrees() -> None:

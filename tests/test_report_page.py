@@ -17,7 +17,7 @@ from attrs import evolve
 from tests.finished_runs import HOSTILE, made_up
 
 from tlkit.config.experiment import ModelCard
-from tlkit.reports.compare import Answer, ComparedRun, comparison, paired
+from tlkit.reports.compare import Answer, ComparedRun, Comparison, paired
 from tlkit.reports.gallery import Gallery, Pair, Picture, data_url
 from tlkit.reports.report import report
 from tlkit.runfolder.record import RunRecord
@@ -80,7 +80,7 @@ def compared(run: RunRecord, name: str) -> ComparedRun:
 
 def comparison_page() -> str:
     runs = [compared(RUNS["usual"](), "runs/one"), compared(made_up(seed=2, epochs=9), HOSTILE[3])]
-    return comparison(runs, [paired(*runs)])
+    return Comparison(tuple(runs), (paired(*runs),)).page()
 
 
 def report_page(make: Callable[[], RunRecord]) -> str:

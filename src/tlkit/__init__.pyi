@@ -20,6 +20,7 @@ from .data.splits import Example as Example
 from .data.splits import Skipped as Skipped
 from .data.splits import Splits as Splits
 from .estimator import TransferClassifier as TransferClassifier
+from .estimator import TransferFeatures as TransferFeatures
 from .explain import Explainer as Explainer
 from .explain import heatmaps as heatmaps
 from .exporter.export import Exported as Exported
@@ -74,13 +75,16 @@ from .parts.registry import Registry as Registry
 from .probes.probe import probe as probe
 from .probes.result import ProbedBackbone as ProbedBackbone
 from .probes.result import ProbeResult as ProbeResult
+from .reports.compare import Comparison as Comparison
 from .reports.compare import Paired as Paired
+from .reports.compare import compare as compare
+from .reports.figures import Drawing as Drawing
 from .reports.progress import Terminal as Terminal
+from .runner.finished import Run as Run
 from .runner.pages import Report as Report
 from .runner.pages import report as report
 from .runner.prepare import check as check
 from .runner.resume import resume as resume
-from .runner.run import Run as Run
 from .runner.run import run as run
 from .sweeps.callback import SweepCallback as SweepCallback
 from .sweeps.executors import Executor as Executor

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +36,17 @@ from tlkit.runfolder.tables import write_predictions
 from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError, WeightsError
 from tlkit.system.keras import keras
+from tlkit.system.notebook import data_frame, face, few_names, html_table
 from tlkit.system.renames import renamed_method, warn_renamed
 from tlkit.system.seal import seal_tree
 from tlkit.system.text import printable
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
-from tlkit.train.plan import model_layers, prefix_batch
+from tlkit.train.plan import PREFIX_BATCH, model_layers
 from tlkit.weights.tensors import read_weights
+
+if TYPE_CHECKING:
+    import pandas
 
 Images = Sequence[str | Path] | npt.NDArray[Any]
 Probabilities = npt.NDArray[np.float32]
@@ -98,6 +102,27 @@ class Evaluation:
         warn_renamed(f"evaluate(...).{name}", f"evaluate(...).scores.{name}")
         return getattr(self.scores, name)
 
+    def __repr__(self) -> str:
+        return f"Evaluation({self.split}, {self.scores!r}, {len(self.caveats)} caveats)"
+
+    def _repr_html_(self) -> str:
+        cautions = html_table(["before you believe this"], [[text] for text in self.caveats])
+        blocks = [self.scores._repr_html_(), *([cautions] if self.caveats else [])]
+        return face(f"Evaluation on {self.split}", *blocks)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row per image as a pandas DataFrame: labels, prediction, probabilities.
+
+        Raises:
+            ResourceError: If pandas is not installed.
+        """
+        classes, rows = self.scores.classes, zip(self.predicted, self.probabilities, strict=True)
+        return data_frame(
+            {"path": example.path, "label": example.label, "predicted": classes[number]}
+            | {f"p_{name}": share for name, share in zip(classes, shares.tolist(), strict=True)}
+            for example, (number, shares) in zip(self.examples, rows, strict=True)
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return plain values for `metrics.json`."""
         return {
@@ -142,6 +167,28 @@ class Classifier:
     threshold: Threshold | None = field(default=None, repr=False)
     learned_from: LearnedFrom = field(factory=LearnedFrom, repr=False)
     averages_flip: bool = False
+
+    def __repr__(self) -> str:
+        facts = [
+            f"{type(self.experiment.backbone).__name__} + {type(self.experiment.head).__name__}",
+            f"{len(self.classes)} classes: {few_names(self.classes)}",
+            *(["calibrated"] if self.calibrator != Calibrator() else []),
+            *([f"STAND-IN DATA: {self.stand_in}"] if self.stand_in else []),
+        ]
+        return f"Classifier({'; '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        size = self.experiment.backbone.image_size
+        facts = [
+            ["backbone", type(self.experiment.backbone).__name__],
+            ["head", type(self.experiment.head).__name__],
+            ["image", f"{size} × {size} px, {self.experiment.data.resize}"],
+            ["classes", few_names(self.classes, most=20)],
+            ["parameters", f"{self._layers.params:,}"],
+            ["calibrated", "yes" if self.calibrator != Calibrator() else "no"],
+        ]
+        title = f"STAND-IN DATA: {self.stand_in}" if self.stand_in else "Classifier"
+        return face(title, html_table(["", ""], facts))
 
     def predict(self, images: Images) -> list[str]:
         """Return the predicted class name of each image; see `predict_proba`."""
@@ -313,18 +360,18 @@ class Classifier:
         count = len(self.classes)
         for chunk in self.read_images(files):
             pixels = [item[1] for item in chunk if not isinstance(item, Rejected)]
-            rows = extractor(np.stack(pixels)) if pixels else np.empty((0, count), np.float32)
-            probabilities = self.calibrator.probabilities(rows[:, -count:])
-            predicted = self.calibrator.predicted(probabilities)
-            images = iter(zip(rows, probabilities, predicted, strict=True))
+            rows: Iterator[Any] = iter(extractor(np.stack(pixels)) if pixels else ())
             for item in chunk:
                 if isinstance(item, Rejected):
                     yield item
                     continue
-                row, of_image, number = next(images)
+                row = next(rows)
+                probabilities = self.calibrator.probabilities(row[None, -count:])
+                predicted = self.classes[self.calibrator.predicted(probabilities)[0]]
                 features = row[:-count] if len(row) > count else None
-                dark = looks_dark(item[1])
-                yield Prediction(item[0], self.classes[number], of_image, features, dark)
+                yield Prediction(
+                    item[0], predicted, probabilities[0], features, looks_dark(item[1])
+                )
 
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""
@@ -404,13 +451,37 @@ def _with_features(
             name = layers[layers.choose(layer)].name
         except ValueError as error:
             raise ConfigError([Problem("layer", str(error))]) from None
-    features = model.get_layer(name).output
-    if len(features.shape) > 2:
-        positions = tuple(range(1, len(features.shape) - 1))
-        features = keras.ops.mean(keras.ops.cast(features, "float32"), axis=positions)
+    features = _pooled(model.get_layer(name).output)
     outputs = _outputs(model, averages_flip)
     both = keras.layers.Concatenate(dtype="float32")([features, outputs])
     return keras.Model(model.input, both)
+
+
+def _pooled(features: Any) -> Any:
+    """Return a layer's output, averaged over positions."""
+    if len(features.shape) > 2:
+        positions = tuple(range(1, len(features.shape) - 1))
+        features = keras.ops.mean(keras.ops.cast(features, "float32"), axis=positions)
+    return features
+
+
+def pooled_features(backbone: Backbone, layer: str | int | None) -> keras.Model:
+    """Return a pretrained network up to a layer, the last one if None, averaged over positions.
+
+    Raises:
+        ConfigError: If there is no such layer.
+        WeightsError: If no weights are available.
+    """
+    model = backbone.build()
+    backbone.load_weights(model)
+    output = model.output
+    if layer is not None:
+        layers = backbone.layers()
+        try:
+            output = model.get_layer(layers[layers.choose(str(layer))].name).output
+        except ValueError as error:
+            raise ConfigError([Problem("layer", str(error))]) from None
+    return keras.Model(model.input, _pooled(output))
 
 
 def _outputs(model: keras.Model, averages_flip: bool) -> Any:
@@ -455,8 +526,7 @@ def load(
         experiment.fit.mixed_precision,
         load_weights=False,
     )
-    layers = layer_table(model)
-    read_weights(folder.path / WEIGHTS, model, layers)
+    read_weights(folder.path / WEIGHTS, model, layer_table(model))
     calibrator, threshold, averages_flip = Calibrator(), None, False
     if experiment.calibration.wanted:
         calibrator, threshold, averages_flip = read_record(
@@ -470,7 +540,7 @@ def load(
             keras.Model(model.input, _outputs(model, True)) if averages_flip else model,
             experiment.backbone,
             experiment.augmentation,
-            prefix_batch(layers, len(layers), experiment.backbone.image_size),
+            PREFIX_BATCH,
         ),
         stand_in=plan.stand_in or "",
         calibrator=calibrator,

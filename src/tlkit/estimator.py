@@ -1,4 +1,4 @@
-"""`TransferClassifier`: a scikit-learn estimator that trains on images in memory or in files.
+"""`TransferClassifier` and `TransferFeatures`: scikit-learn estimators on images or their files.
 
 This is the only module that imports scikit-learn at import; `tlkit` loads it on first use.
 """
@@ -9,28 +9,42 @@ import hashlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from attrs import evolve
 from PIL import Image
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tlkit.classifier import Classifier, load
+from tlkit.classifier import (
+    Classifier,
+    load,
+    pooled_features,
+)
 from tlkit.config.experiment import Experiment
+from tlkit.config.structure import keys, structure
 from tlkit.config.toml import load_experiment
 from tlkit.data.decoding import ImageError, decode
-from tlkit.data.images import picture_of, to_pixels
+from tlkit.data.images import Reader, picture_of, to_pixels
+from tlkit.data.root import read_file
 from tlkit.data.splits import refuse_missing
+from tlkit.exporter.compact import restore_frozen, trained_only
 from tlkit.keras_tools import FromImages, FromModel, png
-from tlkit.runfolder.folder import free_folder
+from tlkit.parts.augmentations import NoAugmentation
+from tlkit.parts.available import published_files
+from tlkit.parts.kinds import Backbone, registries
+from tlkit.runfolder.folder import WEIGHTS, free_folder
 from tlkit.runner.run import run
+from tlkit.system.text import suggest
 from tlkit.train.callback import Callback
+from tlkit.train.features import Extractor
+from tlkit.train.plan import PREFIX_BATCH
 
 if TYPE_CHECKING:
     from tlkit.train.callback import Epoch
@@ -40,6 +54,7 @@ PARTS = (
 )  # fmt: skip
 # What unpickling a fitted estimator restores from the files of its run.
 RESTORED = ("classifier_", "run_folder_")
+KINDS = {"class_weights": "class_weights", "freeze": "freezes", "loss": "losses"}
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no types there
@@ -48,7 +63,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     A part is given by its name, as a table with the keys of an experiment file
     (`{"name": "layer_names", "train": ["block5", "head"]}`), or as an object. Images are arrays of
     pixels, `(images, height, width, 3)` or `(…, 1)` uint8 in [0, 255] of any size, or paths of
-    image files.
+    image files. Single keys of a part are parameters too: `optimizer__learning_rate`.
 
     Attributes:
         backbone: The pretrained network.
@@ -60,7 +75,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         optimizer: The optimizer, with its learning rate.
         schedule: How the learning rate changes.
         epochs: Number of passes over the training set.
+        keep: Keep the weights of the `best` epoch by the loss on validation, or of the `last`.
+        early_stop_patience: Stop after so many epochs without improvement on validation; None:
+            never.
         batch_size: Images per optimizer step.
+        settings: Other tables of an experiment, such as `{"fit": {"mixed_precision": "bfloat16"},
+            "calibration": {"temperature": True}}`.
         validation_fraction: The share of each class that `fit` sets aside for validation; copies of
             a picture stay together.
         random_state: Seeds every random draw.
@@ -85,11 +105,14 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         optimizer: Any = "adam",
         schedule: Any = "constant",
         epochs: int = 10,
+        keep: str = "best",
+        early_stop_patience: int | None = None,
         batch_size: int = 32,
         validation_fraction: float = 0.2,
         random_state: Any = 0,
         folder: str | Path | None = None,
         verbose: bool = False,
+        settings: Any = None,
     ) -> None:
         self.backbone = backbone
         self.head = head
@@ -100,22 +123,61 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.optimizer = optimizer
         self.schedule = schedule
         self.epochs = epochs
+        self.keep = keep
+        self.early_stop_patience = early_stop_patience
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.folder = folder
         self.verbose = verbose
+        self.settings = settings
 
-    def fit(self, X: Any, y: Any) -> TransferClassifier:  # noqa: N803  # scikit-learn's name
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, and the keys of parts given as tables as `optimizer__rho`."""
+        values: dict[str, Any] = super().get_params(deep=False)
+        tables = {name: values[name] for name in PARTS if isinstance(values[name], Mapping)}
+        inner = {f"{name}__{key}": v for name, table in tables.items() for key, v in table.items()}
+        return values | inner if deep else values
+
+    def set_params(self, **params: Any) -> TransferClassifier:
+        """Set parameters, also single keys of a part: `optimizer__learning_rate=1e-3`.
+
+        Raises:
+            ValueError: If there is no such parameter or key.
+        """
+        whole = {name: value for name, value in params.items() if "__" not in name}
+        super().set_params(**whole)
+        for name in params.keys() - whole.keys():
+            part, _, key = name.partition("__")
+            if part not in PARTS:
+                raise ValueError(f"{name}: no part is named {part!r}{suggest(part, PARTS)}")
+            setattr(self, part, self._with_key(part, key, params[name]))
+        return self
+
+    def _with_key(self, part: str, key: str, value: Any) -> Any:
+        """Return a part, as it is given, with another value of a key."""
+        given = getattr(self, part)
+        table = {"name": given} if isinstance(given, str) else given
+        registry = getattr(registries, KINDS.get(part, f"{part}s"))
+        is_table = isinstance(table, Mapping)
+        cls = registry.get(table["name"]) if is_table else type(given)
+        known = ["name", *(each.name for each in keys(cls))]
+        if key not in known:
+            raise ValueError(f"{part}__{key}: unknown key{suggest(key, known)}")
+        return {**table, key: value} if is_table else evolve(given, **{key: value})
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TransferClassifier:  # noqa: N803  # scikit-learn's name
         """Train on images and their labels.
 
         Args:
             X: Images.
             y: The label of each image: names or numbers, of two classes or more.
+            sample_weight: The weight of each image in the training loss; None: all the same.
+                Validation is not weighted.
 
         Raises:
-            ValueError: If images and labels do not match, a label is missing, or a class has only
-                one picture.
+            ValueError: If images, labels and weights do not match, a label is missing, or a class
+                has only one picture.
             TlkitError: If something else is wrong; each kind of problem has its own subclass.
         """
         images = _images(X)
@@ -136,10 +198,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             seed = int(check_random_state(seed).randint(2**31 - 1))
         names = tuple(str(name) for name in classes)
         train, val = _split(numbers, _pictures(images), names, self.validation_fraction, seed)
+        weights = None if sample_weight is None else _sample_weights(sample_weight, len(images))
         data = FromImages(
             train=_select(images, numbers, train),
             val=_select(images, numbers, val),
             classes=names,
+            weights=None if weights is None else weights[train].tolist(),
         )
         top = Path(self.folder) if self.folder else self._temporary()
         out = free_folder(top, "fit")
@@ -176,8 +240,18 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     def _experiment(self, data: FromImages, seed: int) -> Experiment:
         parts = {name: getattr(self, name) for name in PARTS}
         tables = {name: {"name": v} if isinstance(v, str) else v for name, v in parts.items()}
-        fit = {"epochs": self.epochs, "batch_size": self.batch_size}
-        return load_experiment({"seed": seed, "data": data, **tables, "fit": fit})
+        if isinstance(self.backbone, str):
+            tables["backbone"] = _with_all_sources(self.backbone)
+        fit = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "keep": self.keep,
+            "early_stop_patience": self.early_stop_patience,
+        }
+        more = {name: dict(table) for name, table in (self.settings or {}).items()}
+        fit = {name: value for name, value in fit.items() if value is not None}
+        fit |= more.pop("fit", {})
+        return load_experiment({"seed": seed, "data": data, **tables, "fit": fit, **more})
 
     def _callback(self) -> Callback:
         if not self.verbose:
@@ -208,6 +282,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             files = sorted(path for path in self.run_folder_.iterdir() if path.is_file())
             state = {key: value for key, value in state.items() if key not in RESTORED}
             state["_files"] = {path.name: path.read_bytes() for path in files}
+            state["_files"][WEIGHTS] = trained_only(self.run_folder_)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -217,7 +292,94 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             self.run_folder_ = self._temporary()
             for name, content in files.items():
                 (self.run_folder_ / name).write_bytes(content)
+            restore_frozen(self.run_folder_)
             self.classifier_ = self._load(self.run_folder_)
+
+
+class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # no types there
+    """A pretrained network's features of images, as a transformer of scikit-learn.
+
+    It learns nothing: `TransferFeatures().transform(paths)` works without `fit`. Images are given
+    as to `TransferClassifier`.
+
+    Attributes:
+        backbone: The pretrained network: a name, a table or an object.
+        layer: The layer whose output is averaged over positions, a number or name; None: the last.
+        resize: How images get the network's size: `stretch`, `pad` or `crop`.
+    """
+
+    def __init__(
+        self, backbone: Any = "vgg16", *, layer: Any = None, resize: Any = "stretch"
+    ) -> None:
+        self.backbone = backbone
+        self.layer = layer
+        self.resize = resize
+
+    def fit(self, X: Any = None, y: Any = None) -> TransferFeatures:  # noqa: N803
+        """Do nothing; the network is pretrained."""
+        return self
+
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803
+        """Return the features of each image, `(images, channels)`.
+
+        Raises:
+            TlkitError: If the weights or an image are not available.
+        """
+        extractor, size = self._network()
+        images = _images(X)
+        sizes: tuple[int, Any, float] = size, self.resize, 0.0
+        if isinstance(images, list):
+            chunks = extractor.stream(Reader(read_file, *sizes), images)
+        else:
+            starts = range(0, len(images), extractor.batch)
+            batches = (images[start : start + extractor.batch] for start in starts)
+            chunks = (extractor(np.stack([to_pixels(png(i), *sizes) for i in b])) for b in batches)
+        return np.concatenate([np.empty((0, *extractor.shape), np.float32), *chunks])
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
+        """Return a name for each feature."""
+        (count,) = self._network()[0].shape
+        return np.array([f"feature{number}" for number in range(count)], object)
+
+    def _network(self) -> tuple[Extractor, int]:
+        """Return what computes features, and its image size; kept, but not pickled."""
+        asked = repr((self.backbone, self.layer))
+        if getattr(self, "_kept", ("",))[0] != asked:
+            backbone = self.backbone
+            if isinstance(backbone, str):
+                backbone = _with_all_sources(backbone)
+            if not isinstance(backbone, Backbone):
+                cls = registries.backbones.get(backbone["name"])
+                rest = {key: value for key, value in backbone.items() if key != "name"}
+                backbone = structure(cls, rest, source="backbone")
+            model = pooled_features(backbone, self.layer)
+            extractor = Extractor(model, backbone, NoAugmentation(), PREFIX_BATCH)
+            self._kept = asked, extractor, backbone.image_size
+        return self._kept[1:]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: v for key, v in dict(super().__getstate__()).items() if key != "_kept"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.requires_fit = False
+        return tags
+
+
+def _with_all_sources(backbone: str) -> dict[str, Any]:
+    """Return a backbone's table with all published sources of its weights, in their order."""
+    sources = list(published_files(registries.backbones.get(backbone)))
+    return {"name": backbone, **({"weights": sources} if len(sources) > 1 else {})}
+
+
+def _sample_weights(given: Any, count: int) -> npt.NDArray[np.float64]:
+    weights = np.asarray(given, np.float64)
+    if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f"sample_weight: must be {count} finite numbers from 0 on, got {weights.shape}"
+        )
+    return weights
 
 
 def _labels(y: Any) -> npt.NDArray[Any]:
@@ -238,6 +400,8 @@ def _images(X: Any) -> list[str] | npt.NDArray[np.uint8]:  # noqa: N803
     """Return images as paths or as pixels."""
     if isinstance(X, str | Path):
         raise ValueError(f"X: must be a list of paths, got one path, {str(X)!r}")
+    if hasattr(X, "iloc") and X.ndim == 2 and X.shape[1] == 1:  # a table of one column
+        return _images(X.iloc[:, 0])
     if not hasattr(X, "shape") and all(isinstance(image, str | Path) for image in X):
         return [str(path) for path in X]
     try:

@@ -395,12 +395,14 @@ class FromImages(Dataset):
         val: The validation images.
         test: The images that the run is judged by; unset: those of `val`.
         classes: Class names in the order of the model's outputs.
+        weights: The weight of each training image in the loss; unset: all weigh the same.
     """
 
     train: Images = field(metadata={"key": False}, repr=False)
     val: Images = field(metadata={"key": False}, repr=False)
     test: Images | None = field(default=None, metadata={"key": False}, repr=False)
     classes: tuple[str, ...] = field(validator=check_classes)
+    weights: Sequence[float] | None = field(default=None, metadata={"key": False}, repr=False)
 
     def record(self) -> dict[str, Any]:
         """Return the entry for a run's record: the keys that all datasets have."""
@@ -426,8 +428,15 @@ class FromImages(Dataset):
                 path = f"{split}/{name}"
                 files[path] = image if isinstance(image, Path) else png(image)
                 examples[split].append(Example(path, self._class(split, number, label)))
+        weights = self.weights
+        if weights is not None and len(weights) != len(examples["train"]):
+            message = f"got {len(weights)} for {len(examples['train'])} training images"
+            raise DataError(f"weights: there must be one per training image, {message}")
         return Splits(
             classes=self.classes,
+            image_weights=dict(zip((e.path for e in examples["train"]), weights, strict=True))
+            if weights is not None
+            else {},
             train=tuple(examples["train"]),
             val=tuple(examples["val"]),
             test=tuple(examples["test"]),

@@ -110,7 +110,7 @@ def lr_find(
         steps: The maximum number of steps; it stops early when the loss has grown fourfold.
         lowest: The first learning rate.
         highest: The last learning rate.
-        callback: Receives progress; `tlkit.Terminal()` shows it.
+        callback: Receives progress; `tlkit.Terminal()` shows it. Unset: shown in a notebook only.
 
     Raises:
         TlkitError: If something is wrong; each kind of problem has its own subclass.
@@ -123,7 +123,9 @@ def lr_find(
     from tlkit.train.stage import StageTrainer
 
     out = None if out is None else Path(out)
-    callback = callback or Callback()
+    from tlkit.reports.progress import default_callback  # needs rich
+
+    callback = callback or default_callback()
     prepared = prepare_run(experiment, out, overrides, callback)
     # One view of the images is enough to see how the loss reacts.
     experiment, plan = prepared.experiment.phases[0], prepared.plan

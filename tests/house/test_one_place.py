@@ -15,7 +15,7 @@ PLACES = {
     "os.walk(": "data/walk.py",  # image files below a folder
     "def same_patient(": "data/leakage.py",
     "-{number}": "runfolder/folder.py",  # new folders with a number
-    "nothing is overwritten": "system/text.py",  # what exists stays as it is
+    "nothing is overwritten": "system/notebook.py",  # what exists stays as it is
     "filelock": "system/lock.py",
     'environ["TF_': "system/keras.py",  # the start of Keras
 }

@@ -6,7 +6,9 @@ import errno
 import inspect
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -135,6 +137,17 @@ def echo(text: object, err: bool = False) -> None:
     typer.echo("\n".join(lines), err=err)
 
 
+def hanging(start: str, text: str) -> str:
+    """Return a text after `start`, on a terminal broken into lines below its own beginning."""
+    if not sys.stdout.isatty():
+        return start + text
+    width = max(shutil.get_terminal_size().columns, len(start) + 30)
+    return textwrap.fill(
+        text, width, initial_indent=start, subsequent_indent=" " * len(start),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
 def _styled(line: str, style: str) -> str:
     """Return a line with escape codes; `typer.echo` removes them where there is no terminal."""
     if style == "bold":
@@ -238,18 +251,18 @@ def _end(error: BaseException, message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-class _Printable(logging.Formatter):
-    """Shows control characters, as in the name of a file, instead of obeying them."""
+class _Notes(logging.Handler):
+    """Prints log messages as notes; control characters, as in file names, are made visible."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        echo(printable_lines(f"note: {record.getMessage()}"), err=True)
 
 
 @contextmanager
 def _notes_on_stderr() -> Iterator[None]:
     """Print log messages, old names and conflicts of names as lines that begin with `note:`."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Printable("note: %(message)s"))
+    handler = _Notes()
     logger, shown = logging.getLogger("tlkit"), set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -12,7 +12,7 @@ import attrs
 import typer
 
 import tlkit
-from tlkit.cli.app import LOOK_UP, TRAIN, AsJson, Overrides, command, echo
+from tlkit.cli.app import LOOK_UP, TRAIN, AsJson, Overrides, command, echo, hanging
 from tlkit.cli.predict import must_be_new
 
 
@@ -85,7 +85,8 @@ def list_parts(
         width = max(len(part["name"]) for part in of_kind)
         for part in of_kind:
             summary = part["summary"] or f"from {part['source']}"
-            typer.echo(f"  {part['name']:<{width}}  {_size(part)}{summary}{_conflict(part)}")
+            start = f"  {part['name']:<{width}}  {_size(part)}"
+            typer.echo(hanging(start, f"{summary}{_conflict(part)}"))
 
 
 def _conflict(part: dict[str, Any]) -> str:

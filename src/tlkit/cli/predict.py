@@ -22,8 +22,9 @@ from tlkit.reports.console import caveats_text, scores_text, table
 from tlkit.runfolder import folder as runfolder
 from tlkit.system.errors import DataError, ResourceError
 from tlkit.system.files import atomic_write, exists
+from tlkit.system.notebook import choose_another
 from tlkit.system.stdio import stdout_is_broken
-from tlkit.system.text import choose_another, json_text, printable, printable_lines
+from tlkit.system.text import json_text, printable, printable_lines
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import attrs
 import typer
@@ -14,14 +13,8 @@ import typer
 import tlkit
 from tlkit.cli.app import USE, AsJson, PluginFiles, RunFolder, command, echo
 from tlkit.cli.predict import must_be_new
-from tlkit.reports.console import table
 from tlkit.system.errors import RunFolderError
 from tlkit.system.text import json_text, printable, shell_quoted
-
-if TYPE_CHECKING:
-    from tlkit.reports.compare import ComparedRun, Paired
-
-MAX_VALUE = 40  # characters of a setting's value on a terminal
 
 
 @command(USE, "runs/photos-1 runs/photos-2")
@@ -42,60 +35,17 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter("needs two runs or more", param_hint="RUN...")
 
-    from tlkit.reports.compare import notes, paired, read_run, write_comparison
-
-    compared = [read_run(path) for path in runs]
-    pairs = [paired(compared[0], run) for run in compared[1:]]
+    comparison = tlkit.compare(*runs)
     if out is not None:
-        write_comparison(out, compared, pairs)
+        comparison.write(out)
     if as_json:
-        typer.echo(json_text(_comparison_json(compared, pairs)))
+        typer.echo(json_text(comparison.as_json()))
         return
-    for note in notes(compared):
+    for note in comparison.notes:
         echo(f"note: {printable(note)}", err=True)
-    typer.echo(_comparison_text(compared, pairs))
+    typer.echo(comparison)
     if out is not None:
         typer.echo(f"\npage: {out}")
-
-
-def _comparison_json(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]) -> dict[str, Any]:
-    from tlkit.reports.compare import differences, notes
-
-    return {
-        "runs": [{"run": run.name, run.split: run.scores.as_json()} for run in runs],
-        "notes": notes(runs),
-        "differences": [attrs.asdict(difference) for difference in differences(runs)],
-        "against_first": [pair and attrs.asdict(pair) for pair in pairs],
-    }
-
-
-def _comparison_text(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]) -> str:
-    from tlkit.reports.compare import PAIR_HEAD, differences, marks, metric_table, pair_rows
-
-    columns = marks(runs)
-    names = "\n".join(
-        f"{mark} {printable(run.name)}" for mark, run in zip(columns, runs, strict=True)
-    )
-    settings = "all settings are the same"
-    if different := differences(runs):
-        rows = [[key.key, *map(_short, key.values)] for key in different]
-        settings = table(["settings that differ", *columns], rows)
-    splits = " and ".join(dict.fromkeys(run.split for run in runs))
-    metrics = [["images", *(str(run.scores.images) for run in runs)]]
-    metrics += [[title, *values] for title, values in metric_table(runs)]
-    return "\n\n".join(
-        [
-            names,
-            settings,
-            table(PAIR_HEAD, pair_rows(pairs)),
-            table([f"on {splits}, with 95 % intervals", *columns], metrics),
-        ]
-    )
-
-
-def _short(text: str) -> str:
-    text = printable(text)
-    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
 
 
 @command(USE, "runs/photos-1")

@@ -74,7 +74,7 @@ def stoppable(early: str) -> Iterator[Callback]:
     """
     from tlkit.reports.progress import Terminal  # needs rich
 
-    callback = Terminal()
+    callback = Terminal(result=False)
     try:
         with raise_on_signal(early):
             yield callback

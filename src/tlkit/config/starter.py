@@ -31,7 +31,7 @@ from tlkit.parts.datasets import Folder, Manifest
 from tlkit.parts.kinds import Dataset
 from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError
 from tlkit.system.files import exists, is_dir
-from tlkit.system.text import choose_another
+from tlkit.system.notebook import choose_another
 
 WIDTH = 100
 COLUMN = 34  # where the comments of a short file begin, if the key leaves room

@@ -160,6 +160,7 @@ class Splits:
             as `{"patient": 2}`.
         held_out: The share of images that tlkit held out for a split that the data did not have,
             such as `{"val": 0.15}`.
+        image_weights: The weight of single training images in the loss, by path; others have 1.
     """
 
     classes: tuple[str, ...]
@@ -173,6 +174,7 @@ class Splits:
     skipped: tuple[Skipped, ...] = ()
     leakage: Mapping[str, int] = field(factory=dict)
     held_out: Mapping[str, float] = field(factory=dict)
+    image_weights: Mapping[str, float] = field(factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
         try:

@@ -22,8 +22,8 @@ from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import PartError, ResourceError, RunFolderError
 from tlkit.system.files import exists, new_folder, write_text
 from tlkit.system.keras import keras
+from tlkit.system.notebook import choose_another
 from tlkit.system.seal import seal_tree
-from tlkit.system.text import choose_another
 
 Target = Literal["savedmodel", "keras", "onnx"]
 

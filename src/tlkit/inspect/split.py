@@ -18,7 +18,8 @@ from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates
 from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
 from tlkit.system.errors import DataError
 from tlkit.system.files import exists, is_dir, write_text
-from tlkit.system.text import choose_another, csv_table, first_lines
+from tlkit.system.notebook import choose_another
+from tlkit.system.text import csv_table, first_lines
 
 
 @frozen(kw_only=True)

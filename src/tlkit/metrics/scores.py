@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
 
 from tlkit.config.structure import structure
-from tlkit.metrics.intervals import FEW, Interval, Resampling
+from tlkit.metrics.intervals import FEW, Interval, Resampling, format_share
 from tlkit.system.errors import ConfigError, Problem
+from tlkit.system.notebook import data_frame, face, few_names, html_table
 
+if TYPE_CHECKING:
+    import pandas
+
+MATRIX_CLASSES = 12  # of a confusion matrix in a notebook
 # Figures of all classes together and of each class, in display order.
 OVERALL = {
     "accuracy": "accuracy",
@@ -91,6 +96,49 @@ class Scores:
     confusion: tuple[tuple[int, ...], ...]
     intervals: dict[str, Interval | None] = field(factory=dict, repr=False)
     resampling: Resampling | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        accuracy = format_share(self.accuracy, self.intervals.get("accuracy"))
+        return f"Scores(accuracy {accuracy}, {self.images} images of {few_names(self.classes)})"
+
+    def _repr_html_(self) -> str:
+        accuracy = format_share(self.accuracy, self.intervals.get("accuracy"))
+        names = ("precision", "recall", "f1", "auroc")
+        rows = [
+            [
+                label,
+                of_class.support,
+                *(
+                    format_share(getattr(of_class, n), of_class.intervals.get(n), n in names[:2])
+                    for n in names
+                ),
+            ]
+            for label, of_class in self.per_class.items()
+        ]
+        blocks = [html_table(["class", "images", *(PER_CLASS[n] for n in names)], rows)]
+        if len(self.classes) <= MATRIX_CLASSES:
+            pairs = zip(self.classes, self.confusion, strict=True)
+            matrix = [[label, *counts] for label, counts in pairs]
+            blocks.append(html_table(["truth \\ predicted", *self.classes], matrix))
+        note = '<p class="soft">in brackets: 95 % intervals</p>'
+        return face(f"accuracy {accuracy}, {self.images} images", *blocks, note)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row per class, and one of all classes, as a pandas DataFrame.
+
+        Raises:
+            ResourceError: If pandas is not installed.
+        """
+        return data_frame(self.records())
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the figures of all classes together, then those of each class."""
+        of_all = {name: getattr(self, name) for name in OVERALL}
+        of_classes = [
+            {"class": label} | {name: getattr(scores, name) for name in (*PER_CLASS, "support")}
+            for label, scores in self.per_class.items()
+        ]
+        return [{"class": "all", **of_all, "support": self.images}, *of_classes]
 
     @property
     def few(self) -> dict[str, int]:

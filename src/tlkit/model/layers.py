@@ -15,6 +15,7 @@ from itertools import islice
 
 from attrs import evolve, field, frozen
 
+from tlkit.system.notebook import face, html_table
 from tlkit.system.text import first_lines, nearest
 
 HEAD = "head"
@@ -381,6 +382,24 @@ class LayerTable:
             ).rstrip()
             for row in table
         )
+
+    def html(self, *rates: Sequence[float]) -> str:
+        """Return the table for a notebook, with a column for each stage's rates."""
+        titles = ["rate"] if len(rates) == 1 else [f"stage {n}" for n in range(1, len(rates) + 1)]
+        rows = [
+            [x.name, n, x.kind, x.block, "×".join(map(str, x.output_shape)),
+             f"{x.params + x.other_params:,}",
+             *(f"{of_stage[n - 1]:g}" if of_stage[n - 1] else "frozen" for of_stage in rates)]
+            for n, x in self
+        ]  # fmt: skip
+        head = ["layer", "no.", "kind", "block", "output", "parameters", *titles]
+        return html_table(head, rows)
+
+    def __repr__(self) -> str:
+        return f"LayerTable({len(self)} layers, {self.params:,} parameters)"
+
+    def _repr_html_(self) -> str:
+        return face(f"{len(self)} layers, {self.params:,} parameters", self.html())
 
     def __str__(self) -> str:
         return self.render()

@@ -83,14 +83,17 @@ def probe(
         patient: For data that do not state patients: a regular expression whose one group,
             searched in the file name, is the patient.
         joined: Also try the best two together.
-        callback: Receives progress; `tlkit.Terminal()` shows it.
+        callback: Receives progress; `tlkit.Terminal()` shows it. Unset: shown in a notebook only.
 
     Raises:
         WeightsError: If no pretrained weights are on this machine.
         DataError: If the images cannot be used, or are too few.
         TlkitError: If something else is wrong.
     """
-    data, out, callback = Path(data), None if out is None else Path(out), callback or Callback()
+    from tlkit.reports.progress import default_callback  # needs rich
+
+    callback = callback or default_callback()
+    data, out = Path(data), None if out is None else Path(out)
     if folds < 2:
         raise ConfigError([Problem("folds", f"must be at least 2, got {folds}")])
     if out is not None and exists(out):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from attrs import frozen
+from attrs import asdict, frozen
 from scipy.stats import binomtest
 
 from tlkit.metrics.bootstrap import bootstrap_interval, draws, resampling_of, unit_numbers
@@ -16,14 +16,21 @@ from tlkit.metrics.intervals import Interval, format_share
 from tlkit.metrics.published import LEVEL, Verdict
 from tlkit.metrics.scores import OVERALL, PER_CLASS, ClassScores, Scores
 from tlkit.reports.charts import MAX_LINES, comparison_charts
+from tlkit.reports.console import table
 from tlkit.reports.page import page
 from tlkit.reports.tables import PERCENT, p_text
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import read_run as read_record
 from tlkit.system.files import write_text
+from tlkit.system.notebook import data_frame, face, few_names, html_table
+from tlkit.system.text import printable
 from tlkit.train.callback import Epoch
 
+if TYPE_CHECKING:
+    import pandas
+
 NOT_SETTINGS = ("reference", "card")  # tables that do not change a run
+MAX_VALUE = 40  # characters of a setting's value in a table
 ABSENT = "-"  # for a key or metric that a run does not have
 PAIR_HEAD = ("on the same images", "images", "accuracy, points", "95 % interval",
              "only it correct", "only [1] correct", "p", "difference")  # fmt: skip
@@ -308,21 +315,118 @@ def notes(runs: Sequence[ComparedRun]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def write_comparison(
-    path: Path, runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]
-) -> None:
-    """Write the comparison's page; creates its folder if needed.
+@frozen
+class Comparison:
+    """Finished runs next to each other.
+
+    Attributes:
+        runs: What is compared of each.
+        pairs: Each run against the first, from the second on; None if no image is in both.
+    """
+
+    runs: tuple[ComparedRun, ...]
+    pairs: tuple[Paired | None, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what must be known before the runs are compared."""
+        return notes(self.runs)
+
+    @property
+    def differences(self) -> dict[str, tuple[str, ...]]:
+        """Return the settings that differ: each run's value as JSON, by the key's path."""
+        return {each.key: each.values for each in differences(self.runs)}
+
+    def __repr__(self) -> str:
+        names = few_names([run.name for run in self.runs])
+        verdicts = ", ".join(
+            pair.verdict if pair else "no common images" for pair in self.pairs[:4]
+        )
+        return f"Comparison({len(self.runs)} runs: {names}; against the first: {verdicts})"
+
+    def __str__(self) -> str:
+        return "\n\n".join(
+            [
+                "\n".join(
+                    f"{mark} {printable(run.name)}"
+                    for mark, run in zip(marks(self.runs), self.runs, strict=True)
+                ),
+                *(table(head, rows) if rows else "all settings are the same"
+                  for head, rows in self._tables()),
+            ]
+        )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        runs = [*zip(marks(self.runs), (run.name for run in self.runs), strict=True)]
+        blocks = [html_table(["", "run"], runs)]
+        blocks += [html_table(["before you compare"], [[note] for note in self.notes])]
+        tables = [html_table(head, rows) for head, rows in self._tables() if rows]
+        return face(f"{len(self.runs)} runs compared", *blocks[: 1 + bool(self.notes)], *tables)
+
+    def _tables(self) -> list[tuple[Sequence[str], list[list[str]]]]:
+        columns = marks(self.runs)
+        splits = " and ".join(dict.fromkeys(run.split for run in self.runs))
+        metrics = [["images", *(str(run.scores.images) for run in self.runs)]]
+        metrics += [[title, *values] for title, values in metric_table(self.runs)]
+        settings = [[key, *map(_shortened, values)] for key, values in self.differences.items()]
+        return [
+            (["settings that differ", *columns], settings),
+            (PAIR_HEAD, pair_rows(self.pairs)),
+            ([f"on {splits}, with 95 % intervals", *columns], metrics),
+        ]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row per run and metric as a pandas DataFrame.
+
+        Raises:
+            ResourceError: If pandas is not installed.
+        """
+        return data_frame(
+            {"run": run.name, **row} for run in self.runs for row in run.scores.records()
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "runs": [{"run": run.name, run.split: run.scores.as_json()} for run in self.runs],
+            "notes": self.notes,
+            "differences": [asdict(difference) for difference in differences(self.runs)],
+            "against_first": [pair and asdict(pair) for pair in self.pairs],
+        }
+
+    def write(self, path: str | Path) -> None:
+        """Write the comparison as a page that needs no other file; create its folder if needed."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.page())
+
+    def page(self) -> str:
+        """Return the comparison as a page that needs no other file."""
+        return comparison_page(self.runs, self.pairs)
+
+
+def compare(*folders: str | Path) -> Comparison:
+    """Compare finished runs with the first of them, on the images that both were evaluated on.
 
     Args:
-        path: The file.
-        runs: Two or more.
-        pairs: Each run's comparison with the first, from the second on.
+        folders: Two run folders or more.
+
+    Raises:
+        RunFolderError: If one is not the folder of a finished run.
+        ValueError: If there are fewer than two.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, comparison(runs, pairs))
+    if len(folders) < 2:
+        raise ValueError(f"compare: needs two runs or more, got {len(folders)}")
+    runs = tuple(read_run(Path(folder)) for folder in folders)
+    return Comparison(runs, tuple(paired(runs[0], run) for run in runs[1:]))
 
 
-def comparison(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]) -> str:
+def _shortened(text: str) -> str:
+    text = printable(text)
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
+
+
+def comparison_page(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None]) -> str:
     """Return the comparison as a page that needs no other file."""
     histories = {mark: run.history for mark, run in zip(marks(runs), runs, strict=True)}
     names = [f"{mark} {run.name}" for mark, run in zip(marks(runs), runs, strict=True)]

@@ -115,10 +115,10 @@ def make_gallery(judged: Sequence[Prediction], source: Source) -> Gallery:
     worst, right, pairs = worst_mistakes(judged), surest_right(judged), confused_pairs(judged)
     try:
         return Gallery(
-            worst=_explained(worst, source),
-            right=_explained(right, source),
+            worst=explained(worst, source),
+            right=explained(right, source),
             pairs=tuple(
-                Pair(pair.label, pair.predicted, pair.count, pair.of, _plain(shown, source))
+                Pair(pair.label, pair.predicted, pair.count, pair.of, plain(shown, source))
                 for pair, shown in pairs
             ),
         )
@@ -165,20 +165,22 @@ def _by_confidence(predictions: Iterable[Prediction]) -> list[Prediction]:
     return sorted(predictions, key=lambda answer: (-answer.certainty, answer.path))
 
 
-def _plain(predictions: Sequence[Prediction], source: Source) -> tuple[Picture, ...]:
+def plain(predictions: Sequence[Prediction], source: Source) -> tuple[Picture, ...]:
+    """Return the images of predictions."""
     return tuple(Picture(answer, data_url(source.reader(answer.path))) for answer in predictions)
 
 
-def _explained(predictions: Sequence[Prediction], source: Source) -> tuple[Picture, ...]:
+def explained(predictions: Sequence[Prediction], source: Source) -> tuple[Picture, ...]:
+    """Return the images of predictions with heatmaps, if there can be any."""
     if not predictions or source.explainer is None:
-        return _plain(predictions, source)
+        return plain(predictions, source)
     pixels = np.stack([source.reader(answer.path) for answer in predictions])
     numbers = [source.classes.index(answer.predicted) for answer in predictions]
     try:
         maps = source.explainer(pixels, numbers)
     except Exception as error:  # from the user's own layers; it must not fail a finished run
         logging.getLogger("tlkit").warning("no heatmaps in the report: %s", error)
-        return _plain(predictions, source)
+        return plain(predictions, source)
     return tuple(
         Picture(answer, data_url(image), data_url(overlay(image, heat)))
         for answer, image, heat in zip(predictions, pixels, maps, strict=True)

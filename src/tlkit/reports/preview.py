@@ -60,13 +60,17 @@ def contact_sheet(augmentation: Augmentation, images: Pixels, draws: int) -> Ima
         images: `(images, height, width, 3)`.
         draws: The number of augmented versions per image.
     """
-    augment = tf.function(augmentation.augment)
-    pixels = tf.constant(images, tf.float32)
-    columns = [images]
-    for view in range(draws):
-        changed = augment(pixels, tf.constant(augmentation_keys(SEED, view, len(images))))
-        columns.append(np.rint(changed.numpy()).astype(np.uint8))
+    columns = [images, *(augmented(augmentation, images, SEED, view) for view in range(draws))]
     return _grid(np.stack(columns, axis=1))
+
+
+def augmented(augmentation: Augmentation, images: Pixels, seed: int, view: int = 0) -> Pixels:
+    """Return images as a view of a run with this seed has them."""
+    augment = tf.function(augmentation.augment)
+    keys = tf.constant(augmentation_keys(seed, view, len(images)))
+    changed = augment(tf.constant(images, tf.float32), keys)
+    pixels: Pixels = np.rint(changed.numpy()).astype(np.uint8)
+    return pixels
 
 
 def _grid(pictures: npt.NDArray[np.uint8]) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -12,8 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from tlkit.data.splits import Splits
-from tlkit.metrics.intervals import format_value
+from tlkit.metrics.intervals import format_share, format_value
 from tlkit.reports.console import leakage_text, stand_in_banner, style_of
+from tlkit.runfolder.folder import RunFolder
+from tlkit.system import notebook
 from tlkit.system.text import printable_lines
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.cost import available_cores, cost_text, duration_text, stage_works
@@ -22,6 +25,7 @@ from tlkit.weights.earlier_run import lineage
 
 T = TypeVar("T")
 MANY = 2000  # images that take about a second to decode, or more
+REDRAW_S = 0.2  # how often a notebook's output changes at most
 LINE_EVERY_S = 10.0  # without a bar: how often a line tells how far it is
 
 
@@ -81,6 +85,10 @@ class ProgressBar:
             self._bar.stop()
             self._bar = None
 
+    def say(self, line: str) -> None:
+        """Show a line, above the bar if there is one."""
+        self.console.print(Text(line, style_of(line)), soft_wrap=True)
+
     def __enter__(self) -> ProgressBar:
         return self
 
@@ -88,9 +96,77 @@ class ProgressBar:
         self.stop()
 
 
+class NotebookBar(ProgressBar):
+    """Lines and a bar in one output of a notebook, which is updated in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+        self._handle: Any = None
+        self._on = False
+        self._values: dict[str, Any] = {}
+        self._drawn = 0.0
+
+    @property
+    def shown(self) -> bool:
+        """Return whether the bar is in the output."""
+        return self._on
+
+    def start(self, text: str, total: float | None, left: str | None = None) -> None:
+        """Show a bar, instead of any earlier one."""
+        self._on, self._values = True, {"done": 0, "text": text, "total": total, "left": left}
+        self._draw()
+
+    def update(
+        self,
+        done: float | None = None,
+        text: str | None = None,
+        total: float | None = None,
+        left: str | None = None,
+    ) -> None:
+        """Change what the bar shows; what is None stays."""
+        changed = {"done": done, "text": text, "total": total, "left": left}
+        self._values |= {name: value for name, value in changed.items() if value is not None}
+        if self._on and time.perf_counter() - self._drawn > REDRAW_S:
+            self._draw()
+
+    def stop(self) -> None:
+        """Remove the bar; the lines stay."""
+        if self._on:
+            self._on = False
+            self._draw()
+
+    def say(self, line: str) -> None:
+        """Show a line above the bar."""
+        self._lines.append(line)
+        self._draw()
+
+    def _draw(self) -> None:
+        from IPython import display as shell
+
+        html_of: Any = shell.HTML
+        html = html_of(notebook.lines_and_bar(self._lines, self._values if self._on else None))
+        if self._handle is None:
+            display: Any = shell.display
+            self._handle = display(html, display_id=True)
+        else:
+            self._handle.update(html)
+        self._drawn = time.perf_counter()
+
+
+def progress_bar() -> ProgressBar:
+    """Return a bar for this process: in a notebook's output, or on the terminal."""
+    return NotebookBar() if notebook.in_notebook() else ProgressBar()
+
+
+def default_callback() -> Callback:
+    """Return the callback of a call without one: in a notebook, a run shows its progress."""
+    return Terminal() if notebook.in_notebook() else Callback()
+
+
 def with_bar(items: Iterable[T], total: int | None, text: str = "images") -> Iterator[T]:
     """Yield the same items, with a progress bar."""
-    with ProgressBar() as bar:
+    with progress_bar() as bar:
         bar.start(text, total)
         for done, item in enumerate(items, start=1):
             yield item
@@ -100,7 +176,7 @@ def with_bar(items: Iterable[T], total: int | None, text: str = "images") -> Ite
 @contextmanager
 def counting_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar for work that reports how many of how many items are done."""
-    with ProgressBar() as bar:
+    with progress_bar() as bar:
         bar.start(text, None)
         yield lambda done, count: bar.update(done, total=count)
 
@@ -145,10 +221,17 @@ class TimeLeft:
 
 
 class Terminal(Callback):
-    """Shows a run's progress: bars on a terminal, otherwise one line per epoch."""
+    """Shows a run's progress, and its result at the end.
 
-    def __init__(self) -> None:
-        self._bar = ProgressBar()
+    On a terminal and in a notebook there is a bar, elsewhere one line per epoch.
+
+    Args:
+        result: Show the result.
+    """
+
+    def __init__(self, result: bool = True) -> None:
+        self._bar = progress_bar()
+        self._result = result
         self._epoch = ""
         self._rate = "rate"  # what `on_batch_end` calls it
         self._said = ""  # the rate of the last line
@@ -161,7 +244,7 @@ class Terminal(Callback):
     def say(self, text: str) -> None:
         """Print lines, with control characters made visible."""
         for line in printable_lines(text).split("\n"):
-            self._bar.console.print(Text(line, style_of(line)), soft_wrap=True)
+            self._bar.say(line)
 
     def close(self) -> None:
         """Remove a bar that is still shown."""
@@ -312,3 +395,16 @@ class Terminal(Callback):
         )
         self._said = rate
         self._next_line = time.perf_counter() + self._pause()
+
+    def on_run_end(self, folder: Path) -> None:
+        """Remove the bar; print the result with its cautions, and where the report is."""
+        self.close()
+        if not self._result:
+            return
+        from tlkit.reports.caveats import caveats  # with all parts
+        from tlkit.runfolder.record import read_run
+
+        run = read_run(RunFolder(folder))
+        accuracy = format_share(run.scores.accuracy, run.scores.intervals["accuracy"])
+        self.say(f"{run.split}: accuracy {accuracy}, {run.scores.images} images")
+        self.say("".join(f"! {text}\n" for text in caveats(run)) + f"report: {folder}/report.html")

@@ -18,6 +18,8 @@ from tlkit.metrics.scores import Scores
 from tlkit.reports.card import weights_text
 from tlkit.reports.caveats import caveats, source_table
 from tlkit.reports.charts import (
+    Labels,
+    Probabilities,
     learning_charts,
     precision_recall_chart,
     reliability_chart,
@@ -165,10 +167,7 @@ def _training(run: RunRecord) -> dict[str, Any]:
 
 def _results(run: RunRecord) -> dict[str, Any]:
     scores = run.scores
-    labels = np.array([run.classes.index(answer.label) for answer in run.judged], np.intp)
-    probabilities = np.array(
-        [[*answer.probabilities.values()] for answer in run.judged], np.float64
-    )
+    labels, probabilities = judged_arrays(run)
     aurocs, precisions = (
         {name: getattr(of_class, metric) for name, of_class in scores.per_class.items()}
         for metric in ("auroc", "average_precision")
@@ -181,7 +180,7 @@ def _results(run: RunRecord) -> dict[str, Any]:
         "overall": overall_rows(scores),
         "class_tables": class_tables(scores),
         "method": method_text(scores.resampling),
-        "confusion": _confusion(scores) if len(run.classes) <= MATRIX_CLASSES else [],
+        "confusion": confusion_rows(scores) if len(run.classes) <= MATRIX_CLASSES else [],
         "curves": [
             roc_chart(run.classes, labels, probabilities, aurocs),
             precision_recall_chart(run.classes, labels, probabilities, precisions),
@@ -190,6 +189,13 @@ def _results(run: RunRecord) -> dict[str, Any]:
         "calibration": run.calibration_text,
         "references": _references(run),
     }
+
+
+def judged_arrays(run: RunRecord) -> tuple[Labels, Probabilities]:
+    """Return the true class numbers and the probabilities on the split that a run is judged by."""
+    labels = np.array([run.classes.index(answer.label) for answer in run.judged], np.intp)
+    rows = [[*answer.probabilities.values()] for answer in run.judged]
+    return labels, np.array(rows, np.float64)
 
 
 def _headline(scores: Scores) -> list[Any]:
@@ -209,7 +215,8 @@ def _baseline(scores: Scores) -> tuple[str, float]:
     return most_frequent, counts[most_frequent] / scores.images
 
 
-def _confusion(scores: Scores) -> list[tuple[str, list[dict[str, Any]]]]:
+def confusion_rows(scores: Scores) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return a confusion matrix: each class with its cells."""
     rows = []
     for row, (name, counts) in enumerate(zip(scores.classes, scores.confusion, strict=True)):
         total = sum(counts) or 1

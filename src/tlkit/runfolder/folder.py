@@ -26,6 +26,7 @@ from tlkit.system.files import (
     write_text,
 )
 from tlkit.system.lock import LOCK, holder, is_locked, unlock
+from tlkit.system.notebook import choose_another, resume_with
 from tlkit.system.seal import (
     MACHINE_SEAL,
     SEAL,
@@ -36,7 +37,7 @@ from tlkit.system.seal import (
     seal,
     seals,
 )
-from tlkit.system.text import choose_another, csv_table, shell_quoted
+from tlkit.system.text import csv_table
 from tlkit.system.untrusted import (
     TEXT_BYTES,
     exists,
@@ -127,7 +128,7 @@ def folder_exists(out: Path) -> str:
     if is_locked(out):
         hint = f"{holder(out)} is writing to it; {hint}"
     elif exists(out / UNFINISHED):
-        hint = f"continue it with: tlkit resume {shell_quoted(out)}, or {hint}"
+        hint = f"continue it with: {resume_with(out)}, or {hint}"
     return f"{out}: the run folder exists; {hint}"
 
 
@@ -240,7 +241,7 @@ class RunFolder:
             return f"{self.path}: this is not a run folder, it has no {name}"
         if self.is_finished:
             return f"{self.path}: the run folder is incomplete, it has no {name}"
-        hint = f"; tlkit resume {shell_quoted(self.path)}" if name == METRICS else ""
+        hint = f"; {resume_with(self.path)}" if name == METRICS else ""
         return f"{self.path}: the run is not finished, it has no {name}{hint}"
 
     def write_json(self, name: str, content: Any) -> None:

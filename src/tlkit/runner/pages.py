@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.data.images import Reader
+from tlkit.data.images import Pixels, Reader
 from tlkit.data.splits import Splits
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Backbone, Dataset
@@ -95,7 +96,13 @@ def _write(folder: RunFolder, run: RunRecord, gallery: Gallery) -> None:
 
 
 def _gallery(run: RunRecord, experiment: Experiment, splits: Splits, model: keras.Model) -> Gallery:
-    """Return a run's images, of which none may have changed, with heatmaps."""
+    return make_gallery(run.judged, picture_source(run, experiment, splits, model))
+
+
+def picture_source(
+    run: RunRecord, experiment: Experiment, splits: Splits, model: keras.Model
+) -> Source:
+    """Return where a run's images, of which none may have changed, and heatmaps come from."""
     from tlkit.explain import Explainer  # starts Keras
 
     hashes = {image.path: image.sha256 for images in run.manifest.values() for image in images}
@@ -106,7 +113,23 @@ def _gallery(run: RunRecord, experiment: Experiment, splits: Splits, model: kera
         explainer = Explainer(model, backbone)
     except ConfigError:  # no layer has a feature map that everything after it depends on
         explainer = None
-    return make_gallery(run.judged, Source(reader, run.classes, explainer))
+    return Source(reader, run.classes, explainer)
+
+
+def training_batch(
+    experiment: Experiment, source: Source, run: RunRecord, count: int
+) -> list[tuple[Pixels, str]]:
+    """Return training images as the first epoch sees them, with their classes in turn."""
+    import numpy as np
+
+    from tlkit.reports.preview import augmented
+
+    by_class = {name: [e for e in run.manifest["train"] if e.label == name] for name in run.classes}
+    turns = zip_longest(*by_class.values())
+    chosen = [example for turn in turns for example in turn if example is not None][:count]
+    pixels = np.stack([source.reader(example.path) for example in chosen])
+    images = augmented(experiment.augmentation, pixels, experiment.seed)
+    return [*zip(images, (example.label for example in chosen), strict=True)]
 
 
 def _find_splits(

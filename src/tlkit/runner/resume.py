@@ -25,8 +25,9 @@ from tlkit.runfolder.inputs import AFFECTS_RESULTS, EnvironmentRecord, Experimen
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.resume_state import OtherInputs, differences, read_unfinished, refusal
 from tlkit.runfolder.tables import manifest_text
+from tlkit.runner.finished import Run
 from tlkit.runner.prepare import prepare_run
-from tlkit.runner.run import Run, disk_and_memory_errors, execute
+from tlkit.runner.run import disk_and_memory_errors, execute
 from tlkit.system.errors import DataError, RunFolderError, TlkitError
 from tlkit.system.lock import locked
 from tlkit.system.renames import renamed_keywords
@@ -65,7 +66,7 @@ def resume(
             the same images.
         anyway: Continue although versions, processor or threads have changed. The last bits of the
             results may then differ; `environment.json` records it.
-        callback: Receives progress; `tlkit.Terminal()` shows it.
+        callback: Receives progress; `tlkit.Terminal()` shows it. Unset: shown in a notebook only.
 
     Returns:
         The run; None if it was already finished.
@@ -76,7 +77,9 @@ def resume(
         Interrupted: If a stop was requested again.
         TlkitError: If something else is wrong; each kind of problem has its own subclass.
     """
-    folder, callback = RunFolder(Path(run)), callback or Callback()
+    from tlkit.reports.progress import default_callback  # needs rich
+
+    folder, callback = RunFolder(Path(run)), callback or default_callback()
     if folder.is_finished and not exists(folder.path / UNFINISHED):
         return None
     folder.read_json(UNFINISHED)  # do not lock a folder that is not a run's

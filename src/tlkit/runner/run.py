@@ -8,30 +8,28 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict, field, frozen
+from attrs import asdict
 
 from tlkit.config.experiment import Experiment
-from tlkit.metrics.scores import EpochScores, Scores
+from tlkit.metrics.scores import EpochScores
 from tlkit.parts.calls import guarded
 from tlkit.runfolder.folder import CALIBRATION, WEIGHTS, RunFolder
 from tlkit.runfolder.inputs import DataFacts, write_inputs
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord
 from tlkit.runfolder.tables import read_seconds, write_history, write_predictions
+from tlkit.runner.finished import Run
 from tlkit.runner.prepare import prepare_run
 from tlkit.runner.trackers import Trackers, tracked
 from tlkit.system.errors import ResourceError
 from tlkit.system.files import REPLACED
 from tlkit.system.keras import start_keras
 from tlkit.system.lock import locked
+from tlkit.system.notebook import resume_with
 from tlkit.system.renames import renamed_keywords
 from tlkit.system.signals import Interrupted, graceful_stop, stop_if_asked
-from tlkit.system.text import shell_quoted
 from tlkit.train.callback import Callback, Epoch
-from tlkit.train.plan import Plan
 
 if TYPE_CHECKING:
-    import keras
-
     from tlkit.metrics.calibration import CalibratedOutputs
     from tlkit.train.fit import Fitted
     from tlkit.train.stage import PreparedRun
@@ -39,44 +37,6 @@ if TYPE_CHECKING:
 STOPPING = "stopping after this batch; press Ctrl-C again to quit immediately"
 LINEAGE = ("source", "file", "sha256", "run", "began_with", "head_run", "head_sha256")
 TRACKED = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
-
-
-@frozen(kw_only=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        folder: Its folder.
-        experiment: Its experiment.
-        plan: Its plan.
-        history: Its epochs.
-        last: The scores after the last epoch.
-        best: The scores after the best epoch, by `[fit] monitor`.
-        model: The model with the weights that `[fit] keep` asks for.
-    """
-
-    folder: Path
-    experiment: Experiment = field(repr=False)
-    plan: Plan = field(repr=False)
-    history: tuple[Epoch, ...] = field(repr=False)
-    last: EpochScores
-    best: EpochScores
-    model: keras.Model = field(repr=False)
-
-    @property
-    def kept(self) -> EpochScores:
-        """Return the scores of the weights that were kept."""
-        return self.best if self.experiment.fit.keep == "best" else self.last
-
-    @property
-    def scores(self) -> dict[str, Scores]:
-        """Return the scores of the kept weights by split."""
-        return self.kept.scores
-
-    @property
-    def result(self) -> Scores:
-        """Return the scores of the kept weights on the split that the run is judged by."""
-        return self.scores[self.plan.evaluated_on]
 
 
 @renamed_keywords(watcher="callback")
@@ -95,14 +55,16 @@ def run(
         experiment: An experiment, the path of its TOML file, or a dict with the same keys.
         out: The run folder, which must not exist; default: `runs/NAME-N`.
         overrides: ``a.b=value`` expressions for an experiment given as a path or a dict.
-        callback: Receives progress; `tlkit.Terminal()` shows it.
+        callback: Receives progress; `tlkit.Terminal()` shows it. Unset: shown in a notebook only.
 
     Raises:
         Interrupted: If a stop was requested; `resume` continues the run.
         TlkitError: If something is wrong; each kind of problem has its own subclass.
     """
     out = None if out is None else Path(out)
-    callback = callback or Callback()
+    from tlkit.reports.progress import default_callback  # needs rich
+
+    callback = callback or default_callback()
     prepared = prepare_run(experiment, out, overrides, callback)
     with ExitStack() as lock:
 
@@ -161,6 +123,7 @@ def execute(prepared: PreparedRun, folder: RunFolder, callback: Callback) -> Run
             raise Interrupted(stop.signal, message) from None
         folder.tidy(experiment.fit.keep_checkpoints)
         trackers.end(_tracked_scores(finished), done=True)  # they may send the finished folder
+    callback.on_run_end(folder.path)
     return finished
 
 
@@ -244,7 +207,7 @@ def _tracked_scores(run: Run) -> dict[str, float]:
 def _stopped(folder: RunFolder, history: Sequence[Epoch], epochs: int) -> str:
     """Return the message of a run that was stopped, with the command that continues it."""
     when = f"after epoch {history[-1].epoch} of {epochs}" if history else "in the first epoch"
-    return f"stopped {when}; continue with: tlkit resume {shell_quoted(folder.path)}"
+    return f"stopped {when}; continue with: {resume_with(folder.path)}"
 
 
 @contextmanager
@@ -253,7 +216,7 @@ def disk_and_memory_errors(folder: Path) -> Iterator[None]:
     start_keras()
     import tensorflow as tf
 
-    then = f"then continue with: tlkit resume {shell_quoted(folder)}"
+    then = f"then continue with: {resume_with(folder)}"
     try:
         yield
     except ResourceError as error:

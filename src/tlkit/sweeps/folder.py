@@ -16,8 +16,9 @@ from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
 from tlkit.system.lease import Lease
+from tlkit.system.notebook import choose_another, either
 from tlkit.system.seal import check_content, files_of, hashes_of, seal
-from tlkit.system.text import choose_another, csv_table
+from tlkit.system.text import csv_table
 from tlkit.system.untrusted import is_folder, parse_json, read_bytes, reason
 
 SWEEP, RUNS = "sweep.json", "runs"
@@ -182,7 +183,8 @@ class SweepFolder:
 
 
 def _exists(out: Path) -> str:
-    return f"{out}: the folder exists; continue it with --resume, or {choose_another()}"
+    again = either("--resume", f"tlkit.resume_sweep({str(out)!r})")
+    return f"{out}: the folder exists; continue it with {again}, or {choose_another()}"
 
 
 def _val_accuracy(outcome: Outcome) -> float | None:

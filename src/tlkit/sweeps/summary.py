@@ -6,18 +6,22 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
 from tlkit.data.leakage import same_patient
-from tlkit.metrics.intervals import wilson
+from tlkit.metrics.intervals import format_interval, format_value, wilson
 from tlkit.runfolder.folder import METRICS, UNFINISHED, RunFolder
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import MetricsRecord
 from tlkit.runfolder.tables import read_manifest, read_predictions
 from tlkit.sweeps.trials import Trial, Trials, Variant
+from tlkit.system.notebook import data_frame, face, html_table
 from tlkit.system.untrusted import exists
+
+if TYPE_CHECKING:
+    import pandas
 
 Confusion = tuple[tuple[int, ...], ...]  # counts; rows are true classes
 Status = Literal["done", "failed", "waiting"]
@@ -210,6 +214,50 @@ class Sweep:
             nested=nested(outcomes),
         )
 
+    def __repr__(self) -> str:
+        count, failed = len(self.outcomes), len(self.failed)
+        best = max((s for s in self.summaries if s.figures), key=_mean_accuracy, default=None)
+        result = f"; best mean accuracy {_mean_accuracy(best):.1%}" if best else ""
+        return (
+            f"Sweep({len(self.summaries)} variants, {count} runs, {failed} failed{result}; "
+            f"{str(self.folder)[-80:]!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        head = ["variant", "runs", "seeds", "accuracy", "sd", "95 % interval", "balanced accuracy"]
+        rows = []
+        for summary in self.all_summaries:
+            accuracy = summary.figures.get("accuracy")
+            balanced = summary.figures.get("balanced accuracy")
+            rows.append(
+                [
+                    summary.label,
+                    f"{summary.runs} of {summary.planned}",
+                    len(summary.seeds),
+                    format_value(accuracy.mean if accuracy else None, missing="-"),
+                    format_value(accuracy.sd if accuracy else None, missing="-"),
+                    format_interval(accuracy.interval if accuracy else None),
+                    format_value(balanced.mean if balanced else None, missing="-"),
+                ]
+            )
+        failed = [[outcome.trial.name, outcome.error] for outcome in self.failed]
+        blocks = [html_table(head, rows)]
+        blocks += [html_table(["failed", "error"], failed)] if failed else []
+        return face(f"Sweep, {len(self.outcomes)} runs; {self.folder}", *blocks)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row per variant and metric as a pandas DataFrame.
+
+        Raises:
+            ResourceError: If pandas is not installed.
+        """
+        return data_frame(
+            {"variant": summary.label, "metric": name, "seeds": figure.count, "mean": figure.mean,
+             "sd": figure.sd, "low": figure.low, "high": figure.high}
+            for summary in self.all_summaries
+            for name, figure in summary.figures.items()
+        )  # fmt: skip
+
     @property
     def failed(self) -> tuple[Outcome, ...]:
         """Return the runs that failed."""
@@ -224,6 +272,10 @@ class Sweep:
     def stand_in(self) -> str:
         """Return the synthetic dataset that took the place of missing data; empty if none did."""
         return next((t.plan.stand_in for t in self.trials.trials if t.plan.stand_in), "")
+
+
+def _mean_accuracy(summary: VariantSummary) -> float:
+    return summary.figures["accuracy"].mean or 0.0
 
 
 def shares(confusion: Confusion, classes: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -135,11 +135,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"{nearest(name, names) or ';'} known: {', '.join(names) or 'none'}"
 
 
-def choose_another(option: str = "--out") -> str:
-    """Return the way out of a message that a file or folder exists."""
-    return f"choose another with {option}, nothing is overwritten"
-
-
 def first_lines(lines: Sequence[str], what: str = "") -> list[str]:
     """Return the first ten lines, and a last one that counts the others.
 

@@ -19,6 +19,7 @@ from tlkit.system.errors import PartError, ResourceError
 from tlkit.system.keras import check_settings, keras, start_keras, tf
 from tlkit.system.keras import seeded as seeded  # also used by tests of parts
 from tlkit.system.memory import require_memory
+from tlkit.system.notebook import face, few_names
 from tlkit.system.renames import renamed_method
 from tlkit.train.plan import model_layers, seed_for
 
@@ -141,7 +142,7 @@ def _check(model: keras.Model, planned: LayerTable) -> None:
         )
 
 
-@frozen(str=False)
+@frozen
 class Frozen:
     """The result of `freeze`.
 
@@ -165,6 +166,18 @@ class Frozen:
         return layerwise(keras.optimizers.get(optimizer), self.variable_rates)
 
     scale = renamed_method("scale", "optimizer")
+
+    def __repr__(self) -> str:
+        trained = [layer.name for number, layer in self.layers if self.rates[number - 1]]
+        return (
+            f"Frozen({len(self.layers) - len(trained)} layers are frozen, {len(trained)} learn: "
+            f"{few_names(trained)}; {self.layers.trainable_params(self.rates):,} parameters)"
+        )
+
+    def _repr_html_(self) -> str:
+        learn = self.layers.trainable_params(self.rates)
+        title = f"{learn:,} of {self.layers.params:,} parameters learn"
+        return face(title, self.layers.html(self.rates))
 
     def __str__(self) -> str:
         return self.layers.render(self.rates)

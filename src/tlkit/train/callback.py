@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -131,3 +132,10 @@ class Callback:
 
     def on_epoch_end(self, epoch: Epoch) -> None:
         """An epoch has ended."""
+
+    def on_run_end(self, folder: Path) -> None:
+        """The run has ended.
+
+        Args:
+            folder: Its folder, complete.
+        """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,22 +18,17 @@ from tlkit.parts.losses import CrossEntropy
 from tlkit.parts.optimizers import LBFGS
 from tlkit.parts.schedules import Constant
 from tlkit.system.errors import ConfigError, FieldError, Problem
-from tlkit.system.keras import has_gpu
+from tlkit.system.notebook import face, few_names, folded, html_table
 
-# Images per pass through frozen layers; the last batch is padded. At least, and at most:
-PREFIX_BATCH, LARGEST_BATCH = 8, 256
-# A batch fills this much memory with the largest output of a layer. On two cores, MobileNetV2 takes
-# 0.42 ms per image of 32 px with 256 images (1.9 with 8), 1.4 ms at 64 px with 64 (3.0 with 8) and
-# 17 ms at 224 px with 8 and with 64; VGG-16 takes the same at 224 px with 8, 16 and 32, but 1.0,
-# 1.3 and 1.8 GB.
-OUTPUT_BYTES = 2**25
-GPU_TIMES = 8  # as many images on a GPU, which has never been measured
-PADDED = 8  # the images are at least this many batches, so that the padding is a small part
+# Images per pass through a frozen prefix; the last batch is padded. On two cores, VGG-16 takes the
+# same time per image with 8, 16 and 32, and 1.0, 1.3 and 1.8 GB.
+PREFIX_BATCH = 8
 # Images per batch where nothing convolves. A head reads all its weights for each batch, and a
 # batch of features takes little memory.
 HEAD_BATCH = 64
 # Compiling VGG-16's frozen convolutions takes 4 s and saves 0.05 s per image of 224 × 224.
 WINOGRAD_PIXELS = 128 * 224**2
+MOST_CLASSES = 12  # with a column of their own in a notebook
 # The kinds of layers whose statistics or landmarks are computed, not learned.
 FITTED_KINDS = frozenset({"Standardize", "KernelFeatures"})
 LAYER_FACTS = ("name", "kind", "block", "output_shape", "params", "other_params")
@@ -109,6 +103,32 @@ class Plan:
     data: Mapping[str, Any] = field(factory=dict)
     tta: bool = False
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        images = " + ".join(f"{sum(c.values())} {split}" for split, c in self.counts.items())
+        many = f"{len(self.stages)} stages, " if len(self.stages) > 1 else ""
+        return (
+            f"Plan({images} images of {few_names(self.classes)}; {len(self.layers)} layers, "
+            f"{many}{self.epochs} epochs{'; STAND-IN DATA' if self.stand_in else ''})"
+        )
+
+    def _repr_html_(self) -> str:
+        counts = [
+            [split, *(counts[name] for name in self.classes[:MOST_CLASSES]), sum(counts.values())]
+            for split, counts in self.counts.items()
+        ]
+        blocks = [html_table(["images", *self.classes[:MOST_CLASSES], "all"], counts)]
+        for number, planned in enumerate(self.stages, start=1):
+            frozen = f"layers 1-{planned.cut} run once" if planned.cut else "no frozen prefix"
+            blocks.append(
+                f"<p>stage {number}: {planned.stage.epochs} epochs, "
+                f"{planned.trainable_params:,} trainable parameters; {frozen}</p>"
+            )
+        rates = [planned.stage.lr_multipliers for planned in self.stages]
+        summary = f"{len(self.layers)} layers, {self.layers.params:,} parameters"
+        blocks.append(folded(summary, self.layers.html(*rates)))
+        blocks += [html_table(["note"], [[note]]) for note in self.notes]
+        return face((self.stand_in and f"STAND-IN DATA: {self.stand_in}") or "Plan", *blocks)
 
     @property
     def epochs(self) -> int:
@@ -216,12 +236,6 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         cache=experiment.fit.cache,
         winograd=_uses_winograd(experiment, splits),
         tta=experiment.calibration.tta is not None,
-        prefix_batch=prefix_batch(
-            layers,
-            max((layers.frozen_prefix(stage.lr_multipliers) for stage in all_stages), default=0),
-            experiment.backbone.image_size,
-            sum(len(examples) for _, examples in splits.items()),
-        ),
         notes=(*splits.notes, *_held_batch_norm(experiment.backbone, layers, all_stages)),
     )
 
@@ -240,19 +254,6 @@ def _held_batch_norm(
         return ()
     trap = f"the backbone's weights are random, and {held} of its BatchNorm layers keep their "
     return (f'{trap}initial statistics, so it hardly learns; set freeze.batch_norm = "train"',)
-
-
-def prefix_batch(layers: LayerTable, cut: int, image_size: int, images: int | None = None) -> int:
-    """Return how many images pass through the layers up to `cut` together, a power of two.
-
-    Few images make it small, so that little of the work is padding.
-    """
-    shapes = [(image_size, image_size, 3), *(x.output_shape for n, x in layers if n <= cut)]
-    gpu = GPU_TIMES if has_gpu() else 1
-    batch = gpu * OUTPUT_BYTES // (4 * max(map(math.prod, shapes)))
-    if images is not None:
-        batch = min(batch, images // PADDED)
-    return max(PREFIX_BATCH, min(gpu * LARGEST_BATCH, 1 << batch.bit_length() >> 1))
 
 
 def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:

@@ -14,7 +14,6 @@ from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
-from tlkit.data.pixel_store import PixelStore
 from tlkit.data.splits import Example, Splits
 from tlkit.parts.losses import cross_entropy
 from tlkit.parts.optimizers import LBFGS, check_rate, with_rates
@@ -42,7 +41,6 @@ class PreparedRun:
         splits: Its images.
         hashes: The hash of each image file, by path.
         looks: The difference hash of each image, by path.
-        pixels: Keeps the images' pixels, so that each is decoded once.
         model: The model with its initial weights.
         weights: Source, file and hash of the backbone's weights.
         learned_before: What the earlier runs that it starts from have learned from.
@@ -54,7 +52,6 @@ class PreparedRun:
     splits: Splits
     hashes: Mapping[str, str] = field(repr=False)
     looks: Mapping[str, str] = field(factory=dict, repr=False)
-    pixels: PixelStore | None = field(default=None, repr=False)
     model: keras.Model = field(repr=False)
     weights: Mapping[str, str]
     learned_before: Sequence[Any] = field(default=(), repr=False)
@@ -232,8 +229,9 @@ class StageTrainer:
         return weights
 
     def _weights(self, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
-        weights = self.run.plan.class_weights
-        return np.array([weights[example.label] for example in examples], np.float32)
+        of_class, of_image = self.run.plan.class_weights, self.run.splits.image_weights
+        weights = [of_class[e.label] * of_image.get(e.path, 1.0) for e in examples]
+        return np.array(weights, np.float32)
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
         """Yield the features, image numbers, labels and weights of each step of an epoch."""
@@ -308,7 +306,7 @@ class StageTrainer:
             plan.winograd,
         )
         data, size = experiment.data, experiment.backbone.image_size
-        reader = Reader(run.splits.read, size, data.resize, data.mask_center, store=run.pixels)
+        reader = Reader(run.splits.read, size, data.resize, data.mask_center)
         cache, feature_key = run.cache if prefix is not None else None, None
         if cache is not None:
             feature_key = FeatureKey.of(prefix, experiment, plan.prefix_batch, plan.winograd)
