@@ -93,7 +93,7 @@ def main() -> None:
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     with tolerate_broken_pipes():
         while job := jobs.get():
-            callback = BarsOnly()
+            callback = BarsOnly(result=False)
             try:
                 answer = work(json.loads(job), callback)
             finally:
