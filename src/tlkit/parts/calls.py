@@ -21,19 +21,27 @@ def guarded() -> Iterator[None]:
     try:
         with prints_on_stderr():
             yield
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
     except BaseException as error:
-        if isinstance(error, Exception) and not _ends_process(error):
+        end = next(filter(_ends_process, _chain(error)), None)
+        if end is None or not (place := foreign_place(end)):
             raise
-        if isinstance(error, KeyboardInterrupt | GeneratorExit) or not (
-            place := foreign_place(error)
-        ):
-            raise
-        what = f"{type(error).__name__}({error})"
+        what = f"{type(end).__name__}({end})"
         raise PartError(f"{place}: a part must not end the process, got {what}") from error
 
 
-def _ends_process(error: Exception) -> bool:
-    """Tell whether an error would end a command as if all were well: `typer.Exit` and its like."""
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it took the place of: TensorFlow replaces some."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _ends_process(error: BaseException) -> bool:
+    """Tell whether an error would end a command, perhaps as if all were well, as `typer.Exit`."""
+    if not isinstance(error, Exception):
+        return not isinstance(error, KeyboardInterrupt | GeneratorExit)
     names = {(x.__module__.partition(".")[0], x.__name__) for x in type(error).__mro__}
     ends = {(package, name) for package in ("click", "typer") for name in ("Exit", "Abort")}
     return bool(names & ends)

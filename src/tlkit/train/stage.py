@@ -19,7 +19,7 @@ from tlkit.parts.losses import cross_entropy
 from tlkit.parts.optimizers import LBFGS, check_rate, with_rates
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
-from tlkit.system.keras import keras, tf
+from tlkit.system.keras import check_settings, keras, tf
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.assemble import above_cut, apply_rates, split_at
 from tlkit.train.callback import Callback, Epoch
@@ -79,6 +79,7 @@ class StageTrainer:
         trained = apply_rates(run.model, run.plan.layers, rates, batch_norm)
         prefix, tail = split_at(run.model, run.plan.layers, self.planned.cut)
         self.step = self._step(tail, trained.variable_rates)
+        check_settings()  # loss and optimizer have been at work
         self.sources = self._sources(prefix, only)
         self._regression: LogisticRegression | None = None
         self.on_val: Probabilities = np.empty((0, len(run.plan.classes)), np.float32)
