@@ -12,6 +12,7 @@ from tlkit.data.splits import Example
 from tlkit.metrics.scoring import score_confusion
 from tlkit.reports.caveats import caveats, score_caveats, source_caveats, source_table
 from tlkit.runfolder.inputs import DataFacts
+from tlkit.runfolder.tables import Learned
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 CAREFUL: dict[str, Any] = {"counts": (100, 100, 60), "patients": True, "skill": 2.5}
@@ -33,6 +34,20 @@ def test_what_the_metrics_say_is_warned_of(changed: dict[str, Any], text: str) -
     run = evolve(run, metrics=evolve(run.metrics, **changed))
     (found,) = caveats(run)
     assert text in found
+
+
+def test_test_images_that_an_earlier_run_was_trained_on_are_told() -> None:
+    run = made_up(**CAREFUL)
+    first, *others = run.manifest["test"]
+    test = (evolve(first, sha256="cd" * 32), *others)
+    run = evolve(run, manifest={**run.manifest, "test": test})
+    other = Learned("a", "train", "ef" * 32, "")
+    assert caveats(evolve(run, learned_before=(other,))) == []
+    learned = (other, Learned("a", "train", "cd" * 32, ""))
+    (found,) = caveats(evolve(run, learned_before=learned))
+    assert found.startswith(
+        "The model started from the run a, which was trained on 1 of the 260 images: the scores "
+    )
 
 
 @pytest.mark.parametrize(

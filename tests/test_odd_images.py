@@ -138,6 +138,7 @@ def test_the_written_tiffs_are_what_an_independent_decoder_reads(
     big=st.booleans(),
     alpha=st.sampled_from([None, "assocalpha", "unassalpha"]),
     planes=st.booleans(),
+    orientation=st.integers(1, 8),
     height=sides,
     width=sides,
     seed=seeds,
@@ -149,13 +150,16 @@ def test_any_color_tiff_is_read_right(
     big: bool,
     alpha: str | None,
     planes: bool,
+    orientation: int,
     height: int,
     width: int,
     seed: int,
 ) -> None:
     if kind == "u1":
         alpha = None  # Pillow blends 8 bits in its own way
-    check(tiff(kind, "rgb", order, compression, big, 1, height, width, seed, alpha, planes))
+    check(
+        tiff(kind, "rgb", order, compression, big, orientation, height, width, seed, alpha, planes)
+    )
 
 
 @pytest.mark.parametrize("odd", ODD[::7], ids=[odd.name for odd in ODD[::7]])

@@ -10,6 +10,7 @@ import pytest
 from attrs import evolve, frozen
 from tests.fakes import FakeBackbone
 
+import tlkit.train.plan
 from tlkit.config.experiment import Experiment, Fit, Origin, PublishedResult
 from tlkit.data.splits import Example, Splits
 from tlkit.model.layers import Layer, LayerRange, LayerTable
@@ -20,7 +21,7 @@ from tlkit.parts.kinds import Stage
 from tlkit.parts.losses import Focal, LogitAdjusted
 from tlkit.parts.shapes import Shapes
 from tlkit.system.errors import ConfigError, PartError
-from tlkit.train.plan import HEAD_BATCH, PREFIX_BATCH, make_plan, seed_for
+from tlkit.train.plan import HEAD_BATCH, PREFIX_BATCH, make_plan, prefix_batch, seed_for
 
 CLASSES = ("normal", "pneumonia", "covid-19")
 EXPERIMENT = Experiment(data=Shapes(), fit=Fit(epochs=12, batch_size=8))
@@ -39,6 +40,29 @@ def splits(**images: tuple[int, int, int]) -> Splits:
     }
     train, val, test = (examples[split] for split in ("train", "val", "test"))
     return Splits(classes=CLASSES, train=train, val=val, test=test, read=str.encode)
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "images", "batch"),
+    [
+        (224, 64, 48_000, 8),  # VGG-16: 13 MB an image
+        (112, 64, 48_000, 8),
+        (64, 64, 48_000, 32),
+        (16, 96, 48_000, 256),
+        (16, 96, 600, 64),  # few images: little padding
+        (16, 96, 40, 8),
+        (8, 8, 48_000, 256),
+    ],
+)
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_prefixs_batch_follows_from_its_layers_and_the_number_of_images(
+    side: int, channels: int, images: int, batch: int, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tlkit.train.plan, "has_gpu", lambda: gpu)
+    rows = [Layer("conv", "Conv2D", "1", (side, side, channels)), Layer("x", "Conv2D", "2", (999,))]
+    chosen = prefix_batch(LayerTable(tuple(rows)), 1, side, images)
+    assert chosen == batch or (gpu and batch < chosen <= 8 * batch)
+    assert prefix_batch(LayerTable(tuple(rows)), 0, 1, None) == (2048 if gpu else 256)
 
 
 @pytest.mark.parametrize(

@@ -227,10 +227,10 @@ def test_the_frozen_prefix_ends_in_the_pooled_vector(head: tlkit.Head) -> None:
     assert layers.frozen_prefix(stage.lr_multipliers) == 0
 
 
-def test_without_standardization_nothing_has_changed() -> None:
+def test_pooling_belongs_to_the_frozen_layers_without_standardization_too() -> None:
     layers = model_layers(VGG16(weights="none", image_size=32), Linear(), 3)
     (stage,) = TrainNames(train=("head",)).planned(layers, 1)
-    assert layers[layers.frozen_prefix(stage.lr_multipliers)].name == "block5_pool"
+    assert layers[layers.frozen_prefix(stage.lr_multipliers)].name == "pool"
 
 
 @pytest.mark.slow

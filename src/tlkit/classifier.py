@@ -42,7 +42,7 @@ from tlkit.system.seal import seal_tree
 from tlkit.system.text import printable
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
-from tlkit.train.plan import PREFIX_BATCH, model_layers
+from tlkit.train.plan import model_layers, prefix_batch
 from tlkit.weights.tensors import read_weights
 
 if TYPE_CHECKING:
@@ -360,18 +360,18 @@ class Classifier:
         count = len(self.classes)
         for chunk in self.read_images(files):
             pixels = [item[1] for item in chunk if not isinstance(item, Rejected)]
-            rows: Iterator[Any] = iter(extractor(np.stack(pixels)) if pixels else ())
+            rows = extractor(np.stack(pixels)) if pixels else np.empty((0, count), np.float32)
+            probabilities = self.calibrator.probabilities(rows[:, -count:])
+            predicted = self.calibrator.predicted(probabilities)
+            images = iter(zip(rows, probabilities, predicted, strict=True))
             for item in chunk:
                 if isinstance(item, Rejected):
                     yield item
                     continue
-                row = next(rows)
-                probabilities = self.calibrator.probabilities(row[None, -count:])
-                predicted = self.classes[self.calibrator.predicted(probabilities)[0]]
+                row, of_image, number = next(images)
                 features = row[:-count] if len(row) > count else None
-                yield Prediction(
-                    item[0], predicted, probabilities[0], features, looks_dark(item[1])
-                )
+                dark = looks_dark(item[1])
+                yield Prediction(item[0], self.classes[number], of_image, features, dark)
 
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""
@@ -526,7 +526,8 @@ def load(
         experiment.fit.mixed_precision,
         load_weights=False,
     )
-    read_weights(folder.path / WEIGHTS, model, layer_table(model))
+    layers = layer_table(model)
+    read_weights(folder.path / WEIGHTS, model, layers)
     calibrator, threshold, averages_flip = Calibrator(), None, False
     if experiment.calibration.wanted:
         calibrator, threshold, averages_flip = read_record(
@@ -540,7 +541,7 @@ def load(
             keras.Model(model.input, _outputs(model, True)) if averages_flip else model,
             experiment.backbone,
             experiment.augmentation,
-            PREFIX_BATCH,
+            prefix_batch(layers, len(layers), experiment.backbone.image_size),
         ),
         stand_in=plan.stand_in or "",
         calibrator=calibrator,

@@ -527,10 +527,11 @@ CASES = (
     Case(
         id="D36",
         what="An image is deleted or replaced during the run",
-        expected="4, with its name; everything saved before stays",
+        expected="no effect, or if it has to be read again: 4, with its name",
         tests=(
             "test_checks.py::test_an_image_that_changes_afterwards_is_refused_when_it_is_read",
-            "battery/test_runs.py::test_an_image_that_changes_meanwhile_ends_the_run",
+            "battery/test_runs.py::test_an_image_that_changes_before_it_is_read_again_ends_the_run",
+            "battery/test_runs.py::test_an_image_that_changes_later_has_no_effect",
         ),
     ),
     Case(

@@ -65,7 +65,10 @@ def test_a_file_that_changes_meanwhile_has_no_effect(study: Path) -> None:
 
 
 @pytest.mark.parametrize("deleted", [True, False])
-def test_an_image_that_changes_meanwhile_ends_the_run(study: Path, deleted: bool) -> None:
+def test_an_image_that_changes_before_it_is_read_again_ends_the_run(
+    study: Path, deleted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.data.pixel_store.MAX_BYTES", 0)  # as if there were too many images
     image = study / "data" / "train" / "a" / "0.png"
     other = (study / "data" / "train" / "b" / "0.png").read_bytes()
     meddler = Meddler(image, None if deleted else other)
@@ -75,6 +78,14 @@ def test_an_image_that_changes_meanwhile_ends_the_run(study: Path, deleted: bool
     assert meddler.heard == [1]
     assert len((study / "run" / "history.csv").read_text().splitlines()) == 2
     assert not (study / "run" / "metrics.json").exists()
+
+
+def test_an_image_that_changes_later_has_no_effect(study: Path) -> None:
+    expected = tlkit.run(study / "study.toml", study / "first")
+    meddler = Meddler(study / "data" / "train" / "a" / "0.png", None)
+    assert (
+        tlkit.run(study / "study.toml", study / "run", callback=meddler).history == expected.history
+    )
 
 
 def test_hostile_weights_in_a_run_folder_are_refused(study: Path) -> None:

@@ -51,6 +51,13 @@ MUTANTS = (
         "tests/test_winograd.py::test_it_is_the_direct_convolution_but_for_rounding",
     ),
     Mutant(
+        "BatchNorm is folded without its mean",
+        "train/lean.py",
+        "(bias - norm.moving_mean) * scale",
+        "bias * scale",
+        "tests/test_lean.py::test_batch_norm_is_folded_into_the_convolution_before_it",
+    ),
+    Mutant(
         "nothing is convolved by tiles",
         "train/stage.py",
         "            plan.winograd,\n        )",

@@ -11,7 +11,15 @@ from functools import partial
 from attrs import evolve, frozen
 
 from tlkit.data.decoding import ImageError, decoded
-from tlkit.data.images import LESS, LOOKS_DARK, DecodedImageIndex, Picture, in_parallel, picture_of
+from tlkit.data.images import (
+    LESS,
+    LOOKS_DARK,
+    DecodedImageIndex,
+    Picture,
+    Reader,
+    in_parallel,
+    picture_of,
+)
 from tlkit.data.leakage import Shared, refuse, shared_pictures
 from tlkit.data.near import near_pairs
 from tlkit.data.splits import Example, Skipped, Splits
@@ -73,6 +81,7 @@ def check_images(
     allow_leakage: bool = False,
     on_image: Callable[[int, int], None] = lambda done, count: None,
     index: DecodedImageIndex | None = None,
+    reader: Reader | None = None,
 ) -> Checked:
     """Decode every image once, unless `index` knows its bytes, and compare all of them.
 
@@ -82,12 +91,13 @@ def check_images(
         allow_leakage: Accept pictures that are in two splits.
         on_image: Called with the number of images done and of all images.
         index: The files that are known to be sound; new ones are added.
+        reader: Keeps the pixels of images that are decoded here.
 
     Raises:
         DataError: With the images that cannot be used, are not the stated ones, or are in two
             splits.
     """
-    checks = _check_all(list(splits.rows()), splits.read, on_image, index)
+    checks = _check_all(list(splits.rows()), splits.read, on_image, index, reader)
     _refuse_bad(splits, checks, skip_bad)
     splits = _without_bad(splits, checks)
     hashes = {check.example.path: check.sha256 for check in checks if check.picture}
@@ -134,12 +144,13 @@ def _check_all(
     read: Callable[[str], bytes],
     on_image: Callable[[int, int], None],
     index: DecodedImageIndex | None,
+    reader: Reader | None = None,
 ) -> list[_Check]:
     """Check every image, and remember the sound ones even if this is interrupted."""
     known = index.read() if index else {}
     checks: list[_Check] = []
     try:
-        for check in in_parallel(partial(_check, read, known), rows, os.cpu_count() or 1):
+        for check in in_parallel(partial(_check, read, known, reader), rows, os.cpu_count() or 1):
             checks.append(check)
             on_image(len(checks), len(rows))
     finally:
@@ -150,7 +161,10 @@ def _check_all(
 
 
 def _check(
-    read: Callable[[str], bytes], known: Mapping[str, Picture], row: tuple[str, Example]
+    read: Callable[[str], bytes],
+    known: Mapping[str, Picture],
+    reader: Reader | None,
+    row: tuple[str, Example],
 ) -> _Check:
     split, example = row
     try:
@@ -161,6 +175,8 @@ def _check(
             if picture is None:
                 with decoded(content) as image:
                     picture = picture_of(image)
+                    if reader:
+                        reader.keep(example.path, image)
     except OSError as error:
         return _Check(split, example, problem=f"cannot be read: {error.strerror or error}")
     except ImageError as error:

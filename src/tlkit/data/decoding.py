@@ -320,7 +320,8 @@ def _deep_color(image: Any, content: bytes, kind: str) -> Image.Image | None:
 
     Returns None for any other file. Of compressed planes of a TIFF, there is no way to get more.
     """
-    modes = [str(np.atleast_1d(tile.args)[0]) for tile in image.tile]
+    args = [tile.args for tile in image.tile]
+    modes = [str(given[0] if isinstance(given, tuple) and given else given) for given in args]
     if len(modes) > 1 and _is_deep_tiff(image):  # one tile per color, whose depth Pillow forgets
         order = "L" if content.startswith(b"II") else "B"
         modes = [f"{mode};16{order}" if len(mode) == 1 else mode for mode in modes]

@@ -24,6 +24,7 @@ from PIL import Image
 
 from tlkit.data.decoding import RULES, ImageError, decoded
 from tlkit.data.near import difference_hash
+from tlkit.data.pixel_store import PixelStore
 from tlkit.system.errors import DataError, named_shortage
 from tlkit.system.files import write_bytes
 from tlkit.system.text import printable
@@ -214,8 +215,12 @@ def to_pixels(
         ImageError: If the file is not a sound image.
     """
     with decoded(content) as image:
-        image = _resized(image, size, resize)
-    pixels = np.array(image, dtype=np.uint8)
+        return resized(image, size, resize, mask_center)
+
+
+def resized(image: Image.Image, size: int, resize: Resize, mask_center: float) -> Pixels:
+    """Return a picture's pixels as `to_pixels` does."""
+    pixels = np.array(_resized(image, size, resize), dtype=np.uint8)
     if mask_center:
         edge = round(size * (1 - mask_center) / 2)
         pixels[edge : size - edge, edge : size - edge] = 0
@@ -259,6 +264,7 @@ class Reader:
         mask_center: The share of each side that is blacked out at the center.
         flip: Whether the pixels are those of the horizontal mirror image.
         workers: The number of images decoded at the same time; does not change the pixels.
+        store: Keeps the pixels of images that have been decoded.
     """
 
     read: Callable[[str], bytes]
@@ -267,6 +273,7 @@ class Reader:
     mask_center: float = 0.0
     flip: bool = False
     workers: int = os.cpu_count() or 1
+    store: PixelStore | None = None
 
     def __call__(self, path: str) -> Pixels:
         """Return the pixels of one image, `(size, size, 3)` uint8.
@@ -275,13 +282,24 @@ class Reader:
             DataError: If it cannot be read; the message names the image.
             ResourceError: If memory or handles are short.
         """
-        try:
-            with named_shortage(printable(path), LESS):
-                pixels = to_pixels(self.read(path), self.size, self.resize, self.mask_center)
-        except (OSError, ImageError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise DataError(f"{printable(path)}: {reason}") from None
+        stored = self.store.get(path) if self.store else None
+        if stored is not None:
+            pixels = np.frombuffer(stored, np.uint8).reshape(self.size, self.size, 3)
+        else:
+            try:
+                with named_shortage(printable(path), LESS), decoded(self.read(path)) as image:
+                    pixels = self.keep(path, image)
+            except (OSError, ImageError) as error:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+                raise DataError(f"{printable(path)}: {reason}") from None
         return pixels[:, ::-1] if self.flip else pixels
+
+    def keep(self, path: str, image: Image.Image) -> Pixels:
+        """Return the pixels of a decoded image, not mirrored, and store them."""
+        pixels = resized(image, self.size, self.resize, self.mask_center)
+        if self.store:
+            self.store.put(path, pixels.tobytes())
+        return pixels
 
     def batches(self, paths: Sequence[str], batch: int) -> Iterator[Pixels]:
         """Yield the pixels in batches, in order, while later images are decoded."""

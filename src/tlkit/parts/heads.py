@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import evolve, field
+from attrs import field
 
 from tlkit.model.layers import HEAD, Layer, LayerTable
 from tlkit.parts.kinds import Head, part
@@ -107,7 +107,7 @@ class Pooled(Head):
         rows = list(self._pool_rows(features))
         width = rows[-1].output_shape[0]
         if self.standardize:
-            rows = [evolve(row, fixed=True) for row in rows] + [standardize_row(width)]
+            rows.append(standardize_row(width))
         for number, units in enumerate((*self.units, classes), start=1):
             if self.dropout:
                 rows.append(Layer(f"dropout_{number}", "Dropout", HEAD, (width,)))
@@ -129,11 +129,12 @@ class Pooled(Head):
         width = features[-1]
         average, maximum = (pool_name(pooling, features) for pooling in ("avg", "max"))
         if self.pooling != "concat":
-            return (Layer("pool", average if self.pooling == "avg" else maximum, HEAD, (width,)),)
+            kind = average if self.pooling == "avg" else maximum
+            return (Layer("pool", kind, HEAD, (width,), fixed=True),)
         return (  # between the two poolings the features are still needed: not cut points
-            Layer("pool_avg", average, HEAD, (width,), is_cut_point=False),
-            Layer("pool_max", maximum, HEAD, (width,), is_cut_point=False),
-            Layer("pool", "Concatenate", HEAD, (2 * width,)),
+            Layer("pool_avg", average, HEAD, (width,), is_cut_point=False, fixed=True),
+            Layer("pool_max", maximum, HEAD, (width,), is_cut_point=False, fixed=True),
+            Layer("pool", "Concatenate", HEAD, (2 * width,), fixed=True),
         )
 
     def attach(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
@@ -203,7 +204,7 @@ class Cosine(Head):
     def layers(self, features: tuple[int, ...], classes: int) -> LayerTable:
         """Return the rows of pooling and the scores."""
         width = features[-1]
-        pool = Layer("pool", "GlobalAveragePooling2D", HEAD, (width,))
+        pool = Layer("pool", "GlobalAveragePooling2D", HEAD, (width,), fixed=True)
         params = width * classes + self.learn_scale
         return LayerTable((pool, Layer(SCORES, "CosineScores", HEAD, (classes,), params=params)))
 

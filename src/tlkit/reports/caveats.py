@@ -9,6 +9,7 @@ from tlkit.data.splits import Example
 from tlkit.metrics.intervals import FEW, format_value
 from tlkit.metrics.scores import Scores
 from tlkit.reports.console import stand_in_text
+from tlkit.runfolder.learned_from import UNKNOWN, learned_caveats
 from tlkit.runfolder.record import RunRecord
 from tlkit.runfolder.results import Threshold
 
@@ -30,6 +31,8 @@ def caveats(run: RunRecord) -> list[str]:
             "Leakage was accepted: some images or patients are in more than one split, so the "
             "results are too good."
         )
+    tested = run.manifest.get(run.split, ())
+    texts += learned_caveats(run.learned_before, [(image.sha256, UNKNOWN) for image in tested])
     if skipped := facts.skipped:
         counts = ", ".join(f"{count} of {split}" for split, count in skipped.items())
         texts.append(f"Images that could not be read were skipped: {counts}.")

@@ -10,6 +10,7 @@ from attrs import evolve, field, frozen
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.tables import Learned, read_learned_before, read_looks, read_manifest
 
+UNKNOWN = "0" * 64  # as a flat picture's, which is nobody's near copy
 Group = tuple[str, str]  # the name of an earlier run, empty for this one, and a split
 
 
@@ -54,40 +55,52 @@ class LearnedFrom:
 
     def caveats(self, images: Sequence[tuple[str, str]]) -> Iterator[str]:
         """Yield what must be known of images, each with its file's hash and difference hash."""
-        groups: dict[str, Group] = {}
-        for known in self.images:
-            groups.setdefault(known.sha256, (known.run, known.split))
-        same = [groups.get(sha256) for sha256, _ in images]
-        near = self._near([bits for _, bits in images])
-        for run, split in dict.fromkeys((known.run, known.split) for known in self.images):
-            copies = sum(own == (run, split) for own in same)
-            others = sum(
-                not own and (run, split) in looks for own, looks in zip(same, near, strict=True)
-            )
-            what = [f"{copies} of the {len(images)} images"] if copies else []
-            what += [f"near-copies of {others} of them"] if others else []
-            if what:
-                model = (
-                    f"The model started from the run {run}, which was" if run else "The model was"
-                )
-                use = "chosen or calibrated on"
-                if split == "train":
-                    use = "trained on"
-                elif not run and self.refit:
-                    use = "fitted to"
-                yield f"{model} {use} {' and on '.join(what)}: the scores are too good."
+        return learned_caveats(self.images, images, self.refit)
 
-    def _near(self, bits: Sequence[str]) -> list[set[Group]]:
-        """Return the groups in which each image has a near-copy."""
-        import numpy as np
 
-        from tlkit.data.near import near_pairs
+def learned_caveats(
+    learned: Sequence[Learned], images: Sequence[tuple[str, str]], refit: bool = False
+) -> Iterator[str]:
+    """Yield which of the images were learned from, as the same files and as near copies.
 
-        def arrays(texts: Sequence[str]) -> list[np.ndarray]:
-            return [np.frombuffer(bytes.fromhex(text), np.uint8) for text in texts]
+    Args:
+        learned: What was learned from.
+        images: The hash and the difference hash of each image; `UNKNOWN` if that is not known.
+        refit: Whether the run's own weights were fitted to its validation images.
+    """
+    groups: dict[str, Group] = {}
+    for known in learned:
+        groups.setdefault(known.sha256, (known.run, known.split))
+    same = [groups.get(sha256) for sha256, _ in images]
+    near = _near(learned, [bits for _, bits in images])
+    for run, split in dict.fromkeys((known.run, known.split) for known in learned):
+        copies = sum(own == (run, split) for own in same)
+        others = sum(
+            not own and (run, split) in looks for own, looks in zip(same, near, strict=True)
+        )
+        what = [f"{copies} of the {len(images)} images"] if copies else []
+        what += [f"near-copies of {others} of them"] if others else []
+        if what:
+            model = f"The model started from the run {run}, which was" if run else "The model was"
+            use = "chosen or calibrated on"
+            if split == "train":
+                use = "trained on"
+            elif not run and refit:
+                use = "fitted to"
+            yield f"{model} {use} {' and on '.join(what)}: the scores are too good."
 
-        groups: list[set[Group]] = [set() for _ in bits]
-        known = [image for image in self.images if image.bits]
-        for one, other, _ in near_pairs(arrays(bits), others=arrays([x.bits for x in known])):
-            groups[one].add((known[other].run, known[other].split))
-        return groups
+
+def _near(learned: Sequence[Learned], bits: Sequence[str]) -> list[set[Group]]:
+    """Return the groups in which each image has a near-copy."""
+    import numpy as np
+
+    from tlkit.data.near import near_pairs
+
+    def arrays(texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(bytes.fromhex(text), np.uint8) for text in texts]
+
+    groups: list[set[Group]] = [set() for _ in bits]
+    known = [image for image in learned if image.bits]
+    for one, other, _ in near_pairs(arrays(bits), others=arrays([image.bits for image in known])):
+        groups[one].add((known[other].run, known[other].split))
+    return groups

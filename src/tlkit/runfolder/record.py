@@ -24,7 +24,14 @@ from tlkit.runfolder.folder import (
 )
 from tlkit.runfolder.inputs import EnvironmentRecord, ExperimentRecord, PlanRecord
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord, calibration_text
-from tlkit.runfolder.tables import Prediction, read_history, read_manifest, read_predictions
+from tlkit.runfolder.tables import (
+    Learned,
+    Prediction,
+    read_history,
+    read_learned_before,
+    read_manifest,
+    read_predictions,
+)
 from tlkit.system.errors import ConfigError, RunFolderError
 from tlkit.system.seal import read_seal
 from tlkit.train.callback import Epoch
@@ -47,6 +54,7 @@ class RunRecord:
         manifest: The images by split.
         predictions: The predictions by split.
         calibration: What was fitted on validation; None if nothing was.
+        learned_before: What the earlier runs that it started from have learned from.
     """
 
     name: str
@@ -59,6 +67,7 @@ class RunRecord:
     manifest: Mapping[str, tuple[Example, ...]] = field(repr=False)
     predictions: Mapping[str, tuple[Prediction, ...]] = field(repr=False)
     calibration: CalibrationRecord | None = field(default=None, repr=False)
+    learned_before: tuple[Learned, ...] = field(default=(), repr=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -144,6 +153,7 @@ def read_run(folder: RunFolder) -> RunRecord:
         calibration=read_record(folder, CALIBRATION, CalibrationRecord.from_json)
         if experiment.calibration.wanted
         else None,
+        learned_before=read_learned_before(folder),
     )
     _check(folder, run)
     return run

@@ -106,7 +106,8 @@ def prepare_run(
     check_start(experiment, plan)
 
     from tlkit.data.checks import check_images  # from here on heavy
-    from tlkit.data.images import DecodedImageIndex
+    from tlkit.data.images import DecodedImageIndex, Reader
+    from tlkit.data.pixel_store import PixelStore
     from tlkit.train.assemble import assemble
     from tlkit.train.stage import PreparedRun
     from tlkit.weights.sources import assign_head
@@ -115,12 +116,15 @@ def prepare_run(
         raise RunFolderError(folder_exists(out))
     _refuse_among_images(out, experiment, splits)
     callback.on_plan(plan, splits)
+    data, size = experiment.data, experiment.backbone.image_size
+    store = PixelStore(default_folder(), (row.path for _, row in splits.rows()), size)
     checked = check_images(
         splits,
         skip_bad=experiment.data.on_bad_image == "skip",
         allow_leakage=experiment.data.allow_leakage,
         on_image=callback.on_image_checked,
         index=DecodedImageIndex(default_folder()),
+        reader=Reader(splits.read, size, data.resize, data.mask_center, store=store),
     )
     splits = checked.splits
     plan = make_plan(experiment, splits) if splits.skipped else evolve(plan, data=splits.facts())
@@ -144,6 +148,7 @@ def prepare_run(
         splits=splits,
         hashes=checked.hashes,
         looks=checked.looks,
+        pixels=store,
         model=model,
         weights=weights,
         learned_before=tuple(_learned_before(experiment)),

@@ -214,6 +214,12 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def has_gpu() -> bool:
+    """Tell whether the system shows a GPU that TensorFlow may use, without starting it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}
+    return not hidden and any(Path("/dev", name).exists() for name in ("nvidia0", "kfd"))
+
+
 def threads() -> dict[str, int]:
     """Return how many threads TensorFlow uses; 0 means one per processor.
 

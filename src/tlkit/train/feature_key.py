@@ -21,6 +21,7 @@ from tlkit.parts.kinds import registries
 from tlkit.parts.registry import PLUGIN
 from tlkit.system.cache import FeatureCache, entry_key
 from tlkit.system.keras import keras, processor, threads
+from tlkit.train.lean import folded_norms
 from tlkit.train.plan import seed_for
 
 AugmentationKeys = npt.NDArray[np.int32]  # (images, 2)
@@ -52,6 +53,7 @@ class FeatureKey:
             "occlude_centre": experiment.data.mask_center,  # its old name: renaming empties caches
             "batch": batch,
             "winograd": winograd,
+            **({"folded": True} if folded_norms(prefix) else {}),
             "dtype": experiment.fit.feature_dtype,
             "versions": {name: _version(name) for name in PACKAGES},
             "machine": [processor(), threads()],  # rounding follows the instructions and threads

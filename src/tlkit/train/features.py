@@ -23,7 +23,7 @@ from tlkit.system.keras import keras, start_keras, tf
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey
-from tlkit.train.winograd import with_winograd
+from tlkit.train.lean import lean
 
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
 FLOAT16_MAX = 65504.0
@@ -66,8 +66,7 @@ class Extractor:
         self.batch, self.dtype = batch, np.dtype(dtype)
         size = backbone.image_size
         self.shape: tuple[int, ...] = prefix.output.shape[1:] if prefix else (size, size, 3)
-        if prefix and winograd:
-            prefix = with_winograd(prefix)
+        prefix = lean(prefix, winograd) if prefix else None
 
         self.part = part_name(augmentation)
         self.problems: list[str] = []  # raised later: while tracing, they would get other messages

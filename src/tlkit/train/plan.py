@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,18 @@ from tlkit.parts.losses import CrossEntropy
 from tlkit.parts.optimizers import LBFGS
 from tlkit.parts.schedules import Constant
 from tlkit.system.errors import ConfigError, FieldError, Problem
+from tlkit.system.keras import has_gpu
 from tlkit.system.notebook import face, few_names, folded, html_table
 
-# Images per pass through a frozen prefix; the last batch is padded. On two cores, VGG-16 takes the
-# same time per image with 8, 16 and 32, and 1.0, 1.3 and 1.8 GB.
-PREFIX_BATCH = 8
+# Images per pass through frozen layers; the last batch is padded. At least, and at most:
+PREFIX_BATCH, LARGEST_BATCH = 8, 256
+# A batch fills this much memory with the largest output of a layer. On two cores, MobileNetV2 takes
+# 0.42 ms per image of 32 px with 256 images (1.9 with 8), 1.4 ms at 64 px with 64 (3.0 with 8) and
+# 17 ms at 224 px with 8 and with 64; VGG-16 takes the same at 224 px with 8, 16 and 32, but 1.0,
+# 1.3 and 1.8 GB.
+OUTPUT_BYTES = 2**25
+GPU_TIMES = 8  # as many images on a GPU, which has never been measured
+PADDED = 8  # the images are at least this many batches, so that the padding is a small part
 # Images per batch where nothing convolves. A head reads all its weights for each batch, and a
 # batch of features takes little memory.
 HEAD_BATCH = 64
@@ -236,6 +244,12 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         cache=experiment.fit.cache,
         winograd=_uses_winograd(experiment, splits),
         tta=experiment.calibration.tta is not None,
+        prefix_batch=prefix_batch(
+            layers,
+            max((layers.frozen_prefix(stage.lr_multipliers) for stage in all_stages), default=0),
+            experiment.backbone.image_size,
+            sum(len(examples) for _, examples in splits.items()),
+        ),
         notes=(*splits.notes, *_held_batch_norm(experiment.backbone, layers, all_stages)),
     )
 
@@ -254,6 +268,19 @@ def _held_batch_norm(
         return ()
     trap = f"the backbone's weights are random, and {held} of its BatchNorm layers keep their "
     return (f'{trap}initial statistics, so it hardly learns; set freeze.batch_norm = "train"',)
+
+
+def prefix_batch(layers: LayerTable, cut: int, image_size: int, images: int | None = None) -> int:
+    """Return how many images pass through the layers up to `cut` together, a power of two.
+
+    Few images make it small, so that little of the work is padding.
+    """
+    shapes = [(image_size, image_size, 3), *(x.output_shape for n, x in layers if n <= cut)]
+    gpu = GPU_TIMES if has_gpu() else 1
+    batch = gpu * OUTPUT_BYTES // (4 * max(map(math.prod, shapes)))
+    if images is not None:
+        batch = min(batch, images // PADDED)
+    return max(PREFIX_BATCH, min(gpu * LARGEST_BATCH, 1 << batch.bit_length() >> 1))
 
 
 def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:

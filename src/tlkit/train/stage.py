@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
+from tlkit.data.pixel_store import PixelStore
 from tlkit.data.splits import Example, Splits
 from tlkit.parts.losses import cross_entropy
 from tlkit.parts.optimizers import LBFGS, check_rate, with_rates
@@ -41,6 +42,7 @@ class PreparedRun:
         splits: Its images.
         hashes: The hash of each image file, by path.
         looks: The difference hash of each image, by path.
+        pixels: Keeps the images' pixels, so that each is decoded once.
         model: The model with its initial weights.
         weights: Source, file and hash of the backbone's weights.
         learned_before: What the earlier runs that it starts from have learned from.
@@ -52,6 +54,7 @@ class PreparedRun:
     splits: Splits
     hashes: Mapping[str, str] = field(repr=False)
     looks: Mapping[str, str] = field(factory=dict, repr=False)
+    pixels: PixelStore | None = field(default=None, repr=False)
     model: keras.Model = field(repr=False)
     weights: Mapping[str, str]
     learned_before: Sequence[Any] = field(default=(), repr=False)
@@ -307,7 +310,7 @@ class StageTrainer:
             plan.winograd,
         )
         data, size = experiment.data, experiment.backbone.image_size
-        reader = Reader(run.splits.read, size, data.resize, data.mask_center)
+        reader = Reader(run.splits.read, size, data.resize, data.mask_center, store=run.pixels)
         cache, feature_key = run.cache if prefix is not None else None, None
         if cache is not None:
             feature_key = FeatureKey.of(prefix, experiment, plan.prefix_batch, plan.winograd)

@@ -47,18 +47,6 @@ MIN_SIDE = 12
 TILES_BYTES = 2**24  # computed at a time: as fast as all at once, and 60 MB less for VGG-16
 
 
-def with_winograd(model: keras.Model) -> keras.Model:
-    """Return a model with the same variables that convolves by tiles where that is faster.
-
-    On a GPU this is the model itself: TensorFlow uses Winograd's algorithm there.
-    """
-    if tf.config.list_physical_devices("GPU"):
-        return model
-    return keras.models.clone_model(
-        model, clone_function=lambda layer: _Tiled(layer) if suits(layer) else layer
-    )
-
-
 def suits(layer: keras.Layer) -> bool:
     """Tell whether tiles make a layer faster on a CPU."""
     if type(layer) is not keras.layers.Conv2D or layer.compute_dtype != "float32":
@@ -75,28 +63,13 @@ def suits(layer: keras.Layer) -> bool:
     )
 
 
-class _Tiled(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """A `Conv2D` layer computed by tiles, with that layer's variables."""
-
-    def __init__(self, convolution: keras.layers.Conv2D) -> None:
-        super().__init__(name=f"{convolution.name}_tiled", dtype="float32")
-        self.convolution = convolution
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return self.convolution.compute_output_shape(  # type: ignore[no-any-return]  # no types
-            input_shape
-        )
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        layer = self.convolution
-        kernel = tf.convert_to_tensor(layer.kernel)
-        bias = tf.convert_to_tensor(layer.bias) if layer.use_bias else tf.zeros(layer.filters)
-        pad, relu = layer.padding == "same", layer.activation is keras.activations.relu
-        _, height, width, channels = x.shape
-        tiles_bytes = 4 * height * width * max(channels, layer.filters) * IN**2 // OUT**2
-        size = max(1, TILES_BYTES // tiles_bytes)
-        portions = [x[start : start + size] for start in range(0, x.shape[0], size)]
-        return tf.concat([convolved(portion, kernel, bias, pad, relu) for portion in portions], 0)
+def tiled(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, pad: bool, relu: bool) -> tf.Tensor:
+    """Return `convolved` of as many images at a time as memory allows."""
+    _, height, width, channels = x.shape
+    tiles_bytes = 4 * height * width * max(channels, kernel.shape[-1]) * IN**2 // OUT**2
+    size = max(1, TILES_BYTES // tiles_bytes)
+    portions = [x[start : start + size] for start in range(0, x.shape[0], size)]
+    return tf.concat([convolved(portion, kernel, bias, pad, relu) for portion in portions], 0)
 
 
 @tf.function(jit_compile=True)  # type: ignore[untyped-decorator,unused-ignore]  # no types

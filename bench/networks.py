@@ -1,0 +1,201 @@
+"""What tlkit costs next to a hand-written Keras script, for other networks, sizes and work.
+
+    python bench/networks.py FOLDER --networks mobilenet_v2 --size 64 --work first ten online all
+
+FOLDER has train/CLASS and val/CLASS. The script is what a good Keras user writes:
+`image_dataset_from_directory`, prefetch, the frozen base called with `training=False`, `fit`. Both
+do the same work, in processes of their own, one after another, in turn. Weights are random: they
+do not change what a step costs. On a busy machine, processor seconds say more than seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# tlkit's name: the name in keras.applications, and the module with its preprocessing.
+NETWORKS = {
+    "vgg16": ("VGG16", "vgg16"),
+    "resnet50": ("ResNet50", "resnet"),
+    "mobilenet_v2": ("MobileNetV2", "mobilenet_v2"),
+    "efficientnet_b0": ("EfficientNetB0", "efficientnet"),
+    "efficientnet_lite2": ("", ""),  # built by tlkit for both
+}
+# Epochs, whether images are augmented, whether all layers are trained.
+WORK = {
+    "first": (1, False, False),
+    "two": (2, False, False),
+    "ten": (10, False, False),
+    "online": (10, True, False),
+    "all": (1, False, True),
+}
+ROTATION_DEG, SHIFT_FRAC = 10, 0.1
+
+
+def base_and_preprocess(network: str, size: int) -> tuple[Any, Any]:
+    """Return a network without its top and the function that prepares images for it."""
+    import keras
+
+    name, module = NETWORKS[network]
+    if name:
+        base = getattr(keras.applications, name)(
+            include_top=False, weights=None, input_shape=(size, size, 3)
+        )
+        return base, importlib.import_module(f"keras.applications.{module}").preprocess_input
+    import tlkit
+
+    backbone = tlkit.registries.backbones.get(network)(weights="none", image_size=size)
+    return backbone.build(), backbone.preprocess_images
+
+
+def by_hand(data: Path, network: str, size: int, work: str, batch: int, measured: int) -> None:
+    """Train as a Keras user does; print the processor seconds and seconds of each epoch."""
+    import keras
+    import tensorflow as tf
+
+    _, augment, whole = WORK[work]
+    load, options = (
+        keras.utils.image_dataset_from_directory,
+        {"image_size": (size, size), "batch_size": batch},
+    )
+    train, val = load(data / "train", seed=1, **options), load(data / "val", **options)
+    if augment:
+        change = keras.Sequential(
+            [
+                keras.layers.RandomFlip("horizontal"),
+                keras.layers.RandomRotation(ROTATION_DEG / 360, fill_mode="constant"),
+                keras.layers.RandomTranslation(SHIFT_FRAC, SHIFT_FRAC, fill_mode="constant"),
+            ]
+        )
+        train = train.map(
+            lambda x, y: (change(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE
+        )
+    base, prepare = base_and_preprocess(network, size)
+    train, val = (
+        d.map(lambda x, y: (prepare(x), y)).prefetch(tf.data.AUTOTUNE) for d in (train, val)
+    )
+    base.trainable = whole
+    inputs = keras.Input((size, size, 3))
+    x = keras.layers.GlobalAveragePooling2D()(base(inputs, training=False))
+    classes = len([p for p in (data / "train").iterdir() if p.is_dir()])
+    model = keras.Model(inputs, keras.layers.Dense(classes, "softmax")(x))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    marks: list[tuple[float, float]] = []
+
+    def mark(*_: Any) -> None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        marks.append((time.perf_counter(), used.ru_utime + used.ru_stime))
+
+    mark()
+    after = keras.callbacks.LambdaCallback(on_epoch_end=mark)
+    model.fit(train, validation_data=val, epochs=measured, callbacks=[after], verbose=0)
+    pairs = itertools.pairwise(marks)
+    print(json.dumps([(b[0] - a[0], b[1] - a[1]) for a, b in pairs]))
+
+
+def recipe(data: Path, network: str, size: int, work: str, batch: int) -> str:
+    """Return the experiment file that does the same."""
+    epochs, augment, whole = WORK[work]
+    return f"""
+[data]
+name = "folder"
+path = "{data.as_posix()}"
+allow_leakage = true
+[backbone]
+name = "{network}"
+weights = "none"
+image_size = {size}
+[head]
+name = "linear"
+[freeze]
+name = "{"all_layers" if whole else "head_only"}"
+[augmentation]
+name = "{"affine" if augment else "none"}"
+{f"rotation_deg = {ROTATION_DEG}" if augment else ""}
+{f"shift_frac = {SHIFT_FRAC}" if augment else ""}
+[fit]
+epochs = {epochs}
+batch_size = {batch}
+"""
+
+
+def used(command: list[str], environment: dict[str, str]) -> tuple[float, float, float, str]:
+    """Run a command; return its seconds, processor seconds, peak memory in GB and last line."""
+    began = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as messages:
+        process = subprocess.Popen(command, stdout=out, stderr=messages, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        out.seek(0)
+        messages.seek(0)
+        if status:
+            raise SystemExit(f"{' '.join(command)} failed:\n{messages.read()[-2000:]}")
+        last = out.read().strip().splitlines()[-1]
+    cpu = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - began, cpu, usage.ru_maxrss / 1e6, last
+
+
+def compare(arguments: argparse.Namespace, network: str, work: str, folder: Path) -> None:
+    """Measure one cell of the table and print its row."""
+    epochs = WORK[work][0]
+    measured = min(arguments.measured, epochs)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    hand, own = [], []
+    for number in range(arguments.repeats):
+        one = [str(arguments.data), network, str(arguments.size), work]
+        command = [sys.executable, __file__, "--by-hand", *one, str(arguments.batch), str(measured)]
+        wall, cpu, memory, last = used(command, environment)
+        later = json.loads(last)[min(1, measured - 1) :]
+        rest = epochs - measured  # all epochs but the first cost the same
+        wall, cpu = (
+            total + rest * sum(epoch[n] for epoch in later) / len(later)
+            for n, total in ((0, wall), (1, cpu))
+        )
+        hand.append((wall, cpu, memory))
+        file, out = folder / "recipe.toml", folder / f"{network}-{work}-{number}"
+        file.write_text(recipe(arguments.data, network, arguments.size, work, arguments.batch))
+        command = [sys.executable, "-m", "tlkit", "run", str(file), "--json", "--out", str(out)]
+        cache = folder / f"cache-{network}-{work}-{number}"
+        own.append(used(command, {**environment, "TLKIT_CACHE": str(cache)})[:3])
+    means = [[sum(run[n] for run in runs) / len(runs) for n in range(3)] for runs in (hand, own)]
+    cells = [f"{a:8.1f} {b:8.1f} {b / a:6.2f}" for a, b in zip(*means, strict=True)]
+    print(f"{network:20} {arguments.size:4} {work:7}" + " ".join(cells), flush=True)
+
+
+def main() -> None:
+    """Measure the cells that were asked for."""
+    if sys.argv[1:2] == ["--by-hand"]:
+        data, network, size, work, batch, measured = sys.argv[2:]
+        by_hand(Path(data), network, int(size), work, int(batch), int(measured))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="a folder with train/CLASS and val/CLASS")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
+    parser.add_argument("--work", nargs="+", choices=WORK, default=["first", "ten"])
+    parser.add_argument("--size", type=int, default=64, help="pixels a side")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--measured", type=int, default=2, help="hand-written epochs measured")
+    parser.add_argument("--repeats", type=int, default=1)
+    arguments = parser.parse_args()
+    arguments.data = arguments.data.resolve()
+    print(
+        "network              px   work    seconds: by hand, tlkit, ratio; "
+        "processor seconds; peak GB"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for network in arguments.networks:
+            for work in arguments.work:
+                compare(arguments, network, work, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

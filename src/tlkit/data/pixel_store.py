@@ -1,0 +1,60 @@
+"""`PixelStore`: decoded and resized pixels of a run's images, so that each is decoded once."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+MAX_BYTES = 2 << 30  # or a quarter of the free disk, whichever is smaller
+
+
+class PixelStore:
+    """Pixels of one size in a temporary file, which vanishes with the process.
+
+    Images beyond the limit, and those for which there is no room, are not kept. The file is not
+    mapped, so it takes no memory that the system cannot take back.
+
+    Args:
+        folder: Where the file is.
+        paths: The images.
+        size: Height and width of the pixels.
+    """
+
+    def __init__(self, folder: Path, paths: Iterable[str], size: int) -> None:
+        self._bytes = size * size * 3
+        self._lock = threading.Lock()
+        self._rows: dict[str, int] = {}
+        self._kept: set[str] = set()
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            limit = min(MAX_BYTES, shutil.disk_usage(folder).free // 4)
+            self._file = tempfile.TemporaryFile(prefix=".pixels-", dir=folder)  # noqa: SIM115  # it stays open
+            weakref.finalize(self, self._file.close)
+            self._rows = {p: n for n, p in enumerate(paths) if (n + 1) * self._bytes <= limit}
+
+    def get(self, path: str) -> bytes | None:
+        """Return an image's pixels; None if they are not kept."""
+        if path not in self._kept:
+            return None
+        with self._lock:
+            self._file.seek(self._rows[path] * self._bytes)
+            return self._file.read(self._bytes)
+
+    def put(self, path: str, pixels: bytes) -> None:
+        """Keep an image's pixels if there is room."""
+        if path not in self._rows or path in self._kept:
+            return
+        with self._lock:
+            try:
+                self._file.seek(self._rows[path] * self._bytes)
+                self._file.write(pixels)
+                self._file.flush()
+            except OSError:  # the disk is full
+                self._rows = {known: self._rows[known] for known in self._kept}
+                return
+        self._kept.add(path)

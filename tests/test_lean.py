@@ -1,0 +1,103 @@
+"""Lean models: the same variables and the same outputs but for rounding, in fewer operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tlkit.train.lean import folded_norms, lean
+
+
+def drawn(shape: tuple[int, ...], seed: int) -> Any:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def branched() -> Any:
+    """Return a model with a skip connection, BatchNorm and an operation that is no layer."""
+    inputs = keras.layers.Input((12, 12, 64), name="in")
+    x = keras.layers.Conv2D(128, 3, padding="same", activation="relu", name="first")(inputs)
+    y = keras.layers.Conv2D(128, 3, padding="same", use_bias=False, name="second")(x)
+    y = keras.layers.BatchNormalization(name="norm")(y)
+    y = keras.layers.Conv2D(8, 3, strides=2, name="third")(keras.layers.ReLU()(x + y))
+    return keras.Model(inputs, y)
+
+
+def test_the_tiled_model_shares_all_variables_and_says_the_same() -> None:
+    model = branched()
+    names = [layer.name for layer in model.layers]
+    outputs = [layer.output for layer in model.layers]
+    tiled = lean(model, winograd=True)
+    kinds = [type(layer).__name__ for layer in tiled.layers]
+    assert [kinds.count(kind) for kind in ("_Convolution", "_Nothing", "Conv2D")] == [2, 1, 1]
+    assert {id(v) for v in tiled.weights} == {id(v) for v in model.weights}
+    x = drawn((3, 12, 12, 64), 0)
+    for _ in range(2):
+        expected = model(x, training=False).numpy()
+        np.testing.assert_allclose(tiled(x, training=False).numpy(), expected, rtol=1e-4, atol=1e-4)
+        for variable in model.weights:  # it computes with what the variables hold at the time
+            variable.assign(variable * 1.5 + 0.01)
+    assert [layer.name for layer in model.layers] == names
+    assert [layer.output is output for layer, output in zip(model.layers, outputs, strict=True)]
+
+
+def test_a_gpu_has_convolutions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"a {kind}"])
+    tiled = [
+        layer.tiles for layer in lean(branched(), winograd=True).layers if hasattr(layer, "tiles")
+    ]
+    assert tiled == [False]  # the one with BatchNorm
+
+
+def normed(below: Any, shape: tuple[int, ...] = (7, 7, 4), **settings: Any) -> Any:
+    """Return a model of a layer and BatchNorm with statistics that matter."""
+    inputs = keras.layers.Input(shape)
+    norm = keras.layers.BatchNormalization(**settings)
+    model = keras.Model(inputs, norm(below(inputs)))
+    for number, variable in enumerate(model.weights):
+        variable.assign(np.random.default_rng(number).uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+LAYERS = keras.layers
+
+
+@pytest.mark.parametrize(
+    ("below", "settings", "folds"),
+    [
+        (lambda: LAYERS.Conv2D(6, 3, padding="same", use_bias=False), {}, True),
+        (lambda: LAYERS.Conv2D(6, (1, 3), strides=2), {"scale": False, "epsilon": 0.1}, True),
+        (lambda: LAYERS.Conv2D(6, 3, groups=2), {"center": False}, True),
+        (lambda: LAYERS.DepthwiseConv2D(3, depth_multiplier=2), {}, True),
+        (lambda: LAYERS.DepthwiseConv2D(3, strides=2, padding="same", use_bias=False), {}, True),
+        (lambda: LAYERS.Conv2D(6, 3, activation="relu"), {}, False),
+        (lambda: LAYERS.Conv2D(6, 3, dilation_rate=2), {}, False),
+        (lambda: LAYERS.Conv2D(6, 3, dtype="mixed_bfloat16"), {}, False),
+        (lambda: LAYERS.Conv2D(7, 3, padding="same"), {"axis": 1}, False),
+        (lambda: LAYERS.SeparableConv2D(6, 3), {}, False),
+        (lambda: LAYERS.Dense(6), {}, False),
+    ],
+)
+def test_batch_norm_is_folded_into_the_convolution_before_it(
+    below: Any, settings: dict[str, Any], folds: bool
+) -> None:
+    model, x = normed(below(), **settings), drawn((3, 7, 7, 4), 0)
+    leaner = lean(model, winograd=False)
+    assert len(folded_norms(model)) == folds == (leaner is not model)
+    assert {id(v) for v in leaner.weights} == {id(v) for v in model.weights}
+    assert not any(type(layer) is LAYERS.BatchNormalization for layer in leaner.layers) or not folds
+    expected = model(x, training=False).numpy()
+    np.testing.assert_allclose(leaner(x, training=False).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolution_that_others_need_stays() -> None:
+    inputs = LAYERS.Input((7, 7, 4))
+    x = LAYERS.Conv2D(4, 3, padding="same")(inputs)
+    y = LAYERS.BatchNormalization()(x)
+    assert folded_norms(keras.Model(inputs, y))
+    assert not folded_norms(keras.Model(inputs, x + y))
+    assert not folded_norms(keras.Model(inputs, [x, y]))
+    assert not folded_norms(keras.Model(inputs, x))
