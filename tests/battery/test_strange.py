@@ -146,7 +146,7 @@ def test_a_sweeps_folder_runs_no_code(strange_sweep: Path) -> None:
 def test_a_sweeps_overrides_run_no_code(strange_sweep: Path) -> None:
     (strange_sweep / "e.toml").write_text('[data]\nname = "shapes"\n', encoding="utf-8")
     plan = json.loads((strange_sweep / "sweep.json").read_text(encoding="utf-8"))
-    plan["overrides"] = ['plugins.modules=["evil.py"]']
+    plan["overrides"] = ['plugins.modules=[["evil.py"]]']
     (strange_sweep / "sweep.json").write_text(json.dumps(plan), encoding="utf-8")
     assert command("sweep", "--resume", strange_sweep).code == 6
 
