@@ -62,7 +62,7 @@ LINES = (  # all that progress looks like where it cannot be drawn
     r"note: .+",
     r"takes about .+",
     r"\d+ images: .+",  # what `predict` found, class by class
-    r"images: \d+ train, \d+ val, \d+ test; class weights: .+",
+    r"images: \d+ train, \d+ val, \d+ test(; class weights: .+)?",
     r"weights: .+",
     r"(epoch \d+/\d+  )?frozen layers: .+",  # if they take long
     r"stage \d+: \d+ epochs, [\d,]+ trainable parameters",

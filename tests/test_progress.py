@@ -62,6 +62,21 @@ def test_the_time_left_counts_the_frozen_layers_and_follows_what_is_done(
     assert left.left == pytest.approx(work.epoch * 3)
 
 
+def test_the_frozen_layers_work_before_the_first_epoch_counts_too(
+    clock: Clock, plan: tlkit.Plan
+) -> None:
+    """A head that standardizes its features needs them before it is trained."""
+    terminal = tlkit.Terminal()
+    terminal._time = time_left = TimeLeft(plan)
+    terminal.on_stage_begin(1, plan.stages[0])
+    for done in range(100, 601, 100):
+        terminal.on_features_progress("train", done, 600)
+    terminal.on_epoch_begin(1, 4, 600)
+    (stage,) = time_left.stages
+    assert time_left.left == pytest.approx(stage.left(0) - 600 * stage.prefix)
+    assert time_left.done == pytest.approx(600 * stage.prefix)
+
+
 def test_features_from_the_cache_count_as_nothing_left(clock: Clock, plan: tlkit.Plan) -> None:
     left = TimeLeft(plan)
     left.begin(1)

@@ -193,15 +193,24 @@ class TimeLeft:
         self.left = sum(stage.left(0) for stage in self.stages)
         self._started = time.perf_counter()
         self._epoch = 0.0  # of the epoch, what is done
+        self._passed = 0  # of the stage, images that have gone through the frozen layers
+
+    def begin_stage(self, number: int) -> None:
+        """Begin a stage, by its number from 1."""
+        self.stage, self._passed = number - 1, 0
+        self.begin(0)
 
     def begin(self, number: int) -> None:
         """Begin a stage, or continue with it after epoch `number` of the run was announced."""
         done = max(0, number - self.first_epochs[self.stage])
         later = sum(stage.left(0) for stage in self.stages[self.stage + 1 :])
-        self.left, self._epoch = self.stages[self.stage].left(done) + later, 0.0
+        stage = self.stages[self.stage]
+        ahead = min(self._passed, stage.passes) * stage.prefix if done == 0 else 0.0
+        self.left, self._epoch = stage.left(done) - ahead + later, 0.0
 
     def images(self, count: int) -> None:
         """So many images have gone through the frozen layers."""
+        self._passed += count
         self._add(count * self.stages[self.stage].prefix)
 
     def batch(self, share: float) -> None:
@@ -235,6 +244,7 @@ class Terminal(Callback):
         self._epoch = ""
         self._rate = "rate"  # what `on_batch_end` calls it
         self._said = ""  # the rate of the last line
+        self._staged = False  # whether a stage has begun
         self._images = self._through = 0  # of an epoch; those that the frozen layers have done
         self._time: TimeLeft | None = None
         self._next_line = 0.0  # when a line may tell how far it is, where there is no bar
@@ -281,7 +291,8 @@ class Terminal(Callback):
         weights = ", ".join(f"{name} {w:.4g}" for name, w in plan.class_weights.items())
         lines = [f"note: {note}" for note in (*splits.notes, *plan.notes)]
         lines += [leakage_text(plan.data)] if leakage_text(plan.data) else []
-        lines.append(f"images: {counts}; class weights: {weights}")
+        weighted = any(weight != 1 for weight in plan.class_weights.values())
+        lines.append(f"images: {counts}" + (f"; class weights: {weights}" if weighted else ""))
         for line in lines:
             if line not in self._printed:
                 self.say(line)
@@ -308,11 +319,10 @@ class Terminal(Callback):
 
     def on_features_progress(self, split: str, done: int, count: int) -> None:
         """Show progress through the frozen layers, in the run's bar if there is one."""
-        if self._time and self._epoch:
+        if self._time and self._staged:  # before the first epoch too: to standardize features
             self._time.images(done - self._through if done > self._through else done)
             self._through = done if done < count else 0
-            text = f"{self._epoch}  frozen layers: {done}/{count} {split} images"
-            self._show(text)
+            self._show(f"{self._epoch}  frozen layers: {done}/{count} {split} images".strip())
             return
         text = f"frozen layers: {done}/{count} {split} images"
         if not self._bar.shown:
@@ -329,6 +339,8 @@ class Terminal(Callback):
             self._bar.update(text=text)
         else:
             whole = time_left.done + time_left.left
+            if not self._bar.shown:
+                self._bar.start(text, whole, str(time_left))
             self._bar.update(time_left.done, text, whole, left=str(time_left))
             self._line(f"{text}; {time_left}")
 
@@ -355,8 +367,8 @@ class Terminal(Callback):
         self._epoch = ""
         self._rate, self._said = "L2" if planned.l2 else "rate", ""
         if self._time:
-            self._time.stage = number - 1
-            self._time.begin(0)
+            self._time.begin_stage(number)
+            self._staged, self._through = True, 0
         epochs = "strengths of L2 regularization" if planned.l2 else "epochs"
         self.say(
             f"stage {number}: {planned.stage.epochs} {epochs}, "
