@@ -81,6 +81,7 @@ def _start_keras() -> int:
             f"keras: {KERAS_FLOOR} or newer is needed, got {installed}; pip install --upgrade keras"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # not the GPU's whole memory
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     with _quiet_stderr():
         import keras
