@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import pytest
 
 from tlkit.system.errors import ResourceError
-from tlkit.system.keras import KERAS_FLOOR, _quiet_stderr, _start_keras
+from tlkit.system.keras import KERAS_FLOOR, _quiet_stderr, _start_keras, has_gpu
 
 start: Callable[[], int] = _start_keras.__wrapped__  # without the cache: Keras has been started
 
@@ -114,3 +115,18 @@ def test_a_failure_shows_what_was_held_back(capfd: pytest.CaptureFixture[str]) -
         failing_import()
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "the reason\nafter\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "seen"),
+    [(None, "nvidia0", True), ("0,1", "kfd", True), ("", "nvidia0", False), ("-1", "kfd", False),
+     (None, "null", False)],
+)  # fmt: skip
+def test_a_gpu_is_seen_without_tensorflow_unless_it_is_hidden(
+    visible: str | None, device: str, seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(Path, "exists", lambda path: path == Path("/dev", device))
+    assert has_gpu() is seen
