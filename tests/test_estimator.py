@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import tlkit
 from tlkit import TransferClassifier, TransferFeatures
-from tlkit.estimator import PARTS, _images, _pictures, _split
+from tlkit.estimator import PARTS, _images, _pictures, _split, default_backbone
 from tlkit.parts.heads import Pooled
 from tlkit.parts.optimizers import Adam
 from tlkit.runfolder.folder import WEIGHTS
@@ -121,7 +121,8 @@ def test_its_parts_are_those_of_an_experiment_and_all_count() -> None:
         registry = getattr(tlkit.registries, kinds.get(name, f"{name}s"))
         own = registry.name_of(type(getattr(experiment, name)))
         # The study's own head has 27 million weights: no good beginning for a few images.
-        assert TransferClassifier().get_params()[name] == ("pooled" if name == "head" else own)
+        own = {"head": "pooled", "backbone": None}.get(name, own)
+        assert TransferClassifier().get_params()[name] == own
 
 
 def test_the_split_has_each_class_on_both_sides() -> None:
@@ -231,9 +232,32 @@ def test_other_settings_reach_the_experiment() -> None:
 
 def test_by_default_each_published_file_of_the_backbone_is_tried() -> None:
     data = tlkit.FromImages(train=(), val=(), classes=("a", "b"))
-    assert TransferClassifier()._experiment(data, 0).backbone.weights == ("imagenet", "bsds500")
+    named = TransferClassifier("vgg16")._experiment(data, 0)
+    assert named.backbone.weights == ("imagenet", "bsds500")
     named = TransferClassifier("efficientnet_lite0")._experiment(data, 0)
     assert named.backbone.weights == "imagenet"
+
+
+def test_without_a_backbone_it_is_one_whose_weights_are_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here: dict[str, Any] = {}
+
+    class File:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def local(self) -> Any:
+            return here.get(self.name)
+
+    monkeypatch.setattr(
+        "tlkit.estimator.published_files", lambda part: {"imagenet": File(part.__name__)}
+    )
+    assert default_backbone() == "vgg16"  # to be downloaded
+    here["VGG16"] = "a.h5"
+    assert default_backbone() == "vgg16"
+    here["EfficientNetLite0"] = "b.pth"
+    assert default_backbone() == "efficientnet_lite0"
 
 
 def test_images_weigh_what_they_are_given() -> None:

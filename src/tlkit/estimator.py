@@ -54,6 +54,7 @@ PARTS = (
 )  # fmt: skip
 # What unpickling a fitted estimator restores from the files of its run.
 RESTORED = ("classifier_", "run_folder_")
+DEFAULTS = ("efficientnet_lite0", "vgg16")  # backbones, in the order of preference
 KINDS = {"class_weights": "class_weights", "freeze": "freezes", "loss": "losses"}
 
 
@@ -66,7 +67,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     image files. Single keys of a part are parameters too: `optimizer__learning_rate`.
 
     Attributes:
-        backbone: The pretrained network.
+        backbone: The pretrained network; None: `efficientnet_lite0` if its weights are on this
+            machine, else `vgg16`.
         head: The classifier on top of it.
         freeze: Which layers are trained.
         class_weights: The weight of each class in the loss.
@@ -95,7 +97,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def __init__(
         self,
-        backbone: Any = "vgg16",
+        backbone: Any = None,
         *,
         head: Any = "pooled",
         freeze: Any = "head_only",
@@ -156,7 +158,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _with_key(self, part: str, key: str, value: Any) -> Any:
         """Return a part, as it is given, with another value of a key."""
-        given = getattr(self, part)
+        given: Any = getattr(self, part)
+        if part == "backbone" and isinstance(given or default_backbone(), str):
+            given = _with_all_sources(given or default_backbone())
         table = {"name": given} if isinstance(given, str) else given
         registry = getattr(registries, KINDS.get(part, f"{part}s"))
         is_table = isinstance(table, Mapping)
@@ -239,9 +243,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def _experiment(self, data: FromImages, seed: int) -> Experiment:
         parts = {name: getattr(self, name) for name in PARTS}
+        parts["backbone"] = parts["backbone"] or default_backbone()
         tables = {name: {"name": v} if isinstance(v, str) else v for name, v in parts.items()}
-        if isinstance(self.backbone, str):
-            tables["backbone"] = _with_all_sources(self.backbone)
+        if isinstance(parts["backbone"], str):
+            tables["backbone"] = _with_all_sources(parts["backbone"])
         fit = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -303,14 +308,13 @@ class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
     as to `TransferClassifier`.
 
     Attributes:
-        backbone: The pretrained network: a name, a table or an object.
+        backbone: The pretrained network: a name, a table or an object; None as in
+            `TransferClassifier`.
         layer: The layer whose output is averaged over positions, a number or name; None: the last.
         resize: How images get the network's size: `stretch`, `pad` or `crop`.
     """
 
-    def __init__(
-        self, backbone: Any = "vgg16", *, layer: Any = None, resize: Any = "stretch"
-    ) -> None:
+    def __init__(self, backbone: Any = None, *, layer: Any = None, resize: Any = "stretch") -> None:
         self.backbone = backbone
         self.layer = layer
         self.resize = resize
@@ -345,7 +349,7 @@ class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         """Return what computes features, and its image size; kept, but not pickled."""
         asked = repr((self.backbone, self.layer))
         if getattr(self, "_kept", ("",))[0] != asked:
-            backbone = self.backbone
+            backbone = self.backbone or default_backbone()
             if isinstance(backbone, str):
                 backbone = _with_all_sources(backbone)
             if not isinstance(backbone, Backbone):
@@ -365,6 +369,17 @@ class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         tags.input_tags.two_d_array = False
         tags.requires_fit = False
         return tags
+
+
+def default_backbone() -> str:
+    """Return the first of the default backbones whose weights are on this machine, or the last."""
+    here = (
+        name
+        for name in DEFAULTS
+        for file in published_files(registries.backbones.get(name)).values()
+        if file.local() is not None
+    )
+    return next(here, DEFAULTS[-1])
 
 
 def _with_all_sources(backbone: str) -> dict[str, Any]:
