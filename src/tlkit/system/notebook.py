@@ -27,8 +27,8 @@ STYLE = """
   color: inherit; border: 0; border-bottom: 1px solid var(--line); }
 .tlkit th { font-weight: 500; color: var(--soft); }
 .tlkit th:first-child, .tlkit td:first-child { text-align: left; padding-left: 0; }
-.tlkit pre { margin: 0; max-height: 22rem; overflow: auto; font-size: 12px; color: inherit;
-  background: none; }
+.tlkit pre { margin: 0; max-height: 22rem; overflow: auto; white-space: pre-wrap; font-size: 12px;
+  color: inherit; background: none; }
 .tlkit progress { width: 12rem; vertical-align: middle; margin-right: .6rem; }
 """
 
