@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def board(folder: Path, **settings: Any) -> Board:
-    return open_board(folder, retries=False, **settings)
+    return open_board(folder, (), retries=False, **settings)
 
 
 def begin(job: dict[str, Any]) -> Path:
@@ -396,3 +396,29 @@ def test_a_cluster_gives_the_tables_of_one_process(lost: list[str], tmp_path: Pa
             assert (
                 made.read_bytes() == (tmp_path / "ray/runs" / made.parent.name / kept).read_bytes()
             )
+
+
+def test_runs_of_unlike_machines_are_told_in_the_table(folder: Path) -> None:
+    one = board(folder)
+    while (lease := one.take()[0]) is not None:
+        answer = make(one.job(lease))
+        (Path(one.job(lease)["out"]) / "environment.json").write_text(
+            json.dumps({"processor": "other" if lease.work.startswith("002") else "usual"})
+        )
+        one.settle(lease, answer)
+    list(one.news())
+    done = finish(one)
+    rows = (folder / "sweep.csv").read_text().splitlines()
+    column = rows[0].split(",").index("machine")
+    assert [row.split(",")[column] for row in rows[1:]] == ["1", "2", "1"]
+    assert done.machine_note in (folder / "sweep.html").read_text()
+    assert "2 kinds of machine" in done.machine_note
+
+
+@pytest.mark.parametrize("name", ["leases", "attempt-0"])
+def test_a_planted_link_is_not_followed(name: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(tlkit.RunFolderError, match="no link"):
+        taken(board(folder))
+    assert not list((tmp_path / "elsewhere").iterdir())

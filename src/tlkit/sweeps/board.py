@@ -127,6 +127,7 @@ class Board:
             Its lease; None if no run is free now. And whether other processes work on some.
         """
         others = False
+        require_own_folder(self.leases.folder)
         with self._lock:
             newest = self.leases.newest()
             for trial in self.trials.trials:
@@ -156,6 +157,7 @@ class Board:
         if run.exists() and (is_locked(run) or not exists(run / UNFINISHED)):
             return run  # someone resumes it by hand, or it is no run: making it will say so
         out = self.attempt(trial, lease.number)
+        require_own_folder(out.parent)
         out.parent.mkdir(exist_ok=True)
         numbers = range(lease.number - 1, -1, -1)
         for begun in (run, *(self.attempt(trial, number) for number in numbers)):

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from tlkit.runfolder.folder import claim_folder
-from tlkit.sweeps.summary import Outcome, values_of
+from tlkit.sweeps.summary import Outcome, machine_numbers, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
@@ -145,16 +145,20 @@ class SweepFolder:
         write_text(self.path / f"{trial.name}.traceback.txt", text)
 
     def write_runs(self, outcomes: Sequence[Outcome], swept: Sequence[str]) -> None:
-        """Write `sweep.csv`: one row per run."""
+        """Write `sweep.csv`: one row per run; with the kind of machine if there are several."""
+        kinds = machine_numbers(outcomes)
+        kinds = kinds if len(kinds) > 1 else {}
         figures = [
             values_of(o.confusion, o.classes) if o.status == "done" else {} for o in outcomes
         ]
         names = list(dict.fromkeys(name for of_run in figures for name in of_run))
-        head = ["run", "file", *swept, "fold", "seed", "status", "split", *names]
+        machine = ["machine"] if kinds else []
+        head = ["run", "file", *swept, "fold", "seed", "status", *machine, "split", *names]
         rows = [
             [o.trial.name, o.trial.variant.file.name,
              *(brief(o.trial.variant.settings.get(key, "")) for key in swept),
-             "" if o.trial.fold is None else o.trial.fold, o.trial.seed, o.status, o.split,
+             "" if o.trial.fold is None else o.trial.fold, o.trial.seed, o.status,
+             *([kinds.get(o.machine, "")] if kinds else []), o.split,
              *(figure_cell(of_run.get(name)) for name in names),
              figure_cell(_val_accuracy(o)), o.error]
             for o, of_run in zip(outcomes, figures, strict=True)
@@ -164,16 +168,10 @@ class SweepFolder:
     def write_workers(self, leases: Mapping[str, Lease]) -> None:
         """Write `workers.csv`: who made each run, how long it took, and at which attempt."""
         rows = [
-            [
-                work,
-                lease.status,
-                lease.number + 1,
-                lease.owner.host,
-                lease.owner.process,
-                lease.seconds,
-            ]
+            [work, lease.status, lease.number + 1, lease.owner.host, lease.owner.process,
+             lease.seconds]
             for work, lease in sorted(leases.items())
-        ]
+        ]  # fmt: skip
         head = ["run", "status", "attempts", "host", "process", "seconds"]
         self.write_csv("workers.csv", head, rows)
 

@@ -112,6 +112,8 @@ def _lead(sweep: Sweep) -> str:
 
 def _cautions(sweep: Sweep) -> Iterator[str]:
     yield from sweep.trials.notes
+    if sweep.machine_note:
+        yield sweep.machine_note
     if len(sweep.summaries) > 1:
         yield (
             "The best of several variants looks better than it is, because it was chosen on these "

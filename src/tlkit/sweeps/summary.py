@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,8 @@ from attrs import field, frozen
 
 from tlkit.data.leakage import same_patient
 from tlkit.metrics.intervals import format_interval, format_value, wilson
-from tlkit.runfolder.folder import METRICS, UNFINISHED, RunFolder
+from tlkit.runfolder.folder import ENVIRONMENT, METRICS, UNFINISHED, RunFolder
+from tlkit.runfolder.inputs import AFFECTS_RESULTS, EnvironmentRecord
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import MetricsRecord
 from tlkit.runfolder.tables import read_manifest, read_predictions
@@ -56,6 +58,7 @@ class Outcome:
         classes: Class names in the order of the confusion matrices.
         confusions: The confusion matrix of each split.
         answers: The images of the split it was evaluated on; empty if not known.
+        machine: Processor, threads and versions, as far as results depend on them, as JSON.
     """
 
     trial: Trial
@@ -66,6 +69,7 @@ class Outcome:
     classes: tuple[str, ...] = ()
     confusions: Mapping[str, Confusion] = field(factory=dict)
     answers: tuple[Answer, ...] = field(default=(), repr=False)
+    machine: str = field(default="", repr=False)
 
     @property
     def confusion(self) -> Confusion:
@@ -92,7 +96,16 @@ def read_outcome(trial: Trial, run: Path) -> Outcome:
         classes=metrics.classes,
         confusions={split: scores.confusion for split, scores in metrics.kept.scores.items()},
         answers=_answers(folder, metrics),
+        machine=_machine(folder),
     )
+
+
+def _machine(folder: RunFolder) -> str:
+    """Return what of a finished run's environment may change its last bits."""
+    if not folder.has(ENVIRONMENT):
+        return ""
+    record = read_record(folder, ENVIRONMENT, EnvironmentRecord.from_json)
+    return json.dumps({key: getattr(record, key) for key in AFFECTS_RESULTS}, sort_keys=True)
 
 
 def _answers(folder: RunFolder, metrics: MetricsRecord) -> tuple[Answer, ...]:
@@ -257,6 +270,22 @@ class Sweep:
             for summary in self.all_summaries
             for name, figure in summary.figures.items()
         )  # fmt: skip
+
+    @property
+    def machines(self) -> dict[str, int]:
+        """Return the number of each kind of machine, by what results depend on."""
+        return machine_numbers(self.outcomes)
+
+    @property
+    def machine_note(self) -> str:
+        """Return the note that runs were made on unlike machines; empty if they were not."""
+        if len(self.machines) < 2:
+            return ""
+        return (
+            f"The runs were made on {len(self.machines)} kinds of machine, which differ in "
+            "processor, threads or versions, so the last bits of results may differ: column "
+            "machine of sweep.csv."
+        )
 
     @property
     def failed(self) -> tuple[Outcome, ...]:

@@ -56,6 +56,8 @@ def sweep_text(sweep: Sweep) -> str:
     published = published_results(sweep)
     if published.sources:
         blocks.append(_published_text(published))
+    if sweep.machine_note:
+        blocks.append(f"note: {sweep.machine_note}")
     if sweep.failed:
         rows = [f"{o.trial.name}  {o.trial.label}: {o.error}" for o in sweep.failed]
         blocks.append("\n".join([f"failed: {len(sweep.failed)} of {len(sweep.outcomes)}", *rows]))

@@ -190,9 +190,8 @@ class Leases:
 def _typed(cls: Any, table: dict[str, Any]) -> dict[str, Any]:
     """Return a table whose values have the types of a class's defaults; raise TypeError if not."""
     for key in attrs.fields(cls):
-        value = table.get(key.name)
-        number = isinstance(key.default, int | float)
-        if value is not None and isinstance(value, int | float) is not number:
+        value, numbers = table.get(key.name), ("int", "float")
+        if value is not None and isinstance(value, int | float) is not (key.type in numbers):
             raise TypeError(key.name)
     return table
 
