@@ -307,6 +307,12 @@ def _mean_accuracy(summary: VariantSummary) -> float:
     return summary.figures["accuracy"].mean or 0.0
 
 
+def machine_numbers(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Return the number of each kind of machine on which runs were made."""
+    kinds = dict.fromkeys(o.machine for o in outcomes if o.status == "done")
+    return {kind: number for number, kind in enumerate(kinds, start=1)}
+
+
 def shares(confusion: Confusion, classes: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Return the metrics that are proportions, each as hits and total.
 
