@@ -135,7 +135,7 @@ def read_learned_before(folder: RunFolder) -> tuple[Learned, ...]:
     Raises:
         RunFolderError: If the file is damaged.
     """
-    if not (folder.path / EARLIER).is_file():
+    if not folder.has(EARLIER):
         return ()
     names = [key.name for key in attrs.fields(Learned)]
     rows = _rows(folder, EARLIER, lambda row: [csv_text(row[name]) for name in names])
