@@ -106,6 +106,11 @@ def test_every_file_is_refused_by_every_command_whatever_was_done_to_it(tmp_path
     assert tried > 600
 
 
+def test_a_report_that_is_written_again_is_sealed_again(tmp_path: Path) -> None:
+    folder = copy_of(OLD, tmp_path, sealed=True)
+    assert [command(verb, folder).code for verb in ("report", "verify")] == [0, 0]
+
+
 def test_without_a_seal_one_line_says_so(tmp_path: Path) -> None:
     ended = command("verify", copy_of(OLD, tmp_path, sealed=False))
     assert (ended.code, ended.err.count("note: ")) == (0, 1)

@@ -18,7 +18,7 @@ from tlkit.reports.card import write_card
 from tlkit.reports.gallery import Gallery, Source, make_gallery, unchanged, without_pictures
 from tlkit.reports.report import REPORT, write_report
 from tlkit.runfolder.experiment import read_experiment
-from tlkit.runfolder.folder import RunFolder
+from tlkit.runfolder.folder import PAGES, RunFolder
 from tlkit.runfolder.record import RunRecord, read_run
 from tlkit.system.errors import ConfigError, DataError, TlkitError
 
@@ -87,6 +87,7 @@ def report(
     except TlkitError as error:
         gallery = without_pictures(record.judged, str(error))
     _write(folder, record, gallery)
+    folder.reseal(*PAGES)
     return Report(folder.path / REPORT, gallery.missing)
 
 
