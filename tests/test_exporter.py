@@ -383,11 +383,11 @@ def test_a_model_that_answers_otherwise_is_not_handed_out(
     ("rule", "instead", "message"),
     [
         (
-            "_turned(_plain(image, content), image)",
+            "_turned(_plain(image, content) if deep is None else deep, image)",
             "_plain(image, content)",
             r"reads turned\.jpg differently",
         ),
-        ("Image.alpha_composite(black, image)", "image", r"reads transparent\.png differently"),
+        ("Image.alpha_composite(black, strip)", "strip", r"reads transparent\.png differently"),
         ("favored, others.argmax(axis=1))", "highest, highest)", r"decides differently"),
     ],
 )
