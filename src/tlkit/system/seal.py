@@ -105,7 +105,7 @@ def _problem(
 ) -> str:
     """Return what is wrong with a file, or an empty string."""
     if name not in hashes:
-        return "is not among the files that were sealed"
+        return f"is not among the files in {SEAL} and {MACHINE_SEAL}"
     known = hashes[name]
     if content is None:  # a file of another size is not read
         with opened(folder / name, MAX_FILE_BYTES) as (_, status):
