@@ -29,7 +29,7 @@ from tlkit.train.step import require_loss
 
 STUDY = """
 plugins.modules = ["lies.py"]
-data = {name = "shapes", train = 3, val = 2, test = 2, image_px = 16}
+data = {name = "shapes", train = 6, val = 3, test = 3, image_px = 16}
 backbone = {name = "tiny", weights = "none", image_size = 8}
 head.name = "linear"
 fit = {epochs = 1, batch_size = 4, cache = false}
