@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from attrs import field, frozen
 
@@ -248,9 +249,16 @@ def foreign_place(error: BaseException) -> str:
         for _, part in registry.registered()
     } - {"tlkit"}
     places = [
-        f"{frame.f_code.co_filename}:{line}"
+        _place(frame, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         for package in [str(frame.f_globals.get("__name__")).partition(".")[0]]
         if package in packages or package.startswith(PLUGIN)
     ]
     return places[-1] if places else ""
+
+
+def _place(frame: FrameType, line: int) -> str:
+    """Return a frame's file and line; of code that TensorFlow has rewritten, the file it is of."""
+    if "__autograph_generated_file" in frame.f_code.co_filename:
+        return str(frame.f_globals.get("__file__"))
+    return f"{frame.f_code.co_filename}:{line}"
