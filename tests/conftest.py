@@ -88,7 +88,7 @@ def write_preset() -> Callable[..., Path]:
     return write
 
 
-class Crash(BaseException):
+class Crash(GeneratorExit):  # no mistake of a part, as other exceptions of its kind would be
     """The end of the process, as far as the disk can tell."""
 
 

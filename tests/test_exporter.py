@@ -288,7 +288,7 @@ def test_the_facts_say_what_one_must_know(run: Path, tmp_path: Path) -> None:
     assert facts["input"] == "(batch, 32, 32, 3) float32, RGB, from 0 to 255"
     assert facts["run"] == "small"
     assert sorted(path.name for path in done.folder.iterdir()) == [
-        "model.json", "model.keras", "predict.py",
+        "model.json", "model.keras", "predict.py", "seal.json",
     ]  # fmt: skip
 
 

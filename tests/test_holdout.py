@@ -113,7 +113,9 @@ def test_an_image_is_decoded_once_for_all_commands(
     seen: list[tuple[int, int]] = []
     first = load_splits(data, lambda done, count: seen.append((done, count)))
     assert seen[-1] == (20, 20)
-    monkeypatch.setattr("tlkit.data.images.decode", lambda content: pytest.fail("decoded again"))
+    monkeypatch.setattr(
+        "tlkit.data.decoding._opened", lambda *_, **__: pytest.fail("decoded again")
+    )
     assert homes(load_splits(data)) == homes(first)
 
 

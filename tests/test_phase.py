@@ -11,7 +11,7 @@ from typing import Any
 import keras  # noqa: F401  # so that `make quick` skips the file here, not inside tests.test_fit
 import pytest
 from attrs import evolve, frozen
-from tests.fakes import small
+from tests.fakes import small, unseal
 from tests.test_fit import FROM_SECOND, SCORES, Listener, Trained
 
 import tlkit
@@ -260,6 +260,7 @@ def test_a_run_with_phases_is_loaded_without_their_parts(file: Path, tmp_path: P
     table = json.loads(path.read_text(encoding="utf-8"))
     assert table["phase"][1]["optimizer"]["name"] == "sgd"
     table["phase"][1]["optimizer"]["name"] = "of_a_package_that_is_gone"
+    unseal(folder)
     path.write_text(json.dumps(table), encoding="utf-8")
     loaded = tlkit.load(RunFolder(folder).path).experiment
     with pytest.raises(tlkit.PartError, match=r"optimizer 'of_a_package_that_is_gone', which is"):

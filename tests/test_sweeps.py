@@ -79,7 +79,7 @@ def test_a_failing_run_does_not_end_the_sweep(done: Sweep, listener: Listener) -
     found = rows(done.folder / "sweep.csv")
     assert [row["status"] for row in found] == ["done"] * 3 + ["failed"] * 3
     assert "loss" in found[3]["error"]
-    assert [row["optimizer"] for row in found] == ["adam"] * 3 + ["sgd"] * 3
+    assert [row["optimizer"] for row in found] == ["adam"] * 3 + ["sgd (learning_rate 1e+38)"] * 3
     assert [row["fold"] for row in found] == ["1", "2", "3"] * 2
 
 
@@ -111,7 +111,7 @@ def test_published_figures_are_a_table_too(done: Sweep) -> None:
     assert [row["figure"] for row in found] == [
         f"<b>, optimizer {name}{what}"
         for what in (", accuracy", ", circle recall")
-        for name in ("adam", "sgd")
+        for name in ("adam", "sgd (learning_rate 1e+38)")
     ]
     assert [row["published"] for row in found] == ["0.5", "0.5", "0.25", "0.25"]
     assert found[0]["ours"] == rows(done.folder / "summary.csv")[0]["mean"]

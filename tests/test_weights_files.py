@@ -178,7 +178,9 @@ def test_an_attribute_that_declares_gigabytes_is_not_read(tmp_path: Path) -> Non
     dimension = (7777).to_bytes(8, "little")
     assert content.count(dimension) >= 1
     path.write_bytes(content.replace(dimension, (1 << 31).to_bytes(8, "little")))
-    with pytest.raises(tlkit.WeightsError, match="layer_names declares more than the file"):
+    with pytest.raises(
+        tlkit.WeightsError, match=r"layer_names declares more than the file|cannot be read"
+    ):
         read_arrays(path)
 
 

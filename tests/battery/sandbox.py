@@ -64,7 +64,8 @@ def main() -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if not watched[0]:
             return
-        if event == "open" and str(arguments[0]) != watched[0]:
+        descriptor = event == "open" and isinstance(arguments[0], int)  # open already
+        if event == "open" and not descriptor and str(arguments[0]) != watched[0]:
             events.append(f"open {arguments[0]}")
         elif event.startswith(FORBIDDEN):
             events.append(f"{event} {arguments!r:.100}")

@@ -57,10 +57,10 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     path = tmp_path / "weights.h5"
     path.write_bytes(CONTENT[".h5"])
 
-    def denied(self: Path) -> bytes:
+    def denied(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr("tlkit.system.untrusted.os.open", denied)
     with pytest.raises(WeightsError, match=rf"^{path}: cannot be read: Permission denied$"):
         read_arrays(path)
 

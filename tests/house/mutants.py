@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant(
         "a folder's new name is not synced",
         "system/files.py",
-        "partial.rename(path))\n    _sync(path.parent)",
-        "partial.rename(path))",
+        "_rename_folder(partial, path))\n    _sync(path.parent)",
+        "_rename_folder(partial, path))",
         "tests/test_files.py::"
         "test_a_folder_is_on_the_disk_before_it_gets_its_name_and_the_name_after",
     ),
@@ -171,8 +171,8 @@ MUTANTS = (
     Mutant(
         "checkpoints are not checked",
         "train/checkpoint.py",
-        "Path(name).name != name or _described(path / name) != wanted",
-        "Path(name).name != name",
+        'path.lstat().st_size == wanted["bytes"] and _described(path) == wanted',
+        "True",
         "tests/test_checkpoint.py::test_a_damaged_one_is_passed_over_and_named",
     ),
     Mutant(
@@ -294,8 +294,8 @@ MUTANTS = (
     Mutant(
         "other versions go on without a word",
         "runner/resume.py",
-        "            if not anyway:",
-        "            if False:",
+        "        if changes and not anyway:",
+        "        if False:",
         f"{RESUME}::test_another_environment_is_refused_unless_it_is_accepted_and_then_recorded",
     ),
     Mutant(

@@ -112,6 +112,7 @@ def parts(draw: st.DrawFn, key: Attribute[Any]) -> Table:
         table.pop("val", None)
     if name == "lbfgs":
         table.pop("weakest", None)
+        table.pop("strongest", None)
     if name in {"folder", "manifest"}:
         table |= {key: 0.25 for key in ("val", "test") if key in table}
     return table

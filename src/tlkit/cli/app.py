@@ -139,7 +139,7 @@ def echo(text: object, err: bool = False) -> None:
 
 def hanging(start: str, text: str) -> str:
     """Return a text after `start`, on a terminal broken into lines below its own beginning."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         return start + text
     width = max(shutil.get_terminal_size().columns, len(start) + 30)
     return textwrap.fill(

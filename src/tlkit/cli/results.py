@@ -76,7 +76,7 @@ def verify(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Check that every file is as it was written, by the hashes in the folder's seal.
+    """Check that every file of a folder is as it was written.
 
     Runs are also read as for a report, and their weights must be finite; a sweep's runs must be
     the planned ones. Exit 7 if anything is damaged, with every file.

@@ -30,7 +30,7 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_they_are_all_there() -> None:
     names = [path.stem for path in FILES]
-    assert names == ["all_layers", "fine_tuned", "frozen", "probe", "tuned"]
+    assert names == ["all_layers", "fine_tuned", "frozen", "kernel", "probe", "tuned"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
