@@ -249,7 +249,7 @@ def foreign_place(error: BaseException) -> str:
         for _, part in registry.registered()
     } - {"tlkit"}
     places = [
-        _place(frame, line)
+        _frame_place(frame, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         for package in [str(frame.f_globals.get("__name__")).partition(".")[0]]
         if package in packages or package.startswith(PLUGIN)
@@ -257,7 +257,7 @@ def foreign_place(error: BaseException) -> str:
     return places[-1] if places else ""
 
 
-def _place(frame: FrameType, line: int) -> str:
+def _frame_place(frame: FrameType, line: int) -> str:
     """Return a frame's file and line; of code that TensorFlow has rewritten, the file it is of."""
     if "__autograph_generated_file" in frame.f_code.co_filename:
         return str(frame.f_globals.get("__file__"))
