@@ -25,7 +25,7 @@ SAME = ("sweep.csv", "summary.csv", "sweep.html")
 
 
 def seconds(folder: Path, workers: int, runs: int) -> float:
-    """Return how long a sweep takes with so many workers."""
+    """Return how long a sweep takes with this many workers."""
     command = [sys.executable, "-m", "tlkit", "sweep", "study.toml", "--threads", "1"]
     command += ["--seeds", f"0-{runs - 1}", "--workers", str(workers), "--out", f"with-{workers}"]
     environment = {**os.environ, "TLKIT_CACHE": str(folder / "cache")}

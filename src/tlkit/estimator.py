@@ -218,7 +218,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.classifier_ = self._load(done.folder)
         return self
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
         """Return the probability of each class, `(images, classes)`, in the order of `classes_`."""
         check_is_fitted(self, "classifier_")
         images = _images(X)
@@ -231,13 +231,13 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             pixels[number] = to_pixels(png(image), size, data.resize, data.mask_center)
         return classifier.predict_proba(pixels)
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803  # scikit-learn's name
         """Return the label of each image."""
         check_is_fitted(self, "classifier_")
         labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return labels
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803  # scikit-learn's name
         """Return the share of images whose label is predicted; a missing label is an error."""
         return float(super().score(X, _labels(y), sample_weight))
 
@@ -319,11 +319,11 @@ class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         self.layer = layer
         self.resize = resize
 
-    def fit(self, X: Any = None, y: Any = None) -> TransferFeatures:  # noqa: N803
+    def fit(self, X: Any = None, y: Any = None) -> TransferFeatures:  # noqa: N803  # scikit-learn's name
         """Do nothing; the network is pretrained."""
         return self
 
-    def transform(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
         """Return the features of each image, `(images, channels)`.
 
         Raises:
@@ -411,7 +411,7 @@ def _labels(y: Any) -> npt.NDArray[Any]:
     return labels
 
 
-def _images(X: Any) -> list[str] | npt.NDArray[np.uint8]:  # noqa: N803
+def _images(X: Any) -> list[str] | npt.NDArray[np.uint8]:  # noqa: N803  # scikit-learn's name
     """Return images as paths or as pixels."""
     if isinstance(X, str | Path):
         raise ValueError(f"X: must be a list of paths, got one path, {str(X)!r}")
