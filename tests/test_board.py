@@ -118,6 +118,7 @@ def test_a_process_that_wakes_up_cannot_write_into_the_run_it_lost(
     newest = board(folder).leases.newest()[lease.work]
     if first == "sleeper":
         assert (newest.number, newest.status) == (1, "working")
+        assert not (folder / "runs" / lease.work).exists()  # nor did it put anything there
         heir.settle(owned, make(heir.job(owned)))
     assert board(folder).leases.newest()[lease.work].status == "done"
     assert (folder / "runs" / lease.work / "metrics.json").is_file()
