@@ -431,18 +431,8 @@ def _with_features(
 ) -> keras.Model:
     """Return a model that outputs a layer's features and the probabilities in one pass.
 
-    Args:
-        model: A flat functional model that ends in probabilities.
-        layers: Its layers.
-        layer: The layer's number or name; None: the last one before the head. Its output is
-            averaged over all axes but the first and the last.
-        averages_flip: Whether the probabilities are averaged with those of the mirror image.
-
     Returns:
         A model with outputs `(images, channels + classes)` float32.
-
-    Raises:
-        ConfigError: If there is no such layer.
     """
     if layer is None:
         name = next(row.name for row in reversed(layers.layers) if row.block != HEAD)
@@ -466,12 +456,7 @@ def _pooled(features: Any) -> Any:
 
 
 def pooled_features(backbone: Backbone, layer: str | int | None) -> keras.Model:
-    """Return a pretrained network up to a layer, the last one if None, averaged over positions.
-
-    Raises:
-        ConfigError: If there is no such layer.
-        WeightsError: If no weights are available.
-    """
+    """Return a pretrained network up to a layer, the last one if None, averaged over positions."""
     model = backbone.build()
     backbone.load_weights(model)
     output = model.output

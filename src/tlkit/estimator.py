@@ -142,11 +142,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return values | inner if deep else values
 
     def set_params(self, **params: Any) -> TransferClassifier:
-        """Set parameters, also single keys of a part: `optimizer__learning_rate=1e-3`.
-
-        Raises:
-            ValueError: If there is no such parameter or key.
-        """
+        """Set parameters, also single keys of a part: `optimizer__learning_rate=1e-3`."""
         whole = {name: value for name, value in params.items() if "__" not in name}
         super().set_params(**whole)
         for name in params.keys() - whole.keys():
@@ -398,11 +394,7 @@ def _sample_weights(given: Any, count: int) -> npt.NDArray[np.float64]:
 
 
 def _labels(y: Any) -> npt.NDArray[Any]:
-    """Return one label per image.
-
-    Raises:
-        ValueError: If they are not labels, or one is missing.
-    """
+    """Return one label per image."""
     if np.ndim(y) == 1:
         refuse_missing(y, "y")
     check_classification_targets(y)
@@ -443,13 +435,6 @@ def _split(
     """Return the numbers of the training and of the validation images; both have every class.
 
     Copies of a picture stay together: a picture in both would make validation meaningless.
-
-    Args:
-        numbers: The class number of each image.
-        pictures: The hash of each image; see `_pictures`.
-        names: Class names.
-        fraction: The share to validate on.
-        seed: Seeds the draw.
     """
     place = {digest: number for number, digest in enumerate(dict.fromkeys(pictures))}
     picture = np.array([place[digest] for digest in pictures])

@@ -121,17 +121,7 @@ class Explainer:
 
 
 def feature_layer(layers: LayerTable, chosen: str | None = None) -> int:
-    """Return the number of the layer whose feature maps are weighted.
-
-    Args:
-        layers: The model's layers.
-        chosen: A layer's number or name. None: the last layer that has feature maps, is the only
-            input of everything after it, and is not a pooling layer, which would only make the map
-            of the last convolution coarser. If the head pools several depths, the deepest of them.
-
-    Raises:
-        ConfigError: If there is no such layer, or it has no feature maps.
-    """
+    """Return the number of the layer whose feature maps are weighted."""
     if chosen is None:
         maps = [
             number

@@ -238,11 +238,7 @@ def _counts(labels: Iterable[L]) -> dict[L, int]:
 
 
 def _label_list(labels: Any) -> list[Any]:
-    """Return labels as Python values, one per image.
-
-    Raises:
-        ValueError: If one is missing, or they have another shape, such as one-hot labels.
-    """
+    """Return labels as Python values, one per image."""
     values = _as_list(labels)
     refuse_missing(values, "labels")
     return values
@@ -414,11 +410,7 @@ class FromImages(Dataset):
         }
 
     def load(self) -> Splits:
-        """Return the splits of the images.
-
-        Raises:
-            DataError: If images or labels have the wrong form.
-        """
+        """Return the splits of the images."""
         files: dict[str, bytes | Path] = {}
         examples: dict[str, list[Example]] = {split: [] for split in SPLITS}
         for split in SPLITS:

@@ -73,12 +73,7 @@ def smoothed(losses: Sequence[float]) -> npt.NDArray[Any]:
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Return the rate at which the smoothed loss falls fastest before its minimum.
-
-    Args:
-        rates: Learning rates, rising.
-        losses: The loss at each rate.
-    """
+    """Return the rate at which the smoothed loss falls fastest before its minimum."""
     import numpy as np
 
     curve = smoothed(losses)

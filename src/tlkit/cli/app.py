@@ -103,14 +103,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def command(
     panel: str | None, example: str, name: str | None = None, to: typer.Typer = app
 ) -> Callable[[Function], Function]:
-    """Register a function as a command.
-
-    Args:
-        panel: Where `tlkit --help` lists it.
-        example: Its usual arguments.
-        name: Its name; unset: the function's.
-        to: The group of commands that it belongs to.
-    """
+    """Register a function as a command."""
 
     def register(function: Function) -> Function:
         verb = name or function.__name__

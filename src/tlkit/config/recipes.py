@@ -161,11 +161,7 @@ RECIPES: Mapping[str, Callable[[Facts], Recipe]] = {
 
 
 def recipe_named(name: str, facts: Facts) -> Recipe:
-    """Return a recipe for these facts.
-
-    Raises:
-        ConfigError: If there is none of that name.
-    """
+    """Return a recipe for these facts."""
     if name not in RECIPES:
         raise ConfigError(
             [Problem("--recipe", f"no recipe named {name!r}{suggest(name, RECIPES)}")]

@@ -71,11 +71,6 @@ def write_starter(
         recipe: The name of a recipe; None: the one for these data and this machine.
         full: Write every key with its meaning.
         backbone: The backbone's table; None: the best one on this machine.
-
-    Raises:
-        ConfigError: If it exists, or there is no such recipe.
-        DataError: If the data are missing or inconsistent.
-        ResourceError: If it cannot be written.
     """
     made = starter(data, out, recipe, full=full, backbone=backbone)
     try:

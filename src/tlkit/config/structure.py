@@ -94,11 +94,7 @@ def with_new_names(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def hints(cls: type) -> dict[str, Any]:
-    """Return the resolved type of every field of an attrs class.
-
-    Raises:
-        PartError: If a type is unknown, or not one that a key can have.
-    """
+    """Return the resolved type of every field of an attrs class."""
     try:
         types_of = typing.get_type_hints(cls)
     except Exception as error:  # a type in quotes is code by the part's author
@@ -177,20 +173,7 @@ def structure(
     source: str = "",
     own_record: bool = False,
 ) -> T:
-    """Make an object of attrs class `cls` from a table as `tomllib` gives it.
-
-    Args:
-        cls: The class to make.
-        table: Plain values.
-        base: The folder that relative paths are relative to; unset: the working directory.
-        source: Where the table was read from, for messages.
-        own_record: The table was written by tlkit, perhaps an earlier release: accept old names of
-            keys without a warning.
-
-    Raises:
-        ConfigError: With every problem in the table.
-        PartError: If a named part exists but its package is broken.
-    """
+    """Make an object of attrs class `cls` from a table as `tomllib` gives it."""
     reader = _Reader(base or Path())
     value = reader.record(cls, table, "")
     if not own_record:
@@ -400,9 +383,6 @@ def unstructure(
         base: The folder to make paths relative to; unset: the working directory.
         registry: The registry of the object's class, if it is a part.
         words: Words that a path must not be confused with; such a path starts with `./`.
-
-    Raises:
-        PartError: If a part's class is not registered.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -32,11 +32,7 @@ class Seeds:
 
     @classmethod
     def parse(cls, text: str) -> Seeds:
-        """Parse text such as ``0-4,7``.
-
-        Raises:
-            ValueError: If the text has another form.
-        """
+        """Parse text such as ``0-4,7``."""
         seeds: list[int] = []
         for piece in text.split(","):
             match = RANGE.fullmatch(piece.strip())

@@ -35,11 +35,7 @@ WINDOWS_PATHS = "; write Windows paths in single quotes: 'D:\\new\\images'"
 
 
 def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
-    """Return an experiment file's text and its table with the overrides applied.
-
-    Raises:
-        ConfigError: If the file is not TOML, or an override is wrong.
-    """
+    """Return an experiment file's text and its table with the overrides applied."""
     text = _read(path)
     if endless := ENDLESS_KEY.search(text):
         message = f"a key has at most 100 parts, got one that begins with {endless[0][:40]}"
@@ -68,11 +64,7 @@ def _read(path: Path) -> str:
 
 
 def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Apply ``a.b=value`` expressions to a table, in place.
-
-    Raises:
-        ConfigError: If an expression is not a single TOML assignment, or two set the same key.
-    """
+    """Apply ``a.b=value`` expressions to a table, in place."""
     if isinstance(overrides, str | Mapping):
         message = f"must be a list such as ['fit.epochs=3'], got {overrides!r}"
         raise ConfigError([Problem("overrides", message)])
@@ -125,11 +117,7 @@ def _inside(inner: Any, key: str | int) -> Any:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Return the key, as written, and the value of an ``a.b=value`` expression.
-
-    Raises:
-        ConfigError: If it is not a single TOML assignment.
-    """
+    """Return the key, as written, and the value of an ``a.b=value`` expression."""
     keys, value = _assignment(text)
     if not keys:
         raise ConfigError([Problem(f"--set {text}", value)])
@@ -225,16 +213,7 @@ def load_experiment(
 def as_experiment(
     given: Experiment | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> Experiment:
-    """Return an experiment, loading it unless it is one already.
-
-    Args:
-        given: An experiment, the path of its TOML file, or a dict with the same keys.
-        overrides: See `load_experiment`.
-
-    Raises:
-        ConfigError: See `load_experiment`, or if there are overrides for an `Experiment` object.
-        PartError: See `load_experiment`.
-    """
+    """Return an experiment, loading it unless it is one already."""
     if not isinstance(given, Experiment):
         return load_experiment(given, overrides)
     if overrides:
@@ -244,11 +223,7 @@ def as_experiment(
 
 
 def _take_out_sweep(path: Path, table: dict[str, Any], in_sweep: bool) -> None:
-    """Remove `[sweep]` from a table, which leaves a single run.
-
-    Raises:
-        ConfigError: If the sweep lists other files, so that nothing is left.
-    """
+    """Remove `[sweep]` from a table, which leaves a single run."""
     sweep = table.pop("sweep", None)
     if isinstance(sweep, Mapping) and "files" in sweep:
         message = "lists experiments in other files; run them with tlkit sweep"
@@ -277,12 +252,7 @@ def _copied(value: Any) -> Any:
 
 @contextmanager
 def own_parts(path: str | Path) -> Iterator[None]:
-    """Register the parts in an experiment's plugin files while the body runs.
-
-    Raises:
-        ConfigError: If the file is not TOML, or a plugin file cannot be read.
-        PartError: If a file is broken.
-    """
+    """Register the parts in an experiment's plugin files while the body runs."""
     _, table = read_table(Path(path))
     with active(_own_files(Path(path), table)[1]):
         yield

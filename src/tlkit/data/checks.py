@@ -92,10 +92,6 @@ def check_images(
         on_image: Called with the number of images done and of all images.
         index: The files that are known to be sound; new ones are added.
         reader: Keeps the pixels of images that are decoded here.
-
-    Raises:
-        DataError: With the images that cannot be used, are not the stated ones, or are in two
-            splits.
     """
     checks = _check_all(list(splits.rows()), splits.read, on_image, index, reader)
     _refuse_bad(splits, checks, skip_bad)
@@ -121,11 +117,7 @@ def bad_images(
     read: Callable[[str], bytes],
     index: DecodedImageIndex | None = None,
 ) -> dict[str, str]:
-    """Return the images that cannot be decoded, by path, and why.
-
-    Raises:
-        DataError: If a file is another one than the stated one.
-    """
+    """Return the images that cannot be decoded, by path, and why."""
     checks = _check_all([("", example) for example in examples], read, lambda done, of: None, index)
     for check in checks:
         if check.is_other_file:
@@ -285,11 +277,7 @@ def _counted(items: Collection[object], singular: str, plural: str) -> str:
 
 
 def _unchanged(read: Callable[[str], bytes], hashes: Mapping[str, str], path: str) -> bytes:
-    """Return the bytes of an image that has been checked.
-
-    Raises:
-        ImageError: If they have changed.
-    """
+    """Return the bytes of an image that has been checked."""
     content = read(path)
     if hashlib.sha256(content).hexdigest() != hashes[path]:
         raise ImageError(CHANGED)

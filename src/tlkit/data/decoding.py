@@ -110,14 +110,7 @@ def image_format(head: bytes) -> str:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Return an image file's picture in mode `L` or `RGB`.
-
-    Raises:
-        ImageError: If it is not an image of the allowed formats, is broken, has several frames or
-            costs more than the limits allow.
-        ResourceError: If the process does not decode strictly.
-        MemoryError: If memory is short.
-    """
+    """Return an image file's picture in mode `L` or `RGB`."""
     with decoded(content) as image:
         return image
 

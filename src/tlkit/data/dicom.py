@@ -65,16 +65,8 @@ def is_dicom(content: bytes) -> bool:
 def gray_picture(content: bytes, held: ExitStack) -> npt.NDArray[np.uint8]:
     """Return the picture in a DICOM file.
 
-    Args:
-        content: The file.
-        held: Receives the share of the memory for decoding that the picture takes.
-
     Returns:
         `(height, width)` uint8; 0 is black.
-
-    Raises:
-        DicomError: If it has no sound gray picture, several, one that cannot be decoded here, or
-            costs more than the limits allow.
     """
     with _warnings() as warnings:
         picture = _decoded(content, held)
@@ -125,11 +117,7 @@ def _check_deflated(content: bytes) -> None:
 
 
 def require_pydicom() -> None:
-    """Check that DICOM files can be read.
-
-    Raises:
-        ResourceError: If pydicom is not installed.
-    """
+    """Check that DICOM files can be read."""
     try:
         import pydicom  # noqa: F401  # only to see whether it is installed
     except ImportError:

@@ -28,19 +28,7 @@ def resplit(
     max_per_class: int | None = None,
     seed: int = 0,
 ) -> Splits:
-    """Return one fold of the images, a smaller training set, both, or the splits as they are.
-
-    Args:
-        splits: The data's own splits.
-        folds: The number of folds; None keeps the splits.
-        fold: The fold to hold out, from 1.
-        max_per_class: The most training images per class; None keeps all.
-        seed: The seed of both draws.
-
-    Raises:
-        ConfigError: If the values do not fit each other.
-        DataError: If there are too few images.
-    """
+    """Return one fold of the images, a smaller training set, both, or the splits as they are."""
     _check_keys(folds, fold, max_per_class, 0 if splits.held_out else seed)
     if folds is not None and fold is not None:
         splits = fold_of(splits, folds, fold, seed)
@@ -68,15 +56,6 @@ def fold_of(splits: Splits, folds: int, fold: int, seed: int) -> Splits:
     """Hold out one fold of `train` and `val` together as `test`; `val` is a tenth of the rest.
 
     The folds are stratified by class. The data's own test split is put aside.
-
-    Args:
-        splits: The data's own splits.
-        folds: The number of folds.
-        fold: The fold to hold out, from 1.
-        seed: The seed of the folds.
-
-    Raises:
-        DataError: If a class has too few images that are independent of each other.
     """
     pooled = splits.train + splits.val
 
@@ -137,11 +116,6 @@ def contents_of(
     """Return what each image's copies share with it: its file, its pixels, a near copy.
 
     An image that cannot be decoded has its file only; whether that is an error, the run decides.
-
-    Args:
-        examples: The images.
-        read: Returns the bytes of the file at an example's path.
-        on_image: Called with the number of images done and of all images.
     """
     import numpy as np
 
@@ -164,10 +138,6 @@ def contents_of(
 
 def groups_of(examples: Sequence[Example], contents: Sequence[Iterable[Hashable]]) -> list[int]:
     """Return a group number per image: one patient or one content is one group.
-
-    Args:
-        examples: The images.
-        contents: What each image shares with its copies.
 
     >>> images = [Example("1", "a", "p7"), Example("2", "a", "P007"), Example("3", "a"),
     ...           Example("4", "a")]

@@ -30,16 +30,6 @@ def hold_out(
 
     Images of one patient, copies and near copies are in one split. An image that cannot be decoded
     gets a split too; the check before training reports it.
-
-    Args:
-        examples: The images to split.
-        read: Returns the bytes of the file at an example's path.
-        shares: The share of each split but `train`, which has the rest.
-        seed: The seed of the draw.
-        on_image: Called with the number of images done and of all images.
-
-    Raises:
-        DataError: If a class has too few separate images.
     """
 
     def read_or_name(path: str) -> bytes:
@@ -70,10 +60,6 @@ def separate_groups(
 
     Small pictures, such as digits on black, have nearly the same hash without being copies. Linked
     in chains, they would tie a whole class together.
-
-    Args:
-        examples: The images.
-        contents: What each shares with its copies; see `tlkit.data.folds.contents_of`.
     """
     groups = groups_of(examples, contents)
     most = max(MOST_COPIES, len(examples) // 20)
@@ -97,18 +83,7 @@ def assign(
     shares: Mapping[str, float],
     seed: int,
 ) -> list[str]:
-    """Return a split per image: each group in one split, each class about evenly in all of them.
-
-    Args:
-        labels: The images' classes.
-        groups: A group number per image.
-        names: What the draw knows an image by, such as its hash.
-        shares: The share of each split but `train`, which has the rest.
-        seed: The seed of the draw.
-
-    Raises:
-        DataError: If a class has fewer groups than there are splits.
-    """
+    """Return a split per image: each group in one split, each class about evenly in all of them."""
     wanted = {split: share for split, share in shares.items() if share}
     members: defaultdict[int, list[int]] = defaultdict(list)
     for number, group in enumerate(groups):
@@ -185,11 +160,7 @@ def _repair(
 
 
 def check_every_class(labels: Sequence[str], splits: Sequence[str]) -> None:
-    """Check that every class is in every split.
-
-    Raises:
-        DataError: If not; groups of several classes can make that impossible.
-    """
+    """Check that every class is in every split."""
     there = set(zip(splits, labels, strict=True))
     lacking = [
         f"{split}: has no image of {label!r}, whose images are in too few groups of one patient or "

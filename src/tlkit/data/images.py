@@ -152,16 +152,6 @@ def look_at(
     """Return each file's hash and what it shows; None if it cannot be decoded.
 
     Only files that the index does not know are decoded, and then added.
-
-    Args:
-        read: Returns the bytes at a path.
-        paths: The files.
-        hashes: The hash of each file where known, else empty.
-        index: The pictures known so far.
-        on_image: Called with the number of files done and of all files.
-
-    Raises:
-        OSError: If a file cannot be read.
     """
     known = index.read()
 
@@ -210,9 +200,6 @@ def to_pixels(
 
     Returns:
         `(size, size, 3)` uint8; bilinear with antialiasing.
-
-    Raises:
-        ImageError: If the file is not a sound image.
     """
     with decoded(content) as image:
         return resized(image, size, resize, mask_center)
@@ -276,12 +263,7 @@ class Reader:
     store: PixelStore | None = None
 
     def __call__(self, path: str) -> Pixels:
-        """Return the pixels of one image, `(size, size, 3)` uint8.
-
-        Raises:
-            DataError: If it cannot be read; the message names the image.
-            ResourceError: If memory or handles are short.
-        """
+        """Return the pixels of one image, `(size, size, 3)` uint8."""
         stored = self.store.get(path) if self.store else None
         if stored is not None:
             pixels = np.frombuffer(stored, np.uint8).reshape(self.size, self.size, 3)

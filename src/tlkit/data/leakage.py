@@ -39,9 +39,6 @@ def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:
     Args:
         keys: The keys of each item; empty strings are none.
 
-    Returns:
-        The index of the first item of the same group, for each item.
-
     >>> linked([["p"], ["p", "x"], ["x"], [], [""]])
     [0, 0, 0, 3, 4]
     """
@@ -105,22 +102,13 @@ class Shared(Generic[E]):
 
 
 def shared_patients(rows: Iterable[tuple[str, E]]) -> list[Shared[E]]:
-    """Return the patients in several splits, in the order of their first images.
-
-    Args:
-        rows: Every image with its split, such as `Splits.rows()`.
-    """
+    """Return the patients in several splits, in the order of their first images."""
     shared = _shared(rows, "patient", lambda example: same_patient(example.patient))
     return [patient for patient in shared if len(patient.splits) > 1]
 
 
 def shared_pictures(rows: Iterable[tuple[str, E]], pictures: Mapping[str, str]) -> list[Shared[E]]:
-    """Return the pictures that appear more than once, in the order of their first images.
-
-    Args:
-        rows: Every image with its split.
-        pictures: The hash of each image's decoded picture, by path.
-    """
+    """Return the pictures that appear more than once, in the order of their first images."""
     return _shared(rows, "picture", lambda example: pictures[example.path])
 
 
@@ -133,11 +121,7 @@ def _shared(rows: Iterable[tuple[str, E]], what: str, key: Callable[[E], str]) -
 
 
 def refuse(leaks: Sequence[Shared[E]], source: str = "") -> None:
-    """Raise if there are any leaks.
-
-    Raises:
-        DataError: With the first ten and the number of the others.
-    """
+    """Raise if there are any leaks."""
     if leaks:
         head = f"{source}: " if source else ""
         raise DataError("\n".join([*first_lines([f"{head}{leak}" for leak in leaks]), WAY_OUT]))

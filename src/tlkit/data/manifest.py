@@ -54,17 +54,7 @@ def read_rows(
     required: Sequence[str] = ("path", "label"),
     classes: Sequence[str] | None = None,
 ) -> tuple[list[Row], list[str]]:
-    """Return the rows of a manifest in order, wrong ones included, and notes on the table.
-
-    Args:
-        path: The CSV file, in UTF-8 with or without a byte order mark, see `separator`.
-        root: The folder that image paths are relative to.
-        required: The columns that must be there. If this is `path` alone, no other is looked at.
-        classes: The labels allowed; None allows any.
-
-    Raises:
-        DataError: If the file is not such a table.
-    """
+    """Return the rows of a manifest in order, wrong ones included, and notes on the table."""
     table = _table(path)
     columns = table[0][1]
     _check_columns(path, columns, required)
@@ -138,11 +128,7 @@ def label_notes(labels: Iterable[str]) -> list[str]:
 
 
 def refuse_rows(path: Path, problems: Sequence[str]) -> None:
-    """Raise if any row is wrong.
-
-    Raises:
-        DataError: With the first ten wrong rows and the number of the others.
-    """
+    """Raise if any row is wrong."""
     if problems:
         lines = first_lines([f"{path}: {row}" for row in problems], "rows")
         if all("path: there is no file" in row for row in problems) and len(problems) > 1:

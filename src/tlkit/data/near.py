@@ -30,13 +30,7 @@ def difference_hash(gray: Image.Image) -> Bits:
 def near_pairs(
     hashes: Sequence[Bits], near_bits: int = NEAR_BITS, others: Sequence[Bits] | None = None
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield the pairs whose hashes differ in few bits, with the number of these.
-
-    Args:
-        hashes: The hash of each picture.
-        near_bits: The most bits that may differ.
-        others: Pictures to compare with; None: among each other, the lower index first.
-    """
+    """Yield the pairs whose hashes differ in few bits, with the number of these."""
     if not hashes or (others is not None and not others):
         return
     words = np.stack(hashes).view(np.uint64)

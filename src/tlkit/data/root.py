@@ -87,9 +87,6 @@ class ImageRoot:
 
         The location is checked after the file is open, so replacing the file by a link in between
         gains nothing.
-
-        Raises:
-            OSError: If the file cannot be read, is not regular, is too large or lies outside.
         """
         path = self.path / name
         with _opened(path) as (file, status):
@@ -105,11 +102,7 @@ def _folded(name: str) -> str:
 
 
 def read_file(path: str | Path) -> bytes:
-    """Return the bytes of an image file anywhere.
-
-    Raises:
-        OSError: If the file cannot be read, is not regular (such as a pipe) or is too large.
-    """
+    """Return the bytes of an image file anywhere."""
     with _opened(path) as (file, _):
         return file.read()
 

@@ -79,12 +79,7 @@ class LabeledImages:
     def examples(
         self, split: str | None = None, classes: Sequence[str] = ()
     ) -> tuple[Example, ...]:
-        """Return the images of one split, or all, without what names them in messages.
-
-        Args:
-            split: The split; None takes all images.
-            classes: Sort by label in this order first.
-        """
+        """Return the images of one split, or all, without what names them in messages."""
         chosen = [image for image in self.images if split in {None, image.split}]
         if classes:
             chosen.sort(key=lambda image: classes.index(image.label))
@@ -104,9 +99,6 @@ def read_labeled(
         patient: A regular expression whose one group, searched in the file name, is the patient.
             Where it does not match, the patient stays as it is.
         root: The folder that the paths in a CSV file are relative to; None: that of the file.
-
-    Raises:
-        DataError: If there are no labeled images. Single wrong rows are `problems`.
     """
     if not exists(path):
         raise DataError(f"{path}: there is no such file or folder")
@@ -132,15 +124,7 @@ def _with_patients(images: Iterable[LabeledImage], pattern: str) -> Iterable[Lab
 
 
 def read_folder(top: Path, classes: Sequence[str] | None = None) -> LabeledImages:
-    """Return the images below a folder that has a folder per class, or such folders per split.
-
-    Args:
-        top: The folder.
-        classes: The classes, if known; a class may then be called like a split.
-
-    Raises:
-        DataError: If a folder next to the splits has folders of classes too.
-    """
+    """Return the images below a folder that has a folder per class, or such folders per split."""
     splits = split_folders(top, classes)
     images: list[LabeledImage] = []
     left_out = [*images_beside(top)]
@@ -200,17 +184,7 @@ def read_manifest(
     root: ImageRoot | None = None,
     required: Sequence[str] = ("path", "label"),
 ) -> LabeledImages:
-    """Return the images that a CSV file lists; wrong rows are `problems`.
-
-    Args:
-        path: The CSV file.
-        classes: The labels allowed; None allows any.
-        root: The folder that image paths are relative to; None: that of the CSV file.
-        required: The columns that must be there.
-
-    Raises:
-        DataError: If the file is not such a table.
-    """
+    """Return the images that a CSV file lists; wrong rows are `problems`."""
     root = root or ImageRoot(path.parent)
     images, problems = [], []
     rows, remarks = read_rows(path, root, required, classes)
@@ -247,18 +221,7 @@ def read_evaluation_images(
     split: str | None = None,
     root: ImageRoot | None = None,
 ) -> EvaluationImages:
-    """Return labeled images to evaluate a classifier on.
-
-    Args:
-        path: A folder with a folder per class, or such folders per split, or a CSV manifest.
-        classes: The classifier's classes.
-        split: The split to use; None: `test` if there is one, else `val`. Images without any
-            split are all used.
-        root: The folder that the paths in a CSV file are relative to; None: that of the file.
-
-    Raises:
-        DataError: If there are no such images, or they have other labels.
-    """
+    """Return labeled images to evaluate a classifier on."""
     if is_file(path):
         labeled = read_manifest(path, classes, root)
         refuse_rows(path, labeled.problems)
@@ -315,17 +278,7 @@ def image_files(
     left_out: list[LeftOut] | None = None,
     root: Callable[[Path], ImageRoot | None] = lambda path: None,
 ) -> Iterator[str | Rejected]:
-    """Yield the images that are named, in order; each name yields at least one entry.
-
-    Args:
-        names: Each an image file, a folder (every image file below it, sorted), a pattern such as
-            ``images/**/*.png``, a CSV file with a column `path` (relative to its folder), or ``-``
-            for one path per line of `stdin`. A name that exists is never taken as a pattern.
-        stdin: The lines of standard input.
-        left_out: Receives what was left out in folders.
-        root: Returns the folder that the paths in a CSV file are relative to; None: that of the
-            file.
-    """
+    """Yield the images that are named, in order; each name yields at least one entry."""
     for name in names:
         reason, files = _named(name, stdin, [] if left_out is None else left_out, root)
         empty = True

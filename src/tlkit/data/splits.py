@@ -64,10 +64,6 @@ def check_classes(instance: Any, attribute: Any, classes: tuple[str, ...]) -> No
 def spellings(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
     r"""Return one spelling for names that differ in their Unicode form only.
 
-    Args:
-        names: The names.
-        known: Spellings that go before those of `names`.
-
     >>> len(set(spellings(["caf\u00e9", "cafe\u0301", "tea"]).values()))
     2
     """
@@ -89,11 +85,7 @@ def is_missing(label: object) -> bool:
 
 
 def refuse_missing(labels: Iterable[object], what: str) -> None:
-    """Raise if any label is missing; nothing is trained or scored without one.
-
-    Raises:
-        ValueError: With their number and the place of the first.
-    """
+    """Raise if any label is missing; nothing is trained or scored without one."""
     places = [place for place, label in enumerate(labels) if is_missing(label)]
     if places:
         raise ValueError(

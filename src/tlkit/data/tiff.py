@@ -80,10 +80,6 @@ def full_pages(content: bytes) -> int:
     """Return the number of a TIFF's pages that are not reduced copies of another.
 
     Pillow's own count takes time by the square of the pages.
-
-    Raises:
-        TiffError: If it has too many pages.
-        struct.error: If the file is cut off.
     """
     page = TiffTags(content)
     full, seen = 1, {0, page.place}

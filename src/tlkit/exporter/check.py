@@ -26,10 +26,6 @@ def check_script(classifier: Classifier, folder: Path, form: Format, out: Path) 
 
     Both read the same files: gray, color and palettes, 8 and 16 bits, with transparency, turned,
     wide and high. Returns None if the package that reads the model is not installed.
-
-    Raises:
-        WeightsError: If the script answers differently.
-        PartError: If the model cannot be read.
     """
     if not installed(form.reader):
         return None

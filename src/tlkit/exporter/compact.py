@@ -36,11 +36,7 @@ def trained_only(folder: Path) -> bytes:
 
 
 def restore_frozen(folder: Path) -> None:
-    """Complete the weights that `trained_only` made smaller, from the published file.
-
-    Raises:
-        WeightsError: If that file is not here, or is another one.
-    """
+    """Complete the weights that `trained_only` made smaller, from the published file."""
     import numpy as np
     from safetensors.numpy import load
 

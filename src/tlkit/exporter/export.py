@@ -128,11 +128,7 @@ def _with_keras_layers(model: keras.Model) -> keras.Model:
 
 
 def with_preprocessing(classifier: Classifier) -> keras.Model:
-    """Return a model from RGB pixels in [0, 255] to probabilities, with shared weights.
-
-    Raises:
-        PartError: If the preprocessing only works on TensorFlow's tensors.
-    """
+    """Return a model from RGB pixels in [0, 255] to probabilities, with shared weights."""
     backbone = classifier.experiment.backbone
     size = backbone.image_size
     pixels = keras.Input((size, size, 3), name="pixels")

@@ -68,11 +68,7 @@ if __name__ == "__main__":
 
 
 def predict_py(probabilities: str) -> str:
-    """Return the text of `predict.py`.
-
-    Args:
-        probabilities: The lines that define `probabilities`, which reads the model.
-    """
+    """Return the text of `predict.py`."""
     imports, rules = standalone(to_pixels, decide, printable)
     rules = rules.replace("'tlkit[dicom]'", "pydicom").replace("'tlkit[heic]'", "pillow-heif")
     head = HEAD.format(version=version("tlkit"), imports=imports)

@@ -49,12 +49,7 @@ class Duplicates:
 
 
 def find_duplicates(images: Sequence[ImageFacts], near_bits: int = NEAR_BITS) -> Duplicates:
-    """Find duplicate images.
-
-    Args:
-        images: The images.
-        near_bits: The most bits, of 256, in which the hashes of near duplicates may differ.
-    """
+    """Find duplicate images."""
     pairs: list[Pair] = []
     first_pixels: dict[str, int] = {}
     first_bytes: dict[str, int] = {}

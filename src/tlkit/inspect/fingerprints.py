@@ -56,15 +56,7 @@ class ImageFacts:
 def all_image_facts(
     labeled: LabeledImages, on_image: Callable[[int, int], None] = lambda done, count: None
 ) -> tuple[list[ImageFacts], list[str]]:
-    """Read every image once.
-
-    Args:
-        labeled: The images.
-        on_image: Called with the number of images done and of all images.
-
-    Returns:
-        The facts in order, and what is wrong with images that cannot be read.
-    """
+    """Read every image once."""
 
     def attempt(image: LabeledImage) -> ImageFacts | str:
         try:
@@ -88,11 +80,7 @@ def all_image_facts(
 
 
 def image_facts(image: LabeledImage, content: bytes) -> ImageFacts:
-    """Return the facts about one image.
-
-    Raises:
-        ImageError: If it is not a sound image.
-    """
+    """Return the facts about one image."""
     with decoded(content) as picture:
         kind, mode = stored_as(content)
         gray = picture.convert("L")

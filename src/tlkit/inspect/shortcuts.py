@@ -78,14 +78,7 @@ class Shortcut:
 def find_shortcuts(
     images: Sequence[ImageFacts], groups: Sequence[int], mask_center: float = 0.6, seed: int = 0
 ) -> list[Shortcut]:
-    """Measure how well source, size, file, border and a masked picture predict the label.
-
-    Args:
-        images: The images.
-        groups: A group number per image; no group is both trained and tested on.
-        mask_center: The share of each side that is blacked out in the control.
-        seed: The seed of folds, trees and bootstrap.
-    """
+    """Measure how well source, size, file, border and a masked picture predict the label."""
     chosen = evenly([one.image.label for one in images], seed)
     images, groups = [images[n] for n in chosen], [groups[n] for n in chosen]
     labels = np.array([one.image.label for one in images])

@@ -91,17 +91,7 @@ def _effective_size(share: float, hits: Floats, sizes: Floats, n: int) -> float:
 
 
 def bootstrap_interval(value: float, resampled: Floats, n: int) -> Interval | None:
-    """Return the bias-corrected percentile interval (Efron 1981).
-
-    Args:
-        value: The figure on all images.
-        resampled: The figure on each resample; NaN where undefined.
-        n: Number of images behind the figure.
-
-    Returns:
-        None if the figure is undefined, is undefined in more than a tenth of the resamples, or is
-        the same in all of them, as after a perfect result.
-    """
+    """Return the bias-corrected percentile interval (Efron 1981)."""
     defined = resampled[~np.isnan(resampled)]
     if math.isnan(value) or len(defined) < 0.9 * len(resampled):
         return None

@@ -72,14 +72,7 @@ def fit_calibrator(
     raw: Probabilities,
     classes: Sequence[str],
 ) -> Calibrator:
-    """Fit a calibration.
-
-    Args:
-        settings: What to fit.
-        labels: Class numbers of the validation images.
-        raw: The model's probabilities for them, `(images, classes)`.
-        classes: Class names in the order of the columns.
-    """
+    """Fit a calibration."""
     numbers = np.asarray(labels)
     temperature = best_temperature(numbers, raw) if settings.temperature else 1.0
     calibrator = Calibrator(temperature=temperature)
@@ -146,13 +139,7 @@ class CalibratedOutputs:
 def calibrate(
     settings: Calibration, splits: Splits, raw: Mapping[str, Probabilities]
 ) -> CalibratedOutputs:
-    """Fit a calibration on validation, apply it to all splits, and score the outputs.
-
-    Args:
-        settings: What to fit.
-        splits: The images.
-        raw: The model's probabilities by split, `val` among them.
-    """
+    """Fit a calibration on validation, apply it to all splits, and score the outputs."""
     calibrator = fit_calibrator(settings, splits.labels(splits.val), raw["val"], splits.classes)
     examples = dict(splits.items())
     probabilities = {split: calibrator.probabilities(p) for split, p in raw.items()}

@@ -107,13 +107,7 @@ def figures(scores: Scores) -> dict[str, float | None]:
 
 
 def reference_rows(scores: Scores, reference: PublishedResult) -> tuple[ReferenceRow, ...]:
-    """Return our figures next to those that a published result gives.
-
-    Args:
-        scores: Our scores.
-        reference: The published result. Without a confusion matrix, its shares are taken to be of
-            as many images as ours if it was obtained on the same test images.
-    """
+    """Return our figures next to those that a published result gives."""
     theirs = reference_figures(reference, scores.classes)
     known = sizes(scores)
     if reference.confusion is not None:

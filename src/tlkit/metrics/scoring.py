@@ -40,9 +40,6 @@ def score(
         classes: Class names in the order of the columns.
         patients: Each image's patient, empty if unknown; no patients: all unknown.
         predicted: Predicted class numbers; None: the most probable classes.
-
-    Raises:
-        ValueError: If a class number is missing or is none of the classes'.
     """
     labels = _class_numbers(labels, len(classes), "labels")
     shares = np.asarray(probabilities, np.float64)
@@ -75,11 +72,7 @@ def score_predictions(
 
 
 def _class_numbers(labels: Labels, classes: int, what: str) -> npt.NDArray[np.intp]:
-    """Return class numbers as integers.
-
-    Raises:
-        ValueError: If one is missing, or is not a number of a class.
-    """
+    """Return class numbers as integers."""
     values = np.asarray(labels)
     if values.dtype.kind not in "iu":
         refuse_missing(values.ravel().tolist(), what)

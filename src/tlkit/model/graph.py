@@ -69,13 +69,7 @@ def layer_table(model: keras.Model) -> LayerTable:
 def cached_table(
     name: str, settings: Mapping[str, Any], build: Callable[[], LayerTable]
 ) -> LayerTable:
-    """Return a backbone's layer table from the user's cache; if it is not there, build it.
-
-    Args:
-        name: The backbone's name.
-        settings: What its layers depend on.
-        build: Makes the table; a message is logged before, since it may take a while.
-    """
+    """Return a backbone's layer table from the user's cache; if it is not there, build it."""
     versions = {**dict(_versions()), "source": _source_hash(build)}
     key = entry_key(backbone=name, settings=settings, versions=versions)
     path = default_folder() / LAYERS / f"{name}-{key[:16]}.json"
@@ -223,13 +217,7 @@ def renamed_copy(layer: Any, name: str) -> Any:
 
 
 def copy_onto(model: keras.Model, features: Any, prefix: str) -> Any:
-    """Build the same network, with new weights, on a tensor; return its output.
-
-    Args:
-        model: A functional model with one input and one output.
-        features: The tensor that takes the place of its input.
-        prefix: The beginning of the layers' names in the new graph.
-    """
+    """Build the same network, with new weights, on a tensor; return its output."""
     import keras
 
     copies: dict[int, Any] = {}

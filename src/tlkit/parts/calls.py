@@ -13,11 +13,7 @@ from tlkit.system.stdio import prints_on_stderr
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Run code of which parts may be part. Also a decorator.
-
-    Raises:
-        PartError: If a part would end the process, or raises what is no error.
-    """
+    """Run code of which parts may be part. Also a decorator."""
     try:
         with prints_on_stderr():
             yield

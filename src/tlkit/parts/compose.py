@@ -71,11 +71,7 @@ class KerasLayer(Augmentation):
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> KerasLayer:
-        """Return the layer that a table names.
-
-        Raises:
-            FieldError: If it is one that cannot be used, or has a key of another type.
-        """
+        """Return the layer that a table names."""
         name = str(table["name"])
         if name in REFUSED:
             raise FieldError("name", f"{name} {REFUSED[name]}")
@@ -173,11 +169,7 @@ def _folded(key: tf.Tensor, number: int) -> tf.Tensor:
 
 
 def _layer(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Return a new Keras layer.
-
-    Raises:
-        FieldError: If an argument is wrong.
-    """
+    """Return a new Keras layer."""
     start_keras()
     import keras
 

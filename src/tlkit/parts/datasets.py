@@ -209,17 +209,7 @@ class Manifest(Files):
 
 
 def load_splits(dataset: Dataset, on_image: OnImage = lambda done, count: None) -> Splits:
-    """Load a dataset, or its stand-in if it has one and the data are missing altogether.
-
-    Args:
-        dataset: The dataset.
-        on_image: Called with the number of images read and of all images, if splits are drawn.
-
-    Raises:
-        ConfigError: If the keys for folds do not fit each other.
-        DataError: If the data are missing without a stand-in, or are wrong, or a patient is in two
-            splits and that is not allowed.
-    """
+    """Load a dataset, or its stand-in if it has one and the data are missing altogether."""
     splits = resplit(
         _loaded(dataset, on_image),
         folds=dataset.folds,

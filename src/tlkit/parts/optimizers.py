@@ -147,9 +147,6 @@ def with_rates(part: Optimizer, multipliers: Sequence[float]) -> keras.optimizer
 
     A part may apply the multipliers by itself; those that it ignores are applied here. Which of
     the two is measured on small variables.
-
-    Raises:
-        PartError: If it does neither, or its optimizer does not step by the learning rate.
     """
     import keras
 
@@ -196,15 +193,6 @@ def layerwise(
     The multiplier acts on the step itself. Scaling gradients would have no effect under Adam, which
     divides by their size. A multiplier of 0 leaves the variable bit-identical, also under decoupled
     weight decay. If every multiplier is 1, the result is an optimizer of the same class.
-
-    Args:
-        optimizer: A Keras optimizer that has not been built. One that scales the loss keeps doing
-            so; the optimizer inside gets the multipliers.
-        multipliers: One per trainable variable, in the model's order.
-
-    Raises:
-        PartError: If the optimizer's steps are not proportional to the learning rate that
-            `update_step` is given, or it passes them on to other optimizers.
     """
     import keras
 

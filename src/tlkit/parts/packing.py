@@ -21,11 +21,7 @@ FEATURES = 16  # pooled features on the card
 
 
 def pack(backbone: Backbone, folder: Path, license_text: str) -> Card:
-    """Write the weights of a backbone's first available source into a new folder.
-
-    Raises:
-        WeightsError: If no source with weights is available, or the folder cannot be written.
-    """
+    """Write the weights of a backbone's first available source into a new folder."""
     from tlkit.model.graph import named_weights
     from tlkit.weights.tensors import write_tensors
 
@@ -63,11 +59,7 @@ def pack(backbone: Backbone, folder: Path, license_text: str) -> Card:
 
 
 def verify(folder: Path) -> Card:
-    """Check a packed folder: hash, names, shapes, and the features of a drawn picture.
-
-    Raises:
-        WeightsError: If something differs from the card.
-    """
+    """Check a packed folder: hash, names, shapes, and the features of a drawn picture."""
     import numpy as np
 
     card = Card.read(folder)

@@ -55,26 +55,13 @@ class PluginFile:
 
     @classmethod
     def read(cls, path: Path) -> PluginFile:
-        """Read a file.
-
-        Raises:
-            OSError: If it cannot be read.
-        """
+        """Read a file."""
         content = read_bytes(path, follow=True)
         return cls(path, content, hashlib.sha256(content).hexdigest())
 
 
 def read_plugins(plugins: Plugins, base: Path, source: str = "") -> tuple[PluginFile, ...]:
-    """Read the files that an experiment lists, without executing them.
-
-    Args:
-        plugins: The experiment's table.
-        base: The folder that the files must be in.
-        source: The experiment's file, for messages.
-
-    Raises:
-        ConfigError: If a file is missing, is outside `base` or has another hash than required.
-    """
+    """Read the files that an experiment lists, without executing them."""
     problems: list[Problem] = []
     files: list[PluginFile] = []
     if plugins.sha256 and len(plugins.sha256) != len(plugins.modules):
@@ -113,16 +100,6 @@ def given_plugins(
 
     A run folder may come from anywhere, so it never decides what code is executed: only files that
     the user names are.
-
-    Args:
-        modules: The names of the files that the run was made with.
-        sha256: Their hashes.
-        given: The files that the user names.
-        source: The run folder, for messages.
-        all_needed: Whether a missing file is an error.
-
-    Raises:
-        PartError: If a file is missing, or was not used by the run.
     """
     files: dict[str, PluginFile] = {}
     for path in given:
@@ -144,11 +121,7 @@ def given_plugins(
 
 
 def require_given(files: Iterable[PluginFile], given: Iterable[str | Path], source: str) -> None:
-    """Check that the user has named the plugin files that an experiment lists.
-
-    Raises:
-        PartError: If a file was not named, or cannot be read.
-    """
+    """Check that the user has named the plugin files that an experiment lists."""
     try:
         hashes = {PluginFile.read(Path(path)).sha256 for path in given}
     except OSError as error:
@@ -168,11 +141,7 @@ def plugin_message(source: str, name: str, sha256: str) -> str:
 
 @contextmanager
 def active(files: Sequence[PluginFile]) -> Iterator[None]:
-    """Register the parts of plugin files while the body runs; import each content once.
-
-    Raises:
-        PartError: If a file cannot be imported, or a name is taken.
-    """
+    """Register the parts of plugin files while the body runs; import each content once."""
     with registries.lock:
         try:
             for file in files:

@@ -68,11 +68,7 @@ class Folds:
         folds: int,
         seed: int,
     ) -> Folds:
-        """Cut images into folds, stratified by class.
-
-        Raises:
-            DataError: If a class has too few groups.
-        """
+        """Cut images into folds, stratified by class."""
         smallest, rarest = fewest_groups(labels, groups)
         if smallest < max(folds, 3):
             raise DataError(
@@ -91,12 +87,7 @@ class Folds:
     def probe(
         self, features: npt.NDArray[Any], on_fold: Callable[[int, int], None] = lambda *_: None
     ) -> OutOfFold:
-        """Return the predictions of a linear probe on features, `(images, width)`.
-
-        Args:
-            features: The features.
-            on_fold: Called with the number of folds done and of all folds.
-        """
+        """Return the predictions of a linear probe on features, `(images, width)`."""
         with one_thread():
             return self._probe(features, on_fold)
 

@@ -57,13 +57,7 @@ def caveats(run: RunRecord) -> list[str]:
 def threshold_caveats(
     threshold: Threshold, wanted: Mapping[str, float], scores: Scores
 ) -> list[str]:
-    """Return warnings about a class's threshold: few images behind it, or a recall it misses.
-
-    Args:
-        threshold: The threshold.
-        wanted: The least recall of the class, by its name.
-        scores: The scores on images that it was not chosen on.
-    """
+    """Return warnings about a class's threshold: few images behind it, or a recall it misses."""
     texts, name = [], threshold.name
     if threshold.images is not None and threshold.images < FEW:
         texts.append(
@@ -127,11 +121,7 @@ def source_caveats(examples: Sequence[Example]) -> list[str]:
 
 
 def _revealed(pairs: Mapping[tuple[str, str], int]) -> list[str]:
-    """Return the classes whose images come from sources that have hardly any other class.
-
-    Args:
-        pairs: The number of images of each source and class.
-    """
+    """Return the classes whose images come from sources that have hardly any other class."""
     of_source, of_class, own = Counter[str](), Counter[str](), Counter[str]()
     for (source, label), count in pairs.items():
         of_source[source] += count

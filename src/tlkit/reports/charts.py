@@ -45,14 +45,7 @@ def roc_chart(
     probabilities: Probabilities,
     areas: Mapping[str, float | None],
 ) -> Chart:
-    """Return the ROC curve of each class against the rest; of many classes, the worst eight.
-
-    Args:
-        classes: Class names in the order of the columns.
-        labels: The true class numbers, `(images,)`.
-        probabilities: `(images, classes)`.
-        areas: The area under each class's curve.
-    """
+    """Return the ROC curve of each class against the rest; of many classes, the worst eight."""
     lines: list[Line] = []
     for k in _worst(classes, areas):
         false, true, _ = roc_curve(labels == k, probabilities[:, k])
@@ -155,13 +148,7 @@ def _column(frame: Frame, k: int, share: float) -> Markup:
 
 
 def learning_charts(history: Sequence[Epoch], best: int, kept: int) -> list[Chart]:
-    """Return the losses, the accuracies and the learning rate over the epochs.
-
-    Args:
-        history: The epochs, at least one.
-        best: The number of the best epoch.
-        kept: The number of the epoch whose weights were kept.
-    """
+    """Return the losses, the accuracies and the learning rate over the epochs."""
     losses: list[Line] = [
         ("train", [(e.epoch, e.loss_unweighted) for e in history]),
         ("val", [(e.epoch, e.val_loss) for e in history]),
@@ -218,16 +205,7 @@ def epoch_chart(
     marks: Mapping[int, str] | None = None,
     log: bool = False,
 ) -> Chart:
-    """Return lines over epochs.
-
-    Args:
-        name: Unique on its page.
-        title: What it shows.
-        lines: Each with its name and its points, `(epoch, value)`.
-        stage_starts: The first epoch of each stage.
-        marks: Epochs to mark, with their labels.
-        log: Make the vertical axis logarithmic, with steps for lines.
-    """
+    """Return lines over epochs."""
     values = [y for _, points in lines for _, y in points]
     epochs = [x for _, points in lines for x, _ in points]
     height = 236 if marks else 214

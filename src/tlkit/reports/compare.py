@@ -124,11 +124,7 @@ class Paired:
 
 
 def read_run(path: Path) -> ComparedRun:
-    """Read a finished run's folder. Runs nothing in it.
-
-    Raises:
-        RunFolderError: If it is not the folder of a finished run.
-    """
+    """Read a finished run's folder. Runs nothing in it."""
     run = read_record(RunFolder(path))
     examples = {example.path: example for example in run.manifest[run.split]}
     return ComparedRun(
@@ -248,11 +244,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def pair_rows(pairs: Sequence[Paired | None]) -> list[list[str]]:
-    """Return a row for each run after the first, under `PAIR_HEAD`.
-
-    Args:
-        pairs: Each run's comparison with the first, from the second on.
-    """
+    """Return a row for each run after the first, under `PAIR_HEAD`."""
     return [
         [
             f"[{number}] against [1]",

@@ -221,15 +221,6 @@ def kept_epoch_text(
 ) -> str:
     """Return which epoch's weights were kept, and the accuracy of the alternative.
 
-    Args:
-        keep: `last` or `best`.
-        monitor: The metric that the best epoch is chosen by.
-        kept: The epoch whose weights were kept.
-        other: The best epoch if the last was kept, and vice versa.
-        other_accuracy: Its accuracy.
-        split: The split that the accuracy is on.
-        refit_images: The number of images that the solver fitted these weights to once more.
-
     >>> kept_epoch_text("last", "val_loss", 5, 5, 0.5, "test")
     'weights from epoch 5, the last and the best by val_loss'
     >>> kept_epoch_text("last", "val_loss", 5, 3, 0.5, "test")
@@ -254,12 +245,7 @@ def kept_epoch_text(
 def references_text(
     ours: Mapping[str, float | None], cited: Mapping[str, Mapping[str, float | None]]
 ) -> str:
-    """Return our metrics next to published ones.
-
-    Args:
-        ours: Our metrics by name.
-        cited: The published metrics under the same names, by source.
-    """
+    """Return our metrics next to published ones."""
     rows = [
         [
             name,

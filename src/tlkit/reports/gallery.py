@@ -94,12 +94,7 @@ class Source:
 
 
 def unchanged(read: Callable[[str], bytes], hashes: Mapping[str, str]) -> Callable[[str], bytes]:
-    """Return `read`, restricted to images that have not changed since the run started.
-
-    Args:
-        read: Returns the bytes at a path.
-        hashes: The SHA-256 of each image by its path.
-    """
+    """Return `read`, restricted to images that have not changed since the run started."""
 
     def read_unchanged(path: str) -> bytes:
         content = read(path)

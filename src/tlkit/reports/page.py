@@ -21,12 +21,7 @@ MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~&$])")  # what Markdown or HTML wo
 
 
 def page(template: str, **values: Any) -> str:
-    """Return an HTML page; its policy allows its own style sheet and nothing else.
-
-    Args:
-        template: The template's file, which extends `base.html.j2`.
-        values: What it shows; every text is made printable and escaped.
-    """
+    """Return an HTML page; its policy allows its own style sheet and nothing else."""
     style = "".join(path.read_text("utf-8") for path in (STYLE, TEMPLATES / "report.css"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return render(

@@ -31,9 +31,6 @@ def write_contact_sheet(
         files: The images to augment; empty: drawn shapes.
         image_px: Height and width of each image.
         draws: The number of augmented versions per image.
-
-    Raises:
-        DataError: If an image cannot be read; the message names it.
     """
     images = _read(files, image_px) if files else _drawn_shapes(image_px)
     sheet = contact_sheet(augmentation, images, draws)
@@ -53,13 +50,7 @@ def _read(files: Sequence[Path], image_px: int) -> Pixels:
 
 
 def contact_sheet(augmentation: Augmentation, images: Pixels, draws: int) -> Image.Image:
-    """Return a picture with one row per image: the original, then its augmented versions.
-
-    Args:
-        augmentation: The augmentation to show.
-        images: `(images, height, width, 3)`.
-        draws: The number of augmented versions per image.
-    """
+    """Return a picture with one row per image: the original, then its augmented versions."""
     columns = [images, *(augmented(augmentation, images, SEED, view) for view in range(draws))]
     return _grid(np.stack(columns, axis=1))
 

@@ -46,13 +46,7 @@ class ProgressBar:
         return self._bar is not None
 
     def start(self, text: str, total: float | None, left: str | None = None) -> None:
-        """Show a bar, instead of any earlier one.
-
-        Args:
-            text: What is done.
-            total: How much there is to do.
-            left: The time that is left; None: counts, and the time that follows from them.
-        """
+        """Show a bar, instead of any earlier one."""
         self.stop()
         if not self.console.is_terminal:
             return

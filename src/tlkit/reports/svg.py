@@ -83,12 +83,7 @@ class Scale:
         return self(min(max(value, self.low), self.high))
 
     def ticks(self, most: int = 5, whole: bool = False) -> list[float]:
-        """Return round values on the axis.
-
-        Args:
-            most: The largest number of steps between them.
-            whole: Only integers.
-        """
+        """Return round values on the axis."""
         if self.log:
             return self._log_ticks(most)
         span = self.high - self.low
@@ -207,16 +202,7 @@ def chart(
     *content: Markup,
     width: float = WIDTH,
 ) -> Markup:
-    """Return a whole picture, described in words for readers who cannot see it.
-
-    Args:
-        name: Unique on its page.
-        title: What it is.
-        description: What can be seen in it.
-        height: Its height, in the same units as its width.
-        content: What is drawn.
-        width: Its width.
-    """
+    """Return a whole picture, described in words for readers who cannot see it."""
     return tag(
         "svg",
         tag("title", title, id=f"{name}-title"),
@@ -255,14 +241,7 @@ def interval_plot(
     scale: tuple[float, float] = (0.0, 1.0),
     hollow: bool = False,
 ) -> Markup:
-    """Return a number as a dot on its interval, for a row of a table.
-
-    Args:
-        value: The number.
-        ends: Its interval.
-        scale: The values at the left and the right edge.
-        hollow: Draw a ring, for a number that is not ours.
-    """
+    """Return a number as a dot on its interval, for a row of a table."""
     x = Scale(*scale, 6, 154)
     quarters = [scale[0] + (scale[1] - scale[0]) * k / 4 for k in range(5)]
     parts = [tag("path", class_="grid", d=f"M{number(x(at))} 0V20") for at in quarters]

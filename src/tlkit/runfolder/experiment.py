@@ -45,21 +45,7 @@ def read_experiment(
     *,
     to_train: bool = False,
 ) -> Experiment:
-    """Return a run's experiment. Runs only the given plugin files.
-
-    Args:
-        folder: The run's folder.
-        plugins: Files with the run's own parts, wherever they are now.
-        backbone: The `FromModel` of a run that was made with one.
-        base: The folder that relative paths start from; None: the run folder.
-        to_train: Require all parts. Otherwise parts that prediction does not need and that are not
-            available become placeholders, which hold what was recorded.
-
-    Raises:
-        RunFolderError: If the folder has no experiment.
-        PartError: If a plugin file, package or backbone is missing, or a different one was given.
-        ConfigError: If this tlkit does not know a part or key.
-    """
+    """Return a run's experiment. Runs only the given plugin files."""
     table, source = folder.read_json(EXPERIMENT), str(folder.path / EXPERIMENT)
     listed = _listed_plugins(table, source)
     if isinstance(table, Mapping):

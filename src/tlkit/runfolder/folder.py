@@ -72,18 +72,7 @@ def is_own_name(name: str) -> bool:
 def claim_folder(
     out: Path | None, top: str, name: str, exists: Callable[[Path], str] | None = None
 ) -> Path:
-    """Make an empty folder: `out`, or the first free `TOP/NAME-N`.
-
-    Args:
-        out: The folder; None: the first free number.
-        top: The folder for numbered ones, below the working directory.
-        name: The name before the number.
-        exists: Returns the message if `out` exists.
-
-    Raises:
-        RunFolderError: If `out` exists.
-        ResourceError: If the folder cannot be made.
-    """
+    """Make an empty folder: `out`, or the first free `TOP/NAME-N`."""
     try:
         (Path(top) if out is None else out.parent).mkdir(parents=True, exist_ok=True)
         return next(path for path in _candidates(out, top, name) if _make(path))
@@ -98,16 +87,6 @@ def create_folder(out: Path | None, top: str, name: str, fill: Callable[[Path], 
 
     The folder is filled under a hidden name and then renamed. It is either complete or not there,
     and if two processes want the same name, one of them gets it.
-
-    Args:
-        out: The folder; None: the first free number.
-        top: The folder for numbered ones, below the working directory.
-        name: The name before the number.
-        fill: Writes the first files, at least one.
-
-    Raises:
-        RunFolderError: If `out` exists.
-        ResourceError: If the folder cannot be made.
     """
     parent = Path(top) if out is None else out.parent
     try:
@@ -186,12 +165,7 @@ class RunFolder:
         return cls(create_folder(out, RUNS, name, lambda partial: fill(cls(partial))))
 
     def read_json(self, name: str) -> Any:
-        """Return the content of a JSON file.
-
-        Raises:
-            RunFolderError: If this is not a run folder, the file has not been written yet, or it is
-                damaged.
-        """
+        """Return the content of a JSON file."""
         try:
             return parse_json(self.read_text(name))
         except ValueError as error:
@@ -205,12 +179,7 @@ class RunFolder:
             raise RunFolderError(f"{self.path / name}: cannot be read: {error}") from None
 
     def read_bytes(self, name: str, max_bytes: int = TEXT_BYTES) -> bytes:
-        """Return the content of a file; that of a finished run must be as it was sealed.
-
-        Raises:
-            RunFolderError: If this is not a run folder, the file has not been written yet, or it
-                has changed since.
-        """
+        """Return the content of a file; that of a finished run must be as it was sealed."""
         if not is_folder(self.path):
             raise RunFolderError(f"{self.path}: there is no such run folder")
         try:

@@ -305,18 +305,7 @@ def write_inputs(
     weights: Mapping[str, str],
     learned_before: Sequence[Learned] = (),
 ) -> None:
-    """Write what a run starts from.
-
-    Args:
-        folder: The run's folder.
-        experiment: The experiment.
-        plan: Its plan.
-        splits: Its images.
-        hashes: The hash of each image file, by its path.
-        looks: The difference hash of each image, by its path.
-        weights: The initial weights.
-        learned_before: What the earlier runs that it starts from have learned from.
-    """
+    """Write what a run starts from."""
     if experiment.origin is not None:
         write_text(folder.path / experiment.origin.path.name, experiment.origin.text)
     table = ExperimentRecord.of(experiment).as_json()

@@ -40,12 +40,7 @@ class LearnedFrom:
         return (*own, *read_learned_before(self.folder))
 
     def as_earlier(self, name: str, trained: bool) -> tuple[Learned, ...]:
-        """Return the images for a run that starts from this one.
-
-        Args:
-            name: This run's name.
-            trained: Whether what is taken was trained in this run; else only its own origin counts.
-        """
+        """Return the images for a run that starts from this one."""
         own = (
             evolve(image, run=name, split="train" if self.refit else image.split)
             for image in self.images
@@ -61,13 +56,7 @@ class LearnedFrom:
 def learned_caveats(
     learned: Sequence[Learned], images: Sequence[tuple[str, str]], refit: bool = False
 ) -> Iterator[str]:
-    """Yield which of the images were learned from, as the same files and as near copies.
-
-    Args:
-        learned: What was learned from.
-        images: The hash and the difference hash of each image; `UNKNOWN` if that is not known.
-        refit: Whether the run's own weights were fitted to its validation images.
-    """
+    """Yield which of the images were learned from, as the same files and as near copies."""
     groups: dict[str, Group] = {}
     for known in learned:
         groups.setdefault(known.sha256, (known.run, known.split))

@@ -111,16 +111,7 @@ class RunRecord:
 
 
 def read_record(folder: RunFolder, name: str, make: Callable[[Any], T]) -> T:
-    """Return the record in one of a folder's JSON files.
-
-    Args:
-        folder: The folder.
-        name: The file's name.
-        make: Makes the record from plain values; may raise `ConfigError`.
-
-    Raises:
-        RunFolderError: If the file is missing or damaged, with every wrong key.
-    """
+    """Return the record in one of a folder's JSON files."""
     try:
         return make(folder.read_json(name))
     except ConfigError as error:
@@ -131,11 +122,7 @@ def read_record(folder: RunFolder, name: str, make: Callable[[Any], T]) -> T:
 
 
 def read_run(folder: RunFolder) -> RunRecord:
-    """Return a finished run.
-
-    Raises:
-        RunFolderError: If the run is not finished, or a file is damaged.
-    """
+    """Return a finished run."""
     metrics = read_record(folder, METRICS, MetricsRecord.from_json)  # there if it is finished
     experiment = read_record(folder, EXPERIMENT, ExperimentRecord.from_json)
     plan = read_record(folder, PLAN, PlanRecord.from_json)

@@ -186,11 +186,7 @@ class CalibrationRecord:
         return table
 
     def calibrator(self, classes: Sequence[str]) -> Calibrator:
-        """Return the calibrator of a model with these classes.
-
-        Raises:
-            ConfigError: If the threshold is of another class.
-        """
+        """Return the calibrator of a model with these classes."""
         from tlkit.metrics.calibration import Calibrator  # needs NumPy
 
         if self.threshold is None:
@@ -204,11 +200,6 @@ class CalibrationRecord:
 
 def calibration_text(record: CalibrationRecord, split: str, error: float | None) -> str:
     """Return what was fitted on validation, for people; empty if it changes nothing.
-
-    Args:
-        record: What was fitted.
-        split: The split that the run is judged on.
-        error: The calibration error there, after calibration.
 
     >>> raw = {"test": RawFigures(accuracy=0.8, log_loss=0.6, calibration_error=0.091)}
     >>> print(calibration_text(CalibrationRecord(temperature=1.7, raw=raw), "test", 0.04))

@@ -29,13 +29,7 @@ class OtherInputs(RunFolderError):
 
 
 def resume_state(experiment: Experiment, table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the content of `unfinished.json`.
-
-    Args:
-        experiment: The experiment.
-        table: The experiment as plain values.
-        folder: The run's folder.
-    """
+    """Return the content of `unfinished.json`."""
     origin = experiment.origin
     return {
         "base": {
@@ -56,10 +50,6 @@ def read_unfinished(
 
     The folder that its paths start from is first looked for relative to the run folder, so that
     both can be moved together, and then where it was.
-
-    Raises:
-        RunFolderError: If the run is not unfinished, or its experiment was edited.
-        PartError: If a plugin file, package or backbone is missing, or a different one was given.
     """
     state = folder.read_json(UNFINISHED)
     try:

@@ -111,11 +111,7 @@ def write_looks(folder: RunFolder, splits: Splits, looks: Mapping[str, str]) -> 
 
 
 def read_looks(folder: RunFolder) -> dict[str, str]:
-    """Return the difference hashes by path; empty for a run of an earlier version.
-
-    Raises:
-        RunFolderError: If the file is damaged.
-    """
+    """Return the difference hashes by path; empty for a run of an earlier version."""
     if not folder.has(LOOKS):
         return {}
     rows = _rows(folder, LOOKS, lambda row: (csv_text(row["path"]), bytes.fromhex(row["bits"])))
@@ -130,11 +126,7 @@ def write_learned_before(folder: RunFolder, images: Sequence[Learned]) -> None:
 
 
 def read_learned_before(folder: RunFolder) -> tuple[Learned, ...]:
-    """Return the images of the earlier runs; none for a run that started from no other.
-
-    Raises:
-        RunFolderError: If the file is damaged.
-    """
+    """Return the images of the earlier runs; none for a run that started from no other."""
     if not folder.has(EARLIER):
         return ()
     names = [key.name for key in attrs.fields(Learned)]
@@ -143,11 +135,7 @@ def read_learned_before(folder: RunFolder) -> tuple[Learned, ...]:
 
 
 def read_manifest(folder: RunFolder) -> dict[str, tuple[Example, ...]]:
-    """Return the images by split.
-
-    Raises:
-        RunFolderError: If the file is missing or damaged.
-    """
+    """Return the images by split."""
     names = [key.name for key in attrs.fields(Example)]
     return _by_split(
         folder, MANIFEST, lambda row: Example(**{name: csv_text(row[name]) for name in names})
@@ -167,11 +155,7 @@ def write_history(folder: RunFolder, history: Sequence[Epoch], seconds: Sequence
 
 
 def read_history(folder: RunFolder) -> tuple[Epoch, ...]:
-    """Return the epochs.
-
-    Raises:
-        RunFolderError: If the file is missing or damaged.
-    """
+    """Return the epochs."""
     names = [key.name for key in attrs.fields(Epoch) if key.name != "l2"]
     kinds = {name: int if name in INTEGERS else float for name in names}
 
@@ -212,11 +196,7 @@ def write_predictions(
 def read_predictions(
     folder: RunFolder, classes: Sequence[str]
 ) -> dict[str, tuple[Prediction, ...]]:
-    """Return the predictions by split.
-
-    Raises:
-        RunFolderError: If the file is missing or damaged.
-    """
+    """Return the predictions by split."""
     seen: set[tuple[str, str]] = set()
 
     def prediction(row: Mapping[str, str]) -> Prediction:

@@ -42,14 +42,7 @@ class Report:
 def write_pages(
     folder: RunFolder, experiment: Experiment, splits: Splits, model: keras.Model
 ) -> None:
-    """Write the report and the model card of a run that has just ended.
-
-    Args:
-        folder: The run's folder, complete otherwise.
-        experiment: The run's experiment.
-        splits: Its images.
-        model: The model with the weights that were kept.
-    """
+    """Write the report and the model card of a run that has just ended."""
     run = read_run(folder)
     _write(folder, run, _gallery(run, experiment, splits, model))
 
@@ -140,9 +133,6 @@ def _find_splits(
 
     A path is recorded relative to the experiment's file, whose own place is not recorded. It is
     looked for from the working directory and from the folder that contains `runs`.
-
-    Raises:
-        DataError: If they are in none of these places.
     """
     if isinstance(data, Dataset):
         return load_splits(data)

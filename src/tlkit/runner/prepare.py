@@ -60,12 +60,7 @@ def check(
 
 
 def check_start(experiment: Experiment, plan: Plan) -> None:
-    """Check the files that a run starts from, as far as they are named by a path.
-
-    Raises:
-        WeightsError: If one is missing or does not fit.
-        ConfigError: If the experiment's file has the name of another file of a run folder.
-    """
+    """Check the files that a run starts from, as far as they are named by a path."""
     if experiment.origin and is_own_name(name := experiment.origin.path.name):
         message = f"{name} is the name of another file of a run folder; rename the experiment"
         raise ConfigError([Problem("", message)], str(experiment.origin.path))

@@ -121,11 +121,7 @@ class Board:
         return lease.status == FAILED and self._failed_before.get(lease.work) != lease.number
 
     def take(self) -> tuple[Lease | None, bool]:
-        """Take the first free run.
-
-        Returns:
-            Its lease; None if no run is free now. And whether other processes work on some.
-        """
+        """Take the first free run."""
         others = False
         require_own_folder(self.leases.folder)
         with self._lock:

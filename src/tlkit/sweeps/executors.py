@@ -181,17 +181,7 @@ class Slurm(Executor):
 def executor_of(
     workers: int | str, processes: int | None = None, threads: int | None = None
 ) -> Executor:
-    """Return the executor that ``--workers`` names.
-
-    Args:
-        workers: A number of processes on this machine, or ``NAME`` or ``NAME:PLACE``.
-        processes: The number of processes, for an executor that is named.
-        threads: TensorFlow's threads per process.
-
-    Raises:
-        ConfigError: If the number is not positive.
-        PartError: If there is no such executor.
-    """
+    """Return the executor that ``--workers`` names."""
     text = str(workers)
     if text.isdecimal():
         if int(text) < 1:

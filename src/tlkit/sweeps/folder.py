@@ -51,12 +51,7 @@ class SweepFolder:
 
     @classmethod
     def claim(cls, out: Path | None, name: str) -> SweepFolder:
-        """Make a new folder: `out`, or the first free `sweeps/NAME-N` in the working directory.
-
-        Raises:
-            RunFolderError: If `out` exists.
-            ResourceError: If it cannot be made.
-        """
+        """Make a new folder: `out`, or the first free `sweeps/NAME-N` in the working directory."""
         return cls(claim_folder(out, "sweeps", name, _exists))
 
     def run(self, trial: Trial) -> Path:
@@ -84,11 +79,7 @@ class SweepFolder:
         seal(self.path, hashes_of(self.path, [SWEEP]))
 
     def read_command(self) -> Command:
-        """Return how the sweep was called.
-
-        Raises:
-            RunFolderError: If this is not a sweep's folder.
-        """
+        """Return how the sweep was called."""
         plan = self._read_plan()
         try:
             file = Path(os.path.normpath(self.path / plan["file"]))
@@ -100,11 +91,7 @@ class SweepFolder:
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it") from None
 
     def check_unchanged(self, trials: Trials) -> None:
-        """Check that the sweep is still the one that was started.
-
-        Raises:
-            RunFolderError: If a run has changed, or there are more or fewer.
-        """
+        """Check that the sweep is still the one that was started."""
         before = self.planned()
         now = {trial.name: trial.sha256 for trial in trials.trials}
         changed = [name for name in before | now if before.get(name) != now.get(name)]

@@ -34,10 +34,6 @@ def open_board(
         plugins: The plugin files that the user has named; no others are imported.
         retries: Whether runs that failed are made again.
         patience_s: After how many seconds of silence a process on another machine counts as dead.
-
-    Raises:
-        RunFolderError: If it is not a sweep's folder, or an experiment has changed.
-        PartError: If a plugin file is not named.
     """
     named = tuple(str(Path(path).absolute()) for path in plugins)
     begun = SweepFolder(folder)
@@ -60,14 +56,7 @@ def at_work(board: Board) -> Iterator[None]:
 def work_off(
     board: Board, work: Work, stop: threading.Event, on_end: Callable[[], None] = lambda: None
 ) -> None:
-    """Make runs until none is left to make, here or elsewhere.
-
-    Args:
-        board: The sweep.
-        work: Makes a run of a job; see `tlkit.sweeps.worker.work`.
-        stop: When it is set, no further run is begun, and one that ends with an error was stopped.
-        on_end: Called after each run.
-    """
+    """Make runs until none is left to make, here or elsewhere."""
     while not stop.is_set():
         lease, others = board.take()
         if lease is not None:
@@ -83,13 +72,7 @@ def work_off(
 
 
 def take_part(folder: str, threads: int | None = None, plugins: Sequence[str] = ()) -> None:
-    """Make runs of a sweep in one process of this machine; what executors call elsewhere.
-
-    Args:
-        folder: The sweep's folder.
-        threads: TensorFlow's threads.
-        plugins: The plugin files that may be imported.
-    """
+    """Make runs of a sweep in one process of this machine; what executors call elsewhere."""
     board = open_board(Path(folder), plugins, retries=False)
     with at_work(board), Worker(environment=thread_variables(threads)) as worker:
         work_off(board, worker, threading.Event())

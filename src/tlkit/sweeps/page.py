@@ -60,12 +60,7 @@ def _write_published(folder: SweepFolder, sweep: Sweep) -> None:
 
 
 def sweep_page(sweep: Sweep, picture: Markup | None) -> str:
-    """Return the page.
-
-    Args:
-        sweep: What it shows.
-        picture: The sweep's chart, if there is one.
-    """
+    """Return the page."""
     metrics = list(dict.fromkeys(name for s in sweep.all_summaries for name in s.figures))
     others = [name for name in metrics if name != "accuracy"]
     name, count = sweep.trials.file.stem, len(sweep.outcomes)

@@ -78,11 +78,7 @@ class Outcome:
 
 
 def read_outcome(trial: Trial, run: Path) -> Outcome:
-    """Return the outcome that a run's folder records; `waiting` if the run is not finished.
-
-    Raises:
-        RunFolderError: If tlkit did not write the folder.
-    """
+    """Return the outcome that a run's folder records; `waiting` if the run is not finished."""
     if exists(run / UNFINISHED):  # it may have its metrics, but not yet all of its pages
         return Outcome(trial=trial, status="waiting")
     folder = RunFolder(run)
@@ -402,11 +398,6 @@ def figures_of(
 
     Several seeds have Student's interval of the mean, a single one has Wilson's over its images;
     images of one patient count as in a run's own intervals.
-
-    Args:
-        matrices: The matrices.
-        classes: Their classes.
-        answers: The single seed's images, if known.
     """
     values = [values_of(matrix, classes) for matrix in matrices]
     single = _share_intervals(matrices[0], classes, answers) if len(matrices) == 1 else {}

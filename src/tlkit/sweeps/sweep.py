@@ -137,13 +137,7 @@ def join_sweep(
 
 
 def _execute(board: Board, executor: Executor | None, callback: SweepCallback) -> Sweep:
-    """Have the runs made that are not finished, and write the results.
-
-    Args:
-        board: The sweep.
-        executor: Makes the runs; None: this process.
-        callback: Receives the progress.
-    """
+    """Have the runs made that are not finished, and write the results."""
     kept = [outcome for outcome, _ in board.news()]
     callback.on_plan(board.trials, board.folder.path)
     total, ended = len(board.trials.trials), itertools.count(1)

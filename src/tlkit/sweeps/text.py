@@ -146,12 +146,7 @@ def _published_text(published: Published) -> str:
 def published_cells(
     rows: Sequence[PublishedRow], sources: Sequence[int] | None = None
 ) -> list[list[str]]:
-    """Return rows of published results as text.
-
-    Args:
-        rows: The rows.
-        sources: The indices of the sources to show; None: all.
-    """
+    """Return rows of published results as text."""
     return [
         [
             row.label,

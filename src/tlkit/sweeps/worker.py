@@ -41,16 +41,7 @@ class BarsOnly(Terminal):
 
 
 def work(job: Mapping[str, Any], callback: Callback | None = None) -> dict[str, Any]:
-    """Make one run.
-
-    Args:
-        job: `file`, `overrides`, `out`, the `sha256` of the planned experiment, and the `plugins`
-            that may be imported; None: those that the experiment lists.
-        callback: Receives the run's progress.
-
-    Returns:
-        An empty dict, or `error` and `exit_code`, and `traceback` if it is a bug.
-    """
+    """Make one run."""
     try:
         experiment = load_experiment(
             job["file"], job["overrides"], in_sweep=True, plugins=job.get("plugins")

@@ -71,11 +71,7 @@ def default_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """Return the user's home folder.
-
-    Raises:
-        ResourceError: If the user has none, as in some containers.
-    """
+    """Return the user's home folder."""
     try:
         return Path.home()
     except RuntimeError:
@@ -119,11 +115,7 @@ class FeatureCache:
         return min(MAX_BYTES, (shutil.disk_usage(top).free + own) // 4)
 
     def make_room(self, size_bytes: int, keep: Collection[str] = ()) -> bool:
-        """Remove the least recently used entries until `size_bytes` more fit.
-
-        Returns:
-            Whether they fit; if not, nothing is removed.
-        """
+        """Remove the least recently used entries until so much fits; False: it never will."""
         for path in self._partial():
             if _age_s(path) > ABANDONED_S:
                 shutil.rmtree(path, ignore_errors=True)
@@ -180,9 +172,6 @@ class FeatureCache:
             dtype: Its dtype.
             chunks: Its rows, some at a time.
             about: A description for `about`, in plain values.
-
-        Raises:
-            OSError: If it cannot be written; nothing is left behind then.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=PARTIAL))
@@ -228,12 +217,7 @@ class FeatureCache:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    """Return what an entry's folder says of it.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is damaged, or the entry of another folder.
-    """
+    """Return what an entry's folder says of it."""
     meta = read_json(folder / META)
     if not isinstance(meta, dict):
         raise ValueError("must be an object")

@@ -57,11 +57,6 @@ def disk_operation(what: str, path: Path, do: Callable[[], T]) -> T:
     """Run one operation on the disk.
 
     Every operation of this module goes through here, so a test can count them and make one fail.
-
-    Args:
-        what: `write`, `sync`, `rename`, `link`, `make` or `remove`.
-        path: The file or folder it acts on.
-        do: The operation.
     """
     require_same_folder(path)
     return do()
@@ -72,11 +67,7 @@ locked_folders: dict[Path, Callable[[Path], bool]] = {}
 
 
 def require_same_folder(path: Path) -> None:
-    """Check that a locked folder that a path lies in has been neither renamed nor replaced.
-
-    Raises:
-        OSError: If it has.
-    """
+    """Check that a locked folder that a path lies in has been neither renamed nor replaced."""
     for folder, is_same in list(locked_folders.items()):
         if folder in path.absolute().parents and not is_same(folder):
             raise OSError(errno.ESTALE, REPLACED, str(folder))
@@ -152,11 +143,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def rename_folder(partial: Path, path: Path) -> None:
-    """Rename a filled folder, whose files are synced already.
-
-    Raises:
-        OSError: If `path` exists and is not an empty folder.
-    """
+    """Rename a filled folder, whose files are synced already."""
     _sync(partial)
     disk_operation("rename", path, lambda: _rename_folder(partial, path))
     _sync(path.parent)

@@ -98,11 +98,7 @@ def _start_keras() -> int:
 
 
 def check_settings() -> None:
-    """Check that nobody has changed the global settings that results depend on.
-
-    Raises:
-        ResourceError: If somebody has.
-    """
+    """Check that nobody has changed the global settings that results depend on."""
     import keras
     import tensorflow as tf
 
@@ -153,15 +149,7 @@ def _use_own_draws() -> None:
 
 
 def extra_package(name: str, install: str) -> Any:
-    """Import an optional package.
-
-    Args:
-        name: Its import name.
-        install: Its name for `pip install`.
-
-    Raises:
-        PartError: If it is missing or does not work with the other packages.
-    """
+    """Import an optional package."""
     start_keras()
     try:
         module = importlib.import_module(name)

@@ -26,11 +26,7 @@ DECODED_BYTES = 12  # per pixel: the picture, its conversion, and what looks at 
 
 
 def limit(name: str) -> int:
-    """Return a limit: the environment variable of that name, or the default.
-
-    Raises:
-        ResourceError: If the variable is not a whole number above 0.
-    """
+    """Return a limit: the environment variable of that name, or the default."""
     text = os.environ.get(name, "")
     if not text:
         return LIMITS[name]

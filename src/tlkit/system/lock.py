@@ -27,10 +27,6 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock while the body runs; it stays with the folder if that is renamed.
 
     Nothing is written to the folder any more once another one has taken its place.
-
-    Raises:
-        RunFolderError: If another process holds it, or its lock is no file.
-        ResourceError: If the folder cannot be written to.
     """
     try:
         handle = os.open(folder / LOCK, FLAGS | os.O_CREAT, 0o666)

@@ -101,11 +101,7 @@ def few_names(names: Sequence[str], most: int = 4, characters: int = 24) -> str:
 
 
 def data_frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Return rows as a DataFrame.
-
-    Raises:
-        ResourceError: If pandas is not installed.
-    """
+    """Return rows as a DataFrame."""
     try:
         import pandas
     except ImportError:

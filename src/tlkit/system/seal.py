@@ -49,11 +49,7 @@ def seal(folder: Path, hashes: Mapping[str, FileHash], name: str = SEAL) -> None
 
 
 def read_seal(folder: Path, name: str = SEAL) -> dict[str, FileHash]:
-    """Return one of a folder's seals; empty if it has none.
-
-    Raises:
-        RunFolderError: If it is damaged.
-    """
+    """Return one of a folder's seals; empty if it has none."""
     path = folder / name
     if not exists(path):
         return {}
@@ -82,17 +78,7 @@ def check_content(
     content: bytes | None = None,
     error: type[TlkitError] = RunFolderError,
 ) -> None:
-    """Check that a file of a folder is as it was sealed; does nothing without a seal.
-
-    Args:
-        folder: The folder.
-        name: The file's path in it.
-        content: Its content, if it has been read already.
-        error: What is raised.
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
+    """Check that a file of a folder is as it was sealed; does nothing without a seal."""
     hashes = seals(folder)
     if not hashes:
         _note_no_seal(str(folder))
@@ -119,12 +105,7 @@ def _problem(
 
 
 def problems(folder: Path, but: Container[str] = ()) -> list[str]:
-    """Return every difference between a folder's files and its seals, each with the path.
-
-    Args:
-        folder: The folder.
-        but: Names that are not looked at.
-    """
+    """Return every difference between a folder's files and its seals, each with the path."""
     hashes = seals(folder)
     lines = []
     for name in (name for name in hashes if name not in but):

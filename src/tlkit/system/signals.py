@@ -59,9 +59,6 @@ def graceful_stop(on_first: Callable[[], None]) -> Iterator[None]:
 
     Signals that the process ignores (`nohup`) stay ignored. Nothing changes in the body of another
     `graceful_stop` or outside the main thread, where Python handles no signals.
-
-    Args:
-        on_first: Called when the first signal arrives.
     """
     if _active.get() is not None or not _in_main_thread():
         yield
@@ -81,9 +78,6 @@ def raise_on_signal(message: str = "") -> Iterator[None]:
 
     Args:
         message: The message of the exception; by default, the name of the signal.
-
-    Raises:
-        Interrupted: When one of them arrives.
     """
 
     def arrive(number: int, frame: FrameType | None) -> None:
@@ -119,11 +113,7 @@ def request_stop() -> None:
 
 
 def stop_if_asked() -> None:
-    """Raise if a stop was requested; call it wherever a run may stop.
-
-    Raises:
-        Interrupted: If a signal arrived or `request_stop` was called.
-    """
+    """Raise if a stop was requested; call it wherever a run may stop."""
     request = _active.get()
     if request is not None and request.number:
         raise Interrupted(request.number)

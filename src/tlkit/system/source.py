@@ -21,9 +21,6 @@ def standalone(*functions: Callable[..., Any]) -> tuple[str, str]:
 
     Definitions come in an order in which they can be executed. Of two different definitions with
     the same name, the second gets the name of its module too.
-
-    Raises:
-        ValueError: If a function imports from tlkit in its body.
     """
     bundle = _Bundle()
     for function in functions:

@@ -25,10 +25,6 @@ def tolerate_broken_pipes() -> Iterator[None]:
     """Keep the body running when standard output or standard error breaks.
 
     Replaced streams, such as those of a notebook, are left alone.
-
-    Raises:
-        ResourceError: When the body ends, if standard output could not be written to for another
-            reason than a reader that went away.
     """
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
         sys.stdout = _tolerant(sys.stdout, _Results)

@@ -37,11 +37,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def opened(
     path: str | Path, max_bytes: int, *, follow: bool = False
 ) -> Iterator[tuple[io.BufferedReader, os.stat_result]]:
-    """Open a regular file of limited size; never waits, as for a pipe.
-
-    Raises:
-        OSError: If it cannot be opened, is a link (unless `follow`), not regular or too large.
-    """
+    """Open a regular file of limited size; never waits, as for a pipe."""
     try:
         # A device is not even opened; the second look, at the open file, cannot be deceived.
         _check(os.stat(path) if follow else os.lstat(path))  # noqa: PTH116  # may be a string
@@ -75,12 +71,7 @@ def read_bytes(path: str | Path, max_bytes: int = TEXT_BYTES, *, follow: bool = 
 
 
 def read_text(path: str | Path, max_bytes: int = TEXT_BYTES, *, follow: bool = False) -> str:
-    """Return the content of a text file in UTF-8, with the line ends it has.
-
-    Raises:
-        OSError: See `opened`.
-        ValueError: If it is not UTF-8.
-    """
+    """Return the content of a text file in UTF-8, with the line ends it has."""
     return read_bytes(path, max_bytes, follow=follow).decode()
 
 
@@ -90,12 +81,7 @@ def read_json(path: str | Path, *, follow: bool = False) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of strict JSON.
-
-    Raises:
-        ValueError: If it is not JSON, has a name twice in one object, numbers that are not finite
-            or have more digits than 64 bits hold, halves of characters, or is nested too deeply.
-    """
+    """Return the value of strict JSON."""
     if text.count("{") + text.count("[") > MAX_CONTAINERS:
         raise ValueError(f"has more than {MAX_CONTAINERS:,} objects and arrays")
     try:
@@ -162,11 +148,7 @@ def is_folder(path: Path) -> bool:
 
 
 def require_own_folder(path: Path) -> None:
-    """Check that a folder to write to is one, or is not there yet; never a link to elsewhere.
-
-    Raises:
-        RunFolderError: If it is something else.
-    """
+    """Check that a folder to write to is one, or is not there yet; never a link to elsewhere."""
     if exists(path) and (path.is_symlink() or not path.is_dir()):
         raise RunFolderError(f"{path}: must be a folder and no link to one; remove it")
 

@@ -50,11 +50,6 @@ def assemble(
 
     All layers but the last compute in the dtype `mixed_precision`, if given. Without
     `load_weights` all weights stay random.
-
-    Raises:
-        WeightsError: If the backbone's weights are not available or do not fit.
-        PartError: If the model differs from the parts' layer tables, or gives no probabilities.
-        ResourceError: If memory is too short for it, or Keras's global settings were changed.
     """
     start_keras()
     check_settings()
@@ -246,11 +241,7 @@ def apply_rates(
 def split_at(
     model: keras.Model, layers: LayerTable, cut: int
 ) -> tuple[keras.Model | None, keras.Model]:
-    """Split a flat functional model after a layer; both halves share its layers.
-
-    Returns:
-        The prefix, None if `cut` is 0, and the tail.
-    """
+    """Split a flat functional model after a layer; both halves share its layers."""
     if cut == 0:
         return None, model
     middle = _boundary(model, layers, cut)

@@ -109,11 +109,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Read and verify a checkpoint.
-
-        Raises:
-            ValueError: If a file is missing or damaged.
-        """
+        """Read and verify a checkpoint."""
         try:
             files = read_json(path / MANIFEST)["files"]
             if missing := sorted({WEIGHTS, ON_VAL, STATE} - files.keys()):
@@ -135,11 +131,7 @@ class Checkpoint:
         return BEST if BEST in self.files else WEIGHTS
 
     def on_val(self) -> tuple[Probabilities, Probabilities]:
-        """Return the validation probabilities after its epoch and after the best epoch.
-
-        Raises:
-            WeightsError: If they are damaged.
-        """
+        """Return the validation probabilities after its epoch and after the best epoch."""
         self._check(ON_VAL)
         try:
             probabilities = load(read_bytes(self.path / ON_VAL, MAX_FILE_BYTES))
@@ -148,11 +140,7 @@ class Checkpoint:
             raise WeightsError(f"{self.path / ON_VAL}: cannot be read: {reason(error)}") from None
 
     def load(self, name: str, variables: Variables) -> None:
-        """Load the arrays of one of its files into variables.
-
-        Raises:
-            WeightsError: If they do not fit, or the file has changed since it was written.
-        """
+        """Load the arrays of one of its files into variables."""
         self._check(name)
         read_tensors(self.path / name, variables)
 
@@ -176,11 +164,7 @@ class Checkpoints:
     _damaged: list[Path] = field(factory=list, init=False, repr=False)
 
     def commit(self, state: State) -> None:
-        """Write a checkpoint and remove all but the last two.
-
-        Raises:
-            ResourceError: If it cannot be written; the previous one is still valid.
-        """
+        """Write a checkpoint and remove all but the last two."""
         try:
             self.last = self._write(state)
         except OSError as error:
@@ -196,14 +180,7 @@ class Checkpoints:
             remove_folder(path)
 
     def newest(self, on_damage: Callable[[str], None]) -> Checkpoint | None:
-        """Return the newest valid checkpoint; None if there are none at all.
-
-        Args:
-            on_damage: Called with a message for each damaged one.
-
-        Raises:
-            WeightsError: If all of them are damaged.
-        """
+        """Return the newest valid checkpoint; None if there are none at all."""
         problems = []
         for path in self._paths():
             try:

@@ -61,11 +61,7 @@ class Checkpointer:
         return best_of(self.history, self.fit.monitor)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint: take its history and load its weights into the model.
-
-        Raises:
-            WeightsError: If they do not fit, or the frozen layers have other weights.
-        """
+        """Continue from a checkpoint: take its history and load its weights into the model."""
         if checkpoint.frozen_sha256 != self.frozen_sha256:
             raise WeightsError(
                 f"{checkpoint.path}: the weights of the frozen layers have changed; "
@@ -112,11 +108,7 @@ class Checkpointer:
             self.commit()
 
     def commit(self) -> None:
-        """Write the state that is only in memory, if any.
-
-        Raises:
-            ResourceError: If it cannot be written.
-        """
+        """Write the state that is only in memory, if any."""
         if self._held is not None:
             self.checkpoints.commit(self._held)
             self._held = self._best_weights = None

@@ -66,12 +66,7 @@ def stage_works(plan: Plan, cores: int) -> list[StageWork]:
 
 
 def estimated_seconds(plan: Plan, cores: int | None = None) -> float:
-    """Return about how long a run takes without a GPU and without features in the cache.
-
-    Args:
-        plan: The plan.
-        cores: The number of processor cores; unset: this machine's.
-    """
+    """Return about how long a run takes without a GPU and without features in the cache."""
     cores = cores or available_cores()
     images = sum(sum(counts.values()) for counts in plan.counts.values())
     work = sum(stage.left(0) for stage in stage_works(plan, cores))

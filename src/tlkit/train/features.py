@@ -99,11 +99,7 @@ class Extractor:
 
     @guarded()
     def __call__(self, pixels: Pixels, keys: AugmentationKeys | None = None) -> Features:
-        """Return the features of up to `batch` images, augmented if keys are given.
-
-        Raises:
-            PartError: If the augmentation returns other images than it must.
-        """
+        """Return the features of up to `batch` images, augmented if keys are given."""
         start_keras()
         count = len(pixels)
         padded = _padded(pixels, self.batch)

@@ -70,12 +70,6 @@ def fit(training: Training, callback: Callback) -> Fitted:
     """Train a model as planned, continuing from its checkpointer's progress.
 
     The model ends with the weights that `[fit] keep` asks for.
-
-    Raises:
-        NumericalError: If the loss is not finite.
-        DataError: If an image can no longer be read.
-        ResourceError: If a checkpoint cannot be written.
-        Interrupted: If a stop was requested; the last finished epoch is saved.
     """
     checkpointer, stages = training.checkpointer, training.plan.stages
     stage = None

@@ -194,12 +194,7 @@ def model_layers(backbone: Backbone, head: Head, classes: int) -> LayerTable:
 
 
 def make_plan(experiment: Experiment, splits: Splits) -> Plan:
-    """Plan a run.
-
-    Raises:
-        ConfigError: If the experiment does not fit its data or its own layers; lists every problem.
-        PartError: If a part needs a package that is not installed.
-    """
+    """Plan a run."""
     for phase in experiment.phases:
         phase.augmentation.require()
     problems: list[Problem] = []

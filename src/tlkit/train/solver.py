@@ -56,14 +56,7 @@ class LogisticRegression:
         on_iteration: Callable[[], object] = bool,
         tolerance: float = TOLERANCE,
     ) -> Floats:
-        """Return weights and, in the last row, intercepts, `(width + 1, classes)`.
-
-        Args:
-            l2: The strength of the penalty.
-            start: Weights and intercepts to start from; None: zeros.
-            on_iteration: Called after each iteration; what it raises ends the search.
-            tolerance: The largest element of the scaled gradient that is taken for zero.
-        """
+        """Return weights and, in the last row, intercepts, `(width + 1, classes)`."""
         from scipy.optimize import minimize
 
         first = np.zeros((len(self.spread) + 1, self.classes))

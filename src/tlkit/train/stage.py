@@ -125,13 +125,7 @@ class StageTrainer:
             yield x if below is None else below(tf.cast(x, tf.float32), training=False).numpy()
 
     def epoch(self, done: Sequence[Epoch]) -> Epoch:
-        """Train for the stage's next epoch, after those in `done`, and return its figures.
-
-        Raises:
-            NumericalError: If a loss is not finite.
-            PartError: If the schedule returns no valid learning rate.
-            Interrupted: If a stop was requested; the epoch is then incomplete.
-        """
+        """Train for the stage's next epoch, after those in `done`, and return its figures."""
         number = self.planned.first_epoch + len(done)
         self.callback.on_epoch_begin(number, self.run.plan.epochs, len(self.run.splits.train))
         l2, rates = None, [0.0]

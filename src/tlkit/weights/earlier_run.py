@@ -41,11 +41,7 @@ class EarlierRun:
 
     @classmethod
     def at(cls, path: Path) -> EarlierRun | None:
-        """Return the run in a folder, or the one that a weights file belongs to, if there is one.
-
-        Raises:
-            WeightsError: If the run is not finished, or its files are damaged.
-        """
+        """Return the run in a folder, or the one that a weights file belongs to, if any."""
         folder = path if is_folder(path) else path.parent
         if not exists(folder / PLAN) or (path != folder and path.name != WEIGHTS):
             return None
@@ -82,20 +78,12 @@ class EarlierRun:
         return {"run": self.name, "began_with": self.began_with}
 
     def check_backbone(self, layers: LayerTable) -> None:
-        """Check that a model has the same backbone.
-
-        Raises:
-            WeightsError: With the first layer that differs.
-        """
+        """Check that a model has the same backbone."""
         own = tuple(_table_row(x) for _, x in layers if x.block != HEAD)
         self._check("backbone", self.backbone, own)
 
     def check_head(self, layers: LayerTable, classes: tuple[str, ...]) -> None:
-        """Check that a model has the same head for the same classes in the same order.
-
-        Raises:
-            WeightsError: With what differs.
-        """
+        """Check that a model has the same head for the same classes in the same order."""
         if classes != self.classes:
             raise WeightsError(
                 f"fit.head_weights: the head of {self.folder} tells {', '.join(self.classes)} "
@@ -121,11 +109,7 @@ class EarlierRun:
         )
 
     def arrays(self, what: str) -> tuple[dict[str, Any], str]:
-        """Return arrays of the `backbone` or `head` by `LAYER/VARIABLE`, and the file's hash.
-
-        Raises:
-            WeightsError: If the file is missing or broken.
-        """
+        """Return arrays of the `backbone` or `head` by `LAYER/VARIABLE`, and the file's hash."""
         from safetensors.numpy import load
 
         path = self.folder / WEIGHTS

@@ -155,12 +155,7 @@ def _read_safetensors(path: Path, content: bytes) -> dict[str, Any]:
 
 @contextmanager
 def safetensors_slices(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield lazy slices of the arrays of a safetensors file by name; only its header is read.
-
-    Raises:
-        WeightsError: If the file is broken or hostile.
-        OSError: If it cannot be opened.
-    """
+    """Yield lazy slices of the arrays of a safetensors file by name; only its header is read."""
     from safetensors import safe_open
 
     with opened(path, MAX_FILE_BYTES) as (content, status):

@@ -54,11 +54,7 @@ class Card:
 
     @classmethod
     def read(cls, folder: Path) -> Card:
-        """Read the card in a folder.
-
-        Raises:
-            WeightsError: If there is none, or it is broken.
-        """
+        """Read the card in a folder."""
         path = folder / CARD
         try:
             table = read_json(path)

@@ -81,11 +81,7 @@ class PackageFile:
             return None
 
     def find(self) -> Path:
-        """Return its path.
-
-        Raises:
-            NotAvailableError: If the package or the file is not installed.
-        """
+        """Return its path."""
         from importlib.metadata import PackageNotFoundError, files  # slow to import
 
         try:
@@ -142,17 +138,7 @@ def load_first(
 def read_source(
     source: WeightsSource, imagenet: RemoteFile | None = None, skip: Sequence[str] = ()
 ) -> Arrays:
-    """Read a source of a backbone for which there is no `bsds500`.
-
-    Args:
-        source: `imagenet` or the path of a file.
-        imagenet: The published file; None if there is none.
-        skip: The beginnings of the names of layers to leave out.
-
-    Raises:
-        NotAvailableError: If the published file cannot be downloaded.
-        WeightsError: If there is no such source, or the file is broken.
-    """
+    """Read a source of a backbone for which there is no `bsds500`."""
     if source == "bsds500":
         raise WeightsError(
             "backbone.weights: bsds500 has the layers of vgg16 and of no other backbone"
@@ -165,11 +151,7 @@ def read_source(
 
 
 def assign(model: keras.Model, arrays: Arrays) -> None:
-    """Assign every array to the variable of its name.
-
-    Raises:
-        WeightsError: If names or shapes differ, listing the differences in both directions.
-    """
+    """Assign every array to the variable of its name."""
     named = _by_variable_name(model, arrays.named)
     _assign(model.name, model.layers, arrays.path, named)
 
@@ -239,10 +221,6 @@ def download(
         remote: The file.
         connect_s: The longest time to wait for a connection, in seconds.
         read_s: The longest time that the server may be silent, in seconds.
-
-    Raises:
-        NotAvailableError: If there is no connection, no answer, or no such file.
-        WeightsError: If its checksum is wrong.
     """
     if remote.path.is_file():
         return _checked(remote, remote.path)

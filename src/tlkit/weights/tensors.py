@@ -80,11 +80,7 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays to a safetensors file, atomically.
-
-    Raises:
-        OSError: If it cannot be written; safetensors itself raises an error of its own.
-    """
+    """Write arrays to a safetensors file, atomically."""
 
     def write(partial: Path) -> None:
         try:
@@ -98,12 +94,7 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def read_tensors(path: Path, variables: Variables) -> None:
-    """Assign a file's arrays to variables.
-
-    Raises:
-        WeightsError: If the file is missing, broken or hostile, or if names, shapes or dtypes
-            differ (no variable is changed then), or if a value is not finite.
-    """
+    """Assign a file's arrays to variables."""
     try:
         with safetensors_slices(path) as slices:
             _check(path, slices, variables)

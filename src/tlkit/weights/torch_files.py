@@ -24,15 +24,7 @@ DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
 
 
 def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Read the arrays of a `.pth` file whose content is known.
-
-    Args:
-        path: The file.
-        sha256: The SHA-256 that it must have.
-
-    Raises:
-        WeightsError: If it cannot be read, has another hash, or is of another format.
-    """
+    """Read the arrays of a `.pth` file whose content is known."""
     try:
         content = path.read_bytes()
     except OSError as error:

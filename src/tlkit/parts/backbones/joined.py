@@ -176,11 +176,7 @@ def _own(used: Mapping[str, str], name: str) -> dict[str, str]:
 
 
 def _pixel_arithmetic(name: str, member: Backbone) -> tuple[list[int], list[float], list[float]]:
-    """Return a preprocessing's order of the channels, and the factor and offset of each.
-
-    Raises:
-        PartError: If the preprocessing is something else.
-    """
+    """Return a preprocessing's order of the channels, and the factor and offset of each."""
     import numpy as np
 
     def prepared(pixels: Any) -> Any:

@@ -88,11 +88,7 @@ def preset_folder(preset: str | Path) -> Path:
 
 
 def find_preset(preset: str | Path) -> Path:
-    """Return a preset's folder.
-
-    Raises:
-        WeightsError: If it does not exist, with what to do.
-    """
+    """Return a preset's folder."""
     folder = preset_folder(preset)
     if (folder / CONFIG).is_file():
         return folder
@@ -145,11 +141,7 @@ class PresetFiles:
         return f"backbone.preset: {weights.short(self.folder / name)}"
 
     def config(self, name: str) -> tuple[Any, dict[str, Any]]:
-        """Return the class and the settings in a file.
-
-        Raises:
-            WeightsError: If it has none.
-        """
+        """Return the class and the settings in a file."""
         try:
             table = parse_json(self.texts.get(name, ""))
             return table["class_name"], dict(table["config"])
@@ -159,12 +151,7 @@ class PresetFiles:
             ) from None
 
     def network(self) -> tuple[str, dict[str, Any]]:
-        """Return the network's class and settings.
-
-        Raises:
-            WeightsError: If the file does not describe a network.
-            PartError: If the network is not supported.
-        """
+        """Return the network's class and settings."""
         kind, config = self.config(CONFIG)
         if kind == "SigLIPBackbone":  # an image and a text encoder
             kind, config = _inner(config.get("vision_encoder"), self.where(CONFIG))
@@ -186,12 +173,7 @@ class PresetFiles:
         return kind, config
 
     def scaling(self) -> tuple[Channels, Channels]:
-        """Return the factor and the offset of each channel.
-
-        Raises:
-            WeightsError: If the file is missing or broken.
-            PartError: If pixels are not only scaled and shifted.
-        """
+        """Return the factor and the offset of each channel."""
         where = self.where(CONVERTER)
         if CONVERTER not in self.texts:
             raise WeightsError(
