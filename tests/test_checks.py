@@ -274,5 +274,5 @@ def test_a_near_copy_in_another_split_is_a_note_that_says_where_to_look() -> Non
     (note,) = look(splits).splits.notes
     assert note == (
         "at least 1 image is in val and, as a near copy, in another split, such as w.jpg and "
-        "b.png; tlkit data verify finds all"
+        "b.png; tlkit data verify PATH finds all"
     )

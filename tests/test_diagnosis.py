@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,11 +110,11 @@ def test_nothing_is_said_of_stand_in_data_and_little_of_a_solver() -> None:
 def test_what_to_do_next_fits_the_result() -> None:
     run = run_with(*GOOD)
     own = evolve(run, experiment=evolve(run.experiment, data=evolve(run.experiment.data, name="x")))
-    (line,) = next_steps(own, "runs/a b", [])
+    (line,) = next_steps(own, Path("runs/a b"), [])
     assert line == "read the report, then: tlkit predict 'runs/a b' IMAGE..."
     chance = [[40, 30, 30], [40, 30, 30], [20, 20, 20]]
     poor = judged(own, chance, chance)
     assert at_chance(poor.scores)
     assert not at_chance(own.scores)
-    assert "predict" not in " ".join(next_steps(poor, "runs/a", []))
-    assert next_steps(run, "runs/a", []) == ["your own pictures: tlkit init --from FOLDER"]
+    assert "predict" not in " ".join(next_steps(poor, Path("runs/a"), []))
+    assert next_steps(run, Path("runs/a"), []) == ["your own pictures: tlkit init --from FOLDER"]

@@ -169,7 +169,10 @@ def test_a_class_with_fewer_images_keeps_what_it_has() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"folds": 5}, r"^data\.fold: missing; set it, 1 to 5, or run them all with tlkit sweep$"),
+        (
+            {"folds": 5},
+            r"^data\.fold: missing; set it, 1 to 5, or run them all with tlkit sweep FILE$",
+        ),
         ({"fold": 1}, r"^data\.fold: is one of data\.folds; set that too$"),
         ({"folds": 5, "fold": 6}, r"^data\.fold: must be from 1 to data\.folds = 5, got 6$"),
         ({"split_seed": 1}, r"^data\.split_seed: draws splits, folds and max_per_class, and these"),

@@ -18,10 +18,11 @@ from tests.finished_runs import HOSTILE, made_up
 import tlkit
 from tlkit.reports import figures
 from tlkit.reports.compare import Answer, ComparedRun, Comparison, paired
+from tlkit.reports.diagnosis import next_steps
 from tlkit.reports.gallery import Source
 from tlkit.runfolder.record import RunRecord
 from tlkit.sweeps.summary import Outcome
-from tlkit.system.notebook import choose_another, data_frame, resume_with
+from tlkit.system.notebook import CALLS, argument, choose_another, data_frame, hint
 
 LONG = 400  # characters of a repr at most
 VOID = {"meta", "img", "br", "path", "circle", "rect", "progress"}
@@ -218,11 +219,38 @@ def test_a_bar_is_drawn_below_the_lines_and_removed(outputs: list[str]) -> None:
 def test_messages_name_the_call_in_a_notebook_and_the_command_elsewhere(
     outputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert resume_with("my runs/x") == "tlkit.resume('my runs/x')"
+    folder = Path("my runs/x")
+    assert hint("resume", folder) == "tlkit.resume('my runs/x')"
+    assert hint("predict", folder, "IMAGE...") == "tlkit.load('my runs/x').predict([image, ...])"
+    assert hint("weights fetch", "vgg16") == "!tlkit weights fetch vgg16"
     assert choose_another() == "choose another with out=..., nothing is overwritten"
+    assert [argument(option) for option in ("--seeds", "--set")] == ["seeds", "overrides"]
     monkeypatch.delitem(sys.modules, "IPython")
-    assert resume_with("my runs/x") == "tlkit resume 'my runs/x'"
+    assert hint("resume", folder) == "tlkit resume 'my runs/x'"
+    assert hint("predict", folder, "IMAGE...") == "tlkit predict 'my runs/x' IMAGE..."
     assert choose_another() == "choose another with --out, nothing is overwritten"
+    assert argument("--seeds") == "--seeds"
+
+
+def test_the_calls_are_those_of_public_functions() -> None:
+    for call in CALLS.values():
+        name = call.removeprefix("tlkit.").partition("(")[0]
+        assert callable(getattr(tlkit, name))
+
+
+def test_in_a_notebook_a_run_says_what_to_change_and_what_is_next_as_calls(
+    outputs: list[str], run: tlkit.Run
+) -> None:
+    terminal = tlkit.Terminal()
+    terminal.on_run_end(run.folder)
+    text = Page(outputs[0]).text
+    assert "next: your own pictures: !tlkit init --from FOLDER" in text
+    record = evolve(run._record, experiment=evolve(
+        run._record.experiment, data=evolve(run._record.experiment.data, name="folder")
+    ))  # fmt: skip
+    (step,) = next_steps(record, run.folder, [])
+    assert step.startswith(("look at the data: tlkit.inspect_data(folder)", "read the report"))
+    assert "tlkit " not in step
 
 
 def test_a_frame_is_pandas_own() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,51 @@ PLACES = {
     "filelock": "system/lock.py",
     'environ["TF_': "system/keras.py",  # the start of Keras
 }
+
+
+# Where a command is meant whoever reads it: files and pages, and what `hint` itself writes.
+FOR_THE_COMMAND_LINE = (
+    "cli/", "config/recipes.py", "config/schema.py", "config/starter.py", "probes/page.py",
+    "reports/report.py", "reports/figures.py", "system/notebook.py",
+)  # fmt: skip
+VERB = re.compile(
+    r"(^|[^-.\w])tlkit (init|check|run|resume|data|sweep|lr-find|probe|predict|explain|evaluate"
+    r"|compare|report|export|verify|layers|list|info|weights (?!\d)|cache|doctor|schema)\b"
+    r"|(?<!pip install )(?<!\S)--[a-z]"
+)
+PHRASES = {"hint", "either", "argument", "command"}  # of `system/notebook.py`
+
+
+def commands_for_a_terminal_only(text: str) -> list[str]:
+    """Return the strings that name a command or option and are no argument of `hint` and so on."""
+    tree = ast.parse(text)
+    skipped = {
+        id(node)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in PHRASES
+        for node in ast.walk(call)
+    }
+    skipped |= {
+        id(statement.value) for statement in ast.walk(tree) if isinstance(statement, ast.Expr)
+    }
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and id(node) not in skipped
+        and isinstance(node.value, str) and VERB.search(node.value)
+    ]  # fmt: skip
+
+
+def test_messages_name_no_command_that_a_notebook_does_not_have() -> None:
+    named = {
+        path.relative_to(SOURCE).as_posix(): texts
+        for path in SOURCE.rglob("*.py")
+        if not path.relative_to(SOURCE).as_posix().startswith(FOR_THE_COMMAND_LINE)
+        and (texts := commands_for_a_terminal_only(path.read_text(encoding="utf-8")))
+    }
+    assert named == {}
+    assert commands_for_a_terminal_only("raise E(f'{x}: tlkit resume {x}; or --out')") != []
+    assert commands_for_a_terminal_only("raise E(hint('x', 'tlkit resume'))") == []
 
 
 @pytest.mark.parametrize(("text", "place"), PLACES.items())

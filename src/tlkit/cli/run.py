@@ -127,7 +127,7 @@ def show_run(run: tlkit.Run, as_json: bool = False) -> None:
         echo("\n".join(f"- {printable(str(finding))}" for finding in findings))
     folder = printable(run.folder)
     echo(f"\nreport: {printable(run.folder / 'report.html')}\nrun folder: {folder}")
-    for step in next_steps(record, folder, findings):
+    for step in next_steps(record, run.folder, findings):
         echo(f"next: {step}")
 
 

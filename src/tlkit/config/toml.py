@@ -18,6 +18,7 @@ from tlkit.config.experiment import Experiment, Origin
 from tlkit.config.structure import new_paths, structure
 from tlkit.parts.plugins import PluginFile, Plugins, active, read_plugins, require_given
 from tlkit.system.errors import ConfigError, Problem
+from tlkit.system.notebook import argument, hint
 from tlkit.system.renames import warn_renamed
 from tlkit.system.untrusted import read_bytes
 
@@ -75,23 +76,23 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
     for text in overrides:
         keys, value = _assignment(text)
         if not keys:
-            problems.append(Problem(f"--set {text}", value))
+            problems.append(Problem(_set(text), value))
             continue
         new_keys = renamed.get(keys, keys)
         if new_keys in seen:
-            problems.append(Problem(f"--set {text}", "the key is set twice"))
+            problems.append(Problem(_set(text), "the key is set twice"))
         elif any(known[: len(keys)] == keys for known in seen):
-            problems.append(Problem(f"--set {text}", "would undo another --set; put it first"))
+            problems.append(Problem(_set(text), "would undo another override; put it first"))
         seen.add(new_keys)
         inner: Any = table
         for key, following in itertools.pairwise(keys):
             inner = _inside(inner, key)
             if inner is None:
-                problems.append(Problem(f"--set {text}", f"there is no {keys[0]}[{key}]"))
+                problems.append(Problem(_set(text), f"there is no {keys[0]}[{key}]"))
                 break
             if not isinstance(inner, list if isinstance(following, int) else dict):
                 what = "list of tables" if isinstance(following, int) else "table"
-                problems.append(Problem(f"--set {text}", f"{key!r} is not a {what}"))
+                problems.append(Problem(_set(text), f"{key!r} is not a {what}"))
                 break
         else:
             for other in (new_keys, *(old for old, new in renamed.items() if new == new_keys)):
@@ -104,9 +105,14 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
         _warn_of_old_name(keys, new_keys)
 
 
+def _set(text: str) -> str:
+    """Return how an override is named in a message."""
+    return f"{argument('--set')} {text}"
+
+
 def _warn_of_old_name(keys: Keys, new_keys: Keys) -> None:
     if keys != new_keys:
-        warn_renamed(f"--set {'.'.join(map(str, keys))}", ".".join(map(str, new_keys)))
+        warn_renamed(_set(".".join(map(str, keys))), ".".join(map(str, new_keys)))
 
 
 def _inside(inner: Any, key: str | int) -> Any:
@@ -120,7 +126,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """Return the key, as written, and the value of an ``a.b=value`` expression."""
     keys, value = _assignment(text)
     if not keys:
-        raise ConfigError([Problem(f"--set {text}", value)])
+        raise ConfigError([Problem(_set(text), value)])
     return _key_text(text).strip(), value
 
 
@@ -158,7 +164,7 @@ def _assignment(text: str) -> tuple[tuple[str | int, ...], Any]:
     except (ValueError, RecursionError):
         return (
             (),
-            "expected key=value in TOML, with strings in quotes: --set 'head.name=\"pooled\"'",
+            "expected key=value in TOML, with strings in quotes: 'head.name=\"pooled\"'",
         )
     if key_text.lstrip().startswith("["):  # a table header before the key
         return (), "expected exactly one key=value"
@@ -226,10 +232,10 @@ def _take_out_sweep(path: Path, table: dict[str, Any], in_sweep: bool) -> None:
     """Remove `[sweep]` from a table, which leaves a single run."""
     sweep = table.pop("sweep", None)
     if isinstance(sweep, Mapping) and "files" in sweep:
-        message = "lists experiments in other files; run them with tlkit sweep"
+        message = f"lists experiments in other files; run them with {hint('sweep', path)}"
         raise ConfigError([Problem("sweep.files", message)], str(path))
     if sweep is not None and not in_sweep:
-        log.info("%s: this is one run; [sweep] is for tlkit sweep", path)
+        log.info("%s: this is one run; [sweep] is for %s", path, hint("sweep", path))
 
 
 def _from_table(given: Mapping[str, Any], overrides: Sequence[str]) -> Experiment:

@@ -24,6 +24,7 @@ from tlkit.data.leakage import Shared, refuse, shared_pictures
 from tlkit.data.near import near_pairs
 from tlkit.data.splits import Example, Skipped, Splits
 from tlkit.system.errors import DataError, named_shortage
+from tlkit.system.notebook import hint
 from tlkit.system.text import first_lines, printable
 
 NAMED = 3  # images that a note names
@@ -248,7 +249,7 @@ def _near_copies(splits: Splits, pictures: Mapping[str, Picture]) -> list[str]:
                 what = _counted(dict(pairs), "image is", "images are")
                 notes.append(
                     f"at least {what} in {split} and, as a near copy, in another split, such as "
-                    f"{one} and {other}; tlkit data verify finds all"
+                    f"{one} and {other}; {hint('data verify', 'PATH')} finds all"
                 )
         before.extend(examples)
     return notes

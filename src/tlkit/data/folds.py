@@ -16,6 +16,7 @@ from tlkit.data.leakage import linked, same_patient
 from tlkit.data.splits import Example, Splits
 from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, DataError, Problem
+from tlkit.system.notebook import hint
 
 INNER_FOLDS = 10  # `val` is a tenth of what is not held out, or more if a class is too small
 
@@ -42,7 +43,7 @@ def _check_keys(folds: int | None, fold: int | None, max_per_class: int | None, 
     if folds is None and fold is not None:
         message = "is one of data.folds; set that too"
     elif folds is not None and fold is None:
-        message = f"missing; set it, 1 to {folds}, or run them all with tlkit sweep"
+        message = f"missing; set it, 1 to {folds}, or run them all with {hint('sweep', 'FILE')}"
     elif folds is not None and fold is not None and fold > folds:
         message = f"must be from 1 to data.folds = {folds}, got {fold}"
     elif seed and folds is None and max_per_class is None:

@@ -15,6 +15,7 @@ from attrs import frozen
 from tlkit.data.root import ImageRoot
 from tlkit.data.splits import SPLITS
 from tlkit.system.errors import DataError
+from tlkit.system.notebook import argument
 from tlkit.system.text import NUMBER, csv_text, first_lines, nearest
 
 COLUMNS = ("path", "label", "split", "patient", "source", "view", "sha256")
@@ -194,7 +195,7 @@ def _path_problem(path: str, root: ImageRoot) -> str:
     ):
         return (
             f"path: must stay below the images' folder, {root.path}, got {path!r}; set data.root "
-            "or --root to a folder that holds all images"
+            f"or {argument('--root')} to a folder that holds all images"
         )
     return ""
 

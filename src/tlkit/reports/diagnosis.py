@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from attrs import frozen
 
 from tlkit.metrics.intervals import format_value
 from tlkit.metrics.scores import Scores
 from tlkit.runfolder.record import RunRecord
-from tlkit.system.text import shell_quoted
+from tlkit.system.notebook import hint
 from tlkit.train.callback import Epoch, best_of
 
 FAR = 3.0  # times the loss of guessing, from which a first epoch began far off
@@ -19,6 +20,7 @@ FALLING = 0.02  # share of the loss that an epoch must still gain
 RISING = 1.1  # times its lowest value, from which the validation loss has risen
 BY_HEART = 0.98  # training accuracy
 GAP = 0.15  # between training and validation accuracy
+Hint = Callable[..., str]
 PAGE = "howto/it-does-not-learn.md"
 
 
@@ -38,15 +40,20 @@ class Finding:
         return f"{self.what} {self.advice}"
 
 
-def diagnose(run: RunRecord) -> list[Finding]:
-    """Return what to change, most important first; nothing for results on stand-in data."""
+def diagnose(run: RunRecord, hint: Hint = hint) -> list[Finding]:
+    """Return what to change, most important first; nothing for results on stand-in data.
+
+    Args:
+        run: The run.
+        hint: How a verb is named: as it is used from here, or as a command for a page.
+    """
     if run.stand_in or not run.history:
         return []
     return [
         *_collapse(run),
-        *_loss(run),
+        *_loss(run, hint),
         *_overfitting(run),
-        *_few_images(run),
+        *_few_images(run, hint),
     ]
 
 
@@ -57,18 +64,17 @@ def at_chance(scores: Scores) -> bool:
     return bool(interval and interval.low <= baseline < 1)
 
 
-def next_steps(run: RunRecord, folder: str, findings: Sequence[Finding]) -> list[str]:
-    """Return what to do after a run, as lines for the terminal."""
-    quoted = shell_quoted(folder)
+def next_steps(run: RunRecord, folder: Path, findings: Sequence[Finding]) -> list[str]:
+    """Return what to do after a run, a line each."""
     if run.stand_in or run.experiment.data.name in {"shapes", "digits"}:
-        return ["your own pictures: tlkit init --from FOLDER"]
+        return [f"your own pictures: {hint('init --from', 'FOLDER')}"]
     if at_chance(run.scores):
         return [
-            f"change what is said above; compare with: tlkit compare {quoted} OTHER_RUN"
+            f"change what is said above; compare with: {hint('compare', folder, 'OTHER_RUN')}"
             if findings
-            else "look at the data: tlkit data inspect FOLDER"
+            else f"look at the data: {hint('data inspect', 'FOLDER')}"
         ]
-    return [f"read the report, then: tlkit predict {quoted} IMAGE..."]
+    return [f"read the report, then: {hint('predict', folder, 'IMAGE...')}"]
 
 
 def _guessing(run: RunRecord) -> float:
@@ -98,7 +104,7 @@ def _collapse(run: RunRecord) -> Iterator[Finding]:
         yield Finding(f"No image is called {names}.", 'Try [class_weights] name = "balanced".')
 
 
-def _loss(run: RunRecord) -> Iterator[Finding]:
+def _loss(run: RunRecord, hint: Hint) -> Iterator[Finding]:
     first, last, guess = run.history[0], run.history[-1], _guessing(run)
     if _solver(run):
         return
@@ -106,19 +112,21 @@ def _loss(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             f"The training loss began at {first.loss_unweighted:.1f}, where guessing has "
             f"{guess:.1f}: the features are far from the range that a new layer expects.",
-            "Try [head] standardize = true, or the recipe: tlkit init --recipe probe.",
+            f"Try [head] standardize = true, or the recipe: {hint('init --recipe', 'probe')}.",
         )
     if _still_falling(run.history):
         yield Finding(
             "The loss was still falling in the last epoch, in training and on val: training was "
             "not finished.",
-            f"Try fit.epochs = {2 * last.epoch}, or a higher learning rate: tlkit lr-find.",
+            f"Try fit.epochs = {2 * last.epoch}, or a higher learning rate: "
+            f"{hint('lr-find', 'FILE')}.",
         )
     elif not far and min(epoch.loss_unweighted for epoch in run.history) > FLAT * guess:
         yield Finding(
             f"The training loss stayed at {last.loss_unweighted:.2f}; guessing has {guess:.2f}.",
-            "Try another learning rate (tlkit lr-find), [head] standardize = true, or train more "
-            "layers with [freeze]. If nothing helps, look at the labels: tlkit data inspect.",
+            f"Try another learning rate ({hint('lr-find', 'FILE')}), [head] standardize = true, or "
+            "train more layers with [freeze]. If nothing helps, look at the labels: "
+            f"{hint('data inspect', 'FOLDER')}.",
         )
 
 
@@ -155,7 +163,7 @@ def _overfitting(run: RunRecord) -> Iterator[Finding]:
         )
 
 
-def _few_images(run: RunRecord) -> Iterator[Finding]:
+def _few_images(run: RunRecord, hint: Hint) -> Iterator[Finding]:
     scores = run.metrics.kept.scores
     if "test" not in scores or "val" not in scores:
         return
@@ -165,6 +173,6 @@ def _few_images(run: RunRecord) -> Iterator[Finding]:
             f"Accuracy is {format_value(scores['val'].accuracy)} on val and "
             f"{format_value(scores['test'].accuracy)} on test, more apart than chance explains: "
             "the splits differ.",
-            "Look at both (tlkit data inspect), split by patient, or cross-validate with "
-            "data.folds = 5.",
+            f"Look at both ({hint('data inspect', 'FOLDER')}), split by patient, or "
+            "cross-validate with data.folds = 5.",
         )

@@ -403,14 +403,20 @@ class Terminal(Callback):
         self._next_line = time.perf_counter() + self._pause()
 
     def on_run_end(self, folder: Path) -> None:
-        """Remove the bar; print the result with its cautions, and where the report is."""
+        """Remove the bar; print the result, its cautions, what to change, and what is next."""
         self.close()
         if not self._result:
             return
         from tlkit.reports.caveats import caveats  # with all parts
+        from tlkit.reports.diagnosis import diagnose, next_steps
         from tlkit.runfolder.record import read_run
 
         run = read_run(RunFolder(folder))
         accuracy = format_share(run.scores.accuracy, run.scores.intervals["accuracy"])
         self.say(f"{run.split}: accuracy {accuracy}, {run.scores.images} images")
-        self.say("".join(f"! {text}\n" for text in caveats(run)) + f"report: {folder}/report.html")
+        findings = diagnose(run)
+        lines = [f"! {text}" for text in caveats(run)]
+        lines += [f"- {finding}" for finding in findings]
+        lines += [f"report: {folder}/report.html"]
+        lines += [f"next: {step}" for step in next_steps(run, folder, findings)]
+        self.say("\n".join(lines))

@@ -35,6 +35,7 @@ from tlkit.reports.tables import class_tables, method_text, metric_row, overall_
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import RunRecord
 from tlkit.system.files import write_text
+from tlkit.system.notebook import command
 from tlkit.system.text import printable_lines
 
 REPORT = "report.html"
@@ -161,7 +162,7 @@ def _training(run: RunRecord) -> dict[str, Any]:
         "phase_verdict": verdict(phases, keep, run.experiment.fit.monitor) if phases else "",
         "kept_text": f"{len(history)} epochs; {text}.",
         "learning": learning_charts(history, best, kept),
-        "findings": diagnose(run),
+        "findings": diagnose(run, command),
     }
 
 

@@ -26,7 +26,7 @@ from tlkit.system.files import (
     write_text,
 )
 from tlkit.system.lock import LOCK, holder, is_locked, unlock
-from tlkit.system.notebook import choose_another, resume_with
+from tlkit.system.notebook import choose_another, hint
 from tlkit.system.seal import (
     MACHINE_SEAL,
     SEAL,
@@ -103,12 +103,12 @@ def create_folder(out: Path | None, top: str, name: str, fill: Callable[[Path], 
 
 def folder_exists(out: Path) -> str:
     """Return the message that a run folder exists, with the way out."""
-    hint = choose_another()
+    way_out = choose_another()
     if is_locked(out):
-        hint = f"{holder(out)} is writing to it; {hint}"
+        way_out = f"{holder(out)} is writing to it; {way_out}"
     elif exists(out / UNFINISHED):
-        hint = f"continue it with: {resume_with(out)}, or {hint}"
-    return f"{out}: the run folder exists; {hint}"
+        way_out = f"continue it with: {hint('resume', out)}, or {way_out}"
+    return f"{out}: the run folder exists; {way_out}"
 
 
 def free_folder(top: Path, name: str) -> Path:
@@ -210,8 +210,8 @@ class RunFolder:
             return f"{self.path}: this is not a run folder, it has no {name}"
         if self.is_finished:
             return f"{self.path}: the run folder is incomplete, it has no {name}"
-        hint = f"; {resume_with(self.path)}" if name == METRICS else ""
-        return f"{self.path}: the run is not finished, it has no {name}{hint}"
+        way_out = f"; {hint('resume', self.path)}" if name == METRICS else ""
+        return f"{self.path}: the run is not finished, it has no {name}{way_out}"
 
     def write_json(self, name: str, content: Any) -> None:
         """Write plain values as JSON."""

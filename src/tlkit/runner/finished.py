@@ -77,20 +77,27 @@ class Run:
 
     def _repr_html_(self) -> str:
         from tlkit.reports.caveats import caveats
+        from tlkit.reports.diagnosis import diagnose
 
         record = self._record
-        cautions = caveats(record)
+        notes: dict[str, Sequence[object]] = {
+            "before you believe this": caveats(record),
+            "what to change": diagnose(record),
+        }
         report = self.folder / "report.html"
         facts: list[Sequence[object]] = [
             ["networks", f"{record.experiment.backbone.name} + {record.experiment.head.name}"],
             ["weights from", f"epoch {self.kept.epoch} of {len(self.history)}"],
             ["report", report],
         ]
-        blocks = [html_table(["before you believe this"], [[text] for text in cautions])]
         return face(
             f"Run, evaluated on {self.plan.evaluated_on}",
             self.result._repr_html_(),
-            *(blocks if cautions else []),
+            *(
+                html_table([name], [[text] for text in texts])
+                for name, texts in notes.items()
+                if texts
+            ),
             html_table(["", ""], facts),
         )
 

@@ -21,6 +21,7 @@ from tlkit.runfolder.experiment import read_experiment
 from tlkit.runfolder.folder import PAGES, RunFolder
 from tlkit.runfolder.record import RunRecord, read_run
 from tlkit.system.errors import ConfigError, DataError, TlkitError
+from tlkit.system.notebook import argument
 
 if TYPE_CHECKING:
     import keras
@@ -151,4 +152,4 @@ def _find_splits(
             problems.append(str(error))
     if dataset.stand_in and data is None:
         return load_splits(dataset)
-    raise DataError(f"{problems[0]}; give the images' new place with --data")
+    raise DataError(f"{problems[0]}; give the images' new place with {argument('--data')}")

@@ -24,6 +24,7 @@ from tlkit.runner.trackers import require_trackers
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, WeightsError
 from tlkit.system.files import exists, is_dir
+from tlkit.system.notebook import argument
 from tlkit.train.callback import Callback
 from tlkit.train.plan import Plan, make_plan
 from tlkit.weights.earlier_run import EarlierRun
@@ -178,4 +179,4 @@ def _refuse_among_images(out: Path | None, experiment: Experiment, splits: Split
     for folder in sorted(tops):
         if out.absolute().is_relative_to(folder.absolute()):
             message = f"{out}: is inside the image folder {folder}; choose another folder"
-            raise ConfigError([Problem("--out", message)])
+            raise ConfigError([Problem(argument("--out"), message)])

@@ -30,6 +30,7 @@ from tlkit.runner.prepare import prepare_run
 from tlkit.runner.run import disk_and_memory_errors, execute
 from tlkit.system.errors import DataError, RunFolderError, TlkitError
 from tlkit.system.lock import locked
+from tlkit.system.notebook import either
 from tlkit.system.renames import renamed_keywords
 from tlkit.system.seal import problems
 from tlkit.system.untrusted import exists
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # changed images listed in a message
 OTHER_MACHINE = (
-    "was started with other versions or on another machine; restore them, or use --anyway: "
+    "was started with other versions or on another machine; restore them, or use {}: "
     "the last bits of the results may then differ"
 )
 
@@ -97,7 +98,9 @@ def resume(
             raise refusal(folder.path, changes, kind=OtherInputs if inputs else RunFolderError)
         changes = list(_changed_environment(folder, prepared))
         if changes and not anyway:
-            raise refusal(folder.path, changes, OTHER_MACHINE)
+            raise refusal(
+                folder.path, changes, OTHER_MACHINE.format(either("--anyway", "anyway=True"))
+            )
         # Last, since what somebody has edited is better told by its keys.
         if damaged := problems(folder.path, but=(*RESULTS, METRICS)):
             raise RunFolderError("\n".join(damaged))
@@ -141,7 +144,8 @@ def _with_data(
     absent = experiment.data.absent()
     if absent is not None and experiment.data.stand_in is None:
         raise DataError(
-            f"{absent}: the run's data are missing; say where they are with --data PATH"
+            f"{absent}: the run's data are missing; say where they are with "
+            f"{either('--data PATH', 'data=path')}"
         )
     return experiment
 

@@ -24,7 +24,7 @@ from tlkit.system.errors import ResourceError
 from tlkit.system.files import REPLACED
 from tlkit.system.keras import start_keras
 from tlkit.system.lock import locked
-from tlkit.system.notebook import resume_with
+from tlkit.system.notebook import hint
 from tlkit.system.renames import renamed_keywords
 from tlkit.system.signals import Interrupted, graceful_stop, stop_if_asked
 from tlkit.train.callback import Callback, Epoch
@@ -207,7 +207,7 @@ def _tracked_scores(run: Run) -> dict[str, float]:
 def _stopped(folder: RunFolder, history: Sequence[Epoch], epochs: int) -> str:
     """Return the message of a run that was stopped, with the command that continues it."""
     when = f"after epoch {history[-1].epoch} of {epochs}" if history else "in the first epoch"
-    return f"stopped {when}; continue with: {resume_with(folder.path)}"
+    return f"stopped {when}; continue with: {hint('resume', folder.path)}"
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def disk_and_memory_errors(folder: Path) -> Iterator[None]:
     start_keras()
     import tensorflow as tf
 
-    then = f"then continue with: {resume_with(folder)}"
+    then = f"then continue with: {hint('resume', folder)}"
     try:
         yield
     except ResourceError as error:

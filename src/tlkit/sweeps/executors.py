@@ -24,6 +24,7 @@ from tlkit.sweeps.board import Board
 from tlkit.sweeps.joining import POLL_S, take_part, thread_variables, usable_processors, work_off
 from tlkit.sweeps.processes import Worker
 from tlkit.system.errors import ConfigError, PartError, Problem
+from tlkit.system.notebook import argument
 
 MOST_JOBS = 16  # of a Slurm array that names no number
 
@@ -123,7 +124,7 @@ class Ray(Executor):
                 ray.init(**options)
             except ConnectionError as error:
                 raise ConfigError(
-                    [Problem("--workers", f"no Ray cluster answers: {error}")]
+                    [Problem(argument("--workers"), f"no Ray cluster answers: {error}")]
                 ) from None
         try:
             self._run(ray, board, stop)
@@ -185,7 +186,7 @@ def executor_of(
     text = str(workers)
     if text.isdecimal():
         if int(text) < 1:
-            raise ConfigError([Problem("--workers", f"must be at least 1, got {text}")])
+            raise ConfigError([Problem(argument("--workers"), f"must be at least 1, got {text}")])
         return Local(processes=int(text), threads=threads)
     name, _, place = text.partition(":")
     part: type[Executor] = executors.get(name)

@@ -16,7 +16,7 @@ from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
 from tlkit.system.lease import Lease
-from tlkit.system.notebook import choose_another, either
+from tlkit.system.notebook import choose_another, hint
 from tlkit.system.seal import check_content, files_of, hashes_of, seal
 from tlkit.system.text import csv_table
 from tlkit.system.untrusted import is_folder, parse_json, read_bytes, reason
@@ -168,7 +168,7 @@ class SweepFolder:
 
 
 def _exists(out: Path) -> str:
-    again = either("--resume", f"tlkit.resume_sweep({str(out)!r})")
+    again = hint("sweep --resume", out)
     return f"{out}: the folder exists; continue it with {again}, or {choose_another()}"
 
 

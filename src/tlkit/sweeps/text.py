@@ -20,6 +20,7 @@ from tlkit.sweeps.summary import (
     values_of,
 )
 from tlkit.sweeps.trials import Trials
+from tlkit.system.notebook import command, either
 from tlkit.system.text import printable, shell_quoted
 
 
@@ -69,8 +70,10 @@ def sweep_text(sweep: Sweep) -> str:
 def resume_command(folder: Path, trials: Trials) -> str:
     """Return the command that continues a sweep, with the plugin files that it needs."""
     modules = dict.fromkeys(m for t in trials.trials for m in t.experiment.plugins.modules)
-    named = "".join(f" --plugin {shell_quoted(module)}" for module in modules)
-    return f"tlkit sweep --resume {shell_quoted(folder)}{named}"
+    options = "".join(either(f" --plugin {shell_quoted(m)}", "") for m in modules)
+    plugins = f", plugins={[str(module) for module in modules]!r}" if modules else ""
+    call = f"tlkit.resume_sweep({str(folder)!r}{plugins})"
+    return either(command("sweep --resume", folder) + options, call)
 
 
 def outcome_text(outcome: Outcome) -> str:

@@ -20,6 +20,7 @@ from tlkit.parts.datasets import load_splits
 from tlkit.parts.validators import shown
 from tlkit.runner.prepare import check_start
 from tlkit.system.errors import ConfigError, Problem
+from tlkit.system.notebook import argument
 from tlkit.train.plan import Plan, make_plan
 
 
@@ -265,7 +266,7 @@ def _seeds(given: str | None, table: SweepTable) -> tuple[int, ...]:
         try:
             return Seeds.parse(given).values
         except ValueError as error:
-            raise ConfigError([Problem("--seeds", str(error))]) from None
+            raise ConfigError([Problem(argument("--seeds"), str(error))]) from None
     if isinstance(table.seeds, Seeds):
         return table.seeds.values
     return table.seeds or ()

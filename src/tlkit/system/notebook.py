@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.system.errors import ResourceError
@@ -31,6 +32,19 @@ STYLE = """
   color: inherit; background: none; }
 .tlkit progress { width: 12rem; vertical-align: middle; margin-right: .6rem; }
 """
+CALLS = {  # what verbs are in Python
+    "compare": "tlkit.compare({}, {})",
+    "data inspect": "tlkit.inspect_data({})",
+    "data verify": "tlkit.verify_manifest({})",
+    "lr-find": "tlkit.lr_find({})",
+    "predict": "tlkit.load({}).predict([{}])",
+    "resume": "tlkit.resume({})",
+    "run": "tlkit.run({})",
+    "sweep": "tlkit.sweep({})",
+    "sweep --resume": "tlkit.resume_sweep({})",
+    "verify": "tlkit.verify({})",
+}
+ARGUMENTS = {"--set": "overrides", "--plugin": "plugins", "--backbone": "backbones"}
 
 
 def in_notebook() -> bool:
@@ -44,15 +58,37 @@ def either(command: str, call: str) -> str:
     return call if in_notebook() else command
 
 
-def resume_with(folder: object) -> str:
-    """Return how a run is continued from here."""
-    return either(f"tlkit resume {shell_quoted(folder)}", f"tlkit.resume({str(folder)!r})")
+def command(verb: str, *arguments: str | Path) -> str:
+    """Return a command: words such as FOLDER as they are, paths quoted.
+
+    >>> command("predict", Path("my runs/1"), "IMAGE...")
+    "tlkit predict 'my runs/1' IMAGE..."
+    """
+    words = (a if isinstance(a, str) else shell_quoted(a) for a in arguments)
+    return " ".join(["tlkit", verb, *words])
+
+
+def hint(verb: str, *arguments: str | Path) -> str:
+    """Return how a verb is used from here: the command, or in a notebook its function's call.
+
+    A verb without a function is written as a cell runs it: `!tlkit init --from FOLDER`.
+    """
+    typed = command(verb, *arguments)
+    names = (
+        a.lower().replace("...", ", ...") if isinstance(a, str) else repr(str(a)) for a in arguments
+    )
+    return either(typed, CALLS[verb].format(*names) if verb in CALLS else f"!{typed}")
+
+
+def argument(option: str) -> str:
+    """Return an option's name, or in a notebook that of the argument: `--seeds`, `seeds`."""
+    return either(option, ARGUMENTS.get(option, option.lstrip("-").replace("-", "_")))
 
 
 def choose_another(option: str = "--out") -> str:
     """Return the way out of a message that a file or folder exists."""
-    argument = either(option, f"{option.lstrip('-')}=...")
-    return f"choose another with {argument}, nothing is overwritten"
+    name = argument(option)
+    return f"choose another with {either(name, f'{name}=...')}, nothing is overwritten"
 
 
 def face(title: str, *blocks: str) -> str:

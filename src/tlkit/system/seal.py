@@ -19,6 +19,7 @@ from attrs import asdict, frozen
 
 from tlkit.system.errors import RunFolderError, TlkitError
 from tlkit.system.files import write_text
+from tlkit.system.notebook import hint
 from tlkit.system.untrusted import exists, opened, read_json, reason
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ def check_content(
     if not hashes:
         _note_no_seal(str(folder))
     elif problem := _problem(folder, name, hashes, content):
-        raise error(f"{folder / name}: {problem}; restore it, tlkit verify checks all files")
+        raise error(
+            f"{folder / name}: {problem}; restore it, {hint('verify', folder)} checks all files"
+        )
 
 
 def _problem(

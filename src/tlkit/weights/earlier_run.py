@@ -12,6 +12,7 @@ from attrs import frozen
 
 from tlkit.model.layers import HEAD, LayerTable
 from tlkit.system.errors import WeightsError
+from tlkit.system.notebook import hint
 from tlkit.system.seal import MAX_FILE_BYTES, check_content
 from tlkit.system.untrusted import TEXT_BYTES, exists, is_folder, parse_json, read_bytes, reason
 
@@ -46,7 +47,9 @@ class EarlierRun:
         if not exists(folder / PLAN) or (path != folder and path.name != WEIGHTS):
             return None
         if not exists(folder / METRICS):
-            raise WeightsError(f"{folder}: the run is not finished; finish it with tlkit resume")
+            raise WeightsError(
+                f"{folder}: the run is not finished; finish it with {hint('resume', folder)}"
+            )
         try:
             plan, metrics = (parse_json(_read(folder, name).decode()) for name in (PLAN, METRICS))
             rows = [(x["block"] == HEAD, _row(x)) for x in plan["layers"]]

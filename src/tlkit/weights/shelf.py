@@ -11,6 +11,7 @@ from attrs import asdict, field, fields_dict, frozen
 
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import write_text
+from tlkit.system.notebook import hint
 from tlkit.system.untrusted import read_json
 
 CARD, ARRAYS = "weights.json", "weights.safetensors"
@@ -67,7 +68,7 @@ class Card:
             if type(card.image_size) is not int or not all(map(_is_number, card.features)):
                 raise ValueError("numbers are missing")
         except OSError as error:
-            way_out = "`tlkit weights pack` writes such folders"
+            way_out = f"{hint('weights pack', 'NAME --out DIR')} writes such folders"
             raise WeightsError(f"{path}: cannot be read: {error.strerror}; {way_out}") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise WeightsError(f"{path}: is not as tlkit writes it: {error}") from None
