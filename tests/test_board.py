@@ -39,9 +39,8 @@ def folder(tmp_path: Path) -> Path:
     """A sweep of three runs that nobody has begun."""
     (tmp_path / "quick.toml").write_text(QUICK)
     command = Command(tmp_path / "quick.toml", (), "0-2")
-    out = SweepFolder.claim(tmp_path / "out", "quick")
-    out.write_plan(command, tlkit.plan_trials(command.file, (), command.seeds))
-    return out.path
+    trials = tlkit.plan_trials(command.file, (), command.seeds)
+    return SweepFolder.create(tmp_path / "out", command, trials).path
 
 
 def board(folder: Path, **settings: Any) -> Board:

@@ -115,7 +115,10 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing() -> None:
     ("arguments", "message"),
     [
         ([], "give either a file or one of --resume"),
-        (["quick.toml", "--resume", "sweeps/quick-1"], "give either a file or one of --resume"),
+        (
+            ["--join", "sweeps/quick-1", "--resume", "sweeps/quick-1"],
+            "give either a file or one of --resume",
+        ),
         (["--resume", "sweeps/quick-1", "--seeds", "1"], "takes none of its options"),
     ],
 )

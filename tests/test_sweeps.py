@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.fakes import small
+from tests.fakes import small, unseal
 
 import tlkit
 from tlkit.sweeps import worker
@@ -267,13 +268,63 @@ def test_a_run_that_another_process_writes_to_is_left_alone(done: Sweep, tmp_pat
     assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
-def test_a_changed_experiment_cannot_go_on(done: Sweep, tmp_path: Path) -> None:
-    begun = shutil.copytree(done.folder.parent, tmp_path / "copy")
-    (begun / "<b>.toml").write_text(QUICK.replace("batch_size = 4", "batch_size = 5"))
+def rewrite_plan(sweep: Path, change: Callable[[Any], object]) -> None:
+    plan = json.loads((sweep / "sweep.json").read_text())
+    change(plan)
+    (sweep / "sweep.json").write_text(json.dumps(plan))
+    unseal(sweep)
+
+
+def test_a_sweep_goes_on_with_its_own_text_whatever_became_of_the_file(
+    two_seeds: Path, tmp_path: Path
+) -> None:
+    begun = copied(two_seeds, tmp_path)
+    (begun.parent / "e.toml").unlink()
+    shutil.rmtree(begun / "runs" / "002-e")
+    before = (two_seeds / "s" / "summary.csv").read_bytes()
+    assert not tlkit.resume_sweep(begun, in_process=True).failed
+    assert (begun / "summary.csv").read_bytes() == before
+    with pytest.raises(tlkit.ConfigError, match="has its own text of it; leave it out"):
+        tlkit.resume_sweep(begun, file=begun.parent / "e.toml", in_process=True)
+
+
+def test_a_changed_experiment_cannot_go_on(two_seeds: Path, tmp_path: Path) -> None:
+    begun = copied(two_seeds, tmp_path)
+    changed = {"../e.toml": FOLDER.replace("batch_size = 4", "batch_size = 5")}
+    rewrite_plan(begun, lambda plan: plan.update(texts=changed))
     with pytest.raises(
-        tlkit.RunFolderError, match="6 of its experiments have changed, such as 001"
+        tlkit.RunFolderError, match="2 of its experiments have changed, such as 001"
     ):
-        tlkit.resume_sweep(begun / "out", in_process=True)
+        tlkit.resume_sweep(begun, in_process=True)
+
+
+def test_a_file_outside_is_read_only_if_it_is_named(two_seeds: Path, tmp_path: Path) -> None:
+    """Sweeps of tlkit 0.1 only say where their file is."""
+    begun = copied(two_seeds, tmp_path)
+    rewrite_plan(begun, lambda plan: plan.pop("texts"))
+    for again in (tlkit.resume_sweep, tlkit.join_sweep, tlkit.sweep_status):
+        with pytest.raises(
+            tlkit.RunFolderError, match=r"read only if you name it: tlkit sweep .*e"
+        ):
+            again(begun)
+    named = begun.parent / "e.toml"
+    assert [run.status for run in tlkit.sweep_status(begun, file=named).runs] == ["done"] * 2
+    assert "texts" not in json.loads((begun / "sweep.json").read_text())
+    assert not tlkit.resume_sweep(begun, file=named, in_process=True).failed
+    assert not tlkit.resume_sweep(begun, in_process=True).failed
+    assert tlkit.verify(begun).problems == ()
+
+
+def test_who_made_the_runs_is_sealed_apart(two_seeds: Path, tmp_path: Path) -> None:
+    begun = copied(two_seeds, tmp_path)
+    assert not {"workers.csv"} & json.loads((begun / "seal.json").read_text())["files"].keys()
+    lease = begun / "leases" / "001-e.0.json"
+    lease.write_text(lease.read_text().replace('"seconds": ', '"seconds": 1'))
+    assert any("001-e.0.json: has changed" in line for line in tlkit.verify(begun).problems)
+    with pytest.raises(tlkit.RunFolderError, match=r"001-e\.0\.json: has changed"):
+        tlkit.resume_sweep(begun, in_process=True)
+    lease.unlink()
+    assert not tlkit.resume_sweep(begun, in_process=True).failed
 
 
 def test_an_experiment_that_changes_meanwhile_ends_its_run(done: Sweep, tmp_path: Path) -> None:

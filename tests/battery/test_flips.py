@@ -108,13 +108,9 @@ def flip(path: Path, chance: random.Random) -> str:
 def some_file(folder: Path, chance: random.Random) -> Path:
     """Return one of a folder's files.
 
-    Locks, the times of an unfinished run, and who made which run of a sweep are not sealed.
+    Locks and the times of an unfinished run are not sealed.
     """
-    files = (
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.stat().st_size and path.parent.name != "leases"
-    )
+    files = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
     left_out = {".lock", *(["timing.csv"] if (folder / "unfinished.json").exists() else [])}
     return chance.choice(sorted(path for path in files if path.name not in left_out))
 

@@ -135,22 +135,41 @@ def strange_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     code = f"import pathlib; pathlib.Path({str(marker)!r}).write_text('x')"
     (folder / "evil.py").write_text(code, encoding="utf-8")
     text = '[plugins]\nmodules = ["evil.py"]\n[data]\nname = "shapes"\n'
-    (folder / "e.toml").write_text(text, encoding="utf-8")
-    plan: dict[str, Any] = {"file": "e.toml", "overrides": [], "seeds": None, "runs": []}
+    plan: dict[str, Any] = {"file": "e.toml", "overrides": [], "seeds": None, "runs": [],
+                            "texts": {"e.toml": text}}  # fmt: skip
     (folder / "sweep.json").write_text(json.dumps(plan), encoding="utf-8")
     yield folder
     assert not marker.exists()
 
 
-def test_a_sweeps_folder_runs_no_code(strange_sweep: Path) -> None:
-    ended = command("sweep", "--resume", strange_sweep)
+@pytest.mark.parametrize("option", ["--resume", "--join", "--status"])
+def test_a_sweeps_folder_runs_no_code(option: str, strange_sweep: Path) -> None:
+    ended = command("sweep", option, strange_sweep)
     assert ended.code == 6
     assert "evil.py, which is executed only if you name it: --plugin FILE" in ended.err
 
 
+@pytest.mark.parametrize("option", ["--resume", "--join", "--status"])
+def test_a_sweeps_folder_has_no_other_file_read(
+    option: str, strange_sweep: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(strange_sweep, tmp_path / "s"))
+    (tmp_path / "secret.toml").write_text(f"{SECRET} = [", encoding="utf-8")
+    plan = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    others = {"e.toml": '[sweep]\nfiles = ["../secret.toml"]'}
+    for change, code in (
+        ({"file": "../secret.toml", "texts": None}, 7),
+        ({"file": "../secret.toml"}, 3),
+        ({"texts": others}, 3),
+    ):
+        (folder / "sweep.json").write_text(json.dumps(plan | change), encoding="utf-8")
+        ended = command("sweep", option, folder)
+        assert (ended.code, SECRET in ended.err) == (code, False), ended
+
+
 def test_a_sweeps_overrides_run_no_code(strange_sweep: Path) -> None:
-    (strange_sweep / "e.toml").write_text('[data]\nname = "shapes"\n', encoding="utf-8")
     plan = json.loads((strange_sweep / "sweep.json").read_text(encoding="utf-8"))
+    plan["texts"] = {"e.toml": '[data]\nname = "shapes"\n'}
     plan["overrides"] = ['plugins.modules=[["evil.py"]]']
     (strange_sweep / "sweep.json").write_text(json.dumps(plan), encoding="utf-8")
     assert command("sweep", "--resume", strange_sweep).code == 6

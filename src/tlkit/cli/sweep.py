@@ -110,7 +110,7 @@ def sweep(
     """
     folders = {"--resume": resume, "--join": join, "--status": status}
     named = [option for option, folder in folders.items() if folder is not None]
-    if (file is not None) + len(named) != 1:
+    if len(named) > 1 or (file is None and not named):
         raise typer.BadParameter(
             "give either a file or one of --resume DIR, --join DIR and --status DIR",
             param_hint="FILE",
@@ -120,14 +120,14 @@ def sweep(
             "continues the sweep as it was started and takes none of its options",
             param_hint=named[0],
         )
-    if file is not None and plugins:
+    if file is not None and plugins and not named:
         message = "goes with a sweep's folder; FILE lists its own"
         raise typer.BadParameter(message, param_hint="--plugin")
     if file is not None and dry_run:
         typer.echo(printable_lines(_list(tlkit.plan_trials(file, overrides or [], seeds))))
         return
     if status is not None:
-        found = tlkit.sweep_status(status, plugins=plugins or [])
+        found = tlkit.sweep_status(status, file=file, plugins=plugins or [])
         typer.echo(json_text(found.as_json()) if as_json else printable_lines(found))
         return
     from tlkit.sweeps.text import Lines, sweep_text
@@ -136,9 +136,9 @@ def sweep(
     where = {"workers": workers, "processes": processes, "threads": threads}
     begin: Callable[..., Sweep]
     if resume is not None:
-        begin = functools.partial(tlkit.resume_sweep, resume, plugins=plugins or [])
+        begin = functools.partial(tlkit.resume_sweep, resume, file=file, plugins=plugins or [])
     elif join is not None:
-        begin = functools.partial(tlkit.join_sweep, join, plugins=plugins or [])
+        begin = functools.partial(tlkit.join_sweep, join, file=file, plugins=plugins or [])
     else:
         assert file is not None
         begin = functools.partial(tlkit.sweep, file, out, overrides=overrides or [], seeds=seeds)

@@ -35,9 +35,11 @@ WORD = re.compile(r"(?!\d+$)[A-Za-z0-9_][\w./*–-]*")  # needs no quotes in --s
 WINDOWS_PATHS = "; write Windows paths in single quotes: 'D:\\new\\images'"
 
 
-def read_table(path: Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
-    """Return an experiment file's text and its table with the overrides applied."""
-    text = _read(path)
+def read_table(
+    path: Path, overrides: Sequence[str] = (), text: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return an experiment file's text, read unless it is given, and its table with overrides."""
+    text = _read(path) if text is None else text
     if endless := ENDLESS_KEY.search(text):
         message = f"a key has at most 100 parts, got one that begins with {endless[0][:40]}"
         raise ConfigError([Problem("", message)], str(path))
@@ -184,6 +186,7 @@ def load_experiment(
     *,
     in_sweep: bool = False,
     plugins: Sequence[str | Path] | None = None,
+    text: str | None = None,
 ) -> Experiment:
     """Read an experiment file, or a dict with the same keys.
 
@@ -197,6 +200,7 @@ def load_experiment(
         in_sweep: Ignore the table `[sweep]` silently.
         plugins: The only files that may be imported, wherever they are, for an experiment that a
             folder names and not the user; None: those that the experiment lists.
+        text: The file's text, if it is known; the file is then not read.
 
     Raises:
         ConfigError: If the file cannot be read or is wrong, with every problem in it.
@@ -205,7 +209,7 @@ def load_experiment(
     if isinstance(path, Mapping):
         return _from_table(path, overrides)
     path = Path(path)
-    text, table = read_table(path, overrides)
+    text, table = read_table(path, overrides, text)
     _take_out_sweep(path, table, in_sweep)
     listed, files = _own_files(path, table)
     if plugins is not None:

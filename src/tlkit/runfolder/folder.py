@@ -69,20 +69,24 @@ def is_own_name(name: str) -> bool:
     return name.casefold() in {own.casefold() for own in (*OWN_NAMES, LOCK)}
 
 
-def claim_folder(
-    out: Path | None, top: str, name: str, exists: Callable[[Path], str] | None = None
-) -> Path:
+def claim_folder(out: Path | None, top: str, name: str) -> Path:
     """Make an empty folder: `out`, or the first free `TOP/NAME-N`."""
     try:
         (Path(top) if out is None else out.parent).mkdir(parents=True, exist_ok=True)
         return next(path for path in _candidates(out, top, name) if _make(path))
     except StopIteration:
-        raise RunFolderError((exists or folder_exists)(out or Path(top))) from None
+        raise RunFolderError(folder_exists(out or Path(top))) from None
     except OSError as error:
         raise ResourceError(f"{out or top}: cannot be made: {error.strerror}") from None
 
 
-def create_folder(out: Path | None, top: str, name: str, fill: Callable[[Path], object]) -> Path:
+def create_folder(
+    out: Path | None,
+    top: str,
+    name: str,
+    fill: Callable[[Path], object],
+    exists: Callable[[Path], str] | None = None,
+) -> Path:
     """Make a folder with its first files: `out`, or the first free `TOP/NAME-N`.
 
     The folder is filled under a hidden name and then renamed. It is either complete or not there,
@@ -98,7 +102,7 @@ def create_folder(out: Path | None, top: str, name: str, fill: Callable[[Path], 
                     return path
     except OSError as error:
         raise ResourceError(f"{out or top}: cannot be made: {error.strerror}") from None
-    raise RunFolderError(folder_exists(out or parent))
+    raise RunFolderError((exists or folder_exists)(out or parent))
 
 
 def folder_exists(out: Path) -> str:

@@ -174,6 +174,7 @@ class Board:
         trial = self._trial(lease)
         return {
             "file": str(trial.variant.file),
+            "text": trial.experiment.origin.text if trial.experiment.origin else None,
             "overrides": list(trial.overrides),
             "out": str(self._begun[lease.work][1]),
             "sha256": trial.sha256,
@@ -199,6 +200,11 @@ class Board:
         for lease, _, _ in list(self._begun.values()):
             self._put_down(lease)
             self._end(lease, STOPPED)
+
+    def ended_leases(self) -> list[str]:
+        """Return the files of the newest leases that have ended, by their paths in the folder."""
+        newest = self.leases.newest().values()
+        return sorted(f"{LEASES}/{lease.file}" for lease in newest if lease.status != WORKING)
 
     def tidy(self) -> None:
         """Remove what is left of attempts; call it when every run has ended."""

@@ -10,18 +10,19 @@ from typing import Any
 
 from attrs import frozen
 
-from tlkit.runfolder.folder import claim_folder
+from tlkit.runfolder.folder import create_folder
 from tlkit.sweeps.summary import Outcome, machine_numbers, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
-from tlkit.system.files import write_text
+from tlkit.system.files import remove_file, write_text
 from tlkit.system.lease import Lease
 from tlkit.system.notebook import choose_another, hint
-from tlkit.system.seal import check_content, files_of, hashes_of, seal
+from tlkit.system.seal import MACHINE_SEAL, check_content, files_of, hashes_of, read_seal, seal
 from tlkit.system.text import csv_table
-from tlkit.system.untrusted import is_folder, parse_json, read_bytes, reason
+from tlkit.system.untrusted import exists, is_folder, parse_json, read_bytes, reason
 
 SWEEP, RUNS = "sweep.json", "runs"
+WORKERS, TRACEBACK = "workers.csv", ".traceback.txt"
 
 
 @frozen
@@ -32,11 +33,14 @@ class Command:
         file: The TOML file.
         overrides: The ``--set`` expressions.
         seeds: The seeds on the command line, if any.
+        texts: The text of each experiment file by its absolute path; None: not known, as in
+            folders of earlier versions.
     """
 
     file: Path
     overrides: tuple[str, ...] = ()
     seeds: str | None = None
+    texts: Mapping[Path, str] | None = None
 
 
 @frozen
@@ -50,20 +54,25 @@ class SweepFolder:
     path: Path
 
     @classmethod
-    def claim(cls, out: Path | None, name: str) -> SweepFolder:
-        """Make a new folder: `out`, or the first free `sweeps/NAME-N` in the working directory."""
-        return cls(claim_folder(out, "sweeps", name, _exists))
+    def create(cls, out: Path | None, command: Command, trials: Trials) -> SweepFolder:
+        """Make a folder with its plan: `out`, or the first free `sweeps/FILE-N`."""
+
+        def fill(partial: Path) -> None:
+            cls(partial).write_plan(command, trials)
+
+        return cls(create_folder(out, "sweeps", command.file.stem, fill, _exists))
 
     def run(self, trial: Trial) -> Path:
         """Return the folder of a run."""
         return self.path / RUNS / trial.name
 
     def write_plan(self, command: Command, trials: Trials) -> None:
-        """Write `sweep.json`: the command and the runs it plans."""
+        """Write `sweep.json`: the command, the texts of its files, and the runs it plans."""
         content = {
             "file": os.path.relpath(command.file, self.path),
             "overrides": list(command.overrides),
             "seeds": command.seeds,
+            "texts": {os.path.relpath(path, self.path): t for path, t in trials.texts.items()},
             "runs": [
                 {"run": t.name, "file": t.variant.file.name, "set": list(t.overrides),
                  "sha256": t.sha256}
@@ -76,6 +85,7 @@ class SweepFolder:
 
     def seal_plan(self) -> None:
         """Seal the plan alone, as the rest is about to be written."""
+        remove_file(self.path / MACHINE_SEAL)
         seal(self.path, hashes_of(self.path, [SWEEP]))
 
     def read_command(self) -> Command:
@@ -83,11 +93,16 @@ class SweepFolder:
         plan = self._read_plan()
         try:
             file = Path(os.path.normpath(self.path / plan["file"]))
-            overrides, seeds = plan["overrides"], plan["seeds"]
+            overrides, seeds, texts = plan["overrides"], plan["seeds"], plan.get("texts")
             if not isinstance(overrides, list) or not isinstance(seeds, str | None):
                 raise TypeError
-            return Command(file, tuple(map(str, overrides)), seeds)
-        except (KeyError, TypeError):
+            if texts is not None:
+                here = self.path.absolute()
+                texts = {Path(os.path.normpath(here / p)): t for p, t in texts.items()}
+                if not all(isinstance(text, str) for text in texts.values()):
+                    raise TypeError
+            return Command(file, tuple(map(str, overrides)), seeds, texts)
+        except (KeyError, TypeError, AttributeError):
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it") from None
 
     def check_unchanged(self, trials: Trials) -> None:
@@ -108,9 +123,21 @@ class SweepFolder:
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it")
         return {str(run.get("run")): str(run.get("sha256")) for run in runs}
 
-    def seal(self) -> None:
-        """Seal the tables and pages, which are all written."""
-        seal(self.path, hashes_of(self.path, files_of(self.path)))
+    def seal(self, leases: Iterable[str]) -> None:
+        """Seal the tables and pages, which are all written, and apart who made the runs.
+
+        Of the leases only those that have ended are given: the others may still change.
+        """
+        names = files_of(self.path)
+        by_machine = {name for name in names if name == WORKERS or name.endswith(TRACEBACK)}
+        seal(self.path, hashes_of(self.path, sorted({*names} - by_machine)))
+        seal(self.path, hashes_of(self.path, [*sorted(by_machine), *leases]), MACHINE_SEAL)
+
+    def check_leases(self) -> None:
+        """Check that the leases of a finished sweep are as they were sealed."""
+        for name in read_seal(self.path, MACHINE_SEAL):
+            if "/" in name and exists(self.path / name):
+                check_content(self.path, name)
 
     def _read_plan(self) -> Any:
         if not is_folder(self.path):
@@ -129,7 +156,7 @@ class SweepFolder:
 
     def write_traceback(self, trial: Trial, text: str) -> None:
         """Write the traceback of a bug, for whoever fixes it."""
-        write_text(self.path / f"{trial.name}.traceback.txt", text)
+        write_text(self.path / f"{trial.name}{TRACEBACK}", text)
 
     def write_runs(self, outcomes: Sequence[Outcome], swept: Sequence[str]) -> None:
         """Write `sweep.csv`: one row per run; with the kind of machine if there are several."""
@@ -160,7 +187,7 @@ class SweepFolder:
             for work, lease in sorted(leases.items())
         ]  # fmt: skip
         head = ["run", "status", "attempts", "host", "process", "seconds"]
-        self.write_csv("workers.csv", head, rows)
+        self.write_csv(WORKERS, head, rows)
 
     def write_csv(self, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table into the folder."""

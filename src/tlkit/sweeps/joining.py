@@ -9,12 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 from tlkit.sweeps.board import Board
-from tlkit.sweeps.folder import SweepFolder
+from tlkit.sweeps.folder import SWEEP, SweepFolder
 from tlkit.sweeps.processes import Worker
 from tlkit.sweeps.summary import Outcome, Sweep
 from tlkit.sweeps.trials import plan_trials
+from tlkit.system.errors import ConfigError, Problem, RunFolderError
 from tlkit.system.lease import PATIENCE_S
+from tlkit.system.notebook import either
+from tlkit.system.text import shell_quoted
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 POLL_S = 1.0
@@ -26,21 +31,49 @@ def open_board(
     *,
     retries: bool,
     patience_s: float = PATIENCE_S,
+    file: str | Path | None = None,
+    keep_text: bool = True,
 ) -> Board:
     """Return the board of a sweep that has begun.
 
     Args:
-        folder: The sweep's folder; its TOML file must be where it was.
+        folder: The sweep's folder.
         plugins: The plugin files that the user has named; no others are imported.
         retries: Whether runs that failed are made again.
         patience_s: After how many seconds of silence a process on another machine counts as dead.
+        file: The experiment file of a sweep that does not have its text.
+        keep_text: Whether the folder gets its text.
     """
     named = tuple(str(Path(path).absolute()) for path in plugins)
     begun = SweepFolder(folder)
     command = begun.read_command()
-    trials = plan_trials(command.file, command.overrides, command.seeds, plugins=named)
+    begun.check_leases()
+    if command.texts is not None and file is not None:
+        raise ConfigError([Problem("FILE", f"{folder} has its own text of it; leave it out")])
+    if command.texts is None:
+        if file is None:
+            raise RunFolderError(not_named(folder, command.file))
+        command = evolve(command, file=Path(file))
+    trials = plan_trials(
+        command.file, command.overrides, command.seeds, plugins=named, texts=command.texts
+    )
     begun.check_unchanged(trials)
+    if command.texts is None and keep_text:
+        begun.write_plan(command, trials)
     return Board(begun, trials, retries, patience_s, named)
+
+
+def not_named(folder: Path, file: Path) -> str:
+    """Return the message that a sweep's folder names a file outside, which is not read unasked."""
+    known = shell_quoted(file), shell_quoted(folder)
+    way_out = either(
+        "tlkit sweep {} --resume {}".format(*known),
+        f"tlkit.resume_sweep({str(folder)!r}, file={str(file)!r})",
+    )
+    return (
+        f"{folder / SWEEP}: is of an earlier tlkit and names an experiment elsewhere, which is "
+        f"read only if you name it: {way_out}"
+    )
 
 
 @contextmanager
@@ -95,7 +128,7 @@ def finish(board: Board) -> Sweep:
     write_results(folder, done)
     if board.is_complete:
         board.tidy()
-        folder.seal()
+        folder.seal(board.ended_leases())
     return done
 
 

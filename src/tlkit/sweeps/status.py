@@ -98,18 +98,21 @@ def _progress(run: RunStatus) -> str:
     return ", ".join(words)
 
 
-def sweep_status(folder: str | Path, *, plugins: Sequence[str | Path] = ()) -> SweepStatus:
+def sweep_status(
+    folder: str | Path, *, file: str | Path | None = None, plugins: Sequence[str | Path] = ()
+) -> SweepStatus:
     """Return who makes which run of a sweep, and what is left; changes nothing.
 
     Args:
         folder: The sweep's folder.
+        file: As for `resume_sweep`.
         plugins: As for `resume_sweep`.
 
     Raises:
         RunFolderError: If it is not a sweep's folder, or an experiment has changed.
         PartError: If a plugin file is not named.
     """
-    board = open_board(Path(folder), plugins, retries=False)
+    board = open_board(Path(folder), plugins, retries=False, file=file, keep_text=False)
     return SweepStatus(folder=Path(folder), runs=tuple(_runs(board)))
 
 

@@ -59,8 +59,7 @@ def sweep(
     executor = None if in_process else executor_of(workers, processes, threads)
     command = Command(Path(file), tuple(overrides), seeds)
     trials = plan_trials(command.file, command.overrides, command.seeds)
-    folder = SweepFolder.claim(None if out is None else Path(out), command.file.stem)
-    folder.write_plan(command, trials)
+    folder = SweepFolder.create(None if out is None else Path(out), command, trials)
     with locked(folder.path):
         return _execute(Board(folder, trials), executor, callback or SweepCallback())
 
@@ -69,6 +68,7 @@ def sweep(
 def resume_sweep(
     folder: str | Path,
     *,
+    file: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     in_process: bool = False,
     workers: int | str = 1,
@@ -82,7 +82,8 @@ def resume_sweep(
     before them, count as failed.
 
     Args:
-        folder: The sweep's folder; its TOML file must be where it was.
+        folder: The sweep's folder.
+        file: Its TOML file, if the sweep was begun by tlkit 0.1, whose folders do not hold it.
         plugins: The plugin files of its experiments, unchanged. The folder says which experiments
             these are, so no file is imported that is not named here.
         in_process: As for `sweep`.
@@ -97,7 +98,7 @@ def resume_sweep(
         PartError: If a plugin file is not named.
     """
     executor = None if in_process else executor_of(workers, processes, threads)
-    board = open_board(Path(folder), plugins, retries=True)
+    board = open_board(Path(folder), plugins, retries=True, file=file)
     with locked(board.folder.path):
         board.folder.seal_plan()
         return _execute(board, executor, callback or SweepCallback())
@@ -106,6 +107,7 @@ def resume_sweep(
 def join_sweep(
     folder: str | Path,
     *,
+    file: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     workers: int | str = 1,
     processes: int | None = None,
@@ -118,7 +120,8 @@ def join_sweep(
     Returns when every run has ended, wherever it was made.
 
     Args:
-        folder: The sweep's folder, which all of them see; its TOML file must be where it was.
+        folder: The sweep's folder, which all of them see.
+        file: As for `resume_sweep`.
         plugins: As for `resume_sweep`.
         workers: As for `sweep`.
         processes: As for `sweep`.
@@ -132,7 +135,7 @@ def join_sweep(
         PartError: If a plugin file is not named.
     """
     executor = executor_of(workers, processes, threads)
-    board = open_board(Path(folder), plugins, retries=False, patience_s=patience_s)
+    board = open_board(Path(folder), plugins, retries=False, patience_s=patience_s, file=file)
     return _execute(board, executor, callback or SweepCallback())
 
 

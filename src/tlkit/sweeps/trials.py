@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import structure, unstructure
@@ -112,12 +113,14 @@ class Trials:
         trials: The runs in order.
         swept: The keys that have several values.
         notes: What the user should know about the data.
+        texts: The text of each file that was read, by its absolute path.
     """
 
     file: Path
     trials: tuple[Trial, ...]
     swept: tuple[str, ...]
     notes: tuple[str, ...]
+    texts: Mapping[Path, str] = field(factory=dict, repr=False)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -135,6 +138,7 @@ def plan_trials(
     seeds: str | None = None,
     *,
     plugins: Sequence[str | Path] | None = None,
+    texts: Mapping[Path, str] | None = None,
 ) -> Trials:
     """Plan and check every run of a sweep.
 
@@ -143,12 +147,14 @@ def plan_trials(
         overrides: ``a.b=value`` expressions for each experiment; a list is several values.
         seeds: Such as ``0-4``; unset: those of `[sweep]`.
         plugins: The only files that may be imported; None: those that the experiments list.
+        texts: The texts of the files by their absolute paths, instead of the files themselves.
 
     Raises:
         TlkitError: With every problem of every run; the subclass says what kind.
     """
     file = Path(file)
-    table, swept = _read(file, overrides)
+    read = _Texts(texts)
+    table, swept = _read(file, overrides, read(file))
     wanted = _seeds(seeds, table)
     if wanted and "seed" in swept:
         raise ConfigError(
@@ -161,13 +167,13 @@ def plan_trials(
         (path, settings, fold)
         for path in table.files or (file,)
         for settings in grid(swept)
-        for fold in _folds(path, settings)
+        for fold in _folds(path, settings, read(path))
     ]
     # Seeds are outermost, so a sweep cut short has every variant.
     runs = [(seed, *cell) for seed in wanted or (None,) for cell in cells]
     if len(runs) > MOST_RUNS:
         raise ConfigError([Problem("sweep", f"has {len(runs)} runs; the maximum is {MOST_RUNS}")])
-    checker = _Checker(plugins)
+    checker = _Checker(read, plugins)
     width = max(3, len(str(len(runs))))
     trials = []
     for number, (seed, path, settings, fold) in enumerate(runs, start=1):
@@ -190,7 +196,7 @@ def plan_trials(
         )
     checker.raise_problems()
     notes = tuple(dict.fromkeys(checker.notes))
-    return Trials(file=file, trials=tuple(trials), swept=varied, notes=notes)
+    return Trials(file=file, trials=tuple(trials), swept=varied, notes=notes, texts=read.known)
 
 
 def _safe(name: str) -> str:
@@ -198,18 +204,36 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
 
+@define
+class _Texts:
+    """Reads each file once; if texts are given, no file at all."""
+
+    given: Mapping[Path, str] | None
+    known: dict[Path, str] = field(factory=dict, init=False)
+
+    def __call__(self, path: Path) -> str:
+        place = Path(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps `..`
+        if self.given is not None and place not in self.given:
+            raise ConfigError([Problem("", "is not among the sweep's files")], str(path))
+        if place not in self.known:
+            self.known[place] = read_table(path)[0] if self.given is None else self.given[place]
+        return self.known[place]
+
+
 class _Checker:
     """Loads and plans experiments; loads each dataset once and keeps each problem once."""
 
-    def __init__(self, plugins: Sequence[str | Path] | None) -> None:
-        self.plugins = plugins
+    def __init__(self, read: _Texts, plugins: Sequence[str | Path] | None) -> None:
+        self.read, self.plugins = read, plugins
         self.splits: dict[str, Splits] = {}
         self.problems: dict[str, Problem] = {}
         self.notes: list[str] = []
 
     def __call__(self, path: Path, overrides: tuple[str, ...]) -> tuple[Experiment, Plan] | None:
         try:
-            experiment = load_experiment(path, overrides, in_sweep=True, plugins=self.plugins)
+            experiment = load_experiment(
+                path, overrides, in_sweep=True, plugins=self.plugins, text=self.read(path)
+            )
             data = json.dumps(unstructure(experiment.data, base=Path()), sort_keys=True)
             key = f"{type(experiment.data)} {data}"
             if key not in self.splits:
@@ -229,9 +253,9 @@ class _Checker:
             raise ConfigError(self.problems.values())
 
 
-def _read(file: Path, overrides: Sequence[str]) -> tuple[SweepTable, dict[str, Any]]:
+def _read(file: Path, overrides: Sequence[str], text: str) -> tuple[SweepTable, dict[str, Any]]:
     """Return a file's `[sweep]` and the values of each key; the command line overrides the file."""
-    _, table = read_table(file)
+    _, table = read_table(file, text=text)
     sweep = table.get("sweep", {})
     if not isinstance(sweep, Mapping):
         raise ConfigError([Problem("sweep", f"expected a table, got {shown(sweep)}")], str(file))
@@ -272,9 +296,9 @@ def _seeds(given: str | None, table: SweepTable) -> tuple[int, ...]:
     return table.seeds or ()
 
 
-def _folds(path: Path, settings: Mapping[str, Any]) -> Iterable[int | None]:
+def _folds(path: Path, settings: Mapping[str, Any], text: str) -> Iterable[int | None]:
     """Return the folds to run an experiment with: all of them, unless it names one itself."""
-    _, table = read_table(path, expressions(settings))
+    _, table = read_table(path, expressions(settings), text)
     data = table.get("data")
     folds = data.get("folds") if isinstance(data, Mapping) and "fold" not in data else None
     # The experiment's own check refuses other values.

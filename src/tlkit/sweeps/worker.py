@@ -44,7 +44,11 @@ def work(job: Mapping[str, Any], callback: Callback | None = None) -> dict[str, 
     """Make one run."""
     try:
         experiment = load_experiment(
-            job["file"], job["overrides"], in_sweep=True, plugins=job.get("plugins")
+            job["file"],
+            job["overrides"],
+            in_sweep=True,
+            plugins=job.get("plugins"),
+            text=job.get("text"),
         )
         if fingerprint(experiment) != job["sha256"]:
             message = "has changed since the sweep started"

@@ -1,0 +1,170 @@
+"""Two hundred kills at random moments: whoever goes on ends with the same bytes."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.battery.kills import BY_MACHINE, Fork
+
+from tlkit.runfolder.folder import UNFINISHED
+
+pytestmark = pytest.mark.slow
+
+PARTS = '''
+import tlkit
+from tlkit import Layer
+
+
+@tlkit.part("tiny")
+class Tiny(tlkit.Backbone):
+    """Two convolutions with BatchNorm.
+
+    Attributes:
+        image_size: Its input.
+    """
+
+    image_size: int = 16
+
+    def layers(self):
+        rows = []
+        for block, (size, before, channels) in enumerate(((14, 3, 4), (12, 4, 6)), start=1):
+            name = f"block{block}"
+            shape = (size, size, channels)
+            params = 9 * before * channels + channels
+            rows += [
+                Layer(f"{name}_conv", "Conv2D", name, shape, params=params),
+                Layer(f"{name}_bn", "BatchNormalization", name, shape, params=2 * channels,
+                      other_params=2 * channels, batch_norm=True),
+                Layer(f"{name}_relu", "ReLU", name, shape),
+            ]
+        return tlkit.LayerTable(tuple(rows))
+
+    def build(self):
+        import keras
+
+        x = inputs = keras.Input((16, 16, 3))
+        for block, channels in ((1, 4), (2, 6)):
+            x = keras.layers.Conv2D(channels, 3, name=f"block{block}_conv")(x)
+            x = keras.layers.BatchNormalization(name=f"block{block}_bn")(x)
+            x = keras.layers.ReLU(name=f"block{block}_relu")(x)
+        return keras.Model(inputs, x)
+
+    def preprocess_native(self, images):
+        return images / 255
+
+    def load_weights(self, model):
+        return {"source": "none"}
+'''
+STUDY = """
+plugins.modules = ["parts.py"]
+data = {name = "shapes", train = 10, val = 6, test = 4, image_px = 16}
+backbone = {name = "tiny"}
+"""
+RECIPES = {
+    "probe": """
+head.name = "probe"
+optimizer = {name = "lbfgs", refit = true}
+calibration.temperature = true
+fit = {epochs = 8, keep = "best", early_stop_patience = 3, checkpoint_every_s = 0}
+""",
+    "fine_tune": """
+head.name = "probe"
+fit = {batch_size = 8, keep = "best", checkpoint_every_s = 0, xla = false}
+
+[[phase]]
+epochs = 4
+optimizer = {name = "lbfgs", refit = true}
+
+[[phase]]
+epochs = 5
+freeze = {name = "layer_names", train = ["block2", "head"]}
+optimizer = {name = "adamw", learning_rate = 1e-3, clip_norm = 1.0}
+schedule = {name = "cosine", warmup_epochs = 1, per_step = true}
+augmentation = {name = "natural", views = 2}
+ema = 0.9
+""",
+    "study": """
+head = {name = "pooled", units = [8], dropout = 0.5}
+freeze = {name = "head_then", head_epochs = 3, train = ["block2"], batch_norm = "train"}
+augmentation.name = "affine"
+class_weights.name = "balanced"
+optimizer.learning_rate = 0.01
+calibration = {temperature = true, tta = "flip"}
+fit = {epochs = 8, batch_size = 8, checkpoint_every_s = 0, xla = false}
+""",
+}
+KILLS = 200
+OF_SWEEPS = 60
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files that do not differ from machine to machine, by their paths."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in BY_MACHINE and path.parent.name != "leases"
+    }
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("kills")
+    (top / "parts.py").write_text(PARTS, encoding="utf-8")
+    for name, tables in RECIPES.items():
+        (top / f"{name}.toml").write_text(STUDY + tables, encoding="utf-8")
+    return top
+
+
+def run(log: Path, top: Path, recipe: str, folder: Path) -> Fork:
+    """Begin a run, or go on with it, wherever it stands."""
+    if folder.exists():
+        return Fork.of(log, "resume", folder, "--plugin", top / "parts.py")
+    return Fork.of(log, "run", top / f"{recipe}.toml", "--out", folder)
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "metrics.json").exists() and not (folder / UNFINISHED).exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_runs_are_killed_at_random_moments(recipe: str, top: Path, tmp_path: Path) -> None:
+    """Half of the kills come at any moment, the others soon after an epoch."""
+    log, straight, forked = (tmp_path / name for name in ("log", "straight", "forked"))
+    command = [sys.executable, "-m", "tlkit", "run", f"{recipe}.toml", "--out", str(straight)]
+    subprocess.run(command, cwd=top, check=True, capture_output=True)
+    expected, chance, counts = contents(straight), random.Random(recipe), Counter[str]()
+    began = time.monotonic()
+    first = run(log, top, recipe, forked)
+    while "epoch" not in first.said():
+        assert not first.wait(0.005), first.said()
+    before_epochs_s = time.monotonic() - began
+    assert first.wait(60)
+    epochs_s = time.monotonic() - began - before_epochs_s
+    assert is_finished(forked), first.said()
+    assert contents(forked) == expected
+    wanted = (KILLS - OF_SWEEPS) // len(RECIPES) + 1
+    while counts["killed"] < wanted:
+        folder = tmp_path / str(counts["runs"])
+        counts["runs"] += 1
+        while not is_finished(folder):
+            process = run(log, top, recipe, folder)
+            if chance.random() < 0.5 and counts["killed"] < wanted:
+                process.wait(chance.uniform(0.3, 1) * (before_epochs_s + epochs_s))
+            else:
+                while "epoch" not in process.said() and not process.wait(0.005):
+                    pass
+                process.wait(chance.uniform(0, 1.5) * epochs_s)
+            if process.kill():
+                counts["killed"] += 1
+                counts["resumed"] += folder.exists()
+            else:
+                assert process.process.exitcode == 0, process.said()
+        assert contents(folder) == expected
+        counts["files"] += len(expected)
+    print(recipe, dict(counts))
