@@ -23,16 +23,14 @@ from tlkit.parts.augmentations import (
     NoAugmentation,
     StrengthAugmentation,
     XraySafe,
-)
-from tlkit.parts.keras_cv_augmentations import GridMask, RandAugment
-from tlkit.parts.kinds import registries
-from tlkit.parts.shapes import draw_shape
-from tlkit.parts.transforms import (
     adjust_saturation,
     adjust_tone,
     affine_transform,
     uniforms,
 )
+from tlkit.parts.keras_cv_augmentations import GridMask, RandAugment
+from tlkit.parts.kinds import registries
+from tlkit.parts.shapes import draw_shape
 
 Floats = npt.NDArray[np.float32]
 SIDE = 8

@@ -19,9 +19,9 @@ from tests.fakes import FakeBackbone, OneConvolution
 
 import tlkit
 from tlkit.parts.augmentations import NoAugmentation
-from tlkit.parts.calls import guarded, part_name
 from tlkit.parts.heads import Pooled
 from tlkit.parts.optimizers import check_rate, with_rates
+from tlkit.parts.plugins import guarded, part_name
 from tlkit.system.keras import check_settings
 from tlkit.train.assemble import assemble, refuse_others
 from tlkit.train.features import Extractor

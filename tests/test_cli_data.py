@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli.app import app
-from tlkit.inspect.duplicates import NEAR_BITS
+from tlkit.inspect.fingerprints import NEAR_BITS
 from tlkit.inspect.split import split_data
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import tlkit
 from tlkit.data.images import to_pixels
-from tlkit.parts.digits import Digits
+from tlkit.parts.datasets import Digits
 
 
 def test_all_digits_of_scikit_learn_are_there_unchanged() -> None:

@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 from tests.fakes import FakeBackbone
 
 import tlkit
-from tlkit.config.phase import Phase
+from tlkit.config.experiment import Phase
 from tlkit.data.checks import check_images
 from tlkit.data.images import Reader
 from tlkit.parts.augmentations import Affine

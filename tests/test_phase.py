@@ -15,7 +15,7 @@ from tests.fakes import small, unseal
 from tests.test_fit import FROM_SECOND, SCORES, Listener, Trained
 
 import tlkit
-from tlkit.config.phase import Phase
+from tlkit.config.experiment import Phase
 from tlkit.config.structure import structure, unstructure
 from tlkit.config.toml import load_experiment
 from tlkit.parts.augmentations import Affine

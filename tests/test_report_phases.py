@@ -9,8 +9,8 @@ from attrs import evolve
 from tests.finished_runs import made_up
 
 from tlkit.reports.gallery import Gallery
-from tlkit.reports.phases import phase_results, phases_text
 from tlkit.reports.report import report
+from tlkit.reports.tables import phase_results, phases_text
 from tlkit.runfolder.record import RunRecord
 
 

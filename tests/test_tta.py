@@ -23,8 +23,8 @@ from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import CalibrationRecord, calibration_text
 from tlkit.system.signals import Interrupted
+from tlkit.train.callback import FlipGain
 from tlkit.train.stage import StageTrainer
-from tlkit.train.tta import FlipGain
 
 # A quick run with two stages, whose probabilities are far too sure of themselves.
 TABLE: dict[str, Any] = {

@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.train.winograd import convolved, suits, tiled
+from tlkit.train.lean import convolved, suits, tiled
 
 in_graph = convolved.python_function  # the same operations, not compiled for every shape anew
 
@@ -125,6 +125,6 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = drawn((3, 12, 12, 64), 0), drawn((3, 3, 64, 128), 1), drawn((128,), 2)
     x, kernel, bias = map(tf.constant, arrays)
     whole = tiled(x, kernel, bias, True, True).numpy()
-    monkeypatch.setattr("tlkit.train.winograd.TILES_BYTES", 1)
+    monkeypatch.setattr("tlkit.train.lean.TILES_BYTES", 1)
     each = tiled(x, kernel, bias, True, True).numpy()
     np.testing.assert_allclose(each, whole, rtol=0, atol=1e-3)  # values of up to 100

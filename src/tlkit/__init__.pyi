@@ -9,9 +9,9 @@ from .config.experiment import Experiment as Experiment
 from .config.experiment import Fit as Fit
 from .config.experiment import ModelCard as ModelCard
 from .config.experiment import Origin as Origin
+from .config.experiment import Phase as Phase
 from .config.experiment import PublishedResult as PublishedResult
 from .config.experiment import Track as Track
-from .config.phase import Phase as Phase
 from .config.toml import load_experiment as load_experiment
 from .data.images import Picture as Picture
 from .data.sources import LabeledImage as LabeledImage
@@ -25,9 +25,9 @@ from .explain import Explainer as Explainer
 from .explain import heatmaps as heatmaps
 from .exporter.export import Exported as Exported
 from .exporter.export import export as export
-from .inspect.duplicates import Duplicates as Duplicates
-from .inspect.duplicates import Pair as Pair
+from .inspect.fingerprints import Duplicates as Duplicates
 from .inspect.fingerprints import ImageFacts as ImageFacts
+from .inspect.fingerprints import Pair as Pair
 from .inspect.inspect import Inspection as Inspection
 from .inspect.inspect import inspect_data as inspect_data
 from .inspect.shortcuts import ClassArea as ClassArea
@@ -86,7 +86,6 @@ from .runner.pages import report as report
 from .runner.prepare import check as check
 from .runner.resume import resume as resume
 from .runner.run import run as run
-from .sweeps.callback import SweepCallback as SweepCallback
 from .sweeps.executors import Executor as Executor
 from .sweeps.status import RunStatus as RunStatus
 from .sweeps.status import SweepStatus as SweepStatus
@@ -99,6 +98,7 @@ from .sweeps.summary import VariantSummary as VariantSummary
 from .sweeps.sweep import join_sweep as join_sweep
 from .sweeps.sweep import resume_sweep as resume_sweep
 from .sweeps.sweep import sweep as sweep
+from .sweeps.text import SweepCallback as SweepCallback
 from .sweeps.trials import Trial as Trial
 from .sweeps.trials import Trials as Trials
 from .sweeps.trials import Variant as Variant

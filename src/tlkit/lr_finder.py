@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.parts.calls import guarded
 from tlkit.parts.optimizers import LBFGS
+from tlkit.parts.plugins import guarded
 from tlkit.reports.svg import standalone
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runner.prepare import prepare_run

@@ -392,7 +392,7 @@ CASES = (
         what="Nearly the same picture in two splits: resized, compressed, brightened, mirrored",
         expected="`tlkit data inspect`, `split` and `verify` detect them; a run does not check",
         tests=(
-            "test_duplicates.py::test_a_changed_copy_is_nearly_the_same",
+            "test_fingerprints.py::test_a_changed_copy_is_nearly_the_same",
             "test_verify.py::test_a_copy_in_another_split_is_named",
         ),
     ),

@@ -45,7 +45,7 @@ RESUME = "tests/test_resume.py"
 MUTANTS = (
     Mutant(
         "a convolution by tiles forgets its bias",
-        "train/winograd.py",
+        "train/lean.py",
         "[:, :height, :width] + bias",
         "[:, :height, :width]",
         "tests/test_winograd.py::test_it_is_the_direct_convolution_but_for_rounding",
@@ -102,7 +102,7 @@ MUTANTS = (
     ),
     Mutant(
         "bfloat16 layers are convolved by tiles, in float32",
-        "train/winograd.py",
+        "train/lean.py",
         ' or layer.compute_dtype != "float32"',
         "",
         "tests/test_winograd.py::test_which_layers_are_convolved_by_tiles",
@@ -597,7 +597,7 @@ MUTANTS = (
     ),
     Mutant(
         "an exported script forgets the threshold",
-        "exporter/script.py",
+        "exporter/formats.py",
         "if rule else (None, 0.0)",
         "if False else (None, 0.0)",
         "tests/test_exporter.py::test_the_script_reads_and_decides_as_the_run_does",

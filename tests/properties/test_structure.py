@@ -21,8 +21,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from tlkit.config.experiment import Experiment, PublishedResult
-from tlkit.config.phase import Phase
+from tlkit.config.experiment import Experiment, Phase, PublishedResult
 from tlkit.config.schema import json_schema
 from tlkit.config.structure import hints, keys, structure, unstructure
 from tlkit.model.layers import LayerRange

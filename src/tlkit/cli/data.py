@@ -56,7 +56,7 @@ Root = Annotated[
         metavar="DIR",
     ),
 ]
-DEFAULT_NEAR_BITS = 12  # tlkit.inspect.duplicates.NEAR_BITS, whose module imports NumPy
+DEFAULT_NEAR_BITS = 12  # tlkit.inspect.fingerprints.NEAR_BITS, whose module imports NumPy
 
 
 @command(None, "photos", "inspect", to=data)

@@ -101,7 +101,7 @@ def _experiment(result: tlkit.ProbeResult, recipe: Recipe) -> Path:
 
 
 def _show(result: tlkit.ProbeResult) -> None:
-    from tlkit.probes.page import probe_text
+    from tlkit.probes.result import probe_text
 
     for note in result.notes:
         echo(f"note: {printable(note)}", err=True)

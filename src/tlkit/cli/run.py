@@ -100,7 +100,7 @@ def show_run(run: tlkit.Run, as_json: bool = False) -> None:
     from tlkit.metrics.published import cited_figures, figures, remarks  # needs NumPy
     from tlkit.reports.caveats import caveats  # with all parts: `--help` stays quick without
     from tlkit.reports.diagnosis import PAGE, diagnose, next_steps
-    from tlkit.reports.phases import phases_text
+    from tlkit.reports.tables import phases_text
     from tlkit.runfolder.folder import RunFolder
     from tlkit.runfolder.record import read_run
 

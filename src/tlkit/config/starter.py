@@ -14,8 +14,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from tlkit.config.experiment import Experiment
-from tlkit.config.phase import Phase
+from tlkit.config.experiment import Experiment, Phase
 from tlkit.config.recipes import (
     Facts,
     Recipe,

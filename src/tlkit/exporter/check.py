@@ -13,8 +13,7 @@ from PIL import Image
 
 from tlkit.classifier import Classifier, Prediction
 from tlkit.data.sources import Rejected
-from tlkit.exporter.formats import Format, installed
-from tlkit.exporter.script import SCRIPT
+from tlkit.exporter.formats import SCRIPT, Format, installed
 from tlkit.system.errors import PartError, WeightsError
 
 # Patches of random colors differ more from each other than noise, and so do their probabilities.

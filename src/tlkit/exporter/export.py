@@ -12,8 +12,7 @@ from attrs import evolve, frozen
 
 from tlkit.classifier import Classifier, load
 from tlkit.exporter.check import check_script
-from tlkit.exporter.formats import FORMATS
-from tlkit.exporter.script import FACTS, SCRIPT
+from tlkit.exporter.formats import FACTS, FORMATS, SCRIPT
 from tlkit.metrics.calibration import TINY
 from tlkit.model.graph import flip_average
 from tlkit.parts.heads import standardize_layer

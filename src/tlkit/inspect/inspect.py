@@ -14,8 +14,14 @@ from tlkit.data.images import DARK, LOOKS_DARK
 from tlkit.data.leakage import same_patient
 from tlkit.data.sources import LabeledImages, read_labeled
 from tlkit.data.splits import SPLITS
-from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates, group_numbers
-from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
+from tlkit.inspect.fingerprints import (
+    NEAR_BITS,
+    Duplicates,
+    ImageFacts,
+    all_image_facts,
+    find_duplicates,
+    group_numbers,
+)
 from tlkit.inspect.shortcuts import Shortcut, find_shortcuts
 
 Counts = Mapping[str, Mapping[str, int]]

@@ -14,8 +14,13 @@ from tlkit.data.leakage import same_patient
 from tlkit.data.manifest import COLUMNS
 from tlkit.data.sources import LabeledImages, read_labeled
 from tlkit.data.splits import SPLITS
-from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates
-from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
+from tlkit.inspect.fingerprints import (
+    NEAR_BITS,
+    Duplicates,
+    ImageFacts,
+    all_image_facts,
+    find_duplicates,
+)
 from tlkit.system.errors import DataError
 from tlkit.system.files import exists, is_dir, write_text
 from tlkit.system.notebook import choose_another

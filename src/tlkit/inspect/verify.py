@@ -12,8 +12,13 @@ from attrs import frozen
 from tlkit.data.checks import hash_problem
 from tlkit.data.leakage import same_patient, shared_patients
 from tlkit.data.sources import read_labeled
-from tlkit.inspect.duplicates import NEAR_BITS, Duplicates, find_duplicates
-from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
+from tlkit.inspect.fingerprints import (
+    NEAR_BITS,
+    Duplicates,
+    ImageFacts,
+    all_image_facts,
+    find_duplicates,
+)
 
 KINDS = {"bytes": "the same file", "pixels": "the same picture", "near": "nearly the same"}
 

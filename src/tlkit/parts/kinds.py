@@ -545,7 +545,7 @@ def _registry(kind: str, plural: str, base: type, *modules: str) -> Registry[Any
 
 
 registries = Registries(
-    datasets=_registry("dataset", "datasets", Dataset, "datasets", "shapes", "digits"),
+    datasets=_registry("dataset", "datasets", Dataset, "datasets", "shapes"),
     backbones=_registry(
         "backbone",
         "backbones",

@@ -2,7 +2,8 @@
 
 The parts of a file are registered only while an experiment that lists the file is being read. An
 experiment therefore means the same whatever was read before it, and an edited file gives new
-classes; objects made from the old ones keep them.
+classes; objects made from the old ones keep them. Other people's code
+prints to standard error and cannot end the process; see `guarded`.
 """
 
 from __future__ import annotations
@@ -232,3 +233,51 @@ def _frame_place(frame: FrameType, line: int) -> str:
     if "__autograph_generated_file" in frame.f_code.co_filename:
         return str(frame.f_globals.get("__file__"))
     return f"{frame.f_code.co_filename}:{line}"
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Run code of which parts may be part. Also a decorator."""
+    try:
+        with prints_on_stderr():
+            yield
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        end = next(filter(_ends_process, _chain(error)), None)
+        if end is None or not (place := foreign_place(end)):
+            raise
+        what = f"{type(end).__name__}({end})"
+        raise PartError(f"{place}: a part must not end the process, got {what}") from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it took the place of: TensorFlow replaces some."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _ends_process(error: BaseException) -> bool:
+    """Tell whether an error would end a command, perhaps as if all were well, as `typer.Exit`."""
+    if not isinstance(error, Exception):
+        return not isinstance(error, KeyboardInterrupt | GeneratorExit)
+    names = {(x.__module__.partition(".")[0], x.__name__) for x in type(error).__mro__}
+    ends = {(package, name) for package in ("click", "typer") for name in ("Exit", "Abort")}
+    return bool(names & ends)
+
+
+def part_name(part: object) -> str:
+    """Return a part's kind and registered name for messages, or those of its class.
+
+    >>> from tlkit.parts.losses import Focal
+    >>> part_name(Focal())
+    "loss 'focal'"
+    """
+    for _, registry in registries.items():
+        if isinstance(part, registry.base):
+            try:
+                return f"{registry.kind} {registry.name_of(type(part))!r}"
+            except PartError:
+                return f"{registry.kind} {type(part).__name__}"
+    return type(part).__name__

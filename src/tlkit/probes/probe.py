@@ -169,7 +169,7 @@ def _probed(
 
 def _written(out: Path | None, result: ProbeResult, trial: _Trial) -> ProbeResult:
     """Write everything into a new folder; return the result with its places."""
-    from tlkit.probes.page import probe_page
+    from tlkit.probes.result import probe_page
 
     examples = trial.pooled
     fold_of = {n: number for number, fold in enumerate(trial.folds.held_out, 1) for n in fold}

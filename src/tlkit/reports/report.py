@@ -29,9 +29,17 @@ from tlkit.reports.console import kept_epoch_text, stand_in_text
 from tlkit.reports.diagnosis import diagnose
 from tlkit.reports.gallery import Gallery
 from tlkit.reports.page import data_element, page
-from tlkit.reports.phases import HEAD, phase_results, verdict
 from tlkit.reports.svg import interval_plot
-from tlkit.reports.tables import class_tables, method_text, metric_row, overall_rows, p_text
+from tlkit.reports.tables import (
+    HEAD,
+    class_tables,
+    method_text,
+    metric_row,
+    overall_rows,
+    p_text,
+    phase_results,
+    verdict,
+)
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import RunRecord
 from tlkit.system.files import write_text

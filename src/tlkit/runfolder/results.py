@@ -14,7 +14,7 @@ from tlkit.data.splits import Splits
 from tlkit.metrics.scores import EpochScores, Scores
 from tlkit.runfolder.inputs import NOT_A_KEY, DataFacts
 from tlkit.system.errors import ConfigError, Problem
-from tlkit.train.tta import FlipGain
+from tlkit.train.callback import FlipGain
 
 if TYPE_CHECKING:
     from tlkit.metrics.calibration import CalibratedOutputs, Calibrator

@@ -12,9 +12,9 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.toml import as_experiment
 from tlkit.data.sources import VAL_NAMES
 from tlkit.data.splits import SPLITS, Splits
-from tlkit.parts.calls import guarded
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Backbone
+from tlkit.parts.plugins import guarded
 from tlkit.runfolder.folder import METRICS, RUNS, RunFolder, folder_exists, is_own_name
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.record import read_record

@@ -12,7 +12,7 @@ from attrs import asdict
 
 from tlkit.config.experiment import Experiment
 from tlkit.metrics.scores import EpochScores
-from tlkit.parts.calls import guarded
+from tlkit.parts.plugins import guarded
 from tlkit.runfolder.folder import CALIBRATION, WEIGHTS, RunFolder
 from tlkit.runfolder.inputs import DataFacts, write_inputs
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord

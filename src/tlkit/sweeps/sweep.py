@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from tlkit.sweeps.board import Board
-from tlkit.sweeps.callback import SweepCallback
 from tlkit.sweeps.executors import Executor, executor_of
 from tlkit.sweeps.folder import Command, SweepFolder
 from tlkit.sweeps.joining import POLL_S, at_work, finish, open_board, work_off
 from tlkit.sweeps.summary import Sweep
+from tlkit.sweeps.text import SweepCallback
 from tlkit.sweeps.trials import plan_trials
 from tlkit.system.lease import PATIENCE_S
 from tlkit.system.lock import locked

@@ -1,4 +1,4 @@
-"""A sweep as text for a terminal."""
+"""How a sweep reports its progress and its result: a callback, and text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import stand_in_banner, table
-from tlkit.sweeps.callback import SweepCallback
 from tlkit.sweeps.summary import (
     Figure,
     Outcome,
@@ -21,7 +20,26 @@ from tlkit.sweeps.summary import (
 )
 from tlkit.sweeps.trials import Trials
 from tlkit.system.notebook import command, either
+from tlkit.system.renames import renamed_methods
 from tlkit.system.text import printable, shell_quoted
+
+
+@renamed_methods(planned="on_plan", run_done="on_run_end")
+class SweepCallback:
+    """Callback base class for sweeps; every method does nothing."""
+
+    def on_plan(self, trials: Trials, folder: Path) -> None:
+        """Handle the checked plan, before the first run."""
+
+    def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
+        """Handle the end of a run.
+
+        Args:
+            number: The run's number in the sweep, from 1.
+            count: The number of runs in the sweep.
+            outcome: The run's outcome.
+            seconds: How long it took; 0 if it was finished before.
+        """
 
 
 class Lines(SweepCallback):

@@ -12,13 +12,13 @@ from attrs import frozen
 
 from tlkit.model.graph import layer_table, leaves
 from tlkit.model.layers import LayerTable, holds_batch_norm
-from tlkit.parts.calls import guarded, part_name
 from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage
 from tlkit.parts.optimizers import layerwise
+from tlkit.parts.plugins import guarded, part_name
 from tlkit.system.errors import PartError, ResourceError
 from tlkit.system.keras import check_settings, keras, start_keras, tf
 from tlkit.system.keras import seeded as seeded  # also used by tests of parts
-from tlkit.system.memory import require_memory
+from tlkit.system.limits import require_memory
 from tlkit.system.notebook import face, few_names
 from tlkit.system.renames import renamed_method
 from tlkit.train.plan import model_layers, seed_for

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from attrs import define, evolve, field
 
 from tlkit.data.images import Pixels, Reader
-from tlkit.parts.calls import guarded, part_name
 from tlkit.parts.kinds import Augmentation, Backbone
+from tlkit.parts.plugins import guarded, part_name
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras, start_keras, tf

@@ -10,11 +10,10 @@ from attrs import field, frozen
 from tlkit.parts.optimizers import LBFGS
 from tlkit.system.errors import DataError, NumericalError
 from tlkit.system.signals import Interrupted
-from tlkit.train.callback import Callback, Epoch, should_stop
+from tlkit.train.callback import Callback, Epoch, FlipGain, should_stop
 from tlkit.train.checkpointer import Checkpointer
 from tlkit.train.stage import PreparedRun, StageTrainer
 from tlkit.train.step import Probabilities
-from tlkit.train.tta import FlipGain
 
 
 @frozen(kw_only=True)

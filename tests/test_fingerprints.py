@@ -13,8 +13,7 @@ from PIL import Image, ImageEnhance
 from tests.pictures import facts_of, picture, png, two_classes
 
 from tlkit.data.sources import read_labeled
-from tlkit.inspect.duplicates import find_duplicates, group_numbers
-from tlkit.inspect.fingerprints import ImageFacts, all_image_facts
+from tlkit.inspect.fingerprints import ImageFacts, all_image_facts, find_duplicates, group_numbers
 
 
 @pytest.fixture(scope="module")

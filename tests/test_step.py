@@ -12,8 +12,7 @@ from tests.test_fit import ALL, SCORES, Trained
 
 from tlkit.parts.kinds import Stage
 from tlkit.parts.optimizers import SGD
-from tlkit.train.averaging import WeightAverage
-from tlkit.train.step import TrainStep
+from tlkit.train.step import TrainStep, WeightAverage
 
 
 def network() -> Any:
