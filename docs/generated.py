@@ -30,6 +30,7 @@ from attrs import frozen
 from typer.testing import CliRunner
 
 from tlkit.cli import app
+from tlkit.cli.app import OUTPUT
 from tlkit.config.experiment import Experiment
 from tlkit.config.schema import describe_keys
 from tlkit.config.structure import hints, keys
@@ -257,6 +258,7 @@ def cli_page() -> str:
     text = [
         "# Command line\n",
         "`tlkit COMMAND --help` shows the same. See [Exit codes](runs.md#exit-codes).\n",
+        "`--quiet`, `--verbose`, `--no-color` and `--debug` may stand after any command too.\n",
         *_command(command, "tlkit"),
     ]
     return "\n".join(text)
@@ -272,7 +274,11 @@ def _command(command: Any, path: str) -> Iterator[str]:
     if command.epilog and path != "tlkit":
         example = command.epilog.removeprefix("Example: ").replace("\\[", "[")
         yield f"```sh\n{example}\n```\n"
-    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    records = [
+        parameter.get_help_record(context)
+        for parameter in command.get_params(context)
+        if path == "tlkit" or parameter.name not in OUTPUT
+    ]
     shown = [(f"`{name}`", meaning) for name, meaning in filter(None, records)]
     if shown:
         yield _table(["argument or option", "meaning"], shown)

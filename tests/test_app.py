@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 import tlkit
-from tlkit.cli import app
+from tlkit.cli import app, main
 from tlkit.cli.app import echo, hanging
+from tlkit.reports.progress import ProgressBar
 
 NAMES = re.compile(r"│ ([a-z-]+) ")
 
@@ -31,8 +35,8 @@ def test_help_lists_every_verb_once_in_a_group_with_an_example_below() -> None:
     text = help_of()
     panels = re.findall(r"╭─ ([A-Z][a-z ]+) ─", text)
     assert panels == [
-        "Options", "Train", "Look at data", "Find better settings", "Use a run", "Look up",
-        "This machine",
+        "Options", "Output", "Train", "Look at data", "Find better settings", "Use a run",
+        "Look up", "This machine",
     ]  # fmt: skip
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
     lines = text.splitlines()
@@ -50,6 +54,58 @@ def test_help_fits_80_columns_and_flags_take_no_value(path: tuple[str, ...]) -> 
     assert not set("{}") & set(usage)
     if path and "COMMAND" not in usage:
         assert f"Example: tlkit {' '.join(path)}" in text
+        assert set(re.findall(r"--[a-z-]+", text.partition("─ Output ─")[2])) >= {
+            "--quiet", "--verbose", "--no-color", "--debug",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    ("option", "first"), [(None, "note: old"), ("-q", ""), ("-v", "note: old")]
+)
+def test_notes_are_fewer_or_more_if_asked_before_the_verb_or_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    option: str | None,
+    first: str,
+    before: bool,
+) -> None:
+    def noted(*_: Any, **__: Any) -> str:
+        logging.getLogger("tlkit").info("old")
+        return "[]"
+
+    monkeypatch.setattr("tlkit.cli.parts.json", SimpleNamespace(dumps=noted))
+    verb, options = ["list", "heads", "--json"], [option] if option else []
+    words = [*options, *verb] if before else [*verb, *options]
+    monkeypatch.setattr("sys.argv", ["tlkit", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    said = capfd.readouterr()
+    lines = said.err.splitlines()
+    assert said.out == "[]\n"
+    assert lines[:1] == ([first] if first else [])
+    assert [line[:11] for line in lines[1:]] == (["note: took "] if option == "-v" else [])
+
+
+def test_quiet_is_no_progress_and_no_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("tlkit")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    for bar in (ProgressBar(), tlkit.Terminal()):
+        bar.say("a line")
+    echo("note: x", err=True)
+    echo("error", err=True)
+    assert capsys.readouterr().err == "error\n"
+
+
+def test_no_color_is_a_variable_that_every_printer_reads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+    CliRunner().invoke(app, ["list", "heads", "--no-color"])
+    assert os.environ["NO_COLOR"] == "1"
 
 
 def test_lines_have_colors_by_what_they_say_unless_no_color_is_set(

@@ -86,7 +86,7 @@ def test_a_table_that_cannot_be_kept_is_still_returned(
     builder: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
-    with caplog.at_level(logging.INFO, logger="tlkit"):
+    with caplog.at_level(logging.DEBUG, logger="tlkit"):
         assert cached_table("a", {}, builder) == TABLE
     assert "building a once to number its layers" in caplog.text
     assert "the layers of a cannot be cached" in caplog.text

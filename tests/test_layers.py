@@ -240,3 +240,25 @@ def test_the_table_is_shown_with_rates_if_there_are_any() -> None:
         "1",
     ]
     assert str(table) == table.render()
+
+
+def test_a_block_with_one_rate_is_a_row() -> None:
+    table = LayerTable(
+        (
+            Layer("a", "Conv2D", "block1", (32, 32, 8), 100),
+            Layer("b", "Conv2D", "block1", (16, 16, 8), 100),
+            Layer("c", "Conv2D", "block2", (8, 8, 8), 100),
+            Layer("bn", "BatchNormalization", "block2", (8, 8, 8), 100),
+            Layer("d", "Conv2D", "block3", (8, 8, 8), 1000),
+            Layer("e", "Conv2D", "block3", (4, 4, 8), 100),
+            Layer("scores", "Dense", "head", (3,), 27),
+        )
+    )
+    assert table.render((0, 0, 0.1, 0, 0.1, 1, 1), by_block=True).splitlines() == [
+        "no.  layer       kind    block   output   parameters           rate",
+        "1-2  (2 layers)          block1  16×16×8         200         frozen",
+        "3-4  (2 layers)          block2  8×8×8           200  0.1, 1 frozen",
+        "  5  d           Conv2D  block3  8×8×8         1,000            0.1",
+        "  6  e           Conv2D  block3  4×4×8           100              1",
+        "  7  scores      Dense   head    3                27              1",
+    ]

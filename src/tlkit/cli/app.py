@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+import functools
 import inspect
 import logging
 import os
 import shutil
 import sys
 import textwrap
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 import typer
 
@@ -30,7 +32,7 @@ from tlkit.system.errors import (
     ResourceError,
     TlkitError,
 )
-from tlkit.system.stdio import tolerate_broken_pipes
+from tlkit.system.stdio import quiet, tolerate_broken_pipes
 from tlkit.system.text import printable, printable_lines
 
 # System errors that are not bugs in tlkit.
@@ -98,6 +100,49 @@ app = typer.Typer(
 )
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+LEVELS = {"quiet": logging.WARNING, "verbose": logging.DEBUG}
+
+
+def _obey(parameter: typer.CallbackParam, given: bool) -> bool:
+    """Obey an option that every command has."""
+    if given and parameter.name in LEVELS:
+        logging.getLogger("tlkit").setLevel(LEVELS[parameter.name])
+    if given and parameter.name == "no_color":
+        os.environ["NO_COLOR"] = "1"  # Rich reads it too
+    return given
+
+
+def _flag(meaning: str, *names: str) -> Any:
+    option: Any = typer.Option(*names, help=meaning, callback=_obey, rich_help_panel="Output")
+    return Annotated[bool, option]
+
+
+OUTPUT = {  # options of every command, before the verb or after it
+    "quiet": _flag("Print results and errors only.", "--quiet", "-q"),
+    "verbose": _flag("Say more: what is built, and how long it takes.", "--verbose", "-v"),
+    "no_color": _flag("Print without colors; NO_COLOR=1 does so always.", "--no-color"),
+    "debug": _flag("Show tracebacks.", "--debug"),
+}
+
+
+def with_output_options(function: Function) -> Function:
+    """Return a function for Typer that also takes the options of every command."""
+
+    @functools.wraps(function)
+    def called(**arguments: Any) -> Any:
+        return function(**{k: v for k, v in arguments.items() if k not in OUTPUT})
+
+    known = inspect.signature(function, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [
+        inspect.Parameter(name, keyword, default=False, annotation=option)
+        for name, option in OUTPUT.items()
+    ]
+    everything = [p.replace(kind=keyword) for p in known.parameters.values()] + more
+    wrapper: Any = called
+    wrapper.__signature__ = known.replace(parameters=everything)
+    wrapper.__annotations__ = {p.name: p.annotation for p in everything}
+    return cast("Function", wrapper)
 
 
 def command(
@@ -117,7 +162,8 @@ def command(
             short_help=f"{summary}\n[dim]{usage}[/dim]",
             epilog=f"Example: {usage}",
         )
-        return decorate(function)
+        decorate(with_output_options(function))
+        return function
 
     return register
 
@@ -125,6 +171,10 @@ def command(
 def echo(text: object, err: bool = False) -> None:
     """Print lines, on a terminal in colors by what they say; NO_COLOR is honored."""
     lines = str(text).split("\n")
+    if err and quiet():
+        lines = [line for line in lines if not line.startswith("note: ")]
+    if err and not lines:
+        return
     if not os.environ.get("NO_COLOR"):
         lines = [_styled(line, style_of(line)) for line in lines]
     typer.echo("\n".join(lines), err=err)
@@ -180,12 +230,12 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
+@with_output_options
 def _options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print versions."),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Read the options before the command."""
 
@@ -257,6 +307,7 @@ def _notes_on_stderr() -> Iterator[None]:
     """Print log messages, old names and conflicts of names as lines that begin with `note:`."""
     handler = _Notes()
     logger, shown = logging.getLogger("tlkit"), set[str]()
+    started = time.perf_counter()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if not issubclass(category, (ConflictWarning, RenamedWarning)):
@@ -276,4 +327,5 @@ def _notes_on_stderr() -> Iterator[None]:
         try:
             yield
         finally:
+            logger.debug("took %.1f s", time.perf_counter() - started)
             logger.removeHandler(handler)

@@ -23,7 +23,7 @@ from tlkit.runfolder import folder as runfolder
 from tlkit.system.errors import DataError, ResourceError
 from tlkit.system.files import atomic_write, exists
 from tlkit.system.notebook import choose_another
-from tlkit.system.stdio import stdout_is_broken
+from tlkit.system.stdio import quiet, stdout_is_broken
 from tlkit.system.text import json_text, printable, printable_lines
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def load_run(run: Path, plugins: Sequence[Path] | None) -> tlkit.Classifier:
     """Load a finished run, with a note if it was trained on stand-in data."""
     classifier = tlkit.load(run, plugins=plugins or [])
     if classifier.stand_in:
-        typer.echo(
+        echo(
             f"note: trained on stand-in data ({classifier.stand_in}), not on the real images",
             err=True,
         )
@@ -186,7 +186,7 @@ def predict(
             partial = stack.enter_context(atomic_write(out))
             file = stack.enter_context(partial.open("w", encoding="utf-8", newline="\n"))
             file.writelines(f"{line}\n" for line in lines)
-    if form is Format.table and counts.total() > 1:
+    if form is Format.table and counts.total() > 1 and not quiet():
         named = (f"{count} {name}" for name, count in counts.most_common(MANY_CLASSES))
         typer.echo(f"{counts.total()} images: {printable(', '.join(named))}", err=True)
     if dark:

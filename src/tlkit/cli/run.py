@@ -147,7 +147,14 @@ def kept_text(run: tlkit.Run, refit_images: int | None = None) -> str:
 
 
 @command(TRAIN, "photos.toml --set backbone.name=resnet50")
-def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def check(
+    file: ExperimentFile,
+    all_layers: Annotated[
+        bool, typer.Option("--layers", help="List every layer, in large networks too.")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
     """Show what a run would do, without doing it."""
     from tlkit.reports.progress import Terminal  # needs rich
 
@@ -163,7 +170,7 @@ def check(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = F
         return
     from tlkit.train.cost import cost_text
 
-    echo(f"{console.plan_text(plan)}\n\n{cost_text(plan)}")
+    echo(f"{console.plan_text(plan, all_layers)}\n\n{cost_text(plan)}")
 
 
 @command(TUNE, "photos.toml", "lr-find")

@@ -81,7 +81,7 @@ def cached_table(
             return LayerTable(layers)
     except (OSError, ValueError, TypeError, KeyError):  # missing, damaged or of an earlier version
         pass
-    log.info("building %s once to number its layers", name)
+    log.debug("building %s once to number its layers", name)
     table = build()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from itertools import islice
+from itertools import groupby, islice
 
 from attrs import evolve, field, frozen
 
@@ -353,23 +353,20 @@ class LayerTable:
         head, *rows = self.render(rates).splitlines()
         return "\n".join([head, *(rows[n - 1] for n in sorted(islice(numbers, SHOWN_ROWS)))])
 
-    def render(self, rates: Sequence[float] | None = None) -> str:
+    def render(self, rates: Sequence[float] | None = None, by_block: bool = False) -> str:
         """Return the table as text, with a column for `rates` if given.
 
         The layers' kinds are left out if it would be wider than 80 columns.
+
+        Args:
+            rates: The rate of each layer.
+            by_block: Show a block whose trained layers have one rate as one row.
         """
         head = ["no.", "layer", "kind", "block", "output", "parameters"]
-        rows = [
-            [str(n), x.name, x.kind, x.block, "×".join(map(str, x.output_shape)),
-             f"{x.params + x.other_params:,}"]
-            for n, x in self
-        ]  # fmt: skip
         if rates is not None:
             self.check(rates)
             head.append("rate")
-            for row, rate in zip(rows, rates, strict=True):
-                row.append(f"{rate:g}" if rate else "frozen")
-        table = [head, *rows]
+        table = [head, *(self._row(rows, rates) for rows in self._groups(rates, by_block))]
         if _width(table) > MAX_WIDTH:
             kind = head.index("kind")
             table = [[*row[:kind], *row[kind + 1 :]] for row in table]
@@ -382,6 +379,34 @@ class LayerTable:
             ).rstrip()
             for row in table
         )
+
+    def _groups(
+        self, rates: Sequence[float] | None, by_block: bool
+    ) -> Iterator[list[tuple[int, Layer]]]:
+        for _, block in groupby(self, lambda row: row[1].block):
+            rows = [*block]
+            trained = {rates[n - 1] for n, _ in rows if rates[n - 1]} if rates else set()
+            yield from [rows] if by_block and len(trained) < 2 else ([row] for row in rows)
+
+    @staticmethod
+    def _row(rows: Sequence[tuple[int, Layer]], rates: Sequence[float] | None) -> list[str]:
+        """Return the table's row for a layer, or for all layers of a block."""
+        (first, _), (last, layer) = rows[0], rows[-1]
+        one = first == last
+        row = [
+            str(first) if one else f"{first}-{last}",
+            layer.name if one else f"({len(rows)} layers)",
+            layer.kind if one else "",
+            layer.block,
+            "×".join(map(str, layer.output_shape)),
+            f"{sum(x.params + x.other_params for _, x in rows):,}",
+        ]
+        if rates is None:
+            return row
+        trained = [rates[n - 1] for n, _ in rows if rates[n - 1]]
+        held = sum(not rates[n - 1] and x.params > 0 for n, x in rows)
+        rate = f"{trained[0]:g}" if trained else "frozen"
+        return [*row, f"{rate}, {held} frozen" if trained and held else rate]
 
     def html(self, *rates: Sequence[float]) -> str:
         """Return the table for a notebook, with a column for each stage's rates."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # so that the command line, which imports this module, starts
 MAX_WIDTH = 80  # of a table with a column for each class
 MAX_NAME = 32  # of a class, in characters
 MOST_CLASSES = 20  # that are listed if a column for each is too wide
+MOST_LAYERS = 40  # that are listed one by one, unless all are asked for
 PEAKS = 8  # confused pairs that are listed if the matrix is too wide
 CLASS_METRICS = ("precision", "recall", "specificity", "auroc")
 STYLES = (  # of lines on a terminal, by how they begin
@@ -81,8 +82,13 @@ def leakage_text(data: Mapping[str, Any]) -> str:
     return f"warning: leakage accepted: {what} {verb} in more than one split" if what else ""
 
 
-def plan_text(plan: Plan) -> str:
-    """Return a plan: data, class weights, stages with their layers and learning rates."""
+def plan_text(plan: Plan, all_layers: bool = False) -> str:
+    """Return a plan: data, class weights, stages with their layers and learning rates.
+
+    Args:
+        plan: The plan.
+        all_layers: Show a row per layer, in large networks too, instead of one per block.
+    """
     lines = [stand_in_banner(plan.stand_in)] if plan.stand_in else []
     lines += [leakage_text(plan.data), ""] if leakage_text(plan.data) else []
     settings = [f"{key} {value}" for key, value in plan.loss.items() if key != "name"]
@@ -91,7 +97,7 @@ def plan_text(plan: Plan) -> str:
     if plan.evaluated_on == "val":
         lines += ["no test split: results will be on val", ""]
     for number, planned in enumerate(plan.stages, start=1):
-        lines += [_stage_text(plan, number, planned), ""]
+        lines += [_stage_text(plan, number, planned, all_layers), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -119,7 +125,7 @@ def _counts_text(plan: Plan) -> str:
     return f"{text}\n… and {len(hidden)} more classes; images per class: {', '.join(ranges)}"
 
 
-def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
+def _stage_text(plan: Plan, number: int, planned: PlannedStage, all_layers: bool) -> str:
     stage = planned.stage
     phase = f" (phase {planned.phase})" if plan.phases > 1 else ""
     head = f"stage {number} of {len(plan.stages)}{phase}, "
@@ -133,7 +139,9 @@ def _stage_text(plan: Plan, number: int, planned: PlannedStage) -> str:
     if not planned.cut:
         frozen = "no frozen layers before the first trained layer"
     params = f"{planned.trainable_params:,} trainable of {plan.layers.params:,} parameters"
-    return f"{head}\n{plan.layers.render(stage.lr_multipliers)}\n{params}\n{frozen}"
+    by_block = len(plan.layers) > MOST_LAYERS and not all_layers
+    layers = plan.layers.render(stage.lr_multipliers, by_block)
+    return f"{head}\n{layers}\n{params}\n{frozen}"
 
 
 def scores_text(split: str, scores: Scores) -> str:

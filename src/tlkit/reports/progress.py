@@ -17,6 +17,7 @@ from tlkit.metrics.intervals import format_share, format_value
 from tlkit.reports.console import leakage_text, stand_in_banner, style_of
 from tlkit.runfolder.folder import RunFolder
 from tlkit.system import notebook
+from tlkit.system.stdio import quiet
 from tlkit.system.text import printable_lines
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.cost import available_cores, cost_text, duration_text, stage_works
@@ -48,7 +49,7 @@ class ProgressBar:
     def start(self, text: str, total: float | None, left: str | None = None) -> None:
         """Show a bar, instead of any earlier one."""
         self.stop()
-        if not self.console.is_terminal:
+        if quiet() or not self.console.is_terminal:
             return
         counted = (MofNCompleteColumn(), TimeRemainingColumn())
         columns = (
@@ -81,7 +82,8 @@ class ProgressBar:
 
     def say(self, line: str) -> None:
         """Show a line, above the bar if there is one."""
-        self.console.print(Text(line, style_of(line)), soft_wrap=True)
+        if not quiet():
+            self.console.print(Text(line, style_of(line)), soft_wrap=True)
 
     def __enter__(self) -> ProgressBar:
         return self

@@ -21,6 +21,7 @@ from tlkit.sweeps.summary import (
 from tlkit.sweeps.trials import Trials
 from tlkit.system.notebook import command, either
 from tlkit.system.renames import renamed_methods
+from tlkit.system.stdio import quiet
 from tlkit.system.text import printable, shell_quoted
 
 
@@ -42,6 +43,11 @@ class SweepCallback:
         """
 
 
+def _say(line: str) -> None:
+    if not quiet():
+        print(printable(line), file=sys.stderr)
+
+
 class Lines(SweepCallback):
     """Prints a line per run on standard error.
 
@@ -56,16 +62,16 @@ class Lines(SweepCallback):
         """Print the number of runs and what the user should know."""
         self.next = resume_command(folder, trials)
         for note in trials.notes:
-            print(printable(f"note: {note}"), file=sys.stderr)
+            _say(f"note: {note}")
         count, variants = len(trials.trials), len(trials.variants)
         what = f"{count} runs of {variants} variant{'s' * (variants > 1)}"
-        print(printable(f"{what}, all planned; results in {folder}"), file=sys.stderr)
+        _say(f"{what}, all planned; results in {folder}")
 
     def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
         """Print the run's outcome."""
         took = f"{seconds:.0f} s" if seconds else "kept"
         line = f"[{number:{len(str(count))}d}/{count}] {outcome_text(outcome)}  ({took})"
-        print(printable(line), file=sys.stderr)
+        _say(line)
 
 
 def sweep_text(sweep: Sweep) -> str:

@@ -9,6 +9,7 @@ does the process report that results could not be written to standard output.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import threading
@@ -18,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.system.errors import ResourceError
+
+
+def quiet() -> bool:
+    """Tell whether only results and errors are shown: `-q`, or the level of the logger `tlkit`."""
+    return logging.getLogger("tlkit").level > logging.INFO
 
 
 @contextmanager

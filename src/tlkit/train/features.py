@@ -6,6 +6,7 @@ the features of an image depend neither on the other images in its batch nor on 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from tlkit.train.lean import lean
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
 FLOAT16_MAX = 65504.0
 ROUNDING = 0.01  # by which augmented pixels may leave 0 to 255
+log = logging.getLogger(__name__)
 # Without a cache, features without augmentation are kept in memory up to this size.
 KEPT_BYTES = 2 << 30
 
@@ -227,6 +229,7 @@ class Source:
         if self._kept is None or self._kept[0] != name:
             self._kept = None
             features = self.cache.get(name)
+            log.debug("features %s: %s", name, "computed" if features is None else "cached")
             if features is None:
                 try:
                     features = self._put(self.cache, name, keys)
