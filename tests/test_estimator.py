@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import tlkit
 from tlkit import TransferClassifier, TransferFeatures
-from tlkit.estimator import PARTS, _images, _pictures, _split, default_backbone
+from tlkit.estimator import PARTS, _check_column, _images, _pictures, _split, default_backbone
 from tlkit.parts.heads import Pooled
 from tlkit.parts.optimizers import Adam
 from tlkit.runfolder.folder import WEIGHTS
@@ -275,7 +275,29 @@ def test_images_weigh_what_they_are_given() -> None:
 
 def test_a_table_of_one_column_is_a_list_of_paths(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
-    assert _images(pandas.DataFrame({"path": ["a.png", "b.png"]})) == ["a.png", "b.png"]
+    table = pandas.DataFrame({"path": ["a.png", "b.png"]})
+    assert _images(table) == ["a.png", "b.png"]
+    features = TransferFeatures(SMALL).fit(table)
+    assert (features.n_features_in_, list(features.feature_names_in_)) == (1, ["path"])
+    with pytest.raises(ValueError, match="X: the column must be 'path', as in fit, got 'file'"):
+        _check_column(features, table.rename(columns={"path": "file"}))
+
+
+def test_keys_of_parts_are_reached_through_a_pipeline() -> None:
+    from sklearn.pipeline import Pipeline
+
+    steps = Pipeline([("clf", small(optimizer="adam"))])
+    steps.set_params(clf__optimizer__learning_rate=0.5, clf__epochs=7)
+    assert steps.named_steps["clf"].optimizer == {"name": "adam", "learning_rate": 0.5}
+    assert clone(steps).get_params()["clf__optimizer__learning_rate"] == 0.5
+
+
+def test_features_come_as_a_table_if_pandas_is_asked_for() -> None:
+    pandas = pytest.importorskip("pandas")
+    features = TransferFeatures(SMALL).set_output(transform="pandas")
+    found = features.transform(bright_and_dark(3)[0])
+    assert isinstance(found, pandas.DataFrame)
+    assert list(found.columns[:2]) == ["feature0", "feature1"]
 
 
 def test_features_are_a_transformer_that_needs_no_fit(fitted: TransferClassifier) -> None:
@@ -363,6 +385,17 @@ def test_scikit_learns_own_checks_of_estimators_pass_through_tables() -> None:
         except Exception as error:  # a check may raise anything
             failed[check.func.__name__] = f"{type(error).__name__}: {error}"
     assert failed == {}
+
+
+@pytest.mark.slow
+def test_a_fit_may_start_from_an_earlier_one(fitted: TransferClassifier) -> None:
+    backbone = {**SMALL, "weights": fitted.run_folder_}
+    again = small(backbone=backbone, epochs=1).fit(*bright_and_dark(20))
+    first, second = (load((run.run_folder_ / WEIGHTS).read_bytes()) for run in (fitted, again))
+    frozen = [name for name in first if name.startswith("block1")]
+    assert frozen
+    for name in frozen:
+        np.testing.assert_array_equal(first[name], second[name])
 
 
 @pytest.mark.slow

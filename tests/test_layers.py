@@ -242,6 +242,16 @@ def test_the_table_is_shown_with_rates_if_there_are_any() -> None:
     assert str(table) == table.render()
 
 
+def test_a_notebook_shows_a_large_network_by_block_and_its_layers_on_a_click() -> None:
+    layers = [Layer(f"conv{n}", "Conv2D", f"block{n // 10}", (8, 8, 8), 100) for n in range(41)]
+    large, small = LayerTable(tuple(layers)), LayerTable(tuple(layers[:40]))
+    rates = [0] * 40 + [1]
+    blocks, _, every = large.html(rates).partition("<details>")
+    assert (blocks.count("<tr>"), every.count("<tr>")) == (1 + 5, 1 + 41)
+    assert "<td>(10 layers)</td>" in blocks
+    assert small.html(rates[:40]).count("<tr>") == 1 + 40
+
+
 def test_a_block_with_one_rate_is_a_row() -> None:
     table = LayerTable(
         (

@@ -220,6 +220,12 @@ def test_an_integer_is_taken_for_a_number_and_becomes_one() -> None:
     assert (rate, type(rate)) == (1.0, float)
 
 
+def test_a_path_from_python_is_one(tmp_path: Path) -> None:
+    found = structure(Manifest, {"path": tmp_path / "a.csv"}, base=Path("elsewhere"))
+    assert found.path == tmp_path / "a.csv"
+    assert structure(VGG16, {"weights": Path("runs/1")}).weights == Path("runs/1")
+
+
 def test_what_is_left_out_has_its_default() -> None:
     experiment = read('data.name = "shapes"\nhead.units = [8]\nbackbone = {}')
     assert experiment.head == FlattenDense(units=(8,))

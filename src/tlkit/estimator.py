@@ -93,6 +93,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classifier_: The `tlkit.Classifier` that predicts. After `fit`.
         history_: The run's epochs. After `fit`.
         run_folder_: The run folder. After `fit`.
+        n_features_in_: 1, the image. After `fit` on a table of one column.
+        feature_names_in_: The name of that column.
     """
 
     def __init__(
@@ -181,6 +183,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             TlkitError: If something else is wrong; each kind of problem has its own subclass.
         """
         images = _images(X)
+        _note_column(self, X)
         labels = _labels(y)
         if len(images) != len(labels):
             raise ValueError(
@@ -218,6 +221,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """Return the probability of each class, `(images, classes)`, in the order of `classes_`."""
         check_is_fitted(self, "classifier_")
         images = _images(X)
+        _check_column(self, X)
         classifier: Classifier = self.classifier_
         if isinstance(images, list):
             return classifier.predict_proba(images)
@@ -316,7 +320,8 @@ class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         self.resize = resize
 
     def fit(self, X: Any = None, y: Any = None) -> TransferFeatures:  # noqa: N803  # scikit-learn's name
-        """Do nothing; the network is pretrained."""
+        """Learn nothing: the network is pretrained. Only a table's column is noted."""
+        _note_column(self, X)
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
@@ -327,6 +332,7 @@ class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         """
         extractor, size = self._network()
         images = _images(X)
+        _check_column(self, X)
         sizes: tuple[int, Any, float] = size, self.resize, 0.0
         if isinstance(images, list):
             chunks = extractor.stream(Reader(read_file, *sizes), images)
@@ -403,11 +409,29 @@ def _labels(y: Any) -> npt.NDArray[Any]:
     return labels
 
 
+def _is_column(X: Any) -> bool:  # noqa: N803  # scikit-learn's name
+    return hasattr(X, "iloc") and X.ndim == 2 and X.shape[1] == 1
+
+
+def _note_column(estimator: Any, X: Any) -> None:  # noqa: N803  # scikit-learn's name
+    """Keep the name of a table's column, as scikit-learn's estimators do."""
+    if _is_column(X):
+        estimator.n_features_in_ = 1
+        estimator.feature_names_in_ = np.array(X.columns, object)
+
+
+def _check_column(estimator: Any, X: Any) -> None:  # noqa: N803  # scikit-learn's name
+    """Refuse a table whose column is not that of `fit`."""
+    known = getattr(estimator, "feature_names_in_", None)
+    if known is not None and _is_column(X) and list(X.columns) != list(known):
+        raise ValueError(f"X: the column must be {known[0]!r}, as in fit, got {X.columns[0]!r}")
+
+
 def _images(X: Any) -> list[str] | npt.NDArray[np.uint8]:  # noqa: N803  # scikit-learn's name
     """Return images as paths or as pixels."""
     if isinstance(X, str | Path):
         raise ValueError(f"X: must be a list of paths, got one path, {str(X)!r}")
-    if hasattr(X, "iloc") and X.ndim == 2 and X.shape[1] == 1:  # a table of one column
+    if _is_column(X):
         return _images(X.iloc[:, 0])
     if not hasattr(X, "shape") and all(isinstance(image, str | Path) for image in X):
         return [str(path) for path in X]

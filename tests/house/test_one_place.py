@@ -25,7 +25,7 @@ PLACES = {
 
 # Where a command is meant whoever reads it: files and pages, and what `hint` itself writes.
 FOR_THE_COMMAND_LINE = (
-    "cli/", "config/recipes.py", "config/schema.py", "config/starter.py", "probes/page.py",
+    "cli/", "config/recipes.py", "config/schema.py", "config/starter.py",
     "reports/report.py", "reports/figures.py", "system/notebook.py",
 )  # fmt: skip
 VERB = re.compile(

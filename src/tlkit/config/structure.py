@@ -140,7 +140,9 @@ def fits(hint: Any, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is bool:
         return isinstance(value, bool)
-    if hint in {str, Path} or hasattr(hint, "parse"):
+    if hint is Path:
+        return isinstance(value, str | Path)
+    if hint is str or hasattr(hint, "parse"):
         return isinstance(value, str)
     return hint is type(None) and value is None
 
@@ -317,7 +319,9 @@ class _Reader:
             return self.number(value, path)
         return value
 
-    def path(self, value: str, path: str) -> Any:
+    def path(self, value: str | Path, path: str) -> Any:
+        if isinstance(value, Path):  # from Python
+            return self.base / value
         if not value:
             return self.wrong(path, "is empty")
         if not value.isprintable() and any(

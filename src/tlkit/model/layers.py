@@ -15,12 +15,14 @@ from itertools import groupby, islice
 
 from attrs import evolve, field, frozen
 
-from tlkit.system.notebook import face, html_table
+from tlkit.system.notebook import face, folded, html_table
 from tlkit.system.text import first_lines, nearest
 
 HEAD = "head"
 BLOCKS = "blocks:"  # the beginning of a range of blocks
 MAX_WIDTH = 80  # of a table, in columns
+MOST_ROWS = 40  # that are shown one by one, unless all are asked for
+HEAD_ROW = ("no.", "layer", "kind", "block", "output", "parameters")
 SHOWN_ROWS = 5  # of a table in a message; a network may have hundreds of layers
 RANGE = re.compile(r"\s*(\d{1,9})?\s*([-–])?\s*(\d{1,9})?\s*", re.ASCII)
 
@@ -362,13 +364,10 @@ class LayerTable:
             rates: The rate of each layer.
             by_block: Show a block whose trained layers have one rate as one row.
         """
-        head = ["no.", "layer", "kind", "block", "output", "parameters"]
-        if rates is not None:
-            self.check(rates)
-            head.append("rate")
-        table = [head, *(self._row(rows, rates) for rows in self._groups(rates, by_block))]
+        stages = [] if rates is None else [rates]
+        table = [[*HEAD_ROW, "rate"] if stages else [*HEAD_ROW], *self._rows(stages, by_block)]
         if _width(table) > MAX_WIDTH:
-            kind = head.index("kind")
+            kind = HEAD_ROW.index("kind")
             table = [[*row[:kind], *row[kind + 1 :]] for row in table]
         right = {"no.", "parameters", "rate"}
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -380,45 +379,30 @@ class LayerTable:
             for row in table
         )
 
-    def _groups(
-        self, rates: Sequence[float] | None, by_block: bool
-    ) -> Iterator[list[tuple[int, Layer]]]:
-        for _, block in groupby(self, lambda row: row[1].block):
-            rows = [*block]
-            trained = {rates[n - 1] for n, _ in rows if rates[n - 1]} if rates else set()
-            yield from [rows] if by_block and len(trained) < 2 else ([row] for row in rows)
-
-    @staticmethod
-    def _row(rows: Sequence[tuple[int, Layer]], rates: Sequence[float] | None) -> list[str]:
-        """Return the table's row for a layer, or for all layers of a block."""
-        (first, _), (last, layer) = rows[0], rows[-1]
-        one = first == last
-        row = [
-            str(first) if one else f"{first}-{last}",
-            layer.name if one else f"({len(rows)} layers)",
-            layer.kind if one else "",
-            layer.block,
-            "×".join(map(str, layer.output_shape)),
-            f"{sum(x.params + x.other_params for _, x in rows):,}",
-        ]
-        if rates is None:
-            return row
-        trained = [rates[n - 1] for n, _ in rows if rates[n - 1]]
-        held = sum(not rates[n - 1] and x.params > 0 for n, x in rows)
-        rate = f"{trained[0]:g}" if trained else "frozen"
-        return [*row, f"{rate}, {held} frozen" if trained and held else rate]
+    def _rows(self, stages: Sequence[Sequence[float]], by_block: bool) -> Iterator[list[str]]:
+        """Yield a row per layer, or per block whose trained layers have one rate in each stage."""
+        for rates in stages:
+            self.check(rates)
+        for _, of_block in groupby(self, lambda row: row[1].block):
+            block = [*of_block]
+            trained = [{rates[n - 1] for n, _ in block if rates[n - 1]} for rates in stages]
+            whole = by_block and all(len(rates) < 2 for rates in trained)
+            for rows in [block] if whole else [[row] for row in block]:
+                yield [*_row(rows), *(_rate(rows, rates) for rates in stages)]
 
     def html(self, *rates: Sequence[float]) -> str:
-        """Return the table for a notebook, with a column for each stage's rates."""
+        """Return the table for a notebook, with a column for each stage's rates.
+
+        A large network has a row per block, and all layers on a click.
+        """
         titles = ["rate"] if len(rates) == 1 else [f"stage {n}" for n in range(1, len(rates) + 1)]
-        rows = [
-            [x.name, n, x.kind, x.block, "×".join(map(str, x.output_shape)),
-             f"{x.params + x.other_params:,}",
-             *(f"{of_stage[n - 1]:g}" if of_stage[n - 1] else "frozen" for of_stage in rates)]
-            for n, x in self
-        ]  # fmt: skip
-        head = ["layer", "no.", "kind", "block", "output", "parameters", *titles]
-        return html_table(head, rows)
+        head = _layer_first([*HEAD_ROW, *titles])
+        every, blocks = (
+            html_table(head, map(_layer_first, self._rows(rates, by_block)))
+            for by_block in (False, True)
+        )
+        large = len(self) > MOST_ROWS
+        return blocks + folded(f"all {len(self)} layers", every) if large else every
 
     def __repr__(self) -> str:
         return f"LayerTable({len(self)} layers, {self.params:,} parameters)"
@@ -428,6 +412,33 @@ class LayerTable:
 
     def __str__(self) -> str:
         return self.render()
+
+
+def _row(rows: Sequence[tuple[int, Layer]]) -> list[str]:
+    """Return the table's row for a layer, or for the layers of a block, without rates."""
+    (first, _), (last, layer) = rows[0], rows[-1]
+    one = first == last
+    return [
+        str(first) if one else f"{first}-{last}",
+        layer.name if one else f"({len(rows)} layers)",
+        layer.kind if one else "",
+        layer.block,
+        "×".join(map(str, layer.output_shape)),
+        f"{sum(x.params + x.other_params for _, x in rows):,}",
+    ]
+
+
+def _rate(rows: Sequence[tuple[int, Layer]], rates: Sequence[float]) -> str:
+    """Return the rate of some layers that have one, and how many of them are frozen."""
+    trained = [rates[n - 1] for n, _ in rows if rates[n - 1]]
+    held = sum(not rates[n - 1] and layer.params > 0 for n, layer in rows)
+    rate = f"{trained[0]:g}" if trained else "frozen"
+    return f"{rate}, {held} frozen" if trained and held else rate
+
+
+def _layer_first(row: list[str]) -> list[str]:
+    number, name, *others = row
+    return [name, number, *others]
 
 
 def _width(table: Sequence[Sequence[str]]) -> int:

@@ -15,7 +15,8 @@ from tlkit.reports.compare import PAIR_HEAD, pair_rows
 from tlkit.reports.console import table
 from tlkit.reports.page import page
 from tlkit.reports.svg import interval_plot
-from tlkit.system.text import printable, shell_quoted
+from tlkit.system.notebook import command
+from tlkit.system.text import printable
 
 if TYPE_CHECKING:
     from tlkit.reports.compare import Paired
@@ -196,7 +197,7 @@ def probe_page(result: ProbeResult) -> str:
         recalls=[
             (one.label, [_recall(one.scores, name) for name in classes]) for one in result.backbones
         ],
-        command=f"tlkit run {shell_quoted(result.experiment)}",
+        command=command("run", result.experiment),
     )
 
 

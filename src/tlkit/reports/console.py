@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tlkit.metrics.intervals import format_interval, format_share, format_value
+from tlkit.model.layers import MOST_ROWS
 from tlkit.system.text import printable
 
 if TYPE_CHECKING:  # so that the command line, which imports this module, starts quickly
@@ -16,7 +17,6 @@ if TYPE_CHECKING:  # so that the command line, which imports this module, starts
 MAX_WIDTH = 80  # of a table with a column for each class
 MAX_NAME = 32  # of a class, in characters
 MOST_CLASSES = 20  # that are listed if a column for each is too wide
-MOST_LAYERS = 40  # that are listed one by one, unless all are asked for
 PEAKS = 8  # confused pairs that are listed if the matrix is too wide
 CLASS_METRICS = ("precision", "recall", "specificity", "auroc")
 STYLES = (  # of lines on a terminal, by how they begin
@@ -139,7 +139,7 @@ def _stage_text(plan: Plan, number: int, planned: PlannedStage, all_layers: bool
     if not planned.cut:
         frozen = "no frozen layers before the first trained layer"
     params = f"{planned.trainable_params:,} trainable of {plan.layers.params:,} parameters"
-    by_block = len(plan.layers) > MOST_LAYERS and not all_layers
+    by_block = len(plan.layers) > MOST_ROWS and not all_layers
     layers = plan.layers.render(stage.lr_multipliers, by_block)
     return f"{head}\n{layers}\n{params}\n{frozen}"
 

@@ -27,9 +27,10 @@ STYLE = """
 .tlkit th, .tlkit td { padding: .15rem .6rem; text-align: right; background: none;
   color: inherit; border: 0; border-bottom: 1px solid var(--line); }
 .tlkit th { font-weight: 500; color: var(--soft); }
+.tlkit th:not(:first-child), .tlkit td:not(:first-child) { white-space: nowrap; }
 .tlkit th:first-child, .tlkit td:first-child { text-align: left; padding-left: 0; }
 .tlkit pre { margin: 0; max-height: 22rem; overflow: auto; white-space: pre-wrap; font-size: 12px;
-  color: inherit; background: none; }
+  word-break: normal; overflow-wrap: anywhere; color: inherit; background: none; }
 .tlkit progress { width: 12rem; vertical-align: middle; margin-right: .6rem; }
 """
 CALLS = {  # what verbs are in Python
