@@ -34,6 +34,7 @@ name = "pooled"
 
 [fit]
 epochs = 1
+xla = false
 """
 NEW = {  # what each command says may not exist yet
     "run study.toml": "--out",

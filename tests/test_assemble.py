@@ -554,7 +554,7 @@ class TestMixedPrecision:
             backbone=SMALLEST,
             head=Pooled(),
             freeze=HeadThen(train=("block5",)),
-            fit=tlkit.Fit(epochs=2, batch_size=4, mixed_precision="bfloat16"),
+            fit=tlkit.Fit(epochs=2, batch_size=4, mixed_precision="bfloat16", xla=False),
         )
         run = tlkit.run(experiment, tmp_path / "run")
         assert np.isfinite([(epoch.loss, epoch.val_loss) for epoch in run.history]).all()

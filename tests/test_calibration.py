@@ -160,7 +160,7 @@ TABLE: dict[str, Any] = {
     "backbone": {"weights": "none", "image_size": 32},
     "head": {"name": "pooled"},
     "optimizer": {"name": "sgd", "learning_rate": 3.0},
-    "fit": {"epochs": 2},
+    "fit": {"epochs": 2, "xla": False},
 }
 
 

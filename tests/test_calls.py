@@ -32,7 +32,7 @@ plugins.modules = ["lies.py"]
 data = {name = "shapes", train = 6, val = 3, test = 3, image_px = 16}
 backbone = {name = "tiny", weights = "none", image_size = 8}
 head.name = "linear"
-fit = {epochs = 1, batch_size = 4, cache = false}
+fit = {epochs = 1, batch_size = 4, cache = false, xla = false}
 """
 
 

@@ -135,7 +135,7 @@ class TestSkip:
             backbone=tlkit.registries.backbones.get("vgg16")(weights="none", image_size=32),
             head=tlkit.registries.heads.get("pooled")(),
             class_weights=tlkit.registries.class_weights.get("balanced")(),
-            fit=tlkit.Fit(epochs=1),
+            fit=tlkit.Fit(epochs=1, xla=False),
         )
         done = tlkit.run(experiment, tmp_path / "run")
         assert done.plan.counts["train"] == {"a": 3, "b": 1}

@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
         backbone=VGG16(weights="none", image_size=32),
         head=Pooled(units=(4,)),
         optimizer=tlkit.registries.optimizers.get("adam")(learning_rate=0.01),
-        fit=tlkit.Fit(epochs=1),
+        fit=tlkit.Fit(epochs=1, xla=False),
     )
     run = tlkit.run(experiment, top / "run")
     splits = DATA.load()
@@ -305,7 +305,7 @@ def with_root(finished: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> 
         data = { name = "manifest", path = "tables/study.csv", root = "images" }
         backbone = { weights = "none", image_size = 32 }
         head = { name = "pooled", units = [4] }
-        fit = { epochs = 1 }
+        fit = { epochs = 1, xla = false }
         """,
         encoding="utf-8",
     )

@@ -27,6 +27,7 @@ QUICK = f"""
 [fit]
 epochs = 2
 batch_size = 4
+xla = false
 
 [[reference]]
 source = "somebody"

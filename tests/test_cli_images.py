@@ -26,7 +26,7 @@ TABLE = {
     "data": {"name": "shapes", "train": 6, "val": 3, "test": 3, "image_px": 32},
     "backbone": {"weights": "none", "image_size": 32},
     "head": {"name": "pooled"},
-    "fit": {"epochs": 1},
+    "fit": {"epochs": 1, "xla": False},
 }
 
 
@@ -176,7 +176,7 @@ def test_evaluate_writes_its_answers(command: CommandLine, run: Path) -> None:
 def test_compare_names_the_key_that_differs_first(
     command: CommandLine, run: Path, tmp_path: Path
 ) -> None:
-    experiment = structure(tlkit.Experiment, TABLE | {"fit": {"epochs": 2}})
+    experiment = structure(tlkit.Experiment, TABLE | {"fit": {"epochs": 2, "xla": False}})
     other = tlkit.run(experiment, tmp_path / "other").folder
     done = command("compare", run, other)
     lines = done.out.splitlines()

@@ -182,7 +182,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         backbone=VGG16(weights="none", image_size=32),
         head=Pooled(),
         optimizer=Adam(learning_rate=0.001),
-        fit=tlkit.Fit(epochs=2),
+        fit=tlkit.Fit(epochs=2, xla=False),
     )
     other = evolve(experiment, optimizer=Adam(learning_rate=0.1))
     return tlkit.run(experiment, top / "one").folder, tlkit.run(other, top / "two").folder

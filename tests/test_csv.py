@@ -31,6 +31,7 @@ name = "pooled"
 
 [fit]
 epochs = 1
+xla = false
 """
 
 

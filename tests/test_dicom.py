@@ -408,7 +408,7 @@ def test_dicoms_train_and_predict_and_nothing_personal_reaches_the_run_folder(
         "data": {"name": "folder", "path": str(data)},
         "backbone": {"name": "vgg16", "weights": "none", "image_size": 32},
         "head": {"name": "linear"},
-        "fit": {"epochs": 1},
+        "fit": {"epochs": 1, "xla": False},
     }
     done = tlkit.run(structure(tlkit.Experiment, table), tmp_path / "run")
     image = data / "val" / "normal" / "0.dcm"

@@ -29,7 +29,7 @@ def study(**changed: Any) -> dict[str, Any]:
         "backbone": {"name": "vgg16", "weights": "none", "image_size": 32},
         "head": {"name": "pooled", "units": [4], "batch_norm": True, "dropout": 0.1},
         "freeze": {"name": "layer_names", "train": ["block5", "head"], "batch_norm": "head"},
-        "fit": {"epochs": 1, "batch_size": 4},
+        "fit": {"epochs": 1, "batch_size": 4, "xla": False},
     }
     for key, values in changed.items():
         table[key] = {**table.get(key, {}), **values}

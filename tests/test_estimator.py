@@ -27,10 +27,16 @@ from tlkit.runfolder.folder import WEIGHTS
 
 SMALL = {"name": "vgg16", "weights": "none", "image_size": 32}
 FAST = {"name": "adam", "learning_rate": 0.01}
+PLAIN = {
+    "backbone": SMALL,
+    "optimizer": FAST,
+    "epochs": 2,
+    "settings": {"fit": {"xla": False}},  # compiling would take half the time
+}
 
 
 def small(**settings: Any) -> TransferClassifier:
-    return TransferClassifier(**{"backbone": SMALL, "optimizer": FAST, "epochs": 2, **settings})
+    return TransferClassifier(**PLAIN | settings)
 
 
 def bright_and_dark(count: int, side: int = 24) -> tuple[npt.NDArray[np.uint8], list[str]]:

@@ -46,7 +46,7 @@ def a_run(out: Path, **settings: Any) -> tlkit.Run:
         "data": DATA,
         "backbone": {"name": "vgg16", "weights": "none", "image_size": 32},
         "head": {"name": "pooled", "units": [4]},
-        "fit": {"epochs": 1},
+        "fit": {"epochs": 1, "xla": False},
     }
     return tlkit.run(table | settings, out)
 
@@ -70,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "backbone": {"name": "vgg16", "weights": "bsds500", "image_size": 32},
         "head": {"name": "linear"},
         "optimizer": {"name": "adam", "learning_rate": 0.01},
-        "fit": {"epochs": 3},
+        "fit": {"epochs": 3, "xla": False},
     }
     return a_run(tmp_path_factory.mktemp("export") / "small", **settings).folder
 

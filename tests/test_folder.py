@@ -58,11 +58,13 @@ name = "affine"
 
 [fit]
 epochs = 2
+xla = false
 """
 DRAWN = f"""
 {small()}
 [fit]
 epochs = 2
+xla = false
 """
 
 

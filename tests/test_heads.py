@@ -237,7 +237,7 @@ def test_a_run_is_loaded_in_a_fresh_process(head: tlkit.Head, tmp_path: Path) ->
         backbone=VGG16(weights="none", image_size=32),
         head=head,
         freeze=HeadOnly(batch_norm="head"),
-        fit=tlkit.Fit(epochs=1, batch_size=3),
+        fit=tlkit.Fit(epochs=1, batch_size=3, xla=False),
     )
     folder = tmp_path / "run"
     tlkit.run(experiment, folder)

@@ -206,7 +206,7 @@ def test_a_run_can_be_loaded_and_predicts_the_same(tmp_path: Path) -> None:
         "data": {"name": "shapes"},
         "backbone": {"name": "joined", "members": members, "image_size": 32},
         "head": {"name": "linear"},
-        "fit": {"epochs": 1},
+        "fit": {"epochs": 1, "xla": False},
     }
     run = tlkit.run(settings, tmp_path / "run")
     weights = json.loads((tmp_path / "run" / "environment.json").read_text())["weights"]

@@ -27,7 +27,7 @@ data = {{ name = "shapes", train = 6, val = 3, test = 3, image_px = 32 }}
 backbone = {{ name = "vgg16", weights = "none", image_size = 32 }}
 head = {{ name = "pooled" }}
 augmentation = {{ name = "{name}" }}
-fit = {{ epochs = 1 }}
+fit = {{ epochs = 1, xla = false }}
 """
 each = pytest.mark.parametrize("augmentation", [AugMix(), GridMask(), RandAugment()], ids=NAMES)
 

@@ -44,7 +44,7 @@ def arrays(model: Any) -> list[bytes]:
 
 
 def experiment(backbone: tlkit.Backbone) -> tlkit.Experiment:
-    fit = tlkit.Fit(epochs=1, batch_size=3)
+    fit = tlkit.Fit(epochs=1, batch_size=3, xla=False)
     return tlkit.Experiment(data=DATA, backbone=backbone, head=Pooled(), freeze=TrainAll(), fit=fit)
 
 

@@ -47,6 +47,7 @@ learning_rate = 0.01
 [fit]
 epochs = 5
 batch_size = 4
+xla = false
 checkpoint_every_s = 0
 """
 

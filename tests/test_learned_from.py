@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "backbone": {"weights": "none", "image_size": 32},
             "head": {"name": "pooled"},
             "calibration": {"min_recall": {"a": 0.9}},
-            "fit": {"epochs": 1},
+            "fit": {"epochs": 1, "xla": False},
         },
         top / "run",
     )

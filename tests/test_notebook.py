@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tlkit.Run:
         "backbone": {"name": "vgg16", "weights": "none", "image_size": 32},
         "head": {"name": "pooled"},
         "augmentation": {"name": "affine", "rotation_deg": 45},
-        "fit": {"epochs": 2},
+        "fit": {"epochs": 2, "xla": False},
     }
     return tlkit.run(experiment, tmp_path_factory.mktemp("notebook") / "run")
 

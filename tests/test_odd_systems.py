@@ -246,7 +246,7 @@ def test_two_runs_in_two_threads_give_what_each_gives_alone(tmp_path: Path) -> N
             "backbone": {"weights": "none", "image_size": 32},
             "head": {"name": "pooled", "units": [8], "dropout": 0.3},
             "augmentation": {"name": "affine", "rotation_deg": 10},
-            "fit": {"epochs": 3, "batch_size": 4, "cache": False},
+            "fit": {"epochs": 3, "batch_size": 4, "cache": False, "xla": False},
             "seed": seed,
         }
         tlkit.run(experiment, folder)

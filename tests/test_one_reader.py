@@ -84,7 +84,7 @@ def test_every_command_has_the_same_images(
         "data": {"name": kind, "path": str(source)},
         "backbone": {"weights": "none", "image_size": 32},
         "head": {"name": "pooled"},
-        "fit": {"epochs": 1},
+        "fit": {"epochs": 1, "xla": False},
     }
     run = tlkit.run(study, tmp_path / "run").folder
     assert paths_in(run / "manifest.csv") == expected

@@ -43,6 +43,7 @@ learning_rate = 0.0
 
 [fit]
 epochs = 2
+xla = false
 
 [calibration]
 min_recall = { light = 1.0 }

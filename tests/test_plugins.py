@@ -80,6 +80,7 @@ weight = 3
 
 [fit]
 epochs = 1
+xla = false
 """
 
 
@@ -112,7 +113,7 @@ def headed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "head.py").write_text(HEAD)
     text = small().replace('"pooled"', '"own"')
     (top / "study.toml").write_text(
-        f'[plugins]\nmodules = ["head.py"]\n{text}\n[fit]\nepochs = 1\n'
+        f'[plugins]\nmodules = ["head.py"]\n{text}\n[fit]\nepochs = 1\nxla = false\n'
     )
     tlkit.run(top / "study.toml", top / "run")
     return top

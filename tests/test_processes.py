@@ -23,7 +23,7 @@ QUICK = """
 data = { name = "shapes", train = 6, val = 3, test = 0, image_px = 32 }
 backbone = { weights = "none", image_size = 32 }
 head = { name = "pooled" }
-fit = { epochs = 1 }
+fit = { epochs = 1, xla = false }
 """
 
 # Stands for the process that makes runs, which takes seconds to start: it does what a job says.

@@ -66,7 +66,7 @@ def test_frozen_layers_stay_and_the_others_learn(
             "backbone": backbone,
             "head": {"name": "pooled"},
             "freeze": {**freeze, "batch_norm": batch_norm},
-            "fit": {"epochs": 1, "batch_size": 8},
+            "fit": {"epochs": 1, "batch_size": 8, "xla": False},
         },
     )
     begun, _ = assemble(experiment.backbone, experiment.head, 3, experiment.seed)

@@ -26,7 +26,7 @@ SMALL = tlkit.Experiment(
     data=Shapes(train=6, val=3, test=3, image_px=32),
     backbone=VGG16(weights="none", image_size=32),
     head=Pooled(),
-    fit=tlkit.Fit(epochs=2, batch_size=4),
+    fit=tlkit.Fit(epochs=2, batch_size=4, xla=False),
 )
 
 
@@ -123,7 +123,7 @@ def test_the_watcher_is_told_in_order(done: tlkit.Run, listener: Listener) -> No
 
 def test_a_study_without_test_images_is_judged_by_its_validation_split(tmp_path: Path) -> None:
     experiment = evolve(
-        SMALL, data=Shapes(train=6, val=3, test=0, image_px=32), fit=tlkit.Fit(epochs=1)
+        SMALL, data=Shapes(train=6, val=3, test=0, image_px=32), fit=tlkit.Fit(epochs=1, xla=False)
     )
     run = tlkit.run(experiment, tmp_path / "out")
     assert run.plan.evaluated_on == "val"
@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_files(
 
 def test_weights_that_explode_in_the_last_step_are_noticed_too(tmp_path: Path) -> None:
     """No training loss comes after it; the validation loss is what tells."""
-    one_step = evolve(EXPLODING, fit=tlkit.Fit(epochs=1, batch_size=6))
+    one_step = evolve(EXPLODING, fit=tlkit.Fit(epochs=1, batch_size=6, xla=False))
     with pytest.raises(tlkit.NumericalError, match=r"^epoch 1: the validation loss is "):
         tlkit.run(one_step, tmp_path / "out")
 
@@ -235,6 +235,8 @@ def test_a_run_plans_once_and_scores_each_epoch_s_outputs_once(
 ) -> None:
     plans = counting(monkeypatch, "tlkit.runner.prepare", "make_plan")
     calibrations = counting(monkeypatch, "tlkit.metrics.calibration", "calibrate")
-    done = tlkit.run(evolve(SMALL, fit=tlkit.Fit(epochs=1, keep="best")), tmp_path / "out")
+    done = tlkit.run(
+        evolve(SMALL, fit=tlkit.Fit(epochs=1, keep="best", xla=False)), tmp_path / "out"
+    )
     assert done.best == done.last
     assert len(plans) == len(calibrations) == 1

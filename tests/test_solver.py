@@ -95,7 +95,7 @@ def experiment(*overrides: str) -> tlkit.Experiment:
         "backbone": {"weights": "none", "image_size": 32},
         "head": {"name": "probe"},
         "optimizer": {"name": "lbfgs"},
-        "fit": {"epochs": 4},
+        "fit": {"epochs": 4, "xla": False},
     }
     return tlkit.load_experiment(table, overrides=list(overrides))
 

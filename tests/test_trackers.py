@@ -27,7 +27,7 @@ EXPERIMENT = tlkit.Experiment(
     backbone=VGG16(weights="none", image_size=32),
     head=Pooled(),
     freeze=HeadThen(train=("block5",)),
-    fit=tlkit.Fit(epochs=2, cache=False),
+    fit=tlkit.Fit(epochs=2, cache=False, xla=False),
 )
 
 

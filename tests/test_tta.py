@@ -33,7 +33,7 @@ TABLE: dict[str, Any] = {
     "head": {"name": "linear"},
     "freeze": {"name": "head_then", "head_epochs": 2, "train": ["block2"]},
     "optimizer": {"name": "sgd", "learning_rate": 0.5},
-    "fit": {"epochs": 4, "keep": "best"},
+    "fit": {"epochs": 4, "keep": "best", "xla": False},
 }
 
 
@@ -194,7 +194,7 @@ def test_the_solver_that_fits_validation_too_is_judged_before(tmp_path: Path) ->
     table = TABLE | {
         "freeze": {"name": "head_only"},
         "head": {"name": "probe"},
-        "fit": {"epochs": 2, "keep": "best"},
+        "fit": {"epochs": 2, "keep": "best", "xla": False},
         "calibration": {"tta": "flip"},
     }
     once, twice = (

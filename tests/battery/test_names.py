@@ -36,7 +36,7 @@ STUDY = """
 data = {name = "folder", path = "data"}
 backbone = {weights = "none", image_size = 32}
 head.name = "pooled"
-fit = {epochs = 1, batch_size = 8}
+fit = {epochs = 1, batch_size = 8, xla = false}
 """
 
 

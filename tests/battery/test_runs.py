@@ -23,7 +23,7 @@ data = {name = "folder", path = "data"}
 backbone = {weights = "none", image_size = 32}
 head.name = "pooled"
 augmentation = {name = "affine"}
-fit = {epochs = 3, batch_size = 4, cache = false}
+fit = {epochs = 3, batch_size = 4, cache = false, xla = false}
 """
 
 

@@ -207,6 +207,7 @@ def test_an_experiment_without_data_runs_on_them_with_a_banner(tmp_path: Path) -
         'backbone.weights="none"',
         "head.units=[4, 4]",
         "fit.epochs=1",
+        "fit.xla=false",
     ]
     done = tlkit.run(STUDY / "exp3.toml", tmp_path / "run", overrides=small)
     assert done.plan.stand_in == "phantom"

@@ -33,7 +33,13 @@ def test_they_are_all_there() -> None:
     assert names == ["all_layers", "fine_tuned", "frozen", "kernel", "probe", "tuned"]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file",
+    [  # its four networks are built for their layers
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem == "kernel" else ())
+        for path in FILES
+    ],
+)
 def test_the_commands_at_its_head_are_right(
     file: Path, xrays: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
