@@ -17,6 +17,20 @@ from tlkit.system.seal import MACHINE_SEAL, SEAL
 
 STUDY = Path(__file__).parent.parent / "examples" / "covidx"
 
+SMALL_NETWORK = """
+[backbone]
+weights = "none"
+image_size = 32
+
+[head]
+name = "pooled"
+"""
+ON_FOLDER = f"""
+[data]
+name = "folder"
+path = "images"
+{SMALL_NETWORK}"""
+
 
 def small(train: int = 6, val: int = 3) -> str:
     """Return an experiment file on drawn images, so many of each class, to add `[fit]` to."""
@@ -27,14 +41,7 @@ train = {train}
 val = {val}
 test = 3
 image_px = 32
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-"""
+{SMALL_NETWORK}"""
 
 
 @frozen(kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from tests.fakes import ON_FOLDER
 from typer.testing import CliRunner, Result
 
 import tlkit
@@ -20,18 +21,8 @@ from tlkit.reports.progress import ProgressBar
 from tlkit.reports.svg import STYLE
 from tlkit.sweeps.text import Lines
 
-STUDY = """
-[data]
-name = "folder"
-path = "images"
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-
+STUDY = f"""
+{ON_FOLDER}
 [fit]
 epochs = 1
 xla = false

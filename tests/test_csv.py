@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fakes import ON_FOLDER
 from typer.testing import CliRunner
 
 from tlkit.cli import app
@@ -17,18 +18,8 @@ from tlkit.runfolder.record import read_run
 from tlkit.system.text import csv_text
 
 HOSTILE = "=1+1"
-STUDY = """
-[data]
-name = "folder"
-path = "images"
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-
+STUDY = f"""
+{ON_FOLDER}
 [fit]
 epochs = 1
 xla = false

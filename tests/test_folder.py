@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from tests.fakes import small
+from tests.fakes import ON_FOLDER, small
 
 import tlkit
 from tlkit.model.graph import layer_table
@@ -40,18 +40,8 @@ DETERMINISTIC = (
     "study.toml",
     "weights.safetensors",
 )
-STUDY = """
-[data]
-name = "folder"
-path = "images"
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-dropout = 0.5
+STUDY = f"""
+{ON_FOLDER}dropout = 0.5
 
 [augmentation]
 name = "affine"

@@ -12,25 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fakes import small
 
 import tlkit
 
 BYTES = ("history.csv", "metrics.json", "predictions.csv", "weights.safetensors")
-STUDY = """
-[data]
-name = "shapes"
-train = 12
-val = 6
-test = 3
-image_px = 32
-
-[backbone]
-weights = "none"
-image_size = 32
-
-[head]
-name = "pooled"
-units = [8]
+STUDY = f"""
+{small(12, 6)}units = [8]
 dropout = 0.5
 
 [freeze]
