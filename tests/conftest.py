@@ -24,7 +24,7 @@ settings.register_profile(
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow],  # TensorFlow's first call takes seconds
 )
-settings.register_profile("fast", settings.get_profile("tlkit"), max_examples=40)
+settings.register_profile("fast", settings.get_profile("tlkit"), max_examples=20)
 settings.load_profile("tlkit")
 
 
