@@ -23,7 +23,7 @@ from tlkit.parts.kinds import Augmentation, ClassWeights, FreezePolicy, Stage, r
 from tlkit.parts.registry import Registry
 from tlkit.system.keras import start_keras
 from tlkit.testing import KIND_CHECKS, KnownFailure, check_backbone, check_freeze, check_part
-from tlkit.testing.process_state import ProcessState
+from tlkit.testing.contracts import ProcessState
 
 Act = Callable[[], object]
 acts: list[Act] = []  # what the parts below do besides their work
