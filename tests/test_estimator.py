@@ -27,7 +27,7 @@ from tlkit.runfolder.folder import WEIGHTS
 
 SMALL = {"name": "vgg16", "weights": "none", "image_size": 32}
 FAST = {"name": "adam", "learning_rate": 0.01}
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "backbone": SMALL,
     "optimizer": FAST,
     "epochs": 2,
