@@ -68,6 +68,18 @@ def test_random_weights_are_those_of_the_seed() -> None:
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
+def test_a_cached_table_is_of_the_members_in_this_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
+    joined: Any = Joined
+    pair = member("vgg16"), member("vgg19")
+    for members in (pair, pair[::-1]):
+        backbone = joined(members=members, image_size=32)
+        built = tlkit.layer_table(backbone.build())
+        assert [row.name for _, row in backbone.layers()] == [row.name for _, row in built]
+
+
 def test_its_table_is_flat_and_each_member_is_a_network_of_its_own() -> None:
     joined = vgg_and_mobilenet()
     table = joined.layers()

@@ -92,7 +92,7 @@ class Joined(Backbone):
         """Return the layers of all members, in the order in which Keras runs them."""
         tables = {name: member.layers() for name, member in self.named()}
         settings = {
-            "members": {name: [asdict(row) for _, row in table] for name, table in tables.items()},
+            "members": [[name, *(asdict(row) for _, row in t)] for name, t in tables.items()],
             "image_size": self.image_size,
         }
         return cached_table("joined", settings, lambda: self._table(tables))
