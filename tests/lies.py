@@ -45,6 +45,14 @@ class TinyNone(Tiny):
         return None
 
 
+@tlkit.part("tiny-batch")
+class TinyBatch(Tiny):
+    """Divides by the brightest pixel of a batch."""
+
+    def preprocess_native(self, images: Any) -> Any:
+        return images / tf.reduce_max(images)
+
+
 def lie(name: str, base: type, **members: Any) -> None:
     tlkit.part(name)(type(name, (base,), {"__doc__": "A lie.", **members}))
 

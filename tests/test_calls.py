@@ -24,7 +24,7 @@ from tlkit.parts.optimizers import check_rate, with_rates
 from tlkit.parts.plugins import guarded, part_name
 from tlkit.system.keras import check_settings
 from tlkit.train.assemble import assemble, refuse_others
-from tlkit.train.features import Extractor
+from tlkit.train.features import Extractor, check_preprocessing
 from tlkit.train.step import require_loss
 
 STUDY = """
@@ -48,6 +48,7 @@ def study(tmp_path: Path) -> Path:
     ("change", "message"),
     [
         ("backbone.name=tiny-none", "'tiny-none': its `load_weights` must return what it loaded"),
+        ("backbone.name=tiny-batch", "must not depend on the other images of a batch"),
         ("loss.name=loss-flat", "loss: its `build` must return a loss with a gradient, got none"),
         ("loss.name=loss-double", r"must return one loss per image.* got \(None,\) float64"),
         ("loss.name=loss-none", "must return one loss per image.* got None"),
@@ -74,9 +75,11 @@ def study(tmp_path: Path) -> Path:
 def test_a_run_names_the_part_that_lies(study: Path, change: str, message: str) -> None:
     try:
         with pytest.raises(tlkit.TlkitError, match=message) as caught:
-            tlkit.run(study, overrides=[change])
+            tlkit.run(study, study.parent / "r", overrides=[change])
     finally:
         keras.config.set_floatx("float32")
+    leaves_a_folder = change.startswith(("schedule", "augmentation"))  # told while it trains
+    assert (study.parent / "r").exists() == leaves_a_folder
     assert len(str(caught.value).splitlines()) <= 2  # the second says how to continue
     assert caught.value.exit_code in {6, 8}
 
@@ -156,6 +159,27 @@ def test_preprocessing_of_another_size_is_named() -> None:
     extractor = Extractor(None, Cropping(), NoAugmentation(), batch=2)
     with pytest.raises(tlkit.PartError, match="backbone Cropping: its preprocessing must return"):
         extractor(PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_told"),
+    [
+        (lambda x: x / 255, False),
+        (lambda x: x / tf.reduce_max(x), True),
+        (lambda x: x - tf.reduce_mean(x, axis=0), True),
+        (lambda x: (x - tf.reduce_mean(x, [1, 2], keepdims=True)) / 64, False),
+        (lambda x: x[:, 1:], False),  # another mistake, told elsewhere
+    ],
+)
+def test_preprocessing_that_depends_on_the_batch_is_named(change: Any, is_told: bool) -> None:
+    class Lying(FakeBackbone):
+        def preprocess_native(self, images: Any) -> Any:
+            return change(images)
+
+    if not is_told:
+        return check_preprocessing(Lying())
+    with pytest.raises(tlkit.PartError, match="^backbone Lying: .* not depend on the other images"):
+        check_preprocessing(Lying())
 
 
 @pytest.mark.parametrize(

@@ -228,8 +228,8 @@ class TestFloat16:
             list(source.batches(3))
             kept = cache.get(cache.entries()[0].key)
             assert kept is not None
-            assert kept.nbytes == source.size_bytes
-            stored.append(kept.nbytes)
+            assert kept.size_bytes == source.size_bytes
+            stored.append(kept.size_bytes)
         assert stored[0] == 2 * stored[1] == 4 * PIXELS.size
 
 

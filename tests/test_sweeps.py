@@ -356,7 +356,9 @@ def test_another_folder_cannot_go_on(content: str | None, message: str, tmp_path
 
 def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
     (tmp_path / "quick.toml").write_text(QUICK)
-    with pytest.raises(tlkit.RunFolderError, match="continue it with --resume, or choose another"):
+    with pytest.raises(
+        tlkit.RunFolderError, match=r"continue it with tlkit sweep --resume .*, or choose"
+    ):
         tlkit.sweep(tmp_path / "quick.toml", tmp_path)
 
 

@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
@@ -126,3 +126,10 @@ def _worker(job_end: Any, answer_end: Any, environment: Mapping[str, str]) -> No
     os.dup2(job_end.detach(), 0)
     os.dup2(answer_end.detach(), 1)
     worker.main()
+
+
+def alive(place: Path, begun: Sequence[Fork]) -> list[int]:
+    """Return the numbers of the processes that have not ended, and of their workers."""
+    workers = [int(path.name) for path in place.iterdir() if path.name.isdecimal()]
+    here = [process.process.pid for process in begun if process.process.is_alive()]
+    return here + [number for number in workers if Path(f"/proc/{number}").exists()]

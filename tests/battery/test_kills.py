@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.battery.kills import BY_MACHINE, Fork
+from tests.battery.kills import BY_MACHINE, Fork, alive
 
+import tlkit
 from tlkit.runfolder.folder import UNFINISHED
+from tlkit.sweeps.folder import SWEEP
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +75,7 @@ RECIPES = {
 head.name = "probe"
 optimizer = {name = "lbfgs", refit = true}
 calibration.temperature = true
-fit = {epochs = 8, keep = "best", early_stop_patience = 3, checkpoint_every_s = 0}
+fit = {epochs = 8, keep = "best", early_stop_patience = 3, checkpoint_every_s = 0, xla = false}
 """,
     "fine_tune": """
 head.name = "probe"
@@ -104,11 +108,15 @@ OF_SWEEPS = 60
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files that do not differ from machine to machine, by their paths."""
+    """Return all files that do not differ from machine to machine, by their paths.
+
+    A sweep keeps its lock, and what a killed process has not renamed: another one may be about to.
+    """
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and path.name not in BY_MACHINE and path.parent.name != "leases"
+        if not ((folder / SWEEP).exists() and path.name.endswith((".lock", ".partial")))
     }
 
 
@@ -139,12 +147,13 @@ def test_runs_are_killed_at_random_moments(recipe: str, top: Path, tmp_path: Pat
     command = [sys.executable, "-m", "tlkit", "run", f"{recipe}.toml", "--out", str(straight)]
     subprocess.run(command, cwd=top, check=True, capture_output=True)
     expected, chance, counts = contents(straight), random.Random(recipe), Counter[str]()
+    assert Fork.of(log, "--help").wait(120)  # everything is imported
     began = time.monotonic()
     first = run(log, top, recipe, forked)
     while "epoch" not in first.said():
         assert not first.wait(0.005), first.said()
     before_epochs_s = time.monotonic() - began
-    assert first.wait(60)
+    assert first.wait(600)
     epochs_s = time.monotonic() - began - before_epochs_s
     assert is_finished(forked), first.said()
     assert contents(forked) == expected
@@ -159,7 +168,7 @@ def test_runs_are_killed_at_random_moments(recipe: str, top: Path, tmp_path: Pat
             else:
                 while "epoch" not in process.said() and not process.wait(0.005):
                     pass
-                process.wait(chance.uniform(0, 1.5) * epochs_s)
+                process.wait(chance.uniform(0, 0.7) * epochs_s)
             if process.kill():
                 counts["killed"] += 1
                 counts["resumed"] += folder.exists()
@@ -167,4 +176,50 @@ def test_runs_are_killed_at_random_moments(recipe: str, top: Path, tmp_path: Pat
                 assert process.process.exitcode == 0, process.said()
         assert contents(folder) == expected
         counts["files"] += len(expected)
-    print(recipe, dict(counts))
+        print(counts, flush=True)
+
+
+ASKED = ("--seeds", "0-1", "--set", "head.units=[[4],[8]]", "--set", "fit.epochs=4")
+
+
+def go_on(top: Path, place: Path, chance: random.Random) -> list[Fork]:
+    """Begin a sweep, or go on with it, by one process or two; each has one or two workers."""
+    sweep, parts, begun = place / "s", ("--plugin", top / "parts.py"), []
+    more = ("--threads", 1, "--workers", chance.randint(1, 2))
+    if (sweep / SWEEP).exists():
+        begun.append(Fork.of(place / "log", "sweep", "--resume", sweep, *parts, *more))
+        if chance.random() < 0.5:
+            begun.append(Fork.of(place / "log2", "sweep", "--join", sweep, *parts, *more))
+    else:
+        study = top / "study.toml"
+        begun.append(Fork.of(place / "log", "sweep", study, "--out", sweep, *ASKED, *more))
+    return begun
+
+
+def test_sweeps_and_joins_are_killed_at_random_moments(top: Path, tmp_path: Path) -> None:
+    """Whoever is there is killed: processes that lead, that have joined, and their workers."""
+    straight = tmp_path / "straight"
+    command = [sys.executable, "-m", "tlkit", "sweep", "study.toml", "--out", f"{straight}/s"]
+    subprocess.run([*command, *ASKED, "--threads", "1"], cwd=top, check=True, capture_output=True)
+    expected, chance, counts = contents(straight / "s"), random.Random(18), Counter[str]()
+    while counts["killed"] < OF_SWEEPS:
+        place, patience_s = tmp_path / str(counts["sweeps"]), 4.0
+        place.mkdir()
+        counts["sweeps"] += 1
+        codes: set[int] = set()
+        while 0 not in codes:  # a killed worker's run has failed, and is made again
+            begun = go_on(top, place, chance)
+            counts["processes"] += len(begun)
+            while any(process.process.is_alive() for process in begun):
+                time.sleep(chance.uniform(0.05, 1) * patience_s)
+                victims = alive(place, begun)
+                if victims and chance.random() < 0.7:
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+                    counts["killed"] += 1
+                    patience_s += 0.5
+            codes = {process.process.exitcode for process in begun}
+            assert codes <= {0, 8, -signal.SIGKILL}, [process.said() for process in begun]
+        assert contents(place / "s") == expected
+        assert tlkit.verify(place / "s").problems == ()
+        counts["files"] += len(expected)
+        print(counts, flush=True)

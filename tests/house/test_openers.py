@@ -33,7 +33,7 @@ OPENERS = {
     "runfolder/folder.py": "through `system/untrusted.py`",
     "sweeps/processes.py": "what the worker says",
     "sweeps/worker.py": "what the sweep says",
-    "system/cache.py": "arrays whose hash was checked; writes new files",
+    "system/cache.py": "writes new files",
     "system/files.py": "syncs what was written",
     "system/keras.py": "the system's own files",
     "system/lease.py": "makes new files; the system's own files",
@@ -42,7 +42,6 @@ OPENERS = {
     "system/stdio.py": "the null device",
     "system/untrusted.py": "the one place",
     "train/feature_key.py": "a part's own source",
-    "weights/files.py": "the arrays of a file that was checked",
     "weights/sources.py": "downloads, by their published hash",
     "weights/torch_files.py": "a file that the user names",
 }

@@ -14,6 +14,7 @@ from tlkit.data.sources import VAL_NAMES
 from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Backbone
+from tlkit.parts.optimizers import PROBES, check_rate, with_rates
 from tlkit.parts.plugins import guarded
 from tlkit.runfolder.folder import METRICS, RUNS, RunFolder, folder_exists, is_own_name
 from tlkit.runfolder.learned_from import LearnedFrom
@@ -24,6 +25,7 @@ from tlkit.runner.trackers import require_trackers
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, WeightsError
 from tlkit.system.files import exists, is_dir
+from tlkit.system.keras import check_settings
 from tlkit.system.notebook import argument
 from tlkit.train.callback import Callback
 from tlkit.train.plan import Plan, make_plan
@@ -105,6 +107,7 @@ def prepare_run(
     from tlkit.data.images import DecodedImageIndex, Reader
     from tlkit.data.pixel_store import PixelStore
     from tlkit.train.assemble import assemble
+    from tlkit.train.features import check_preprocessing
     from tlkit.train.stage import PreparedRun
     from tlkit.weights.sources import assign_head
 
@@ -132,6 +135,10 @@ def prepare_run(
         experiment.seed,
         experiment.fit.mixed_precision,
     )
+    check_preprocessing(experiment.backbone)
+    for number, phase in enumerate(experiment.phases, start=1):
+        _check_own_parts(phase, plan, number)
+    check_settings()  # parts have been at work
     if path := experiment.fit.head_weights:
         head = _run_of_head(path)
         arrays, sha256 = head.arrays("head")
@@ -150,6 +157,19 @@ def prepare_run(
         learned_before=tuple(_learned_before(experiment)),
         cache=FeatureCache(default_folder()) if plan.cache else None,
     )
+
+
+def _check_own_parts(experiment: Experiment, plan: Plan, phase: int) -> None:
+    """Check what a phase's loss and optimizer build, if they are not tlkit's own."""
+    from tlkit.train.step import require_loss
+
+    loss, optimizer = experiment.loss, experiment.optimizer
+    if not type(loss).__module__.startswith("tlkit."):
+        require_loss(loss.build(plan.counts["train"]), len(plan.classes))
+    if not type(optimizer).__module__.startswith("tlkit."):
+        stages = (planned.stage for planned in plan.stages if planned.phase == phase)
+        rates = {rate for stage in stages for rate in stage.lr_multipliers if rate}
+        check_rate(with_rates(optimizer, PROBES if rates - {1} else (1.0,)), optimizer)
 
 
 def _learned_before(experiment: Experiment) -> Iterator[Learned]:

@@ -119,13 +119,12 @@ def _check_weights(path: Path) -> None:
     import numpy as np
 
     from tlkit.system.errors import WeightsError
-    from tlkit.weights.files import safetensors_slices
+    from tlkit.weights.files import safetensors_rows
 
     try:
-        with safetensors_slices(path) as slices:
-            for name, array in slices.items():
-                if not np.isfinite(array[...]).all():
-                    raise WeightsError(f"{path}: {name} has values that are not finite")
+        for name, array in safetensors_rows(path).items():
+            if not np.isfinite(array.whole()).all():
+                raise WeightsError(f"{path}: {name} has values that are not finite")
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from tlkit.system.errors import ResourceError
-from tlkit.system.seal import sha256_of
-from tlkit.system.untrusted import read_json
+from tlkit.system.rows import ArrayFile, Rows
+from tlkit.system.seal import MAX_FILE_BYTES
+from tlkit.system.untrusted import opened, read_json
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -131,14 +132,13 @@ class FeatureCache:
             excess -= entry.size_bytes
         return True
 
-    def get(self, key: str) -> npt.NDArray[Any] | None:
-        """Return an array, memory-mapped, or None; a damaged entry is removed."""
+    def get(self, key: str) -> Rows | None:
+        """Return an array's rows or None; a damaged entry is removed."""
         path = self.folder / key
         try:
-            meta = _read_meta(path)
-            if sha256_of(path / DATA) == meta["sha256"]:
-                os.utime(path / META)
-                return self._mapped(key)
+            rows = _rows(path / DATA, _read_meta(path)["sha256"])
+            os.utime(path / META)
+            return rows
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):  # damaged
@@ -163,8 +163,8 @@ class FeatureCache:
         dtype: npt.DTypeLike,
         chunks: Iterator[npt.NDArray[Any]],
         about: Mapping[str, Any] | None = None,
-    ) -> npt.NDArray[Any]:
-        """Write an array chunk by chunk and return it, memory-mapped.
+    ) -> Rows:
+        """Write an array chunk by chunk and return its rows.
 
         Args:
             key: Its key.
@@ -191,7 +191,7 @@ class FeatureCache:
                 if self.get(key) is None:
                     shutil.rmtree(self.folder / key, ignore_errors=True)
                     partial.rename(self.folder / key)
-            return self._mapped(key)
+            return _rows(self.folder / key / DATA)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -204,12 +204,6 @@ class FeatureCache:
         for name in (*keys, *(path.name for path in self._partial()), LAYERS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         return freed
-
-    def _mapped(self, key: str) -> npt.NDArray[Any]:
-        import numpy as np
-
-        array: npt.NDArray[Any] = np.load(self.folder / key / DATA, mmap_mode="r")
-        return array
 
     def _partial(self) -> list[Path]:
         """Return the entries being written, or left unfinished by a killed process."""
@@ -225,6 +219,22 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if known is not None and (known != entry_key(**meta) or meta["key"] != folder.name):
         raise ValueError("has changed since it was written")
     return meta
+
+
+def _rows(path: Path, sha256: str | None = None) -> Rows:
+    """Return the rows of a `.npy` file whose content has a hash; raise ValueError if not."""
+    import numpy as np
+
+    with opened(path, MAX_FILE_BYTES) as (file, status):
+        if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise ValueError("has changed since it was written")
+        file.seek(0)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        rows = Rows(ArrayFile(path, file), shape, dtype, file.tell())
+        if dtype.hasobject or file.tell() + rows.size_bytes != status.st_size:
+            raise ValueError("is not as tlkit writes it")
+    return rows
 
 
 def _npy(

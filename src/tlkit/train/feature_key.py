@@ -21,6 +21,7 @@ from tlkit.parts.kinds import registries
 from tlkit.parts.registry import PLUGIN
 from tlkit.system.cache import FeatureCache, entry_key
 from tlkit.system.keras import keras, processor, threads
+from tlkit.system.rows import Rows
 from tlkit.train.lean import folded_norms
 from tlkit.train.plan import seed_for
 
@@ -79,13 +80,13 @@ class FeatureKey:
 
     def cached_rows(
         self, cache: FeatureCache, images: Sequence[str]
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Return the features of those images that any cache entry holds, by the images' hashes.
+    ) -> dict[str, tuple[Rows, int]]:
+        """Return where any cache entry holds features of these images, by the images' hashes.
 
         Folds and subsets of a study share most of their images.
         """
         wanted, of = set(images), entry_key(**self.depends_on)
-        features: dict[str, npt.NDArray[Any]] = {}
+        features: dict[str, tuple[Rows, int]] = {}
         for name, about in cache.about():
             rows = about.get("rows")
             if about.get("of") != of or not isinstance(rows, list) or wanted.isdisjoint(rows):
@@ -93,7 +94,7 @@ class FeatureKey:
             array = cache.get(name)
             if array is None or len(array) != len(rows):
                 continue
-            features |= {row: array[n] for n, row in enumerate(rows) if row in wanted}
+            features |= {row: (array, n) for n, row in enumerate(rows) if row in wanted}
             if len(features) == len(wanted):
                 break
         return features

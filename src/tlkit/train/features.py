@@ -21,6 +21,7 @@ from tlkit.parts.plugins import guarded, part_name
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras, start_keras, tf
+from tlkit.system.rows import Rows
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey
@@ -34,13 +35,27 @@ log = logging.getLogger(__name__)
 KEPT_BYTES = 2 << 30
 
 
-def _differs(images: Any, shape: tf.TensorShape) -> str:
+def _differs(images: Any, shape: tf.TensorShape | tuple[int, ...]) -> str:
     """Return what is wrong if images are not float32 of a shape, as far as it is known yet."""
     is_tensor = tf.is_tensor(images)
     if is_tensor and images.dtype == tf.float32 and images.shape.is_compatible_with(shape):
         return ""
     got = f"{images.shape} {images.dtype.name}" if is_tensor else repr(images)
     return f"must return {shape} float32, got {got}"
+
+
+def check_preprocessing(backbone: Backbone) -> None:
+    """Raise `PartError` if what becomes of an image depends on the others in its batch."""
+    size = backbone.image_size
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3)).astype(np.float32)
+    batches = (np.concatenate([image, np.full_like(image, value)]) for value in (0, 255))
+    made = [backbone.preprocess_images(tf.constant(images)) for images in batches]
+    if any(_differs(images, (2, size, size, 3)) for images in made):
+        return  # told when the images are known
+    first, second = (images[0].numpy() for images in made)
+    if not np.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
+        what = "its preprocessing must not depend on the other images of a batch"
+        raise PartError(f"{part_name(backbone)}: {what}")
 
 
 class Extractor:
@@ -169,8 +184,8 @@ class Source:
     cache: FeatureCache | None = None
     memory_bytes: int = KEPT_BYTES
     callback: Callback = field(factory=Callback)
-    # The features used last and their name. One view at a time: mapped files count as memory.
-    _kept: tuple[str, Features] | None = field(default=None, init=False, repr=False)
+    # The features used last and their name.
+    _kept: tuple[str, Features | Rows] | None = field(default=None, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -217,7 +232,7 @@ class Source:
         ordered_keys = None if keys is None else keys[order]
         yield from rebatched(self.extractor.stream(self.reader, paths, ordered_keys), size)
 
-    def _features(self, keys: AugmentationKeys | None) -> Features | None:
+    def _features(self, keys: AugmentationKeys | None) -> Features | Rows | None:
         """Return all features in the order of the images; None if they are not kept."""
         if self.cache is None:
             if keys is not None or self.size_bytes > self.memory_bytes:
@@ -242,7 +257,7 @@ class Source:
             self._kept = name, features
         return self._kept[1]
 
-    def _put(self, cache: FeatureCache, name: str, keys: AugmentationKeys | None) -> Features:
+    def _put(self, cache: FeatureCache, name: str, keys: AugmentationKeys | None) -> Rows:
         assert self.feature_key is not None
         dtype = self.extractor.dtype
         if keys is not None:
@@ -260,14 +275,18 @@ class Source:
             done += len(features)
             self.callback.on_features_progress(self.split, done, len(paths))
 
-    def _completed(self, known: Mapping[str, Features]) -> Iterator[Features]:
+    def _completed(self, known: Mapping[str, tuple[Rows, int]]) -> Iterator[Features]:
         """Yield all features in order; compute those that are not known."""
         missing = [
             p for p, image in zip(self.paths, self.images, strict=True) if image not in known
         ]
         computed = rebatched(self._computed(None, missing), 1)
         for image in self.images:
-            yield known[image][None] if image in known else next(computed)
+            if image in known:
+                rows, number = known[image]
+                yield rows[number : number + 1]
+            else:
+                yield next(computed)
 
 
 def rebatched(chunks: Iterable[npt.NDArray[Any]], size: int) -> Iterator[npt.NDArray[Any]]:

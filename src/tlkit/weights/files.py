@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attrs import evolve, field, frozen
 
 from tlkit.system.errors import WeightsError
+from tlkit.system.rows import ArrayFile, Rows
 from tlkit.system.seal import MAX_FILE_BYTES
 from tlkit.system.text import nearest
 from tlkit.system.untrusted import opened, parse_json, read_bytes
@@ -33,6 +32,17 @@ KERAS_3_OPTIMIZER = "optimizer/"  # files of a trained model hold its optimizer'
 # anyway, such as a bias of zeros.
 MAX_COMPRESSION = 20
 SMALL_BYTES = 16 << 20
+MAX_HEADER_BYTES = 100 << 20  # of a safetensors file, as safetensors has it
+MAX_AXES, MAX_NUMBERS = 32, 1 << 48  # of an array in it
+DTYPES = {  # NumPy's names by those of safetensors
+    f"{letter}{8 * size}": f"{kind}{8 * size}"
+    for letter, kind, sizes in (
+        ("F", "float", (2, 4, 8)),
+        ("I", "int", (1, 2, 4, 8)),
+        ("U", "uint", (1, 2, 4, 8)),
+    )
+    for size in sizes
+} | {"BOOL": "bool"}
 # Array names in files of Keras 1: `block1_conv1/block1_conv1_W_1:0`.
 OLD_VARIABLES = {"W": "kernel", "b": "bias"}
 
@@ -153,23 +163,41 @@ def _read_safetensors(path: Path, content: bytes) -> dict[str, Any]:
     return {re.sub(r"^\d{3}\.", "", name): array for name, array in arrays.items()}
 
 
-@contextmanager
-def safetensors_slices(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield lazy slices of the arrays of a safetensors file by name; only its header is read."""
-    from safetensors import safe_open
-
-    with opened(path, MAX_FILE_BYTES) as (content, status):
+def safetensors_rows(path: Path) -> dict[str, Rows]:
+    """Return the arrays of a safetensors file by name; only its header is read."""
+    with opened(path, MAX_FILE_BYTES) as (file, status):
         try:
-            # Checks that the header is valid and that all of it lies in the file.
-            file: Any = safe_open(path, framework="numpy")
-            header = content.read(int.from_bytes(content.read(8), "little"))
-            parse_json(header.decode())
-        except Exception as error:  # its own errors
+            return _listed_rows(path, file, status.st_size)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{path}: cannot be read: {error}; is it complete?") from None
-        if not os.path.samestat(status, path.lstat()):
-            raise WeightsError(f"{path}: was replaced while it was read")
-    with file:
-        yield {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+
+
+def _listed_rows(path: Path, file: io.BufferedReader, size: int) -> dict[str, Rows]:
+    """Return the arrays that the header lists; they fill the rest of the file without gaps."""
+    import numpy as np
+
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(size - 8, MAX_HEADER_BYTES):
+        raise ValueError("its header is too long")
+    table = parse_json(file.read(length).decode())
+    table.pop("__metadata__", None)
+    start = end = 8 + length
+    opened_file, found = ArrayFile(path, file), dict[str, Rows]()
+    for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
+        letters, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if letters not in DTYPES:
+            raise ValueError(f"arrays of type {letters!r}, such as {name}")
+        numbers = (first, last, *shape)
+        possible = all(type(number) is int and number >= 0 for number in numbers)
+        if not possible or len(shape) > MAX_AXES or math.prod(n or 1 for n in shape) > MAX_NUMBERS:
+            raise ValueError(f"{name} has an impossible shape or place")
+        rows = Rows(opened_file, tuple(shape), np.dtype(DTYPES[letters]), start + first)
+        if start + first != end or last - first != rows.size_bytes:
+            raise ValueError(f"{name} has not as many bytes as its shape needs")
+        end, found[name] = start + last, rows
+    if end != size:
+        raise ValueError(f"its arrays need {end} bytes, and it has {size}")
+    return found
 
 
 def _read_h5(

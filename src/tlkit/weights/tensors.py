@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,20 +19,12 @@ from tlkit.model.layers import LayerTable
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import write_with
 from tlkit.system.keras import keras, tf
-from tlkit.weights.files import safetensors_slices
+from tlkit.system.rows import Rows
+from tlkit.weights.files import safetensors_rows
 
 Variables = Mapping[str, Any]  # keras.Variable by name
 Tensors = Mapping[str, tf.Tensor]
 CHUNK_BYTES = 8 << 20
-DTYPES = {  # NumPy's names by those of safetensors
-    f"{letter}{8 * size}": f"{kind}{8 * size}"
-    for letter, kind, sizes in (
-        ("F", "float", (2, 4, 8)),
-        ("I", "int", (1, 2, 4, 8)),
-        ("U", "uint", (1, 2, 4, 8)),
-    )
-    for size in sizes
-} | {"BOOL": "bool"}
 
 
 def numbered_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
@@ -96,28 +87,27 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 def read_tensors(path: Path, variables: Variables) -> None:
     """Assign a file's arrays to variables."""
     try:
-        with safetensors_slices(path) as slices:
-            _check(path, slices, variables)
-            for name, variable in variables.items():
-                for index, values in _chunks(slices[name], variable.dtype):
-                    if not np.isfinite(values).all():
-                        raise WeightsError(f"{path}: {name} has values that are not finite")
-                    # As a whole, the array would be in memory three times.
-                    variable.value[index].assign(values)
+        arrays = safetensors_rows(path)
+        _check(path, arrays, variables)
+        for name, variable in variables.items():
+            for index, values in _chunks(arrays[name]):
+                if not np.isfinite(values).all():
+                    raise WeightsError(f"{path}: {name} has values that are not finite")
+                # As a whole, the array would be in memory three times.
+                variable.value[index].assign(values)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _check(path: Path, slices: Mapping[str, Any], variables: Variables) -> None:
+def _check(path: Path, arrays: Mapping[str, Rows], variables: Variables) -> None:
     """Raise unless names, shapes and dtypes are those of the variables."""
-    different = sorted(slices.keys() ^ variables.keys())
+    different = sorted(arrays.keys() ^ variables.keys())
     if different:
         raise WeightsError(f"{path}: does not fit the model: {', '.join(different[:4])}")
     for name, variable in variables.items():
-        shape, dtype = tuple(slices[name].get_shape()), slices[name].get_dtype()
-        dtype = DTYPES.get(dtype, dtype)
+        shape, dtype = arrays[name].shape, arrays[name].dtype
         if shape != tuple(variable.shape) or dtype != variable.dtype:
             raise WeightsError(
                 f"{path}: {name} is {dtype} {shape}, "
@@ -125,15 +115,13 @@ def _check(path: Path, slices: Mapping[str, Any], variables: Variables) -> None:
             )
 
 
-def _chunks(array: Any, dtype: str) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+def _chunks(array: Rows) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
     """Yield an array piece by piece: an index along its first axis, and the values there."""
-    rows, *row = array.get_shape() or [1]
-    row_bytes = math.prod(row) * np.dtype(dtype).itemsize
-    count = max(1, CHUNK_BYTES // max(1, row_bytes))
-    if rows * row_bytes == 0:
+    if array.size_bytes == 0:
         return
-    if count >= rows:
-        yield ..., array[...]
+    if array.size_bytes <= CHUNK_BYTES:
+        yield ..., array.whole()
         return
-    for start in range(0, rows, count):
-        yield slice(start, start + count), array[start : min(start + count, rows)]
+    count = max(1, CHUNK_BYTES * len(array) // array.size_bytes)
+    for start in range(0, len(array), count):
+        yield slice(start, start + count), array[start : start + count]
