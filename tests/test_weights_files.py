@@ -107,7 +107,9 @@ def test_a_pointer_or_a_web_page_is_called_what_it_is(
         read_arrays(path)
 
 
-@pytest.mark.parametrize("name", ["weights.pkl", "weights.npz", "model.keras", "none.txt"])
+@pytest.mark.parametrize(
+    "name", ["weights.pkl", "weights.npz", "model.keras", "model.onnx", "none.txt"]
+)
 def test_other_formats_are_refused_unread(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"PK\x03\x04 or a pickle")

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.battery.case import Case
+from tests.battery.counts import ROWS
 from tests.battery.table import CASES, GROUPS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
@@ -36,7 +37,9 @@ def page() -> str:
                 [f"## {title}\n", "| | case | result | status |", "|---|---|---|---|", *rows, ""]
             )
         )
-    return "\n".join(parts)
+    rows = [f"| {what} | {count:,} | {result} |" for what, count, result in ROWS]
+    head = ["## Many at random\n", "| what | tries | result |", "|---|---:|---|"]
+    return "\n".join([*parts, *head, *rows, ""])
 
 
 def _status(case: Case) -> str:

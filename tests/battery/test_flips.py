@@ -2,98 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from attrs import field, frozen
 from PIL import Image
+from tests.battery.counts import CACHES, FINISHED, SWEEPS, UNFINISHED
 from tests.battery.strange import Ended, command
-from tests.fakes import FakeBackbone
 
 import tlkit
 from tlkit.data.images import DecodedImageIndex, picture_of
 from tlkit.model.graph import cached_table
 from tlkit.model.layers import Layer, LayerTable
-from tlkit.parts.kinds import registries
 from tlkit.system.cache import FeatureCache
 
 pytestmark = pytest.mark.slow
 
-STUDY = """
-[data]
-name = "folder"
-path = "images"
-
-[backbone]
-name = "flipped"
-
-[head]
-name = "pooled"
-
-[calibration]
-temperature = true
-
-[fit]
-epochs = 4
-batch_size = 4
-keep = "best"
-xla = false
-checkpoint_every_s = 0
-"""
 # What a prediction reads; the rest it never opens.
 PREDICT = ("metrics.json", "experiment.json", "plan.json", "calibration.json",
            "weights.safetensors", "seal.json", "seal-machine.json")  # fmt: skip
 WRITTEN = ("report.html", "MODEL_CARD.md")
-FINISHED, UNFINISHED, SWEEPS, CACHES = 1_200, 120, 400, 280
-
-
-@frozen(kw_only=True)
-class Flipped(FakeBackbone):
-    """One small convolution."""
-
-    image_size: int = field(default=8)
-
-    def layers(self) -> LayerTable:
-        return LayerTable((Layer("conv", "Conv2D", "conv", (6, 6, 2), params=56),))
-
-    def build(self) -> Any:
-        import keras
-
-        inputs = keras.layers.Input((8, 8, 3))
-        return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def backbone() -> Iterator[None]:
-    """The study's backbone; and nothing is synced, for which real disks take their time."""
-    registries.backbones.register("flipped")(Flipped)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlkit.system.files._sync", lambda path: None)
-        yield
-    registries.backbones.unregister("flipped")
-
-
-@pytest.fixture(scope="module")
-def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with its images, and a finished run."""
-    top = tmp_path_factory.mktemp("flips")
-    chance = np.random.default_rng(0)
-    for split, label in ((s, x) for s in ("train", "val") for x in ("dark", "light")):
-        (top / "images" / split / label).mkdir(parents=True)
-        for number in range(4):
-            pixels = chance.integers(0, 120 if label == "dark" else 256, (8, 8), np.uint8)
-            Image.fromarray(pixels).save(top / "images" / split / label / f"{number}.png")
-    (top / "e.toml").write_text(STUDY, encoding="utf-8")
-    tlkit.run(top / "e.toml", top / "run")
-    return top
 
 
 def flip(path: Path, chance: random.Random) -> str:
@@ -183,19 +115,8 @@ def test_flips_in_sweeps(top: Path, tmp_path: Path) -> None:
     print(dict(counts))
 
 
-class Stop(tlkit.Callback):
-    """Stops a run in an epoch."""
-
-    def on_epoch_begin(self, epoch: int, epochs: int, images: int) -> None:
-        if epoch == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_flips_in_unfinished_runs(top: Path, tmp_path: Path) -> None:
-    chance, counts = random.Random(3), Counter[str]()
-    begun, folder = top / "begun", top / "again"
-    with pytest.raises(tlkit.Interrupted):
-        tlkit.run(top / "e.toml", begun, callback=Stop())
+def test_flips_in_unfinished_runs(top: Path, begun: Path) -> None:
+    chance, counts, folder = random.Random(3), Counter[str](), top / "again"
     results = ("history.csv", "metrics.json", "predictions.csv", "weights.safetensors", "seal.json",
                "calibration.json", "looks.csv", "manifest.csv", "plan.json")  # fmt: skip
     expected = {name: (top / "run" / name).read_bytes() for name in results}

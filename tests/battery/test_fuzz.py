@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.battery.counts import FUZZED
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [200, pytest.param(FUZZED, marks=pytest.mark.slow)])
 def test_damaged_files_are_read_or_refused(count: int) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.battery.fuzz", str(count)],

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.battery.counts import KILLS, KILLS_OF_SWEEPS
 from tests.battery.kills import BY_MACHINE, Fork, alive
 
 import tlkit
@@ -103,8 +104,6 @@ calibration = {temperature = true, tta = "flip"}
 fit = {epochs = 8, batch_size = 8, checkpoint_every_s = 0, xla = false}
 """,
 }
-KILLS = 200
-OF_SWEEPS = 60
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -157,7 +156,7 @@ def test_runs_are_killed_at_random_moments(recipe: str, top: Path, tmp_path: Pat
     epochs_s = time.monotonic() - began - before_epochs_s
     assert is_finished(forked), first.said()
     assert contents(forked) == expected
-    wanted = (KILLS - OF_SWEEPS) // len(RECIPES) + 1
+    wanted = (KILLS - KILLS_OF_SWEEPS) // len(RECIPES) + 1
     while counts["killed"] < wanted:
         folder = tmp_path / str(counts["runs"])
         counts["runs"] += 1
@@ -202,7 +201,7 @@ def test_sweeps_and_joins_are_killed_at_random_moments(top: Path, tmp_path: Path
     command = [sys.executable, "-m", "tlkit", "sweep", "study.toml", "--out", f"{straight}/s"]
     subprocess.run([*command, *ASKED, "--threads", "1"], cwd=top, check=True, capture_output=True)
     expected, chance, counts = contents(straight / "s"), random.Random(18), Counter[str]()
-    while counts["killed"] < OF_SWEEPS:
+    while counts["killed"] < KILLS_OF_SWEEPS:
         place, patience_s = tmp_path / str(counts["sweeps"]), 4.0
         place.mkdir()
         counts["sweeps"] += 1

@@ -54,3 +54,23 @@ def test_files_that_others_may_have_made_are_opened_in_one_place() -> None:
         if OPENS.search(path.read_text(encoding="utf-8"))
     }
     assert openers == OPENERS.keys()
+
+
+# What reads a whole model, which may be code or cost anything.
+READS_MODELS = re.compile(
+    r"onnx\.load|InferenceSession|saved_model\.load|[^_]load_model\(HERE|TFSMLayer|runpy\."
+    r"|torch\.load|pickle\.load"
+)
+OF_MODELS = {
+    "exporter/check.py": "the script of the export that is being written",
+    "exporter/formats.py": "the ONNX file that was just written; the text of that script",
+}
+
+
+def test_no_model_is_read_but_one_just_written() -> None:
+    readers = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if READS_MODELS.search(path.read_text(encoding="utf-8"))
+    }
+    assert readers == OF_MODELS.keys()

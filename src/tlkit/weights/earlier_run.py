@@ -50,8 +50,8 @@ class EarlierRun:
             raise WeightsError(
                 f"{folder}: the run is not finished; finish it with {hint('resume', folder)}"
             )
+        plan, metrics = (_read_json(folder, name) for name in (PLAN, METRICS))
         try:
-            plan, metrics = (parse_json(_read(folder, name).decode()) for name in (PLAN, METRICS))
             rows = [(x["block"] == HEAD, _row(x)) for x in plan["layers"]]
             return cls(
                 folder=folder,
@@ -65,10 +65,8 @@ class EarlierRun:
                     for rate, layer in zip(stage["rates"], plan["layers"], strict=True)
                 ),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(
-                f"{folder}: is not a run as tlkit writes it: {reason(error)}"
-            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{folder}: is not a run as tlkit writes it: {error}") from None
 
     @property
     def name(self) -> str:
@@ -136,6 +134,13 @@ def _read(folder: Path, name: str, max_bytes: int = TEXT_BYTES) -> bytes:
     content = read_bytes(folder / name, max_bytes)
     check_content(folder, name, content, WeightsError)
     return content
+
+
+def _read_json(folder: Path, name: str) -> Any:
+    try:
+        return parse_json(_read(folder, name).decode())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder / name}: cannot be read: {reason(error)}") from None
 
 
 def _row(layer: Mapping[str, Any]) -> Row:
