@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from attrs import frozen
+from attrs import evolve, frozen
 from PIL import Image
 from tests.fakes import FakeBackbone, Listener
 
@@ -99,12 +100,12 @@ def test_features_are_kept_in_memory_if_they_are_no_more_than_allowed(
     assert len(read) == times * len(PIXELS)
 
 
-MAPS = Path("/proc/self/maps")
+FILES = Path("/proc/self/fd")
 
 
-@pytest.mark.skipif(not MAPS.is_file(), reason="the system does not tell what is mapped")
-def test_one_view_is_mapped_at_a_time(tmp_path: Path) -> None:
-    """What is mapped counts as memory: a run with twelve views must not hold them all."""
+@pytest.mark.skipif(not FILES.is_dir(), reason="the system does not tell what is open")
+def test_one_view_is_open_at_a_time_and_none_is_mapped(tmp_path: Path) -> None:
+    """What is mapped counts as memory, and ends the process if the file is cut short."""
     files, paths = reader()
     cache, key = FeatureCache(tmp_path), FeatureKey({"layers": "x"}, {})
     source = Source(extractor(means()), files, paths, images=paths, feature_key=key, cache=cache)
@@ -112,8 +113,23 @@ def test_one_view_is_mapped_at_a_time(tmp_path: Path) -> None:
         keys = np.full((len(paths), 2), view, np.int32)
         assert sum(len(batch) for batch in source.batches(3, keys=keys)) == len(PIXELS)
     assert len(cache.entries()) == 3
-    mapped = [line for line in MAPS.read_text().splitlines() if str(tmp_path) in line]
-    assert len(mapped) == 1
+    names = [os.path.realpath(path) for path in FILES.iterdir()]
+    assert sum(name.startswith(str(tmp_path)) for name in names) == 1
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_features_that_are_cut_off_while_they_are_used_are_an_error(tmp_path: Path) -> None:
+    files, paths = reader()
+    cache, key = FeatureCache(tmp_path), FeatureKey({"layers": "x"}, {})
+    source = Source(extractor(means()), files, paths, images=paths, feature_key=key, cache=cache)
+    batches = source.batches(1)
+    next(batches)
+    (data,) = tmp_path.glob("*/data.npy")
+    os.truncate(data, data.stat().st_size // 2)
+    with pytest.raises(OSError, match="was cut off while it was read"):
+        list(batches)
+    again = evolve(source)
+    assert np.concatenate(list(again.batches(1))).shape[0] == len(PIXELS)
 
 
 def test_features_on_disk_are_found_by_another_source(tmp_path: Path) -> None:

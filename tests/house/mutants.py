@@ -117,7 +117,7 @@ MUTANTS = (
     Mutant(
         "of large weights only the first portion is read",
         "weights/tensors.py",
-        "for start in range(0, rows, count):",
+        "for start in range(0, len(array), count):",
         "for start in (0,):",
         "tests/test_tensors.py::test_values_of_every_kind_come_back_whatever_is_read_at_a_time",
     ),
@@ -337,9 +337,23 @@ MUTANTS = (
     Mutant(
         "features are taken as they lie",
         "system/cache.py",
-        "if sha256_of(path / DATA) == meta[",
-        "if True or meta[",
+        "if sha256 is not None and hashlib",
+        "if False and hashlib",
         "tests/test_cache.py::test_a_damaged_entry_is_removed_and_can_be_written_again",
+    ),
+    Mutant(
+        "what is missing of a file that was cut off is anything",
+        "system/rows.py",
+        "raise OSError(errno.EIO, CUT_OFF, str(self.path))",
+        "return",
+        "tests/test_rows.py::test_a_file_that_is_cut_while_it_is_used_is_an_error",
+    ),
+    Mutant(
+        "a sweep reads whatever file its folder names",
+        "sweeps/trials.py",
+        "if self.given is not None and place not in self.given:",
+        "if False:",
+        "tests/battery/test_strange.py::test_a_sweeps_folder_has_no_other_file_read",
     ),
     Mutant(
         "whatever lies in an entry's place is taken for it",

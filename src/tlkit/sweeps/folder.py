@@ -137,7 +137,11 @@ class SweepFolder:
         """Check that the leases of a finished sweep are as they were sealed."""
         for name in read_seal(self.path, MACHINE_SEAL):
             if "/" in name and exists(self.path / name):
-                check_content(self.path, name)
+                try:
+                    check_content(self.path, name)
+                except OSError as error:
+                    message = f"{self.path / name}: cannot be read: {reason(error)}; remove it"
+                    raise RunFolderError(message) from None
 
     def _read_plan(self) -> Any:
         if not is_folder(self.path):

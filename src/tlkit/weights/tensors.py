@@ -119,7 +119,7 @@ def _chunks(array: Rows) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
     """Yield an array piece by piece: an index along its first axis, and the values there."""
     if array.size_bytes == 0:
         return
-    if array.size_bytes <= CHUNK_BYTES:
+    if array.size_bytes <= CHUNK_BYTES or not array.shape:
         yield ..., array.whole()
         return
     count = max(1, CHUNK_BYTES * len(array) // array.size_bytes)
