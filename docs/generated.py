@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import subprocess
+import tomllib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -86,10 +86,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_config(config: Any) -> Any:
-    """Link to the repository that this clone came from, unless it came from a folder."""
+    """Link to the project's repository, or else to the one that this clone came from, if any."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"].get("urls", {})
     command = ["git", "remote", "get-url", "origin"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 -- fixed words
-    address = os.environ.get("TLKIT_REPOSITORY") or found.stdout.strip()
+    address = urls.get("Repository") or found.stdout.strip()
     config.copyright = f"tlkit {version('tlkit')} · Apache-2.0"
     if address := web_address(address):
         config.repo_url, config.repo_name = address, address.split("/", 3)[-1]
