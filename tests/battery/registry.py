@@ -135,4 +135,10 @@ CASES = (
         expected="8, with the setting",
         tests=("test_calls.py::test_changed_settings_of_keras_are_refused",),
     ),
+    Case(
+        id="R17",
+        what="Preprocessing of an image that depends on the others in its batch",
+        expected="6 with the backbone, before the run folder is made",
+        tests=("test_calls.py::test_preprocessing_that_depends_on_the_batch_is_named",),
+    ),
 )

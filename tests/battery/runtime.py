@@ -304,4 +304,23 @@ CASES = (
             "test_sweeps.py::test_a_run_that_was_copied_or_swapped_is_noticed",
         ),
     ),
+    Case(
+        id="F39",
+        what="A file of features or weights is cut off while it is used",
+        expected="8, for weights 5, with its name; nothing is mapped, so SIGBUS cannot come",
+        tests=(
+            "test_rows.py::test_a_file_that_is_cut_while_it_is_used_is_an_error",
+            "test_rows.py::test_a_weights_file_that_is_cut_while_it_is_used_is_an_error",
+            "test_features.py::test_features_that_are_cut_off_while_they_are_used_are_an_error",
+        ),
+    ),
+    Case(
+        id="F40",
+        what="Runs of three recipes, sweeps, those who joined them and their workers are killed",
+        expected="gone on with until done: the same bytes",
+        tests=(
+            "battery/test_kills.py::test_runs_are_killed_at_random_moments",
+            "battery/test_kills.py::test_sweeps_and_joins_are_killed_at_random_moments",
+        ),
+    ),
 )

@@ -231,4 +231,24 @@ CASES = (
         expected="3, 5 or 7, or no effect; no traceback, no hang, little memory",
         tests=("battery/test_strange.py::test_a_thousand_strange_folders",),
     ),
+    Case(
+        id="S32",
+        what="A sweep's folder that names an experiment file elsewhere",
+        expected="3 or 7, unread: a sweep holds its experiments; an older one is told FILE",
+        tests=(
+            "battery/test_strange.py::test_a_sweeps_folder_has_no_other_file_read",
+            "test_sweeps.py::test_a_file_outside_is_read_only_if_it_is_named",
+        ),
+    ),
+    Case(
+        id="S33",
+        what="Files as in S28 and S29, for every other verb, and in caches",
+        expected="3 to 8, with its name and without output; a cache's entry is made again",
+        tests=(
+            "battery/test_verbs.py::test_every_file_a_verb_reads_is_refused_whatever_was_done_to_it",
+            "battery/test_verbs.py::test_a_strange_cache_is_made_again",
+            "battery/test_verbs.py::test_a_strange_experiment_is_refused",
+            "battery/test_verbs.py::test_strange_images_are_refused_or_left_out",
+        ),
+    ),
 )

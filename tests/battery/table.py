@@ -1,4 +1,4 @@
-"""The battery: all 189 cases, in the order of their numbers."""
+"""The battery: all 194 cases, in the order of their numbers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ GROUPS: Mapping[str, tuple[str, tuple[Case, ...], int]] = {
     "C": ("The experiment file", config.CASES, 24),
     "D": ("Data", data.CASES, 49),
     "W": ("Weights and model files", weights.CASES, 14),
-    "R": ("Parts and packages", registry.CASES, 16),
-    "F": ("During a run", runtime.CASES, 38),
+    "R": ("Parts and packages", registry.CASES, 17),
+    "F": ("During a run", runtime.CASES, 40),
     "L": ("The command line", commands.CASES, 17),
-    "S": ("Attacks", security.CASES, 31),
+    "S": ("Attacks", security.CASES, 33),
 }
 CASES = tuple(case for _, cases, _ in GROUPS.values() for case in cases)
