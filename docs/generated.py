@@ -34,7 +34,7 @@ from tlkit.cli.app import OUTPUT
 from tlkit.config.experiment import Experiment
 from tlkit.config.schema import describe_keys
 from tlkit.config.structure import hints, keys
-from tlkit.config.sweep import SweepTable
+from tlkit.config.sweep import SearchTable, SweepTable
 from tlkit.parts.kinds import registries
 from tlkit.parts.registry import Registry
 from tlkit.parts.validators import schema_of
@@ -305,7 +305,7 @@ def records() -> dict[str, type]:
         )
         if inner is not None and "registry" not in field.metadata:
             classes[field.name] = inner
-    return {**classes, "sweep": SweepTable}
+    return {**classes, "sweep": SweepTable, "sweep.search": SearchTable}
 
 
 def _default_part(table: str) -> str | None:

@@ -232,11 +232,11 @@ def test_processors_are_shared_out_among_processes(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tlkit.sweeps.executors.usable_processors", lambda: 8)
     monkeypatch.setattr("tlkit.sweeps.executors.graphics_cards", lambda: ["0", "1"])
     local: Any = executor_of(3)
-    shares = [local._environment(number, 3) for number in range(3)]
+    shares = [local.environment(number, 3) for number in range(3)]
     assert {share["TF_NUM_INTRAOP_THREADS"] for share in shares} == {"2"}
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0", "1", "0"]
-    assert evolve(local, processes=1)._environment(0, 1) == {}
-    assert executor_of(1, threads=1)._environment(0, 1)["TF_NUM_INTRAOP_THREADS"] == "1"  # type: ignore[attr-defined]  # Local's
+    assert evolve(local, processes=1).environment(0, 1) == {}
+    assert executor_of(1, threads=1).environment(0, 1)["TF_NUM_INTRAOP_THREADS"] == "1"  # type: ignore[attr-defined]  # Local's
 
 
 FAKE = """
@@ -259,9 +259,9 @@ joining.take_part(sys.argv[2])
 """
 
 
-def process(folder: Path, top: Path) -> subprocess.Popen[bytes]:
+def process(folder: Path, top: Path, fake: str = FAKE) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", TAKES_PART, FAKE, str(folder)],
+        [sys.executable, "-c", TAKES_PART, fake, str(folder)],
         env={**os.environ, "METRICS": str(top)},
     )
 
@@ -396,23 +396,6 @@ def test_a_cluster_gives_the_tables_of_one_process(lost: list[str], tmp_path: Pa
             assert (
                 made.read_bytes() == (tmp_path / "ray/runs" / made.parent.name / kept).read_bytes()
             )
-
-
-def test_runs_of_unlike_machines_are_told_in_the_table(folder: Path) -> None:
-    one = board(folder)
-    while (lease := one.take()[0]) is not None:
-        answer = make(one.job(lease))
-        (Path(one.job(lease)["out"]) / "environment.json").write_text(
-            json.dumps({"processor": "other" if lease.work.startswith("002") else "usual"})
-        )
-        one.settle(lease, answer)
-    list(one.news())
-    done = finish(one)
-    rows = (folder / "sweep.csv").read_text().splitlines()
-    column = rows[0].split(",").index("machine")
-    assert [row.split(",")[column] for row in rows[1:]] == ["1", "2", "1"]
-    assert done.machine_note in (folder / "sweep.html").read_text()
-    assert "2 kinds of machine" in done.machine_note
 
 
 @pytest.mark.parametrize("name", ["leases", "attempt-0"])

@@ -248,3 +248,14 @@ def test_an_entry_under_another_name_is_none(cache: FeatureCache) -> None:
     shutil.copytree(cache.folder / "a", cache.folder / "b")
     assert cache.get("b") is None
     assert cache.get("a") is not None
+
+
+def test_an_entry_that_is_evicted_while_in_use_stays_whole_for_its_reader(
+    cache: FeatureCache,
+) -> None:
+    used = cache.put("a", ROWS.shape, ROWS.dtype, chunks())
+    small = FeatureCache(cache.folder, max_bytes=cache.entries()[0].size_bytes)
+    assert small.make_room(1)
+    assert cache.get("a") is None
+    assert used[:].tobytes() == ROWS.tobytes()
+    assert cache.put("a", ROWS.shape, ROWS.dtype, chunks())[:].tobytes() == ROWS.tobytes()

@@ -17,7 +17,8 @@ from tlkit.reports.gallery import Gallery
 from tlkit.reports.report import report
 from tlkit.reports.tables import metric_row
 from tlkit.sweeps.page import sweep_page
-from tlkit.sweeps.summary import Outcome, Sweep
+from tlkit.sweeps.results import Sweep
+from tlkit.sweeps.summary import Outcome
 from tlkit.sweeps.text import sweep_text
 from tlkit.sweeps.trials import Variant
 
@@ -56,14 +57,20 @@ def test_a_sweep_of_one_run_agrees() -> None:
     plan = SimpleNamespace(stand_in="", classes=RUN.classes)
     trial: Any = SimpleNamespace(
         name="001-a", label="a", variant=Variant(Path("a.toml"), {}), seed=0, fold=None, plan=plan,
-        experiment=SimpleNamespace(reference=()),
+        experiment=SimpleNamespace(reference=()), parameters=(9, 3),
     )  # fmt: skip
     confusions = {"val": RUN.scores.confusion, "test": RUN.scores.confusion}
     outcome = Outcome(
         trial=trial, status="done", split="test", classes=RUN.classes, confusions=confusions
     )
     trials: Any = SimpleNamespace(
-        file=Path("a.toml"), trials=(trial,), variants=(trial.variant,), swept=(), notes=()
+        file=Path("a.toml"),
+        trials=(trial,),
+        variants=(trial.variant,),
+        swept=(),
+        notes=(),
+        search=None,
+        waiting_draws=0,
     )
     sweep = Sweep.of(Path("nowhere"), trials, [outcome])
     row = next(line for line in sweep_text(sweep).splitlines() if line.startswith("1  a"))

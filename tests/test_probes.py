@@ -109,6 +109,21 @@ class Passes(tlkit.Callback):
 
 
 @pytest.mark.slow
+def test_what_two_processes_have_computed_ahead_is_all_that_is_computed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
+    callback = Passes()
+    options: dict[str, Any] = {"folds": 3, "patient": "^(p[0-9]+)_", "joined": False}
+    found = tlkit.probe(images, tmp_path / "out", workers=2, callback=callback, **options)
+    assert not callback.splits
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "empty"))
+    alone = tlkit.probe(images, tmp_path / "alone", callback=callback, **options)
+    assert callback.splits
+    assert [one.scores for one in found.backbones] == [one.scores for one in alone.backbones]
+
+
+@pytest.mark.slow
 def test_networks_are_ranked_and_the_best_goes_on_without_passing_an_image_again(
     images: Path, tmp_path: Path
 ) -> None:

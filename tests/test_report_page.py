@@ -23,7 +23,8 @@ from tlkit.reports.report import report
 from tlkit.runfolder.record import RunRecord
 from tlkit.sweeps.charts import sweep_chart
 from tlkit.sweeps.page import sweep_page
-from tlkit.sweeps.summary import Outcome, Sweep
+from tlkit.sweeps.results import Sweep
+from tlkit.sweeps.summary import Outcome
 from tlkit.sweeps.trials import Variant
 
 SCRIPT = Path(__file__).parent / "page_check.mjs"

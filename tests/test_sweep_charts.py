@@ -68,7 +68,7 @@ def test_what_is_no_curve_is_not_drawn_as_one(
 def test_a_row_a_variant_begins_at_the_tenth_below_all_of_it() -> None:
     svg = rows_chart([summary("<b>&", 0.6), summary("b", 0.9)])
     texts = [node.text for node in parsed(svg).iter("{http://www.w3.org/2000/svg}text")]
-    assert texts == ["40", "50", "60", "70", "80", "90", "100", "accuracy, %",
+    assert texts == ["40", "50", "60", "70", "80", "90", "100",
                      "1  a, max_per_class <b>&", "2  a, max_per_class b"]  # fmt: skip
     (one,), (other,) = places(svg, "circle", "cx")
     assert one < other

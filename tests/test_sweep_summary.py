@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,16 @@ from tlkit.metrics.intervals import wilson
 from tlkit.metrics.published import figures
 from tlkit.metrics.scoring import score_confusion, score_predictions
 from tlkit.sweeps.charts import rows_chart
-from tlkit.sweeps.summary import Answer, Figure, Outcome, nested, summarize, t_interval, values_of
+from tlkit.sweeps.choice import choice
+from tlkit.sweeps.summary import (
+    Answer,
+    Figure,
+    Outcome,
+    VariantSummary,
+    summarize,
+    t_interval,
+    values_of,
+)
 from tlkit.sweeps.text import figure_text
 from tlkit.sweeps.trials import Variant
 
@@ -131,6 +141,10 @@ def test_nothing_finished_has_no_figures() -> None:
     assert rows_chart([found]) is None
 
 
+def nested(outcomes: list[Outcome]) -> VariantSummary | None:
+    return choice(outcomes, summarize(outcomes), of_search=False)
+
+
 def test_a_nested_choice_goes_by_val_and_not_by_test() -> None:
     some = [
         outcome("one", 0, hits=1, fold=1, val=9), outcome("two", 0, hits=10, fold=1, val=8),
@@ -161,3 +175,24 @@ def test_student_s_interval_holds_the_mean_and_stays_a_share(values: list[float]
     assert 0 <= low <= np.mean(values) + 1e-12
     assert np.mean(values) - 1e-12 <= high <= 1
     assert t_interval(values[:1]) is None
+
+
+def test_seeds_that_all_collapsed_still_have_an_interval() -> None:
+    (found,) = summarize([outcome("one", seed, 5) for seed in range(4)])
+    accuracy = found.figures["accuracy"]
+    assert (accuracy.low, accuracy.high) == wilson(0.5, 10)
+    assert accuracy.kind.startswith("Wilson over the images of one seed")
+    assert found.interval == "t over 4 seeds"
+
+
+def test_losses_are_means_over_all_images_of_the_folds() -> None:
+    some = [
+        evolve(outcome("one", seed, 5, fold), losses={"log loss": seed + fold, "Brier score": None})
+        for seed in (0, 1)
+        for fold in (1, 2)
+    ]
+    (found,) = summarize(some)
+    assert found.figures["log loss"].values == (1.5, 2.5)
+    assert found.figures["log loss"].high == pytest.approx(2 + 12.7062 * 0.5, rel=1e-4)
+    assert found.figures["Brier score"].values == (None, None)
+    assert figure_text(found.figures["log loss"]) == "2.000 ± 0.707"

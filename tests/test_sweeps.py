@@ -19,7 +19,8 @@ from tests.fakes import small, unseal
 
 import tlkit
 from tlkit.sweeps import worker
-from tlkit.sweeps.summary import Sweep, read_outcome
+from tlkit.sweeps.results import Sweep
+from tlkit.sweeps.summary import read_outcome
 from tlkit.sweeps.text import sweep_text
 from tlkit.system.lock import locked
 

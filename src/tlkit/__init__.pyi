@@ -12,6 +12,7 @@ from .config.experiment import Origin as Origin
 from .config.experiment import Phase as Phase
 from .config.experiment import PublishedResult as PublishedResult
 from .config.experiment import Track as Track
+from .config.sweep import SearchTable as SearchTable
 from .config.toml import load_experiment as load_experiment
 from .data.images import Picture as Picture
 from .data.sources import LabeledImage as LabeledImage
@@ -87,13 +88,16 @@ from .runner.prepare import check as check
 from .runner.resume import resume as resume
 from .runner.run import run as run
 from .sweeps.executors import Executor as Executor
+from .sweeps.features import FilledCache as FilledCache
+from .sweeps.features import features as features
+from .sweeps.pairs import VariantPair as VariantPair
+from .sweeps.results import Sweep as Sweep
 from .sweeps.status import RunStatus as RunStatus
 from .sweeps.status import SweepStatus as SweepStatus
 from .sweeps.status import sweep_status as sweep_status
 from .sweeps.summary import Answer as Answer
 from .sweeps.summary import Figure as Figure
 from .sweeps.summary import Outcome as Outcome
-from .sweeps.summary import Sweep as Sweep
 from .sweeps.summary import VariantSummary as VariantSummary
 from .sweeps.sweep import join_sweep as join_sweep
 from .sweeps.sweep import resume_sweep as resume_sweep

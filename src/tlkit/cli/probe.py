@@ -48,6 +48,11 @@ def probe(
         Recipe | None,
         typer.Option(help="Run this recipe with the best afterwards.", metavar="RECIPE"),
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that compute features.", min=1)] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads per process. Unset: the processors, shared out.", min=1),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank the pretrained networks on this machine for your images.
@@ -67,6 +72,8 @@ def probe(
             seed=seed,
             patient=patient,
             joined=joined,
+            workers=workers,
+            threads=threads,
             callback=callback,
         )
         if not as_json:

@@ -16,7 +16,7 @@ from tlkit.reports.console import table
 from tlkit.system.text import json_text, printable_lines
 
 if TYPE_CHECKING:
-    from tlkit.sweeps.summary import Sweep
+    from tlkit.sweeps.results import Sweep
     from tlkit.sweeps.trials import Trials
 
 
@@ -77,6 +77,13 @@ def sweep(
         int | None,
         typer.Option(help="Threads per process. Unset: the processors, shared out.", min=1),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin no run after this time: 2h, 1h30m. --resume makes the others.",
+            metavar="TIME",
+        ),
+    ] = None,
     plugins: Annotated[
         list[Path] | None,
         typer.Option(
@@ -106,6 +113,10 @@ def sweep(
 
         tlkit sweep --join sweeps/exp3-1
 
+        tlkit sweep search.toml --budget 2h
+
+    A table [sweep.search] draws some of the combinations and drops weak ones early.
+
     A key whose value is itself a list needs a list of lists: --set head.units=[[512],[1024,1024]].
     """
     folders = {"--resume": resume, "--join": join, "--status": status}
@@ -133,7 +144,9 @@ def sweep(
     from tlkit.sweeps.text import Lines, sweep_text
 
     callback = Lines()
-    where = {"workers": workers, "processes": processes, "threads": threads}
+    where: dict[str, Any] = {
+        "workers": workers, "processes": processes, "threads": threads, "budget": budget
+    }  # fmt: skip
     begin: Callable[..., Sweep]
     if resume is not None:
         begin = functools.partial(tlkit.resume_sweep, resume, file=file, plugins=plugins or [])
@@ -150,6 +163,39 @@ def sweep(
     typer.echo(json_text(_as_json(done)) if as_json else printable_lines(sweep_text(done)))
     if done.failed:
         raise typer.Exit(done.failed[0].exit_code)
+
+
+@command(TUNE, "photos.toml --workers 2")
+def features(
+    file: Annotated[Path, typer.Argument(help="An experiment or a sweep.", metavar="FILE")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUES", help="As for tlkit sweep. Repeatable."),
+    ] = None,
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Processes on this machine, or actors: ray:auto, ray:HOST:PORT.",
+            metavar="N|WHERE",
+        ),
+    ] = "1",
+    processes: Annotated[
+        int | None, typer.Option(help="Actors for ray. Unset: one per processor.", min=1)
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads per process. Unset: the processors, shared out.", min=1),
+    ] = None,
+) -> None:
+    """Compute the features of all images ahead, for a sweep's runs to find in the cache.
+
+    Runs on any number of machines that see the cache; start it on each. If it is stopped, it goes
+    on where it was. Augmented training images are left to the runs.
+    """
+    done = tlkit.features(
+        file, overrides=overrides or [], workers=workers, processes=processes, threads=threads
+    )
+    typer.echo(str(done))
 
 
 def _list(trials: Trials) -> str:

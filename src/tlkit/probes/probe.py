@@ -19,6 +19,7 @@ from tlkit.parts.datasets import Folder, Manifest, load_splits
 from tlkit.parts.kinds import Backbone, Dataset, registries
 from tlkit.parts.optimizers import LBFGS
 from tlkit.parts.probe import Probe
+from tlkit.probes.ahead import fill_ahead
 from tlkit.probes.result import ProbedBackbone, ProbeResult, prediction_rows
 from tlkit.runfolder.folder import RUNS, RunFolder, folder_exists
 from tlkit.system.cache import FeatureCache, default_folder
@@ -67,6 +68,8 @@ def probe(
     seed: int = 0,
     patient: str | None = None,
     joined: bool = True,
+    workers: int = 1,
+    threads: int | None = None,
     callback: Callback | None = None,
 ) -> ProbeResult:
     """Rank pretrained networks by a linear classifier on their features, in folds.
@@ -84,6 +87,9 @@ def probe(
         patient: For data that do not state patients: a regular expression whose one group,
             searched in the file name, is the patient.
         joined: Also try the best two together.
+        workers: The number of processes that compute features, on this machine.
+        threads: TensorFlow's threads per process; unset: the machine's, shared out. The last bits
+            of a result depend on it.
         callback: Receives progress; `tlkit.Terminal()` shows it. Unset: shown in a notebook only.
 
     Raises:
@@ -102,6 +108,8 @@ def probe(
     dataset = _dataset(data)
     candidates = _candidates(backbones)
     splits = load_splits(dataset, callback.on_image_checked)
+    if workers != 1 or threads is not None:
+        fill_ahead((_experiment(dataset, one.backbone) for one in candidates), workers, threads)
 
     from tlkit.data.checks import check_images  # from here on heavy
     from tlkit.data.images import DecodedImageIndex
@@ -235,6 +243,17 @@ def _candidates(names: Sequence[str]) -> list[_Candidate]:
     return chosen
 
 
+def _experiment(dataset: Dataset, backbone: Backbone) -> Experiment:
+    """Return the recipe `probe` with a backbone."""
+    return Experiment(
+        data=dataset,
+        backbone=backbone,
+        head=Probe(),
+        optimizer=LBFGS(),
+        fit=Fit(epochs=EPOCHS, keep="best"),
+    )
+
+
 def _joined(pair: Sequence[_Candidate]) -> list[_Candidate]:
     """Return two backbones as one, at the first one's size; none if they do not fit."""
     part: Any = registries.backbones.get("joined")
@@ -319,13 +338,7 @@ class _Trial:
         from tlkit.train.assemble import assemble
         from tlkit.train.stage import PreparedRun
 
-        experiment = Experiment(
-            data=self.dataset,
-            backbone=backbone,
-            head=Probe(),
-            optimizer=LBFGS(),
-            fit=Fit(epochs=EPOCHS, keep="best"),
-        )
+        experiment = _experiment(self.dataset, backbone)
         plan = make_plan(experiment, self.splits)
         model, weights = assemble(backbone, experiment.head, len(plan.classes), experiment.seed)
         self.callback.on_weights_loaded(weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import attrs
@@ -24,7 +25,7 @@ from tlkit.runfolder.folder import (
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import write_text
 from tlkit.system.text import csv_table, csv_text
-from tlkit.system.untrusted import TABLE_BYTES, read_text
+from tlkit.system.untrusted import TABLE_BYTES, read_bytes, read_text
 from tlkit.train.callback import Epoch
 
 if TYPE_CHECKING:
@@ -167,6 +168,14 @@ def read_history(folder: RunFolder) -> tuple[Epoch, ...]:
     if not epochs:
         raise RunFolderError(f"{folder.path / HISTORY}: has no epochs")
     return epochs
+
+
+def epochs_of(run: Path) -> int:
+    """Return how many epochs a run's history has; 0 if there is none yet."""
+    try:
+        return max(0, read_bytes(run / HISTORY).count(b"\n") - 1)
+    except OSError:
+        return 0
 
 
 def read_seconds(folder: RunFolder, history: Sequence[Epoch]) -> list[float]:

@@ -1,4 +1,4 @@
 """Sweeps: many runs of one study, summarized together.
 
-Nothing here imports TensorFlow except `worker`: runs happen in processes of their own.
+Nothing here imports TensorFlow except `worker` and `actors`: runs happen in processes of their own.
 """

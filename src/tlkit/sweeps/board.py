@@ -10,21 +10,42 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
 
-from tlkit.runfolder.folder import METRICS, UNFINISHED
+from tlkit.runfolder.folder import METRICS, UNFINISHED, RunFolder
+from tlkit.runfolder.tables import epochs_of, read_history
+from tlkit.sweeps.draws import Tried, next_batch
 from tlkit.sweeps.folder import SweepFolder
+from tlkit.sweeps.halving import (
+    WORST,
+    Standing,
+    Value,
+    batches_of,
+    mean_value,
+    standing,
+    value_after,
+)
 from tlkit.sweeps.inputs import SameInputs
 from tlkit.sweeps.summary import Outcome, read_outcome
-from tlkit.sweeps.trials import Trial, Trials
+from tlkit.sweeps.trials import Trial, Trials, plan_trials
 from tlkit.system.errors import RunFolderError
 from tlkit.system.files import remove_file, remove_folder, rename_folder
-from tlkit.system.lease import DONE, FAILED, LOST, PATIENCE_S, STOPPED, WORKING, Lease, Leases
+from tlkit.system.lease import (
+    DONE,
+    FAILED,
+    LOST,
+    PATIENCE_S,
+    PAUSED,
+    STOPPED,
+    WORKING,
+    Lease,
+    Leases,
+)
 from tlkit.system.lock import LOCK, is_locked
 from tlkit.system.untrusted import exists, require_own_folder
 
@@ -41,6 +62,7 @@ class Board:
         retries: Whether runs that had failed before are made again.
         patience_s: After how many seconds of silence a process on another machine counts as dead.
         plugins: The plugin files that may be imported; None: those that the experiments list.
+        budget_s: After how many seconds no more runs are handed out; None: never.
     """
 
     folder: SweepFolder
@@ -48,15 +70,21 @@ class Board:
     retries: bool = True
     patience_s: float = PATIENCE_S
     plugins: tuple[str, ...] | None = None
+    budget_s: float | None = None
     outcomes: dict[str, Outcome] = field(factory=dict, init=False)
     leases: Leases = field(init=False)
     _failed_before: dict[str, int] = field(factory=dict, init=False)
     _inputs: SameInputs = field(factory=SameInputs, init=False)
     _begun: dict[str, tuple[Lease, Path, float]] = field(factory=dict, init=False)
+    _until: dict[str, int | None] = field(factory=dict, init=False)
+    _values: dict[tuple[str, int], Value] = field(factory=dict, init=False)
+    _draws: int = field(default=0, init=False)
+    _opened: float = field(factory=time.monotonic, init=False)
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.leases = Leases(self.folder.path / LEASES, self.patience_s)
+        self._draws = len(self.folder.read_draws())
         if self.retries:
             newest = self.leases.newest().items()
             self._failed_before = {name: n.number for name, n in newest if n.status == FAILED}
@@ -64,30 +92,67 @@ class Board:
     @property
     def is_complete(self) -> bool:
         """Whether every run has ended, as far as `news` has told."""
-        return len(self.outcomes) == len(self.trials.trials)
+        ended = len(self.outcomes) == len(self.trials.trials)
+        return ended and not self.trials.waiting_draws
+
+    @property
+    def left_s(self) -> float | None:
+        """The seconds that are left of the budget, if there is one."""
+        if self.budget_s is None:
+            return None
+        return self.budget_s - (time.monotonic() - self._opened)
 
     def news(self) -> Iterator[tuple[Outcome, float]]:
         """Yield each run that has ended since the last call, and the seconds it took."""
+        with self._lock:
+            self._read_draws()
         newest = self.leases.newest()
+        limits = self._limits(newest)
         for trial in self.trials.trials:
             with self._lock:
                 if trial.name in self.outcomes:
                     continue
-                outcome = self._outcome(trial, newest)
+                outcome = self._outcome(trial, newest, limits)
                 if outcome is None:
                     continue
                 self.outcomes[trial.name] = outcome
             lease = newest.get(trial.name)
             yield outcome, lease.seconds if lease else 0.0
 
-    def _outcome(self, trial: Trial, newest: Mapping[str, Lease]) -> Outcome | None:
+    def _outcome(
+        self, trial: Trial, newest: Mapping[str, Lease], limits: Standing
+    ) -> Outcome | None:
         """Return a run's outcome if it has ended."""
         if self._is_finished(trial):
             return self._read(trial, self._inputs)
         lease = newest.get(trial.name)
         if lease is not None and self._has_failed(lease):
             return failed(trial, lease.error, lease.exit_code)
+        if (epochs := limits.dropped.get(trial.name)) is not None:
+            value = self._value_at(trial, epochs, newest)
+            accuracy = None if value in (None, WORST) else value[0]
+            return Outcome(trial=trial, status="dropped", epochs=epochs, val_accuracy=accuracy)
         return None
+
+    def _limits(self, newest: Mapping[str, Lease]) -> Standing:
+        """Return how far each run may go, by the results so far."""
+        return standing(self.trials, lambda trial, e: self._value_at(trial, e, newest))
+
+    def _value_at(self, trial: Trial, epochs: int, newest: Mapping[str, Lease]) -> Value | None:
+        """Return a run's value after some epochs; None if it is not that far."""
+        known = self._values.get((trial.name, epochs))
+        if known is not None:
+            return known
+        lease, is_finished = newest.get(trial.name), self._is_finished(trial)
+        try:
+            history = read_history(RunFolder(self.place(trial, lease)))
+        except RunFolderError:
+            history = ()
+        if history and (is_finished or len(history) >= epochs):
+            value = value_after(trial, history[:epochs])
+            self._values[trial.name, epochs] = value
+            return value
+        return WORST if is_finished or (lease and self._has_failed(lease)) else None
 
     def finished(self) -> dict[str, Outcome]:
         """Return the outcomes of all finished runs, each compared with those before it in order."""
@@ -122,28 +187,94 @@ class Board:
 
     def take(self) -> tuple[Lease | None, bool]:
         """Take the first free run."""
-        others = False
         require_own_folder(self.leases.folder)
         with self._lock:
-            newest = self.leases.newest()
-            for trial in self.trials.trials:
-                before = newest.get(trial.name)
-                if trial.name in self.outcomes or trial.name in self._begun:
-                    continue
-                if self._is_finished(trial) or (before and self._has_failed(before)):
-                    continue
-                lease = None
-                if before is None or before.status != WORKING or self.leases.is_dead(before):
-                    lease = self.leases.claim(trial.name, before.number + 1 if before else 0)
-                if lease is None:
-                    others = True
-                    continue
-                out = self._bring(trial, lease)
-                self._begun[trial.name] = lease, out, time.monotonic()
-                if not self._is_finished(trial):  # else its last owner was only slow to say so
-                    return lease, others
-                self._end(lease, DONE)
+            if self.left_s is not None and self.left_s <= 0:
+                return None, False
+            self._read_draws()
+            lease, others = self._take(self.leases.newest())
+            if lease is None and not others and self._draw():
+                return self._take(self.leases.newest())
+            return lease, others
+
+    def _take(self, newest: Mapping[str, Lease]) -> tuple[Lease | None, bool]:
+        others, limits = False, self._limits(newest)
+        for trial in self.trials.trials:
+            before = newest.get(trial.name)
+            if trial.name in self.outcomes or trial.name in limits.dropped:
+                continue
+            if trial.name in self._begun:
+                others = others or self.trials.search is not None
+                continue
+            if self._is_finished(trial) or (before and self._has_failed(before)):
+                continue
+            until = limits.until[trial.name]
+            if before and until is not None and self._waits(trial, before, until):
+                others = True
+                continue
+            lease = None
+            if before is None or before.status != WORKING or self.leases.is_dead(before):
+                lease = self.leases.claim(trial.name, before.number + 1 if before else 0)
+            if lease is None:
+                others = True
+                continue
+            out = self._bring(trial, lease)
+            self._begun[trial.name] = lease, out, time.monotonic()
+            self._until[trial.name] = until
+            if not self._is_finished(trial):  # else its last owner was only slow to say so
+                return lease, others
+            self._end(lease, DONE)
         return None, others
+
+    def _waits(self, trial: Trial, lease: Lease, until: int) -> bool:
+        """Tell whether a run has come as far as it may until others are known."""
+        return lease.status == PAUSED and epochs_of(self.place(trial, lease)) >= until
+
+    def _draw(self) -> bool:
+        """Draw a search's next combinations, as all others have been tried; tell if there are."""
+        if not self.trials.waiting_draws:
+            return False
+        assert self.trials.search is not None
+        newest = self.leases.newest()
+        limits = self._limits(newest)
+        tried = [
+            Tried(
+                runs[0].variant.settings,
+                self._tried_value(runs, limits.dropped.get(runs[0].name), newest),
+                limits.dropped.get(runs[0].name),
+            )
+            for batch in batches_of(self.trials)
+            for runs in batch
+        ]
+        drawn = next_batch(self.trials.search, self.trials.ranges, tried)
+        known, count = self.folder.read_draws(), len(self.trials.trials)
+        if len(known) == self._draws:
+            self.folder.write_draws(drawn, self._planned([*known, drawn]).trials[count:])
+        self._read_draws()
+        return True
+
+    def _tried_value(
+        self, runs: Sequence[Trial], dropped: int | None, newest: Mapping[str, Lease]
+    ) -> float | None:
+        values = [self._value_at(t, dropped or t.plan.epochs, newest) for t in runs]
+        value = mean_value(values)
+        return None if value in (None, WORST) else value[0]
+
+    def _read_draws(self) -> None:
+        """Take over what a search has drawn since, here or elsewhere."""
+        if self.trials.waiting_draws and len(drawn := self.folder.read_draws()) > self._draws:
+            self.trials, self._draws = self._planned(drawn), len(drawn)
+
+    def _planned(self, drawn: Sequence[Sequence[Mapping[str, Any]]]) -> Trials:
+        command = self.folder.read_command()
+        return plan_trials(
+            command.file,
+            command.overrides,
+            command.seeds,
+            plugins=self.plugins,
+            texts=command.texts,
+            drawn=drawn,
+        )
 
     def _bring(self, trial: Trial, lease: Lease) -> Path:
         """Move what there is of a run to where its new owner makes it, out of others' reach."""
@@ -165,6 +296,11 @@ class Board:
                     remove_file(out / LOCK)  # its last owner may sleep and hold it
         return out
 
+    def place(self, trial: Trial, lease: Lease | None) -> Path:
+        """Return where a run's folder is, made by the owner of a lease or put into its place."""
+        run = self.folder.run(trial)
+        return run if lease is None or exists(run) else self.attempt(trial, lease.number)
+
     def attempt(self, trial: Trial, number: int) -> Path:
         """Return the folder in which the owner of this number makes a run."""
         return self.folder.path / ATTEMPT.format(number) / trial.name
@@ -179,6 +315,8 @@ class Board:
             "out": str(self._begun[lease.work][1]),
             "sha256": trial.sha256,
             "plugins": self.plugins,
+            "plugin_sha256": list(trial.experiment.plugins.sha256),
+            "until": self._until[lease.work],
         }
 
     def settle(self, lease: Lease, answer: Mapping[str, Any]) -> None:
@@ -191,6 +329,8 @@ class Board:
             self._end(lease, DONE)
         elif is_lost:
             self._end(lease, LOST)
+        elif answer.get("paused"):
+            self._end(lease, PAUSED)
         else:
             answer = {"error": "the run wrote no metrics", "exit_code": 1} | dict(answer)
             self._end(lease, FAILED, error=answer["error"], exit_code=answer["exit_code"])
@@ -208,6 +348,12 @@ class Board:
 
     def tidy(self) -> None:
         """Remove what is left of attempts; call it when every run has ended."""
+        newest = self.leases.newest()
+        for trial in self.trials.trials:
+            if self.outcomes[trial.name].status == "dropped" and trial.name in newest:
+                with suppress(OSError):  # another process does the same
+                    begun = self.attempt(trial, newest[trial.name].number)
+                    rename_folder(begun, self.folder.run(trial))  # its owner died while it paused
         for attempt in self.folder.path.glob(ATTEMPT.format("*")):
             shutil.rmtree(attempt, ignore_errors=True)
 

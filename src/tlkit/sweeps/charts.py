@@ -13,9 +13,8 @@ from tlkit.sweeps.trials import brief
 WIDTH = 720
 CURVE_HEIGHT = 340
 LOG_FROM = 10  # values that span this factor get a logarithmic axis
-ROW_HEIGHT, AXIS_HEIGHT = 24, 26
-MAX_ROWS, MAX_LABEL = 80, 58
-CHARACTER = 5.8  # units of width per character of a label, a little more than most fonts need
+ROW_WIDTH, ROW_HEIGHT, AXIS_HEIGHT = 360, 36, 26  # as wide as a phone
+MAX_ROWS, MAX_LABEL = 40, 58
 
 Point = tuple[float, VariantSummary]
 
@@ -72,28 +71,34 @@ def _points(summaries: Sequence[VariantSummary], swept: Sequence[str]) -> list[P
 
 
 def rows_chart(summaries: Sequence[VariantSummary]) -> Markup | None:
-    """Return a row per variant: a dot per seed or fold, the mean and its interval."""
-    shown = [summary for summary in summaries if "accuracy" in summary.figures][:MAX_ROWS]
-    if not shown:
+    """Return a row per variant: a dot per seed or fold, the mean and its interval.
+
+    Of many variants, the best ones.
+    """
+    pairs = enumerate(summaries, start=1)
+    numbered = [(n, summary) for n, summary in pairs if "accuracy" in summary.figures]
+    if len(numbered) > MAX_ROWS:
+        best = sorted(numbered, key=lambda pair: -(pair[1].figures["accuracy"].mean or 0))
+        numbered = best[:MAX_ROWS]
+    if not numbered:
         return None
+    shown = [summary for _, summary in numbered]
     low = _axis_start(shown)
     height = ROW_HEIGHT * len(shown) + AXIS_HEIGHT
-    labels = [_label(number, summary) for number, summary in enumerate(shown, start=1)]
-    left = max(70, CHARACTER * max(map(len, labels)) + 14)
-    x = Scale(low, 100, left, WIDTH - 14)
+    labels = [_label(number, summary) for number, summary in numbered]
+    x = Scale(low, 100, 8, ROW_WIDTH - 14)
     bottom = height - AXIS_HEIGHT + 4
     parts = [
         tag("path", class_="grid", d=f"M{number(x(at))} 2V{number(bottom)}")
         + tag("text", f"{at}", class_="tick", x=x(at), y=bottom + 14.0, text_anchor="middle")
         for at in _tens(low)
     ]
-    parts.append(tag("text", "accuracy, %", class_="tick", x=2.0, y=bottom + 14.0))
     for index, (label, summary) in enumerate(zip(labels, shown, strict=True)):
-        y = ROW_HEIGHT * (index + 0.5)
+        y = ROW_HEIGHT * index + 25.0
         accuracy = summary.figures["accuracy"]
         ends = accuracy.interval and (100 * accuracy.interval[0], 100 * accuracy.interval[1])
         parts += [
-            tag("text", label, x=2.0, y=y + 4),
+            tag("text", label, x=2.0, y=y - 11),
             *(
                 tag("circle", class_="single c0", cx=x(100 * dot), cy=y, r=3.5)
                 for dot in _dots(summary)
@@ -103,15 +108,20 @@ def rows_chart(summaries: Sequence[VariantSummary]) -> Markup | None:
         if accuracy.mean is not None:
             mean = f"M{number(x(100 * accuracy.mean))} {number(y - 7)}v14"
             parts.append(tag("path", class_="mean c0", d=mean))
-    return _chart("Accuracy of each variant, in percent", shown, height, *parts)
+    title = "Accuracy of each variant, in percent"
+    return _chart(title, shown, height, *parts, width=ROW_WIDTH)
 
 
 def _chart(
-    title: str, summaries: Sequence[VariantSummary], height: float, *parts: Markup
+    title: str,
+    summaries: Sequence[VariantSummary],
+    height: float,
+    *parts: Markup,
+    width: float = WIDTH,
 ) -> Markup:
     accuracies = [(s.label, s.figures["accuracy"].mean) for s in summaries]
     known = [f"{label}: {100 * mean:.1f}" for label, mean in accuracies if mean is not None]
-    return chart("chart-sweep", title, "; ".join(known), height, *parts, width=WIDTH)
+    return chart("chart-sweep", title, "; ".join(known), height, *parts, width=width)
 
 
 def _dots(summary: VariantSummary) -> list[float]:

@@ -11,8 +11,9 @@ import os
 import secrets
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tlkit.parts.validators import at_least, unless_none
 from tlkit.sweeps.board import Board
 from tlkit.sweeps.joining import POLL_S, take_part, thread_variables, usable_processors, work_off
 from tlkit.sweeps.processes import Worker
+from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, PartError, Problem
 from tlkit.system.notebook import argument
 
@@ -68,7 +70,7 @@ class Local(Executor):
         """Start the processes, and return when all of them have ended."""
         count = min(self.processes or 1, len(board.trials.trials))
         with ExitStack() as stack:
-            workers = [stack.enter_context(Worker(environment=self._environment(number, count)))
+            workers = [stack.enter_context(Worker(environment=self.environment(number, count)))
                        for number in range(count)]  # fmt: skip
             pool = stack.enter_context(ThreadPoolExecutor(count))
             begun = [pool.submit(work_off, board, worker, stop) for worker in workers]
@@ -86,7 +88,7 @@ class Local(Executor):
             for thread in begun:
                 thread.result()
 
-    def _environment(self, number: int, count: int) -> dict[str, str]:
+    def environment(self, number: int, count: int) -> dict[str, str]:
         """Return the variables that give a process its share of the machine."""
         threads = self.threads
         if threads is None and count > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
@@ -96,6 +98,37 @@ class Local(Executor):
         if count > 1 and len(cards) > 1:
             shares["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
         return shares
+
+
+@contextmanager
+def ray_session(place: str) -> Iterator[Any]:
+    """Connect to a Ray cluster, or start one for this user and machine only; yield the package.
+
+    Raises:
+        ConfigError: If no cluster answers.
+    """
+    ray = _package("ray", "ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if place:
+        options["address"] = place
+    else:  # a token, and nothing but this machine's loopback
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    started_here = not ray.is_initialized()
+    if started_here:
+        try:
+            ray.init(**options)
+        except ConnectionError as error:
+            raise ConfigError(
+                [Problem(argument("--workers"), f"no Ray cluster answers: {error}")]
+            ) from None
+    try:
+        yield ray
+    finally:
+        if started_here:
+            ray.shutdown()
 
 
 @executors.register("ray")
@@ -109,28 +142,8 @@ class Ray(Executor):
 
     def run(self, board: Board, stop: threading.Event) -> None:
         """Start the tasks, and return when all of them have ended."""
-        ray = _package("ray", "ray")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if self.place:
-            options["address"] = self.place
-        else:  # for this user only: a token, and nothing but this machine's loopback
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        started_here = not ray.is_initialized()
-        if started_here:
-            try:
-                ray.init(**options)
-            except ConnectionError as error:
-                raise ConfigError(
-                    [Problem(argument("--workers"), f"no Ray cluster answers: {error}")]
-                ) from None
-        try:
+        with ray_session(self.place) as ray:
             self._run(ray, board, stop)
-        finally:
-            if started_here:
-                ray.shutdown()
 
     def _run(self, ray: Any, board: Board, stop: threading.Event) -> None:
         threads = self.threads or 1
@@ -138,7 +151,9 @@ class Ray(Executor):
         count = min(self.processes or max(1, most), len(board.trials.trials))
         task = ray.remote(num_cpus=threads, max_retries=3, max_calls=1)(take_part)
         folder = str(board.folder.path.resolve())
-        waiting = [task.remote(folder, threads, board.plugin_files()) for _ in range(count)]
+        waiting = [
+            task.remote(folder, threads, board.plugin_files(), board.left_s) for _ in range(count)
+        ]
         while waiting and not stop.is_set():
             ended, waiting = ray.wait(waiting, timeout=POLL_S)
             for task_done in ended:
@@ -162,7 +177,8 @@ class Slurm(Executor):
         folder = board.folder.path.resolve()
         count = min(self.processes or MOST_JOBS, len(board.trials.trials))
         array = submitit.AutoExecutor(
-            folder=folder / "slurm", cluster="local" if self.place == "local" else "slurm"
+            folder=default_folder() / "slurm" / folder.name,  # its pickles stay out of the sweep's
+            cluster="local" if self.place == "local" else "slurm",
         )
         array.update_parameters(name=f"tlkit-{folder.name}", timeout_min=24 * 60,
                                 cpus_per_task=self.threads or 1)  # fmt: skip
@@ -170,7 +186,11 @@ class Slurm(Executor):
             array.update_parameters(slurm_partition=self.place)
         threads, plugins = self.threads or 1, board.plugin_files()
         jobs = array.map_array(
-            take_part, [str(folder)] * count, [threads] * count, [plugins] * count
+            take_part,
+            [str(folder)] * count,
+            [threads] * count,
+            [plugins] * count,
+            [board.left_s] * count,
         )
         while not all(job.done() for job in jobs):
             if stop.wait(POLL_S):

@@ -14,15 +14,23 @@ from tlkit.runfolder.folder import create_folder
 from tlkit.sweeps.summary import Outcome, machine_numbers, values_of
 from tlkit.sweeps.trials import Trial, Trials, brief
 from tlkit.system.errors import RunFolderError
-from tlkit.system.files import remove_file, write_text
+from tlkit.system.files import new_folder, remove_file, write_text
 from tlkit.system.lease import Lease
 from tlkit.system.notebook import choose_another, hint
 from tlkit.system.seal import MACHINE_SEAL, check_content, files_of, hashes_of, read_seal, seal
 from tlkit.system.text import csv_table
-from tlkit.system.untrusted import exists, is_folder, parse_json, read_bytes, reason
+from tlkit.system.untrusted import (
+    exists,
+    is_folder,
+    parse_json,
+    read_bytes,
+    read_json,
+    reason,
+    require_own_folder,
+)
 
-SWEEP, RUNS = "sweep.json", "runs"
-WORKERS, TRACEBACK = "workers.csv", ".traceback.txt"
+SWEEP, RUNS, DRAWS = "sweep.json", "runs", "draws"
+WORKERS, TRACEBACK, DRAW = "workers.csv", ".traceback.txt", "draw.json"
 
 
 @frozen
@@ -73,15 +81,48 @@ class SweepFolder:
             "overrides": list(command.overrides),
             "seeds": command.seeds,
             "texts": {os.path.relpath(path, self.path): t for path, t in trials.texts.items()},
-            "runs": [
-                {"run": t.name, "file": t.variant.file.name, "set": list(t.overrides),
-                 "sha256": t.sha256}
-                for t in trials.trials
-            ],
-        }  # fmt: skip
+            "runs": _planned(trials.trials),
+        }
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.path / SWEEP, text + "\n")
         self.seal_plan()
+
+    def read_draws(self) -> list[list[dict[str, Any]]]:
+        """Return the combinations that a search has drawn since its beginning, by batches.
+
+        Raises:
+            RunFolderError: If they are damaged.
+        """
+        return [[dict(one) for one in table["drawn"]] for table in self._drawn()]
+
+    def write_draws(self, drawn: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> None:
+        """Record the next batch of a search, unless another process was faster."""
+        content = {"drawn": list(drawn), "runs": _planned(trials)}
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        number = len(self._drawn()) + 1
+        try:
+            with new_folder(self.path / DRAWS / str(number)) as folder:
+                write_text(folder / DRAW, text + "\n")
+        except OSError:
+            if not exists(self.path / DRAWS / str(number) / DRAW):
+                raise
+
+    def _drawn(self) -> list[Any]:
+        """Return what is recorded of each batch that was drawn later."""
+        tables: list[Any] = []
+        while exists(path := self.path / DRAWS / str(len(tables) + 1) / DRAW):
+            try:
+                require_own_folder(path.parent.parent)
+                require_own_folder(path.parent)
+                table = read_json(path)
+                if not all(
+                    isinstance(one, dict) for key in ("drawn", "runs") for one in table[key]
+                ):
+                    raise TypeError
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise RunFolderError(f"{path}: cannot be read: {reason(error)}") from None
+            tables.append(table)
+        return tables
 
     def seal_plan(self) -> None:
         """Seal the plan alone, as the rest is about to be written."""
@@ -118,7 +159,7 @@ class SweepFolder:
 
     def planned(self) -> dict[str, str]:
         """Return the fingerprint of each planned run's experiment by the run's name."""
-        runs = self._read_plan()["runs"]
+        runs = self._read_plan()["runs"] + [run for table in self._drawn() for run in table["runs"]]
         if not all(isinstance(run, dict) for run in runs):
             raise RunFolderError(f"{self.path / SWEEP}: is not as tlkit writes it")
         return {str(run.get("run")): str(run.get("sha256")) for run in runs}
@@ -163,11 +204,15 @@ class SweepFolder:
         write_text(self.path / f"{trial.name}{TRACEBACK}", text)
 
     def write_runs(self, outcomes: Sequence[Outcome], swept: Sequence[str]) -> None:
-        """Write `sweep.csv`: one row per run; with the kind of machine if there are several."""
+        """Write `sweep.csv`: one row per run; with the kind of machine if there are several.
+
+        How long each took is in `workers.csv`, since it differs from time to time.
+        """
         kinds = machine_numbers(outcomes)
         kinds = kinds if len(kinds) > 1 else {}
         figures = [
-            values_of(o.confusion, o.classes) if o.status == "done" else {} for o in outcomes
+            {**values_of(o.confusion, o.classes), **o.losses} if o.status == "done" else {}
+            for o in outcomes
         ]
         names = list(dict.fromkeys(name for of_run in figures for name in of_run))
         machine = ["machine"] if kinds else []
@@ -178,16 +223,17 @@ class SweepFolder:
              "" if o.trial.fold is None else o.trial.fold, o.trial.seed, o.status,
              *([kinds.get(o.machine, "")] if kinds else []), o.split,
              *(figure_cell(of_run.get(name)) for name in names),
-             figure_cell(_val_accuracy(o)), o.error]
+             figure_cell(_val_accuracy(o)), *o.trial.parameters, o.error]
             for o, of_run in zip(outcomes, figures, strict=True)
         ]  # fmt: skip
-        self.write_csv("sweep.csv", [*head, "val accuracy", "error"], rows)
+        columns = [*head, "val accuracy", "parameters", "trainable", "error"]
+        self.write_csv("sweep.csv", columns, rows)
 
-    def write_workers(self, leases: Mapping[str, Lease]) -> None:
-        """Write `workers.csv`: who made each run, how long it took, and at which attempt."""
+    def write_workers(self, leases: Mapping[str, Lease], seconds: Mapping[str, float]) -> None:
+        """Write `workers.csv`: who made each run, at which attempt, and what it took in all."""
         rows = [
             [work, lease.status, lease.number + 1, lease.owner.host, lease.owner.process,
-             lease.seconds]
+             round(seconds[work], 1)]
             for work, lease in sorted(leases.items())
         ]  # fmt: skip
         head = ["run", "status", "attempts", "host", "process", "seconds"]
@@ -198,6 +244,13 @@ class SweepFolder:
         write_text(self.path / name, csv_table(head, rows))
 
 
+def _planned(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    return [
+        {"run": t.name, "file": t.variant.file.name, "set": list(t.overrides), "sha256": t.sha256}
+        for t in trials
+    ]
+
+
 def _exists(out: Path) -> str:
     again = hint("sweep --resume", out)
     return f"{out}: the folder exists; continue it with {again}, or {choose_another()}"
@@ -205,7 +258,7 @@ def _exists(out: Path) -> str:
 
 def _val_accuracy(outcome: Outcome) -> float | None:
     if outcome.status != "done":
-        return None
+        return outcome.val_accuracy
     return values_of(outcome.confusions["val"], outcome.classes)["accuracy"]
 
 

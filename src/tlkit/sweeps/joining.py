@@ -14,7 +14,8 @@ from attrs import evolve
 from tlkit.sweeps.board import Board
 from tlkit.sweeps.folder import SWEEP, SweepFolder
 from tlkit.sweeps.processes import Worker
-from tlkit.sweeps.summary import Outcome, Sweep
+from tlkit.sweeps.results import Sweep
+from tlkit.sweeps.summary import Outcome
 from tlkit.sweeps.trials import plan_trials
 from tlkit.system.errors import ConfigError, Problem, RunFolderError
 from tlkit.system.lease import PATIENCE_S
@@ -33,6 +34,7 @@ def open_board(
     patience_s: float = PATIENCE_S,
     file: str | Path | None = None,
     keep_text: bool = True,
+    budget_s: float | None = None,
 ) -> Board:
     """Return the board of a sweep that has begun.
 
@@ -43,6 +45,7 @@ def open_board(
         patience_s: After how many seconds of silence a process on another machine counts as dead.
         file: The experiment file of a sweep that does not have its text.
         keep_text: Whether the folder gets its text.
+        budget_s: After how many seconds no more runs are handed out; None: never.
     """
     named = tuple(str(Path(path).absolute()) for path in plugins)
     begun = SweepFolder(folder)
@@ -55,12 +58,17 @@ def open_board(
             raise RunFolderError(not_named(folder, command.file))
         command = evolve(command, file=Path(file))
     trials = plan_trials(
-        command.file, command.overrides, command.seeds, plugins=named, texts=command.texts
+        command.file,
+        command.overrides,
+        command.seeds,
+        plugins=named,
+        texts=command.texts,
+        drawn=begun.read_draws(),
     )
     begun.check_unchanged(trials)
     if command.texts is None and keep_text:
         begun.write_plan(command, trials)
-    return Board(begun, trials, retries, patience_s, named)
+    return Board(begun, trials, retries, patience_s, named, budget_s)
 
 
 def not_named(folder: Path, file: Path) -> str:
@@ -104,9 +112,14 @@ def work_off(
             return
 
 
-def take_part(folder: str, threads: int | None = None, plugins: Sequence[str] = ()) -> None:
+def take_part(
+    folder: str,
+    threads: int | None = None,
+    plugins: Sequence[str] = (),
+    budget_s: float | None = None,
+) -> None:
     """Make runs of a sweep in one process of this machine; what executors call elsewhere."""
-    board = open_board(Path(folder), plugins, retries=False)
+    board = open_board(Path(folder), plugins, retries=False, budget_s=budget_s)
     with at_work(board), Worker(environment=thread_variables(threads)) as worker:
         work_off(board, worker, threading.Event())
     for _ in board.news():
@@ -123,7 +136,7 @@ def finish(board: Board) -> Sweep:
     waiting = {trial.name: Outcome(trial=trial, status="waiting") for trial in trials.trials}
     outcomes = list((waiting | board.outcomes | board.finished()).values())
     folder.write_runs(outcomes, trials.swept)
-    folder.write_workers(board.leases.newest())
+    folder.write_workers(board.leases.newest(), board.leases.seconds())
     done = Sweep.of(folder.path, trials, outcomes)
     write_results(folder, done)
     if board.is_complete:

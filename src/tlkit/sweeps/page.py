@@ -12,11 +12,19 @@ from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import stand_in_text
 from tlkit.reports.page import page
 from tlkit.reports.svg import standalone
-from tlkit.sweeps.charts import sweep_chart
+from tlkit.sweeps.charts import MAX_ROWS, curve_chart, sweep_chart
+from tlkit.sweeps.choice import search_note
 from tlkit.sweeps.folder import RUNS, SweepFolder, figure_cell
-from tlkit.sweeps.summary import Outcome, Sweep, published_results, values_of
-from tlkit.sweeps.text import figure_text, published_cells, runs_text
-from tlkit.sweeps.trials import brief
+from tlkit.sweeps.pairs import PAIR_HEAD, pairs_note
+from tlkit.sweeps.results import Sweep, published_results
+from tlkit.sweeps.summary import Outcome, values_of
+from tlkit.sweeps.text import (
+    figure_text,
+    numbered,
+    published_cells,
+    runs_text,
+)
+from tlkit.sweeps.trials import Variant, brief
 from tlkit.system.files import write_text
 
 
@@ -24,6 +32,7 @@ def write_results(folder: SweepFolder, sweep: Sweep) -> None:
     """Write the tables, the picture and the page; `published.csv` only if anything is cited."""
     _write_summary(folder, sweep)
     _write_published(folder, sweep)
+    _write_pairs(folder, sweep)
     picture = sweep_chart(sweep.summaries, sweep.trials.swept)
     if picture is not None:
         write_text(folder.path / "accuracy.svg", standalone(picture) + "\n")
@@ -34,7 +43,8 @@ def _write_summary(folder: SweepFolder, sweep: Sweep) -> None:
     """Write one row per variant and metric."""
     rows = [
         [s.label, figure.name, figure.count, s.folds, s.images, figure_cell(figure.mean),
-         figure_cell(figure.sd), figure_cell(figure.low), figure_cell(figure.high), s.interval]
+         figure_cell(figure.sd), figure_cell(figure.low), figure_cell(figure.high),
+         figure.kind or s.interval]
         for s in sweep.all_summaries
         for figure in s.figures.values()
     ]  # fmt: skip
@@ -59,6 +69,20 @@ def _write_published(folder: SweepFolder, sweep: Sweep) -> None:
         folder.write_csv("published.csv", head, rows)
 
 
+def _write_pairs(folder: SweepFolder, sweep: Sweep) -> None:
+    """Write one row per variant that is compared with the best one."""
+    rows = [
+        [sweep.summaries[p.number - 1].label, sweep.summaries[p.against - 1].label, p.images,
+         p.seeds, *map(figure_cell, (p.difference, p.low, p.high, p.only_it, p.only_other)),
+         p.unit, figure_cell(p.p), figure_cell(p.corrected)]
+        for p in sweep.pairs
+    ]  # fmt: skip
+    if rows:
+        head = ["variant", "against", "images", "seeds", "difference", "low", "high",
+                "only it correct", "only the other", "unit", "p", "p corrected"]  # fmt: skip
+        folder.write_csv("pairs.csv", head, rows)
+
+
 def sweep_page(sweep: Sweep, picture: Markup | None) -> str:
     """Return the page."""
     metrics = list(dict.fromkeys(name for s in sweep.all_summaries for name in s.figures))
@@ -73,14 +97,25 @@ def sweep_page(sweep: Sweep, picture: Markup | None) -> str:
         cautions=list(_cautions(sweep)),
         failed=bool(sweep.failed),
         picture=picture,
+        wide=curve_chart(sweep.summaries, sweep.trials.swept) is not None,
+        caption=_caption(sweep),
+        files=sweep.nested is not None or len({v.file for v in sweep.trials.variants}) > 1,
         swept=sweep.trials.swept,
         metrics=others,
         summary=list(_summary_rows(sweep, others)),
         notes=list(_notes(sweep)),
         published=_published(sweep),
+        pair_head=PAIR_HEAD,
+        pairs=[p.cells(str(p.number)) for p in sorted(sweep.pairs, key=lambda p: -p.difference)],
+        pairs_note=pairs_note(sweep.pairs, sweep.summaries) if sweep.pairs else "",
         folds=any(outcome.trial.fold is not None for outcome in sweep.outcomes),
         runs=[_run_row(sweep, outcome) for outcome in sweep.outcomes],
     )
+
+
+def _caption(sweep: Sweep) -> str:
+    count = sum("accuracy" in summary.figures for summary in sweep.summaries)
+    return f"Accuracy, %; the {MAX_ROWS} best of {count}" if count > MAX_ROWS else "Accuracy, %"
 
 
 def _banners(sweep: Sweep) -> Iterator[str]:
@@ -109,6 +144,8 @@ def _cautions(sweep: Sweep) -> Iterator[str]:
     yield from sweep.trials.notes
     if sweep.machine_note:
         yield sweep.machine_note
+    if note := search_note(sweep.trials, sweep.summaries):
+        yield f"A search: {note}."
     if len(sweep.summaries) > 1:
         yield (
             "The best of several variants looks better than it is, because it was chosen on these "
@@ -117,7 +154,8 @@ def _cautions(sweep: Sweep) -> Iterator[str]:
 
 
 def _summary_rows(sweep: Sweep, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for number, summary in enumerate(sweep.all_summaries, start=1):
+    chosen = [(0, sweep.nested)] if sweep.nested else []
+    for number, summary in [*numbered(sweep), *chosen]:
         variant, accuracy = summary.variant, summary.figures.get("accuracy")
         settings = variant.settings if variant else {}
         yield {
@@ -126,6 +164,7 @@ def _summary_rows(sweep: Sweep, metrics: Sequence[str]) -> Iterator[dict[str, An
             "extra": variant is None,
             "settings": [brief(settings[k]) if k in settings else "" for k in sweep.trials.swept],
             "runs": runs_text(summary),
+            "parameters": _parameters(sweep, variant),
             "accuracy": figure_text(accuracy),
             "ends": format_interval(accuracy.interval) if accuracy else "-",
             "metrics": [figure_text(summary.figures.get(name)) for name in metrics],
@@ -151,8 +190,8 @@ def _notes(sweep: Sweep) -> Iterator[str]:
         )
     if any(s.figures and s.figures["accuracy"].sd == 0 for s in summaries):
         yield (
-            "Where all seeds gave the same accuracy, the interval has no width. That is no "
-            "certainty: look at whether these runs learned anything."
+            "Where all seeds gave the same accuracy, Student's interval would have no width; "
+            "theirs is Wilson's over one seed's images. Look at whether they learned anything."
         )
 
 
@@ -182,7 +221,16 @@ def _run_row(sweep: Sweep, outcome: Outcome) -> dict[str, Any]:
         "variant": trial.variant.label,
         "fold": trial.fold,
         "seed": trial.seed,
-        "accuracy": format_value(accuracies[outcome.split]) if accuracies else outcome.status,
-        "val": format_value(accuracies["val"]) if accuracies else "",
+        "accuracy": format_value(accuracies[outcome.split]) if accuracies else _status(outcome),
+        "val": format_value(accuracies["val"] if accuracies else outcome.val_accuracy, missing=""),
         "error": outcome.error,
     }
+
+
+def _parameters(sweep: Sweep, variant: Variant | None) -> str:
+    trial = next((t for t in sweep.trials.trials if t.variant == variant), None)
+    return f"{trial.parameters[0]:,}" if trial else ""
+
+
+def _status(outcome: Outcome) -> str:
+    return f"dropped after epoch {outcome.epochs}" if outcome.epochs else outcome.status

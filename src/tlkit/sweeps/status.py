@@ -12,11 +12,10 @@ import attrs
 from attrs import frozen
 
 from tlkit.reports.console import table
-from tlkit.runfolder.folder import HISTORY
+from tlkit.runfolder.tables import epochs_of
 from tlkit.sweeps.board import Board
 from tlkit.sweeps.joining import open_board
 from tlkit.system.lease import WORKING
-from tlkit.system.untrusted import read_bytes
 from tlkit.train.cost import duration_text
 
 
@@ -132,18 +131,10 @@ def _runs(board: Board) -> list[RunStatus]:
                 label=trial.label,
                 status=status,
                 owner=str(lease.owner) if lease and status != "waiting" else "",
-                epochs=_epochs(board.attempt(trial, lease.number)) if lease else 0,
+                epochs=epochs_of(board.place(trial, lease)) if lease else 0,
                 planned_epochs=trial.plan.epochs,
                 attempts=lease.number + 1 if lease else 0,
                 seconds=lease.seconds if lease and status == "done" else 0.0,
             )
         )
     return runs
-
-
-def _epochs(run: Path) -> int:
-    """Return how many epochs a run's history has."""
-    try:
-        return max(0, read_bytes(run / HISTORY).count(b"\n") - 1)
-    except OSError:
-        return 0

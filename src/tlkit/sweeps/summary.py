@@ -7,27 +7,27 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from attrs import field, frozen
 
 from tlkit.data.leakage import same_patient
-from tlkit.metrics.intervals import format_interval, format_value, wilson
+from tlkit.data.splits import Example
+from tlkit.metrics.intervals import wilson
+from tlkit.metrics.scores import OVERALL
 from tlkit.runfolder.folder import ENVIRONMENT, METRICS, UNFINISHED, RunFolder
 from tlkit.runfolder.inputs import AFFECTS_RESULTS, EnvironmentRecord
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import MetricsRecord
 from tlkit.runfolder.tables import read_manifest, read_predictions
-from tlkit.sweeps.trials import Trial, Trials, Variant
-from tlkit.system.notebook import data_frame, face, html_table
+from tlkit.sweeps.trials import Trial, Variant
 from tlkit.system.untrusted import exists
 
-if TYPE_CHECKING:
-    import pandas
-
 Confusion = tuple[tuple[int, ...], ...]  # counts; rows are true classes
-Status = Literal["done", "failed", "waiting"]
+Status = Literal["done", "failed", "dropped", "waiting"]
 LEVEL = 0.95
+ONE_SEED = "Wilson over the images of one seed, as all seeds are equal"
+LOSSES = {name: OVERALL[name] for name in ("log_loss", "brier")}  # means over images
 
 
 @frozen
@@ -38,11 +38,13 @@ class Answer:
         label: The number of its class.
         predicted: The number of the predicted class.
         patient: Its patient; empty if unknown.
+        image: The hash of its file; empty if unknown.
     """
 
     label: int
     predicted: int
     patient: str
+    image: str = ""
 
 
 @frozen(kw_only=True)
@@ -51,14 +53,17 @@ class Outcome:
 
     Attributes:
         trial: The run as planned.
-        status: `done`, `failed` or `waiting`.
+        status: `done`, `failed`, `dropped` by a search, or `waiting`.
         error: Why it failed; empty otherwise.
         exit_code: The exit code `tlkit run` would have ended with.
         split: The split it was evaluated on.
         classes: Class names in the order of the confusion matrices.
         confusions: The confusion matrix of each split.
+        losses: Log loss and Brier score on the split it was evaluated on.
         answers: The images of the split it was evaluated on; empty if not known.
         machine: Processor, threads and versions, as far as results depend on them, as JSON.
+        epochs: After how many epochs it was dropped.
+        val_accuracy: The accuracy on val for which it was dropped; None if unknown.
     """
 
     trial: Trial
@@ -68,8 +73,11 @@ class Outcome:
     split: str = ""
     classes: tuple[str, ...] = ()
     confusions: Mapping[str, Confusion] = field(factory=dict)
+    losses: Mapping[str, float | None] = field(factory=dict)
     answers: tuple[Answer, ...] = field(default=(), repr=False)
     machine: str = field(default="", repr=False)
+    epochs: int = 0
+    val_accuracy: float | None = None
 
     @property
     def confusion(self) -> Confusion:
@@ -91,6 +99,10 @@ def read_outcome(trial: Trial, run: Path) -> Outcome:
         split=metrics.evaluated_on,
         classes=metrics.classes,
         confusions={split: scores.confusion for split, scores in metrics.kept.scores.items()},
+        losses={
+            title: getattr(metrics.kept.scores[metrics.evaluated_on], name)
+            for name, title in LOSSES.items()
+        },
         answers=_answers(folder, metrics),
         machine=_machine(folder),
     )
@@ -108,9 +120,15 @@ def _answers(folder: RunFolder, metrics: MetricsRecord) -> tuple[Answer, ...]:
     """Return a finished run's answers on the split that it is judged on."""
     number = {name: index for index, name in enumerate(metrics.classes)}
     split = metrics.evaluated_on
-    patients = {image.path: image.patient for image in read_manifest(folder).get(split, ())}
+    images = {image.path: image for image in read_manifest(folder).get(split, ())}
+    none = Example(path="", label="")
     return tuple(
-        Answer(number[answer.label], number[answer.predicted], patients.get(answer.path, ""))
+        Answer(
+            number[answer.label],
+            number[answer.predicted],
+            images.get(answer.path, none).patient,
+            images.get(answer.path, none).sha256,
+        )
         for answer in read_predictions(folder, metrics.classes).get(split, ())
     )
 
@@ -124,12 +142,14 @@ class Figure:
         values: Its value for each seed; None where it is undefined.
         low: The lower end of its 95 % interval; None if there is none.
         high: The upper end.
+        kind: The kind of its interval if it is not its variant's.
     """
 
     name: str
     values: tuple[float | None, ...]
     low: float | None
     high: float | None
+    kind: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -172,6 +192,8 @@ class VariantSummary:
         interval: The kind of the intervals.
         figures: The metrics by name.
         fold_accuracy: The accuracy of every run, if there are folds.
+        failed: The number of runs that failed.
+        dropped: After how many epochs a search dropped it; 0 if it did not.
     """
 
     variant: Variant | None
@@ -185,122 +207,8 @@ class VariantSummary:
     interval: str
     figures: Mapping[str, Figure]
     fold_accuracy: tuple[float, ...] = ()
-
-
-@frozen(kw_only=True)
-class Sweep:
-    """A sweep that has gone through all its runs.
-
-    Attributes:
-        folder: Its folder.
-        trials: The runs as planned.
-        outcomes: The outcome of each run.
-        summaries: The metrics of each variant over its seeds, with folds pooled.
-        nested: The metrics when the variant is chosen on `val` in each fold; None without folds
-            or with one variant.
-    """
-
-    folder: Path
-    trials: Trials
-    outcomes: tuple[Outcome, ...]
-    summaries: tuple[VariantSummary, ...]
-    nested: VariantSummary | None
-
-    @classmethod
-    def of(cls, folder: Path, trials: Trials, outcomes: Sequence[Outcome]) -> Sweep:
-        """Return the sweep with these outcomes, summarized.
-
-        Args:
-            folder: The sweep's folder.
-            trials: Its trials.
-            outcomes: The outcome of each trial.
-        """
-        return cls(
-            folder=folder,
-            trials=trials,
-            outcomes=tuple(outcomes),
-            summaries=tuple(summarize(outcomes)),
-            nested=nested(outcomes),
-        )
-
-    def __repr__(self) -> str:
-        count, failed = len(self.outcomes), len(self.failed)
-        best = max((s for s in self.summaries if s.figures), key=_mean_accuracy, default=None)
-        result = f"; best mean accuracy {_mean_accuracy(best):.1%}" if best else ""
-        return (
-            f"Sweep({len(self.summaries)} variants, {count} runs, {failed} failed{result}; "
-            f"{str(self.folder)[-80:]!r})"
-        )
-
-    def _repr_html_(self) -> str:
-        head = ["variant", "runs", "seeds", "accuracy", "sd", "95 % interval", "balanced accuracy"]
-        rows = []
-        for summary in self.all_summaries:
-            accuracy = summary.figures.get("accuracy")
-            balanced = summary.figures.get("balanced accuracy")
-            rows.append(
-                [
-                    summary.label,
-                    f"{summary.runs} of {summary.planned}",
-                    len(summary.seeds),
-                    format_value(accuracy.mean if accuracy else None, missing="-"),
-                    format_value(accuracy.sd if accuracy else None, missing="-"),
-                    format_interval(accuracy.interval if accuracy else None),
-                    format_value(balanced.mean if balanced else None, missing="-"),
-                ]
-            )
-        failed = [[outcome.trial.name, outcome.error] for outcome in self.failed]
-        blocks = [html_table(head, rows)]
-        blocks += [html_table(["failed", "error"], failed)] if failed else []
-        return face(f"Sweep, {len(self.outcomes)} runs; {self.folder}", *blocks)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return a row per variant and metric as a pandas DataFrame.
-
-        Raises:
-            ResourceError: If pandas is not installed.
-        """
-        return data_frame(
-            {"variant": summary.label, "metric": name, "seeds": figure.count, "mean": figure.mean,
-             "sd": figure.sd, "low": figure.low, "high": figure.high}
-            for summary in self.all_summaries
-            for name, figure in summary.figures.items()
-        )  # fmt: skip
-
-    @property
-    def machines(self) -> dict[str, int]:
-        """Return the number of each kind of machine, by what results depend on."""
-        return machine_numbers(self.outcomes)
-
-    @property
-    def machine_note(self) -> str:
-        """Return the note that runs were made on unlike machines; empty if they were not."""
-        if len(self.machines) < 2:
-            return ""
-        return (
-            f"The runs were made on {len(self.machines)} kinds of machine, which differ in "
-            "processor, threads or versions, so the last bits of results may differ: column "
-            "machine of sweep.csv."
-        )
-
-    @property
-    def failed(self) -> tuple[Outcome, ...]:
-        """Return the runs that failed."""
-        return tuple(outcome for outcome in self.outcomes if outcome.status == "failed")
-
-    @property
-    def all_summaries(self) -> tuple[VariantSummary, ...]:
-        """Return the variants' summaries, and that of the nested choice if there is one."""
-        return (*self.summaries, *([self.nested] if self.nested else []))
-
-    @property
-    def stand_in(self) -> str:
-        """Return the synthetic dataset that took the place of missing data; empty if none did."""
-        return next((t.plan.stand_in for t in self.trials.trials if t.plan.stand_in), "")
-
-
-def _mean_accuracy(summary: VariantSummary) -> float:
-    return summary.figures["accuracy"].mean or 0.0
+    failed: int = 0
+    dropped: int = 0
 
 
 def machine_numbers(outcomes: Iterable[Outcome]) -> dict[str, int]:
@@ -343,21 +251,25 @@ def summarize(outcomes: Iterable[Outcome]) -> list[VariantSummary]:
             groups.append((outcome.trial.variant, [outcome]))
         else:
             group.append(outcome)
-    return [_summary(variant, variant.label, group) for variant, group in groups]
+    return [summary_of(variant, variant.label, group) for variant, group in groups]
 
 
-def _summary(variant: Variant | None, label: str, outcomes: Sequence[Outcome]) -> VariantSummary:
+def summary_of(variant: Variant | None, label: str, outcomes: Sequence[Outcome]) -> VariantSummary:
+    """Return the summary of runs that belong together: a variant's, or chosen ones."""
     pooled: dict[int, Confusion] = {}
+    losses: list[dict[str, float | None]] = []
     for seed in dict.fromkeys(outcome.trial.seed for outcome in outcomes):
         of_seed = [outcome for outcome in outcomes if outcome.trial.seed == seed]
         if all(outcome.status == "done" for outcome in of_seed):
             pooled[seed] = sum_matrices([outcome.confusion for outcome in of_seed])
+            losses.append({title: _pooled_loss(of_seed, title) for title in LOSSES.values()})
     done = [outcome for outcome in outcomes if outcome.status == "done"]
     classes = done[0].classes if done else ()
     folds = len({o.trial.fold for o in outcomes if o.trial.fold is not None})
     matrices = list(pooled.values())
     images = sum(map(sum, matrices[0])) if matrices else 0
-    answers = [a for o in done if o.trial.seed in pooled for a in o.answers]
+    first = next(iter(pooled), None)
+    answers = [a for o in done if o.trial.seed == first for a in o.answers]
     patients = len({same_patient(answer.patient) for answer in answers} - {""})
     interval = f"Wilson over {images} images" + (f" of {patients} patients" if patients else "")
     if len(pooled) > 1:
@@ -372,8 +284,10 @@ def _summary(variant: Variant | None, label: str, outcomes: Sequence[Outcome]) -
         split=done[0].split if done else "",
         images=images,
         interval=interval if pooled else "",
-        figures=figures_of(matrices, classes, answers) if matrices else {},
-        fold_accuracy=tuple(_accuracy(outcome.confusion) for outcome in done if folds),
+        figures=figures_of(matrices, classes, answers, losses) if matrices else {},
+        fold_accuracy=tuple(accuracy_of(outcome.confusion) for outcome in done if folds),
+        failed=sum(outcome.status == "failed" for outcome in outcomes),
+        dropped=max(outcome.epochs for outcome in outcomes),
     )
 
 
@@ -386,30 +300,50 @@ def sum_matrices(matrices: Sequence[Confusion]) -> Confusion:
     return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*matrices, strict=True))
 
 
-def _accuracy(confusion: Confusion) -> float:
+def accuracy_of(confusion: Confusion) -> float:
+    """Return the accuracy that a confusion matrix gives."""
     hits, total = shares(confusion, ("",) * len(confusion))["accuracy"]
     return hits / total
 
 
 def figures_of(
-    matrices: Sequence[Confusion], classes: Sequence[str], answers: Sequence[Answer] = ()
+    matrices: Sequence[Confusion],
+    classes: Sequence[str],
+    answers: Sequence[Answer] = (),
+    losses: Sequence[Mapping[str, float | None]] = (),
 ) -> dict[str, Figure]:
     """Return the metrics of confusion matrices, one per seed, with their intervals.
 
     Several seeds have Student's interval of the mean, a single one has Wilson's over its images;
-    images of one patient count as in a run's own intervals.
+    images of one patient count as in a run's own intervals. Where all seeds give the same value,
+    as of runs that learned nothing, Student's would have no width; they count as a single one.
     """
     values = [values_of(matrix, classes) for matrix in matrices]
-    single = _share_intervals(matrices[0], classes, answers) if len(matrices) == 1 else {}
+    if losses:
+        values = [{**ours, **theirs} for ours, theirs in zip(values, losses, strict=True)]
+    single: Mapping[str, tuple[float, float] | None] | None = None
     figures = {}
     for name in values[0]:
         column = tuple(of_seed[name] for of_seed in values)
-        ends = single.get(name)
-        if len(matrices) > 1:
-            ends = t_interval([value for value in column if value is not None])
+        defined = [value for value in column if value is not None]
+        if len({*defined}) > 1:
+            ends = t_interval(defined, math.inf if name in LOSSES.values() else 1.0)
+        else:
+            single = single or _share_intervals(matrices[0], classes, answers)
+            ends = single.get(name)
         low, high = ends or (None, None)
-        figures[name] = Figure(name=name, values=column, low=low, high=high)
+        kind = ONE_SEED if ends and len(matrices) > 1 and len({*defined}) == 1 else ""
+        figures[name] = Figure(name=name, values=column, low=low, high=high, kind=kind)
     return figures
+
+
+def _pooled_loss(outcomes: Sequence[Outcome], title: str) -> float | None:
+    """Return a mean over the images of all folds; None if that of one is not known."""
+    pairs = [(outcome.losses.get(title), sum(map(sum, outcome.confusion))) for outcome in outcomes]
+    known = [(value, images) for value, images in pairs if value is not None]
+    if len(known) < len(pairs):
+        return None
+    return sum(value * images for value, images in known) / sum(images for _, images in known)
 
 
 def _share_intervals(
@@ -433,8 +367,8 @@ def _share_intervals(
     return {name: (i.low, i.high) if i else None for name, i in intervals.items()}
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return Student's 95 % interval of a mean, clipped to 0 and 1; None for fewer than two."""
+def t_interval(values: Sequence[float], most: float = 1.0) -> tuple[float, float] | None:
+    """Return Student's 95 % interval of a mean, from 0 to `most`; None for fewer than two."""
     if len(values) < 2:
         return None
     from scipy.stats import t
@@ -442,92 +376,4 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     mean = statistics.fmean(values)
     half = t.ppf((1 + LEVEL) / 2, len(values) - 1) * statistics.stdev(values)
     half /= math.sqrt(len(values))
-    return max(0.0, mean - float(half)), min(1.0, mean + float(half))
-
-
-def nested(outcomes: Sequence[Outcome]) -> VariantSummary | None:
-    """Return the result of choosing the variant on `val` in each fold, evaluated on `test`.
-
-    The choice never sees the fold's test images, so unlike the best of several variants it is not
-    optimistic. None unless all folds of two or more variants are finished.
-    """
-    folds = sorted({o.trial.fold for o in outcomes if o.trial.fold is not None})
-    variants = summarize(outcomes)
-    if not folds or len(variants) < 2 or any(o.status != "done" for o in outcomes):
-        return None
-    chosen: list[Outcome] = []
-    numbers: list[str] = []
-    for fold in folds:
-        in_fold = [outcome for outcome in outcomes if outcome.trial.fold == fold]
-        by_variant = [[o for o in in_fold if o.trial.variant == v.variant] for v in variants]
-        means = [statistics.fmean(_accuracy(o.confusions["val"]) for o in b) for b in by_variant]
-        best = means.index(max(means))
-        numbers.append(str(best + 1))
-        chosen += by_variant[best]
-    label = f"chosen on val in each fold (variants {', '.join(numbers)})"
-    return _summary(None, label, chosen)
-
-
-@frozen
-class PublishedRow:
-    """A variant's metric next to published values.
-
-    Attributes:
-        label: The variant, and the metric if it is not the accuracy.
-        ours: Our metric; None if no seed is finished.
-        theirs: The published value of each source; None where it gives none.
-    """
-
-    label: str
-    ours: Figure | None
-    theirs: tuple[float | None, ...]
-
-
-@frozen
-class Published:
-    """A sweep's metrics next to published ones.
-
-    Attributes:
-        sources: Where they were published.
-        accuracy: One row per variant.
-        per_class: One row per variant and published precision or recall.
-    """
-
-    sources: tuple[str, ...]
-    accuracy: tuple[PublishedRow, ...]
-    per_class: tuple[PublishedRow, ...]
-
-    @property
-    def class_sources(self) -> tuple[int, ...]:
-        """Return the indices of the sources that give any precision or recall."""
-        indices = range(len(self.sources))
-        return tuple(i for i in indices if any(row.theirs[i] is not None for row in self.per_class))
-
-
-def published_results(sweep: Sweep) -> Published:
-    """Return what the experiments' `[[reference]]` tables cite, next to our results."""
-    from tlkit.metrics.published import cited_figures, figure_names
-
-    cited: list[tuple[VariantSummary, dict[str, dict[str, float | None]]]] = []
-    names: dict[str, None] = {}
-    for summary in sweep.summaries:
-        trial = next(t for t in sweep.trials.trials if t.variant == summary.variant)
-        cited.append((summary, cited_figures(trial.experiment.reference, trial.plan.classes)))
-        names |= dict.fromkeys(figure_names(trial.plan.classes))
-    sources = tuple(dict.fromkeys(source for _, by_source in cited for source in by_source))
-
-    def row(label: str, name: str, summary: VariantSummary, by_source: Any) -> PublishedRow:
-        theirs = tuple(by_source.get(source, {}).get(name) for source in sources)
-        return PublishedRow(label, summary.figures.get(name), theirs)
-
-    per_class = [
-        row(f"{summary.label}, {name}", name, summary, by_source)
-        for summary, by_source in cited
-        for name in names
-        if name != "accuracy"
-    ]
-    return Published(
-        sources=sources,
-        accuracy=tuple(row(s.label, "accuracy", s, by_source) for s, by_source in cited),
-        per_class=tuple(r for r in per_class if any(value is not None for value in r.theirs)),
-    )
+    return max(0.0, mean - float(half)), min(most, mean + float(half))

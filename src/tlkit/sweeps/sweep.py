@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from tlkit.config.sweep import parse_budget
 from tlkit.sweeps.board import Board
 from tlkit.sweeps.executors import Executor, executor_of
 from tlkit.sweeps.folder import Command, SweepFolder
 from tlkit.sweeps.joining import POLL_S, at_work, finish, open_board, work_off
-from tlkit.sweeps.summary import Sweep
+from tlkit.sweeps.results import Sweep
 from tlkit.sweeps.text import SweepCallback
 from tlkit.sweeps.trials import plan_trials
 from tlkit.system.lease import PATIENCE_S
@@ -32,6 +33,7 @@ def sweep(
     workers: int | str = 1,
     processes: int | None = None,
     threads: int | None = None,
+    budget: str | None = None,
     callback: SweepCallback | None = None,
 ) -> Sweep:
     """Run a study many times and summarize the results.
@@ -51,17 +53,21 @@ def sweep(
         processes: The number of an executor's processes; unset: what suits it.
         threads: TensorFlow's threads per process; unset: the machine's, shared out. The last bits
             of a result depend on it.
+        budget: After what time no further run is begun, such as ``2h``, ``1h30m`` or ``90s``;
+            those that run go to their end, and `resume_sweep` makes the others.
         callback: Receives the sweep's progress.
 
     Raises:
         TlkitError: Before the first run, if anything is wrong; the subclass says what.
     """
     executor = None if in_process else executor_of(workers, processes, threads)
+    budget_s = parse_budget(budget) if budget else None
     command = Command(Path(file), tuple(overrides), seeds)
     trials = plan_trials(command.file, command.overrides, command.seeds)
     folder = SweepFolder.create(None if out is None else Path(out), command, trials)
     with locked(folder.path):
-        return _execute(Board(folder, trials), executor, callback or SweepCallback())
+        board = Board(folder, trials, budget_s=budget_s)
+        return _execute(board, executor, callback or SweepCallback())
 
 
 @renamed_keywords(watcher="callback")
@@ -74,6 +80,7 @@ def resume_sweep(
     workers: int | str = 1,
     processes: int | None = None,
     threads: int | None = None,
+    budget: str | None = None,
     callback: SweepCallback | None = None,
 ) -> Sweep:
     """Make the unfinished runs of a sweep; finished ones are kept.
@@ -90,6 +97,7 @@ def resume_sweep(
         workers: As for `sweep`.
         processes: As for `sweep`.
         threads: As for `sweep`.
+        budget: As for `sweep`.
         callback: As for `sweep`.
 
     Raises:
@@ -98,7 +106,8 @@ def resume_sweep(
         PartError: If a plugin file is not named.
     """
     executor = None if in_process else executor_of(workers, processes, threads)
-    board = open_board(Path(folder), plugins, retries=True, file=file)
+    budget_s = parse_budget(budget) if budget else None
+    board = open_board(Path(folder), plugins, retries=True, file=file, budget_s=budget_s)
     with locked(board.folder.path):
         board.folder.seal_plan()
         return _execute(board, executor, callback or SweepCallback())
@@ -112,6 +121,7 @@ def join_sweep(
     workers: int | str = 1,
     processes: int | None = None,
     threads: int | None = None,
+    budget: str | None = None,
     patience_s: float = PATIENCE_S,
     callback: SweepCallback | None = None,
 ) -> Sweep:
@@ -126,6 +136,7 @@ def join_sweep(
         workers: As for `sweep`.
         processes: As for `sweep`.
         threads: As for `sweep`.
+        budget: As for `sweep`.
         patience_s: After how many seconds without a sign of life the run of a process on another
             machine is taken over. One on this machine is taken over as soon as it has ended.
         callback: As for `sweep`.
@@ -135,7 +146,15 @@ def join_sweep(
         PartError: If a plugin file is not named.
     """
     executor = executor_of(workers, processes, threads)
-    board = open_board(Path(folder), plugins, retries=False, patience_s=patience_s, file=file)
+    budget_s = parse_budget(budget) if budget else None
+    board = open_board(
+        Path(folder),
+        plugins,
+        retries=False,
+        patience_s=patience_s,
+        file=file,
+        budget_s=budget_s,
+    )
     return _execute(board, executor, callback or SweepCallback())
 
 
@@ -143,12 +162,13 @@ def _execute(board: Board, executor: Executor | None, callback: SweepCallback) -
     """Have the runs made that are not finished, and write the results."""
     kept = [outcome for outcome, _ in board.news()]
     callback.on_plan(board.trials, board.folder.path)
-    total, ended = len(board.trials.trials), itertools.count(1)
+    ended = itertools.count(1)
     for outcome in kept:
-        callback.on_run_end(next(ended), total, outcome, 0.0)
+        callback.on_run_end(next(ended), len(board.trials.trials), outcome, 0.0)
 
     def report() -> None:
         for outcome, seconds in board.news():
+            total = len(board.trials.trials)  # a search may have drawn more
             callback.on_run_end(next(ended), total, outcome, max(seconds, 0.1))
 
     stop = threading.Event()

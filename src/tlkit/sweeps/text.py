@@ -8,21 +8,17 @@ from pathlib import Path
 
 from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import stand_in_banner, table
-from tlkit.sweeps.summary import (
-    Figure,
-    Outcome,
-    Published,
-    PublishedRow,
-    Sweep,
-    VariantSummary,
-    published_results,
-    values_of,
-)
+from tlkit.sweeps.choice import search_note
+from tlkit.sweeps.pairs import PAIR_HEAD, pairs_note
+from tlkit.sweeps.results import Published, PublishedRow, Sweep, published_results
+from tlkit.sweeps.summary import LOSSES, Figure, Outcome, VariantSummary, values_of
 from tlkit.sweeps.trials import Trials
 from tlkit.system.notebook import command, either
 from tlkit.system.renames import renamed_methods
 from tlkit.system.stdio import quiet
 from tlkit.system.text import printable, shell_quoted
+
+MOST_PAIRS = 12  # in a terminal
 
 
 @renamed_methods(planned="on_plan", run_done="on_run_end")
@@ -78,6 +74,8 @@ def sweep_text(sweep: Sweep) -> str:
     """Return the summary, published results, failed runs, and the sweep's folder."""
     blocks = [stand_in_banner(sweep.stand_in)] if sweep.stand_in else []
     blocks.append(summary_text(sweep))
+    if sweep.pairs:
+        blocks.append(_pairs_text(sweep))
     published = published_results(sweep)
     if published.sources:
         blocks.append(_published_text(published))
@@ -86,8 +84,12 @@ def sweep_text(sweep: Sweep) -> str:
     if sweep.failed:
         rows = [f"{o.trial.name}  {o.trial.label}: {o.error}" for o in sweep.failed]
         blocks.append("\n".join([f"failed: {len(sweep.failed)} of {len(sweep.outcomes)}", *rows]))
-    again = f"\nnext: {resume_command(sweep.folder, sweep.trials)}" if sweep.failed else ""
-    blocks.append(f"sweep folder: {sweep.folder}{again}")
+    left = sum(outcome.status == "waiting" for outcome in sweep.outcomes)
+    if left:
+        blocks.append(f"{left} of {len(sweep.outcomes)} runs are not made yet")
+    again = sweep.failed or left or sweep.trials.waiting_draws
+    next_line = f"\nnext: {resume_command(sweep.folder, sweep.trials)}" if again else ""
+    blocks.append(f"sweep folder: {sweep.folder}{next_line}")
     return "\n\n".join(blocks)
 
 
@@ -102,6 +104,9 @@ def resume_command(folder: Path, trials: Trials) -> str:
 
 def outcome_text(outcome: Outcome) -> str:
     """Return a run's outcome in one line."""
+    if outcome.status == "dropped":
+        val = format_value(outcome.val_accuracy)
+        return f"{outcome.trial.label}: dropped after epoch {outcome.epochs}, {val} on val"
     if outcome.status != "done":
         first = outcome.error.splitlines()[0] if outcome.error else ""
         return f"{outcome.trial.label}: {outcome.status}: {first}"
@@ -112,16 +117,32 @@ def outcome_text(outcome: Outcome) -> str:
 def summary_text(sweep: Sweep) -> str:
     """Return a row per variant: the accuracy over its seeds, and the balanced accuracy."""
     head = ["variant", "runs", "accuracy", "sd", "95 % interval", "balanced"]
-    rows = [_row(f"{number}  {s.label}", s) for number, s in enumerate(sweep.summaries, start=1)]
+    rows = [_row(f"{number}  {s.label}", s) for number, s in numbered(sweep)]
     if sweep.nested is not None:
         rows.append(_row(f"   {sweep.nested.label}", sweep.nested))
     methods = dict.fromkeys(s.interval for s in sweep.summaries if s.interval)
     splits = dict.fromkeys(s.split for s in sweep.summaries if s.split)
     notes = [f"on {', '.join(splits) or 'nothing'}; intervals: {', '.join(methods) or 'none'}"]
+    if note := search_note(sweep.trials, sweep.summaries):
+        notes.insert(0, note)
     folds = max((s.folds for s in sweep.summaries), default=0)
     if folds:
         notes.append(f"the {folds} folds of each seed are pooled: every image is tested once")
     return "\n".join([table(head, rows), *notes])
+
+
+def numbered(sweep: Sweep) -> list[tuple[int, VariantSummary]]:
+    """Return the variants with their numbers; of a search, those with a result or a failure."""
+    pairs = enumerate(sweep.summaries, start=1)
+    return [(n, s) for n, s in pairs if not sweep.trials.search or s.figures or s.failed]
+
+
+def _pairs_text(sweep: Sweep) -> str:
+    shown = sorted(sweep.pairs, key=lambda pair: -pair.difference)[:MOST_PAIRS]
+    rows = [pair.cells(str(pair.number)) for pair in shown]
+    more = f" The {len(rows)} nearest; all are in pairs.csv."
+    note = pairs_note(sweep.pairs, sweep.summaries)
+    return f"{table(PAIR_HEAD, rows)}\n{note}{more * (len(rows) < len(sweep.pairs))}"
 
 
 def _row(label: str, summary: VariantSummary) -> list[str]:
@@ -154,6 +175,9 @@ def figure_text(figure: Figure | None) -> str:
     counted = ""
     if figure.count < len(figure.values):
         counted = f" ({figure.count} seed{'s' * (figure.count != 1)})"
+    if figure.name in LOSSES.values():
+        spread = "" if figure.sd is None else f" ± {figure.sd:.3f}"
+        return f"{figure.mean:.3f}{spread}{counted}"
     if figure.sd is None:
         return f"{format_value(figure.mean)}{counted}"
     return f"{100 * figure.mean:.1f} ± {100 * figure.sd:.1f} %{counted}"

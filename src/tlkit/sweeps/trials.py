@@ -14,12 +14,22 @@ from attrs import define, field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import structure, unstructure
-from tlkit.config.sweep import MOST_RUNS, Seeds, SweepTable, expressions, flat, grid
+from tlkit.config.sweep import (
+    MOST_RUNS,
+    Range,
+    SearchTable,
+    Seeds,
+    SweepTable,
+    expressions,
+    flat,
+    grid,
+)
 from tlkit.config.toml import load_experiment, parse_assignment, read_table
 from tlkit.data.splits import Splits
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.validators import shown
 from tlkit.runner.prepare import check_start
+from tlkit.sweeps.draws import Settings, first_batches
 from tlkit.system.errors import ConfigError, Problem
 from tlkit.system.notebook import argument
 from tlkit.train.plan import Plan, make_plan
@@ -56,6 +66,7 @@ class Trial:
         overrides: All changes to the file, as ``--set`` expressions.
         experiment: The experiment.
         plan: The experiment's plan.
+        batch: The number of the batch in which a search has drawn its variant, from 0.
     """
 
     name: str
@@ -65,11 +76,17 @@ class Trial:
     overrides: tuple[str, ...]
     experiment: Experiment
     plan: Plan
+    batch: int = 0
 
     @property
     def sha256(self) -> str:
         """Return the experiment's fingerprint."""
         return fingerprint(self.experiment)
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Return how many parameters the model has, and at most trains in a stage."""
+        return self.plan.layers.params, max(s.trainable_params for s in self.plan.stages)
 
     @property
     def label(self) -> str:
@@ -114,6 +131,9 @@ class Trials:
         swept: The keys that have several values.
         notes: What the user should know about the data.
         texts: The text of each file that was read, by its absolute path.
+        search: The file's `[sweep.search]`, if any.
+        ranges: What a search draws from: the values of each key.
+        waiting_draws: How many combinations are drawn once others have been tried.
     """
 
     file: Path
@@ -121,6 +141,9 @@ class Trials:
     swept: tuple[str, ...]
     notes: tuple[str, ...]
     texts: Mapping[Path, str] = field(factory=dict, repr=False)
+    search: SearchTable | None = None
+    ranges: Mapping[str, Any] = field(factory=dict, repr=False)
+    waiting_draws: int = 0
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -139,6 +162,7 @@ def plan_trials(
     *,
     plugins: Sequence[str | Path] | None = None,
     texts: Mapping[Path, str] | None = None,
+    drawn: Sequence[Sequence[Mapping[str, Any]]] = (),
 ) -> Trials:
     """Plan and check every run of a sweep.
 
@@ -148,6 +172,7 @@ def plan_trials(
         seeds: Such as ``0-4``; unset: those of `[sweep]`.
         plugins: The only files that may be imported; None: those that the experiments list.
         texts: The texts of the files by their absolute paths, instead of the files themselves.
+        drawn: The combinations that a search has drawn since its beginning, by batches.
 
     Raises:
         TlkitError: With every problem of every run; the subclass says what kind.
@@ -160,23 +185,30 @@ def plan_trials(
         raise ConfigError(
             [Problem("seed", "is set twice, here and by the sweep's seeds")], str(file)
         )
-    varied = tuple(
-        key for key, value in swept.items() if isinstance(value, list) and len(value) > 1
-    )
-    cells = [
-        (path, settings, fold)
+    varied = tuple(key for key, value in swept.items() if _several(value))
+    batches: list[list[Settings]] = [grid(swept)]
+    if table.search is not None:
+        batches = first_batches(table.search, swept)
+        batches += [[_complete(settings, swept) for settings in some] for some in drawn]
+    # Seeds are outermost, so a sweep cut short has every variant.
+    runs = [
+        (seed, path, settings, fold, batch)
+        for batch, drawn_together in enumerate(batches)
+        for seed in wanted or (None,)
         for path in table.files or (file,)
-        for settings in grid(swept)
+        for settings in drawn_together
         for fold in _folds(path, settings, read(path))
     ]
-    # Seeds are outermost, so a sweep cut short has every variant.
-    runs = [(seed, *cell) for seed in wanted or (None,) for cell in cells]
-    if len(runs) > MOST_RUNS:
-        raise ConfigError([Problem("sweep", f"has {len(runs)} runs; the maximum is {MOST_RUNS}")])
+    waiting, done = 0, sum(map(len, batches))
+    if table.search is not None and table.search.sampler == "tpe":
+        waiting = max(0, table.search.draws - done) if batches[-1] else 0
+    most = len(runs) * (done + waiting) // done
+    if most > MOST_RUNS:
+        raise ConfigError([Problem("sweep", f"has {most} runs; the maximum is {MOST_RUNS}")])
     checker = _Checker(read, plugins)
-    width = max(3, len(str(len(runs))))
+    width = max(3, len(str(most)))
     trials = []
-    for number, (seed, path, settings, fold) in enumerate(runs, start=1):
+    for number, (seed, path, settings, fold, batch) in enumerate(runs, start=1):
         more = {"data.fold": fold, "seed": seed}
         set_expressions = expressions(settings | {k: v for k, v in more.items() if v is not None})
         checked = checker(path, set_expressions)
@@ -192,11 +224,31 @@ def plan_trials(
                 overrides=set_expressions,
                 experiment=experiment,
                 plan=plan,
+                batch=batch,
             )
         )
     checker.raise_problems()
     notes = tuple(dict.fromkeys(checker.notes))
-    return Trials(file=file, trials=tuple(trials), swept=varied, notes=notes, texts=read.known)
+    return Trials(
+        file=file,
+        trials=tuple(trials),
+        swept=varied,
+        notes=notes,
+        texts=read.known,
+        search=table.search,
+        ranges={key: swept[key] for key in varied},
+        waiting_draws=waiting,
+    )
+
+
+def _complete(drawn: Mapping[str, Any], swept: Mapping[str, Any]) -> Settings:
+    """Return drawn values with those of the keys that have only one."""
+    single = {key: value[0] if isinstance(value, list) else value for key, value in swept.items()}
+    return {key: drawn.get(key, single[key]) for key in swept}
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, Range) or (isinstance(value, list) and len(value) > 1)
 
 
 def _safe(name: str) -> str:
@@ -274,7 +326,29 @@ def _read(file: Path, overrides: Sequence[str], text: str) -> tuple[SweepTable, 
     empty = [Problem(f"sweep.set.{key}", "has no value") for key, v in values.items() if v == []]
     if empty:
         raise ConfigError(empty, str(file))
-    return settings, values
+    return settings, _with_ranges(values, settings, file)
+
+
+def _with_ranges(values: Mapping[str, Any], table: SweepTable, file: Path) -> dict[str, Any]:
+    """Return the values with tables of two ends as ranges, which only a search draws from."""
+    problems, ranges = [], {}
+    for key, value in values.items():
+        try:
+            found = Range.of(value)
+        except ValueError as error:
+            problems.append(Problem(f"sweep.set.{key}", f"{error}, got {shown(value)}"))
+            continue
+        if found is not None and table.search is None:
+            message = "is a range, from which only a search draws; add [sweep.search]"
+            problems.append(Problem(f"sweep.set.{key}", message))
+        ranges[key] = value if found is None else found
+    if table.search is not None and not any(map(_several, ranges.values())) and not problems:
+        problems.append(Problem("sweep.search", "has nothing to draw from; add [sweep.set]"))
+    if table.search is not None and table.search.sampler == "tpe" and len(table.files) > 1:
+        problems.append(Problem("sweep.search.sampler", "tpe searches one file"))
+    if problems:
+        raise ConfigError(problems, str(file))
+    return ranges
 
 
 @frozen(kw_only=True)

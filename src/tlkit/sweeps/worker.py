@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -16,24 +17,46 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from attrs import asdict, evolve
+
 from tlkit.config.experiment import Experiment
 from tlkit.config.toml import load_experiment
 from tlkit.reports.progress import Terminal
 from tlkit.runfolder.folder import UNFINISHED
 from tlkit.runfolder.resume_state import OtherInputs
+from tlkit.runfolder.tables import epochs_of
 from tlkit.runner.resume import resume
 from tlkit.runner.run import run
 from tlkit.sweeps.trials import fingerprint
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, TlkitError
 from tlkit.system.files import remove_folder
 from tlkit.system.lock import is_locked
-from tlkit.system.signals import request_stop
+from tlkit.system.signals import Interrupted, request_stop
 from tlkit.system.stdio import tolerate_broken_pipes
 from tlkit.system.untrusted import exists
-from tlkit.train.callback import Callback
+from tlkit.train.callback import Callback, Epoch
 
 
-class BarsOnly(Terminal):
+class Pausing(Callback):
+    """Stops a run after some epochs.
+
+    Attributes:
+        until: After how many; None: it goes to its end.
+        paused: Whether it was stopped.
+    """
+
+    until: int | None = None
+    paused = False
+
+    def on_epoch_end(self, epoch: Epoch) -> None:
+        """Stop the run if it is time; the epoch is saved."""
+        super().on_epoch_end(epoch)
+        if self.until is not None and epoch.epoch >= self.until:
+            self.paused = True
+            raise Interrupted(signal.SIGTERM)
+
+
+class BarsOnly(Pausing, Terminal):
     """Shows a run's progress bars but not its lines, which would repeat for every run."""
 
     def say(self, text: str) -> None:
@@ -41,19 +64,29 @@ class BarsOnly(Terminal):
 
 
 def work(job: Mapping[str, Any], callback: Callback | None = None) -> dict[str, Any]:
-    """Make one run."""
+    """Make one run; return an empty dict, or `paused`, or `error`, `exit_code` and a traceback."""
+    pausing = callback if isinstance(callback, Pausing) else Pausing()
+    pausing.until, pausing.paused = job.get("until"), False
+    if pausing.until is not None:
+        if epochs_of(Path(job["out"])) >= pausing.until:  # its last owner was killed just then
+            return {"paused": True}
+        callback = pausing
     try:
-        experiment = load_experiment(
-            job["file"],
-            job["overrides"],
-            in_sweep=True,
-            plugins=job.get("plugins"),
-            text=job.get("text"),
-        )
+        experiment = _load(job)
         if fingerprint(experiment) != job["sha256"]:
             message = "has changed since the sweep started"
             raise ConfigError([Problem("", message)], str(job["file"]))
+        if "fill" in job:
+            from tlkit.runner.fill import fill
+            from tlkit.sweeps.actors import by_ray
+
+            compute = by_ray(**job["ray"]) if "ray" in job else None
+            return asdict(fill(experiment, callback or Callback(), compute=compute))
         _run(experiment, Path(job["out"]), callback)
+    except Interrupted:
+        if not pausing.paused:
+            raise
+        return {"paused": True}
     except TlkitError as error:
         return {"error": str(error), "exit_code": error.exit_code}
     except MemoryError:
@@ -62,6 +95,22 @@ def work(job: Mapping[str, Any], callback: Callback | None = None) -> dict[str, 
         answer = {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
         return {**answer, "traceback": traceback.format_exc()}
     return {}
+
+
+def _load(job: Mapping[str, Any]) -> Experiment:
+    """Load a job's experiment; plugin files that are not the planned ones are not executed."""
+    hashes = job.get("plugin_sha256")
+    experiment = load_experiment(
+        job["file"],
+        [*job["overrides"], *([f"plugins.sha256={json.dumps(hashes)}"] if hashes else [])],
+        in_sweep=True,
+        plugins=job.get("plugins"),
+        text=job.get("text"),
+    )
+    if hashes and experiment.origin:
+        origin = evolve(experiment.origin, overrides=tuple(job["overrides"]))
+        return evolve(experiment, origin=origin)
+    return experiment
 
 
 def _run(experiment: Experiment, out: Path, callback: Callback | None) -> None:

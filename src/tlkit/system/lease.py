@@ -28,6 +28,7 @@ BEAT_S = 5.0
 PATIENCE_S = 60.0  # twelve beats: a busy machine or file server may lose several
 NAME = re.compile(r"(?P<work>.+)\.(?P<number>\d+)\.json")
 WORKING, STOPPED, LOST, FAILED, DONE = "working", "stopped", "lost", "failed", "done"
+PAUSED = "paused"
 
 
 @frozen(kw_only=True)
@@ -75,7 +76,8 @@ class Lease:
             believe they own the work, the one with the higher number is right.
         owner: The process.
         beat: Counts up while the owner lives.
-        status: `working`, `stopped`, `lost` to another owner, `failed` or `done`.
+        status: `working`, `stopped`, `paused` until others are as far, `lost` to another owner,
+            `failed` or `done`.
         seconds: How long the owner worked on it.
         error: Why it failed.
         exit_code: The exit code that goes with it.
@@ -120,6 +122,15 @@ class Leases:
                 numbers[work] = max(number, numbers.get(work, -1))
         return {work: self._read(work, number) for work, number in numbers.items()}
 
+    def seconds(self) -> dict[str, float]:
+        """Return how long the owners of each piece of work took, as far as they told."""
+        seconds: dict[str, float] = {}
+        for path in sorted(self.folder.glob("*.json")):
+            if match := NAME.fullmatch(path.name):
+                lease = self._read(match["work"], int(match["number"]))
+                seconds[lease.work] = seconds.get(lease.work, 0.0) + lease.seconds
+        return seconds
+
     def claim(self, work: str, number: int) -> Lease | None:
         """Create a lease; None if another process was faster."""
         lease = Lease(work=work, number=number, owner=Owner.current())
@@ -129,10 +140,14 @@ class Leases:
             handle = os.open(self.folder / lease.file, flags, 0o666)
         except FileExistsError:
             return None
-        with os.fdopen(handle, "wb") as file:
-            file.write(_text(lease).encode())
-            file.flush()
-            os.fsync(handle)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_text(lease).encode())
+                file.flush()
+                os.fsync(handle)
+        except OSError:  # the disk is full; half a lease would make others wait
+            (self.folder / lease.file).unlink(missing_ok=True)
+            raise
         with self._lock:
             self._held[work] = lease
         return lease
@@ -145,6 +160,13 @@ class Leases:
             )
             write_text(self.folder / lease.file, _text(lease))
         return lease
+
+    def remove(self, lease: Lease) -> None:
+        """Give a lease back without a trace, as the work itself says whether it is done."""
+        with self._lock:
+            self._held.pop(lease.work, None)
+            for number in range(lease.number + 1):
+                (self.folder / evolve(lease, number=number).file).unlink(missing_ok=True)
 
     def is_dead(self, lease: Lease) -> bool:
         """Tell whether a working lease's owner has ended or been silent for too long."""
