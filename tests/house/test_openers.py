@@ -62,7 +62,7 @@ READS_MODELS = re.compile(
     r"|torch\.load|pickle\.load"
 )
 OF_MODELS = {
-    "exporter/check.py": "the script of the export that is being written",
+    "exporter/export.py": "the script of the export that is being written",
     "exporter/formats.py": "the ONNX file that was just written; the text of that script",
 }
 
