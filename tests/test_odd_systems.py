@@ -24,7 +24,7 @@ from tlkit.data.images import Reader
 from tlkit.data.root import read_file
 from tlkit.data.sources import Rejected, image_files
 from tlkit.parts.heads import FlattenDense, Pooled
-from tlkit.system import cache, memory
+from tlkit.system import cache, limits
 from tlkit.system import keras as system_keras
 from tlkit.system.errors import DataError, ResourceError
 from tlkit.system.files import exists, is_dir, is_file
@@ -166,13 +166,13 @@ def test_memory_is_what_the_tightest_bound_leaves(monkeypatch: pytest.MonkeyPatc
         "/sys/fs/cgroup/memory.max": "5000000\n",
         "/sys/fs/cgroup/memory.current": "1000000\n",
     }
-    monkeypatch.setattr(memory, "_text", lambda path: texts.get(path, ""))
-    assert memory.available_bytes() == 4_000_000
+    monkeypatch.setattr(limits, "_text", lambda path: texts.get(path, ""))
+    assert limits.available_bytes() == 4_000_000
     texts["/sys/fs/cgroup/memory.max"] = "max\n"
-    assert memory.available_bytes() == 8000 << 10
-    memory.require_memory(8000 << 10, "it")
+    assert limits.available_bytes() == 8000 << 10
+    limits.require_memory(8000 << 10, "it")
     with pytest.raises(ResourceError, match=r"^it need 0\.0 GB"):
-        memory.require_memory((8000 << 10) + 1, "it")
+        limits.require_memory((8000 << 10) + 1, "it")
 
 
 def weights(seed: int) -> list[np.ndarray]:

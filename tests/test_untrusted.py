@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlkit.system.errors import RunFolderError
+from tlkit.system.seal import check_content, hashes_of, seal
 from tlkit.system.text import json_text
 from tlkit.system.untrusted import MAX_CONTAINERS, opened, parse_json, read_bytes, read_text
 
@@ -94,3 +96,11 @@ def test_a_link_put_in_a_files_place_after_the_look_is_not_followed(
 def test_impossible_names_are_errors_of_the_system(name: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"File name too long|has a NUL in its name"):
         read_bytes(tmp_path / name)
+
+
+def test_content_that_was_read_already_is_compared_with_the_seal(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    seal(tmp_path, hashes_of(tmp_path, ["a"]))
+    check_content(tmp_path, "a", b"x")
+    with pytest.raises(RunFolderError, match=r"a: has changed since it was written, by seal"):
+        check_content(tmp_path, "a", b"y")

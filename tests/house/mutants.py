@@ -508,7 +508,7 @@ MUTANTS = (
         "system/seal.py",
         "        same = hash_of_content(content) == known",
         "        same = True",
-        "tests/battery/test_strange.py::test_a_strange_file_is_refused_by_its_name",
+        "tests/test_untrusted.py::test_content_that_was_read_already_is_compared_with_the_seal",
     ),
     Mutant(
         "a run writes into the folder that took its folder's place",
