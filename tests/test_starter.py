@@ -20,7 +20,7 @@ from PIL import Image
 
 import tlkit
 from tlkit.cli import main
-from tlkit.config.recipes import RECIPES, Facts, backbone_here, recommended
+from tlkit.config.recipes import RECIPES, Facts, backbone_here, recipe_named, recommended
 from tlkit.config.schema import describe_keys, json_schema
 from tlkit.config.starter import starter, write_starter
 from tlkit.config.structure import keys
@@ -235,6 +235,11 @@ def test_the_recipe_fits_the_data_and_the_machine() -> None:
     assert recommended(small) == ("probe", "400 training images")
     assert recommended(large) == ("fine_tune", "40,000 training images and a GPU")
     assert recommended(evolve(large, gpu=False))[0] == "probe"
+    phases = [
+        recipe_named("fine_tune", evolve(small, backbone={"name": name})).phases[1]
+        for name in ("vgg16", "efficientnet_lite2")
+    ]
+    assert [phase["optimizer"]["learning_rate"] for phase in phases] == [3e-5, 1e-4]
 
 
 def test_the_best_backbone_whose_weights_are_here_is_chosen(

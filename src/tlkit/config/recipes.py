@@ -88,7 +88,9 @@ def probe(facts: Facts) -> Recipe:
 
 def fine_tune(facts: Facts) -> Recipe:
     """Fit the linear classifier first, then train the network's last block too."""
-    blocks = [*LAST_BLOCKS.get(facts.backbone["name"], ()), "head"]
+    name = facts.backbone["name"]
+    blocks = [*LAST_BLOCKS.get(name, ()), "head"]
+    rate = 3e-5 if name == "vgg16" else 1e-4  # VGG-16 has no BatchNorm and learns less steadily
     return Recipe(
         summary="a linear classifier on frozen features, then the network's last block with it",
         tables={
@@ -101,7 +103,7 @@ def fine_tune(facts: Facts) -> Recipe:
             {
                 "epochs": 10,
                 "freeze": {"name": "layer_names", "train": blocks},
-                "optimizer": {"name": "adamw", "learning_rate": 1e-5, "clip_norm": 1.0},
+                "optimizer": {"name": "adamw", "learning_rate": rate, "clip_norm": 1.0},
                 "schedule": {"name": "cosine", "warmup_epochs": 1, "per_step": True},
                 "augmentation": {"name": "natural", "views": 4},
                 "early_stop_patience": 4,
