@@ -68,6 +68,7 @@ def test_random_weights_are_those_of_the_seed() -> None:
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
+@pytest.mark.slow  # test_dead_settings.py has one with `make test`
 def test_a_cached_table_is_of_the_members_in_this_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

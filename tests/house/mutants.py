@@ -44,6 +44,13 @@ STOP = f"{FOLDER}::test_an_interruption_commits_the_last_finished_epoch"
 RESUME = "tests/test_resume.py"
 MUTANTS = (
     Mutant(
+        "the order of joined networks is not part of the cache's key",
+        "parts/backbones/joined.py",
+        "[[name, *(asdict(row) for _, row in t)] for name, t in tables.items()]",
+        "{name: [asdict(row) for _, row in t] for name, t in tables.items()}",
+        "tests/test_joined.py::test_a_cached_table_is_of_the_members_in_this_order",
+    ),
+    Mutant(
         "a convolution by tiles forgets its bias",
         "train/lean.py",
         "[:, :height, :width] + bias",
