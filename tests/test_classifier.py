@@ -18,11 +18,13 @@ from attrs import frozen
 from tests.fakes import rewrite, unseal
 
 import tlkit
-from tlkit.data.images import Reader
+from tlkit.data.decoding import decoded
+from tlkit.data.images import DecodedImageIndex, Reader
 from tlkit.data.sources import Rejected
 from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.heads import Pooled
 from tlkit.parts.shapes import Shapes
+from tlkit.system.cache import default_folder
 
 DATA = Shapes(train=6, val=3, test=4, image_px=40)
 
@@ -252,6 +254,26 @@ def test_a_folder_of_splits_is_scored_as_the_run_was(
     assert (
         finished.classifier.evaluate(finished.images, split).scores == finished.run.scores[expected]
     )
+
+
+def test_evaluate_decodes_each_image_once(
+    finished: RunRecord, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
+    contents: list[bytes] = []
+
+    def counted(content: bytes) -> Any:
+        contents.append(content)
+        return decoded(content)
+
+    monkeypatch.setattr("tlkit.data.images.decoded", counted)
+    for known in (False, True):  # by the index of decoded images
+        evaluation = finished.classifier.evaluate(finished.images, "val")
+        assert len(contents) == len({*contents}) == len(evaluation.examples)
+        what = f"chosen or calibrated on {len(contents)} of the {len(contents)} images"
+        assert any(what in caveat for caveat in evaluation.caveats), evaluation.caveats
+        assert bool(DecodedImageIndex(default_folder()).read()), known
+        contents.clear()
 
 
 def test_a_folder_of_classes_is_scored(finished: RunRecord) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,49 @@ def test_the_answers_before_a_shortage_are_not_lost(
     done = command("predict", run, "c.png", "in", "--format", "csv", "--out", "x.csv")
     assert done.code == 8
     assert len(rows(Path("x.csv").read_text())) == 2
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize("done_before", [0, 1, 3, 5])
+def test_an_interrupted_predict_goes_on_where_it_stopped(
+    form: str, done_before: int, command: CommandLine, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ["c.png", "bad.png", "in", "a.png"]
+    whole = command("predict", run, *images, "--format", form, "--out", "whole")
+    asked: list[int] = []
+    predict = tlkit.Classifier.iter_predict
+
+    def interrupted(self: Any, files: Any, *rest: Any) -> Any:
+        asked.append(len(files))
+        for number, item in enumerate(predict(self, files, *rest)):
+            if len(asked) == 1 and number == done_before:
+                raise KeyboardInterrupt
+            yield item
+
+    monkeypatch.setattr(tlkit.Classifier, "iter_predict", interrupted)
+    again = [*images, "--format", form, "--out", "found", "--resume"]
+    assert command("predict", run, *again).code in {0, 4, 130}
+    if done_before < 5:
+        assert not Path("found").exists()
+        other = command("predict", run, *again[1:])
+        assert (other.code, "is of another run or other images" in flat(other.err)) == (2, True)
+        done = command("predict", run, *again)
+        # What is listed as bad counts as done with the next row.
+        written = done_before if form == "jsonl" or done_before != 2 else 1
+        assert (done.code, done.err.splitlines()[-2:]) == (4, whole.err.splitlines()[-2:])
+        assert asked == [5, 5 - written]
+    assert Path("found").read_bytes() == Path("whole").read_bytes()
+    assert not list(Path().glob("found.*"))
+
+
+def test_only_rows_in_a_file_can_be_resumed(command: CommandLine, run: Path) -> None:
+    for more in ([], ["--out", "x"], ["--format", "json", "--out", "x"]):
+        done = command("predict", run, "in", "--resume", *more)
+        assert (done.code, "needs --out in the format csv or" in flat(done.err)) == (2, True)
+
+
+def flat(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
 
 
 def test_json_has_rows_and_rejected_together(command: CommandLine, run: Path) -> None:

@@ -466,6 +466,7 @@ ENDED_WITH: dict[str, Any] = {
     "early_stop_patience": 1,
     "ema": 0.5,
     "winograd": True,  # it rounds otherwise
+    "frozen_dtype": "bfloat16",
     "feature_dtype": "float16",
     "mixed_precision": "bfloat16",
 }
@@ -505,8 +506,9 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, int]:
 
 @pytest.mark.parametrize("key", ENDED_WITH)
 def test_the_other_keys_of_fit_change_what_a_run_ends_with(
-    key: str, unchanged: tuple[bytes, int], tmp_path: Path
+    key: str, unchanged: tuple[bytes, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tlkit.train.plan.has_bfloat16", lambda: True)
     weights, best = ended_with(tmp_path / "run", **{key: ENDED_WITH[key]})
     if key == "monitor":
         assert best != unchanged[1]

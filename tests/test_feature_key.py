@@ -32,11 +32,12 @@ def key(
     keys: Any = KEYS,
     batch: int = 4,
     winograd: bool = False,
+    frozen_dtype: str = "float32",
     **tables: Any,
 ) -> str:
     defaults = {"data": {"name": "shapes"}, "augmentation": {"name": "affine"}}
     experiment = structure(tlkit.Experiment, defaults | tables)
-    found = FeatureKey.of(model or prefix(), experiment, batch, winograd)
+    found = FeatureKey.of(model or prefix(), experiment, batch, winograd, frozen_dtype)
     return found.entry_name(images, keys)
 
 
@@ -50,6 +51,7 @@ def key(
         {"keys": augmentation_keys(1, 0, 2)},
         {"batch": 8},
         {"winograd": True},
+        {"frozen_dtype": "bfloat16"},
         {"data": {"name": "shapes", "resize": "pad"}},
         {"data": {"name": "shapes", "mask_center": 0.5}},
         {"backbone": {"preprocess": "unit"}},

@@ -290,3 +290,16 @@ def test_an_augmentation_that_forgets_the_batch_size_works_with_winograd() -> No
     backbone, keys = Quarters(image_size=16), np.zeros((2, 2), np.int32)
     features = Extractor(prefix, backbone, Forgetful(), 2, winograd=True)(pixels, keys)
     assert features.shape == (2, 16, 16, 64)
+
+
+def test_features_computed_in_bfloat16_are_rounded_float32() -> None:
+    inputs = keras.layers.Input((SIDE, SIDE, 3))
+    prefix = keras.Model(inputs, keras.layers.Conv2D(4, 3, activation="relu")(inputs))
+    backbone, plain = Quarters(), NoAugmentation()
+    expected, found = (
+        Extractor(prefix, backbone, plain, BATCH, frozen_dtype=dtype)(PIXELS[:3])
+        for dtype in ("float32", "bfloat16")
+    )
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+    assert prefix(np.zeros((1, SIDE, SIDE, 3), np.float32)).dtype == "float32"

@@ -138,7 +138,7 @@ class Explains(Explainer):
     def __call__(self, pixels: Any, class_numbers: Any) -> Any:
         if not self.able:
             raise ValueError("this layer has no slope")
-        assert list(class_numbers) in ([0], [2])
+        assert sorted(class_numbers) == [0, 2]  # the worst and the right ones together
         return np.ones(pixels.shape[:3], np.float32)
 
 

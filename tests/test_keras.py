@@ -13,7 +13,7 @@ import keras
 import pytest
 
 from tlkit.system.errors import ResourceError
-from tlkit.system.keras import KERAS_FLOOR, _quiet_stderr, _start_keras, has_gpu
+from tlkit.system.keras import KERAS_FLOOR, _quiet_stderr, _start_keras, has_bfloat16, has_gpu
 
 start: Callable[[], int] = _start_keras.__wrapped__  # without the cache: Keras has been started
 
@@ -130,3 +130,26 @@ def test_a_gpu_is_seen_without_tensorflow_unless_it_is_hidden(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(Path, "exists", lambda path: path == Path("/dev", device))
     assert has_gpu() is seen
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpu", "known"),
+    [
+        ("fpu avx512_bf16", False, True),
+        ("fpu amx_bf16", False, True),
+        ("fpu avx512f", False, False),
+        ("fpu amx_bf16", True, False),
+        (None, False, False),
+    ],
+)
+def test_a_processor_with_bfloat16_is_known_by_its_flags(
+    flags: str | None, gpu: bool, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path, encoding: str) -> str:
+        if flags is None:
+            raise FileNotFoundError(path)
+        return f"processor : 0\nflags : {flags}\n"
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr("tlkit.system.keras.has_gpu", lambda: gpu)
+    assert has_bfloat16() is known

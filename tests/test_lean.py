@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tlkit.train.lean import folded_norms, lean
+from tlkit.train.lean import computing_in, folded_norms, lean
 
 
 def drawn(shape: tuple[int, ...], seed: int) -> Any:
@@ -101,3 +101,25 @@ def test_a_convolution_that_others_need_stays() -> None:
     assert not folded_norms(keras.Model(inputs, x + y))
     assert not folded_norms(keras.Model(inputs, [x, y]))
     assert not folded_norms(keras.Model(inputs, x))
+
+
+@pytest.mark.parametrize("kind", ["Conv2D", "DepthwiseConv2D"])
+def test_in_bfloat16_the_features_are_those_of_rounded_numbers_and_the_model_stays(
+    kind: str,
+) -> None:
+    def made() -> Any:
+        return getattr(LAYERS, kind)(**({"filters": 6} if kind == "Conv2D" else {}), kernel_size=3)
+
+    model, x = normed(made()), drawn((3, 7, 7, 4), 0)
+    leaner, before = lean(model, winograd=False), model(x, training=False).numpy()
+
+    def forward(images: Any) -> Any:
+        with computing_in(leaner, "bfloat16"):
+            return leaner(images, training=False)
+
+    found = tf.function(forward)(x)
+    assert found.dtype == "bfloat16"
+    errors = tf.cast(found, "float32").numpy() - before
+    assert 0 < np.abs(errors).max() < 0.02 * np.abs(before).max()
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+    np.testing.assert_array_equal(model(x, training=False).numpy(), before)

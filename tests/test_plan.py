@@ -20,7 +20,9 @@ from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import Stage
 from tlkit.parts.losses import Focal, LogitAdjusted
 from tlkit.parts.shapes import Shapes
+from tlkit.runfolder.inputs import PlanRecord
 from tlkit.system.errors import ConfigError, PartError
+from tlkit.train.cost import estimated_seconds
 from tlkit.train.plan import HEAD_BATCH, PREFIX_BATCH, make_plan, prefix_batch, seed_for
 
 CLASSES = ("normal", "pneumonia", "covid-19")
@@ -204,6 +206,38 @@ def test_tiles_are_used_where_compiling_pays_unless_it_is_settled(
     fit = evolve(EXPERIMENT.fit, winograd=settled)
     images = splits(train=(train, 1, 1), val=(1, 1, 1), test=(0, 0, 0))
     assert make_plan(evolve(EXPERIMENT, backbone=backbone, fit=fit), images).winograd is used
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_bfloat16_is_planned_where_the_processor_has_it_and_else_noted(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tlkit.train.plan, "has_bfloat16", lambda: known)
+    images = splits(train=(1000, 1, 1))
+    plain = make_plan(EXPERIMENT, images)
+    fit = evolve(EXPERIMENT.fit, frozen_dtype="bfloat16")
+    plan = make_plan(evolve(EXPERIMENT, fit=fit), images)
+    if known:
+        assert plan.as_json()["frozen_dtype"] == plan.frozen_dtype == "bfloat16"
+        assert (plan.winograd, plan.notes) == (False, plain.notes)
+        assert estimated_seconds(plan, 1) < estimated_seconds(plain, 1)
+        assert json.dumps(PlanRecord.of(plan).as_json()) == json.dumps(plan.as_json())
+    else:
+        assert plan.as_json() == plain.as_json()
+        assert "compute in float32" in plan.notes[-1]
+    assert "frozen_dtype" not in plain.as_json()
+
+
+@pytest.mark.parametrize(
+    ("key", "fit"),
+    [
+        ("mixed_precision", Fit(frozen_dtype="bfloat16", mixed_precision="bfloat16")),
+        ("winograd", Fit(frozen_dtype="bfloat16", winograd=True)),
+    ],
+)
+def test_what_would_have_no_effect_next_to_bfloat16_is_refused(key: str, fit: Fit) -> None:
+    with pytest.raises(ConfigError, match=rf"frozen_dtype: with bfloat16, fit.{key} would"):
+        make_plan(evolve(EXPERIMENT, fit=fit), splits())
 
 
 def test_a_stand_in_is_in_the_plan() -> None:

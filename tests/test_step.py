@@ -1,18 +1,28 @@
-"""The moving average of the weights, against NumPy."""
+"""The moving average of the weights, and the sums of an epoch's steps, against NumPy and Python."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorflow.python.framework import ops
 from tests.test_fit import ALL, SCORES, Trained
 
+import tlkit
+import tlkit.train.stage
 from tlkit.parts.kinds import Stage
 from tlkit.parts.optimizers import SGD
-from tlkit.train.step import TrainStep, WeightAverage
+from tlkit.train.step import DeviceTotals, TrainStep, WeightAverage
+
+# TensorFlow takes what is below 1e-38 for 0.
+FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 
 
 def network() -> Any:
@@ -87,3 +97,61 @@ def test_the_next_stage_starts_from_the_averages() -> None:
     )
     before, after = (found.fitted.history[place].val_loss for place in (1, 2))
     assert after == pytest.approx(before, rel=1e-5)  # other layers are computed once
+
+
+@given(st.lists(st.tuples(FLOATS, FLOATS, st.integers(0, 8)), max_size=20))
+def test_sums_on_the_device_are_those_of_python_to_the_bit(steps: list[Any]) -> None:
+    totals, expected = DeviceTotals(), [0.0, 0.0, 0.0]
+    for values in steps:
+        totals.add(tuple(tf.constant(value, tf.float32) for value in values), 8)
+        expected = [a + float(np.float32(b)) for a, b in zip(expected, values, strict=True)]
+    found, bad = totals.read()
+    assert [found.loss, found.loss_unweighted, found.correct] == expected
+    assert (found.images, bad) == (8 * len(steps), None)
+
+
+@pytest.mark.parametrize("bad", [(math.nan, 1.0), (math.inf, math.inf), (1.0, -math.inf)])
+def test_the_first_step_that_is_not_finite_is_known_at_the_end(bad: tuple[float, float]) -> None:
+    totals = DeviceTotals()
+    for values in [(1.0, 1.0), (2.0, 2.0), bad, (3.0, 3.0), (math.nan, math.nan)]:
+        totals.add(tuple(tf.constant(value, tf.float32) for value in (*values, 1.0)), 1)
+    _, found = totals.read()
+    assert found is not None
+    np.testing.assert_equal(found, (2, bad[0]))
+
+
+class Transfers(tlkit.Callback):
+    """Counts the tensors that the host reads in the second epoch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.before, self.steps = 0, 0, 0
+        read = ops._EagerTensorBase._numpy
+
+        def counted(tensor: Any) -> Any:
+            self.count += 1
+            return read(tensor)
+
+        monkeypatch.setattr(ops._EagerTensorBase, "_numpy", counted)
+
+    def on_epoch_begin(self, epoch: int, epochs: int, images: int) -> None:
+        self.before, self.steps = self.count, 0
+
+    def on_batch_end(self, images: int, loss: float, accuracy: float, rate: float) -> None:
+        self.steps += 1
+
+    def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
+        self.count -= self.before
+
+
+def test_an_epoch_reads_as_much_from_the_device_whatever_the_number_of_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tlkit.train.stage, "READ_EVERY_S", 1e9)
+    counts = {}
+    for size in (1, 4):
+        transfers = Transfers(monkeypatch)
+        Trained(Stage(2, SCORES), callback=transfers, batch_size=size)
+        counts[transfers.steps] = transfers.count
+    assert len(counts) == 2
+    assert len({*counts.values()}) == 1, counts
+    assert max(counts.values()) < 10

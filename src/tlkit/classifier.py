@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.data.checks import bad_images, skipped_note
-from tlkit.data.images import DecodedImageIndex, Pixels, Reader, in_parallel, look_at, looks_dark
+from tlkit.data.images import DecodedImageIndex, Looks, Pixels, Reader, in_parallel, looks_dark
 from tlkit.data.root import ImageRoot, read_file
 from tlkit.data.sources import Rejected, read_evaluation_images
 from tlkit.data.splits import Example
@@ -270,7 +270,11 @@ class Classifier:
             notes += (skipped_note(bad),) if bad else ()
             if not examples:
                 raise DataError(f"{path}: none of the images can be decoded; {notes[-1]}")
-        raw = self._classify([example.path for example in examples], images.root.read)
+        looks = Looks(DecodedImageIndex(default_folder()))
+        reader = evolve(self._reader(images.root.read), on_decoded=looks)
+        paths = [example.path for example in examples]
+        raw = _joined(self.extractor, self.extractor.stream(reader, paths))
+        looks.save()
         probabilities = self.calibrator.probabilities(raw)
         predicted = self.calibrator.predicted(probabilities)
 
@@ -287,21 +291,17 @@ class Classifier:
             probabilities=probabilities,
             predicted=predicted,
             scores=overall,
-            caveats=tuple(self._caveats(examples, images.root.read, overall)),
+            caveats=tuple(self._caveats(looks, overall)),
             sources={name: scores(np.flatnonzero(source == name)) for name in names}
             if len(names) > 1
             else {},
             notes=notes,
         )
 
-    def _caveats(
-        self, examples: Sequence[Example], read: Callable[[str], bytes], scores: Scores
-    ) -> Iterator[str]:
+    def _caveats(self, looks: Looks, scores: Scores) -> Iterator[str]:
         """Yield the reasons to distrust an evaluation, most serious first."""
-        paths = [example.path for example in examples]
-        looks = look_at(read, paths, [""] * len(paths), DecodedImageIndex(default_folder()))
-        known = [(sha256, picture.bits) for sha256, picture in looks if picture]
-        yield from self.learned_from.caveats(known)
+        shown = [(sha256, picture.bits) for sha256, picture in looks.seen]
+        yield from self.learned_from.caveats(shown)
         if self.threshold is not None:
             wanted = self.experiment.calibration.min_recall
             yield from threshold_caveats(self.threshold, wanted, scores)
@@ -381,7 +381,8 @@ class Classifier:
 
     def _outputs(self, extractor: Extractor, images: Images) -> Probabilities:
         if not isinstance(images, np.ndarray):
-            return self._classify([str(path) for path in images], read_file, extractor)
+            paths = [str(path) for path in images]
+            return _joined(extractor, extractor.stream(self._reader(read_file), paths))
         size = self.experiment.backbone.image_size
         if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
             raise DataError(
@@ -391,15 +392,6 @@ class Classifier:
         batch = extractor.batch
         starts = range(0, len(images), batch)
         return _joined(extractor, (extractor(images[start : start + batch]) for start in starts))
-
-    def _classify(
-        self,
-        paths: Sequence[str],
-        read: Callable[[str], bytes],
-        extractor: Extractor | None = None,
-    ) -> Probabilities:
-        extractor = extractor or self.extractor
-        return _joined(extractor, extractor.stream(self._reader(read), paths))
 
     def _reader(self, read: Callable[[str], bytes]) -> Reader:
         data, size = self.experiment.data, self.experiment.backbone.image_size

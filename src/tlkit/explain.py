@@ -18,10 +18,10 @@ from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import ConfigError, Problem
 from tlkit.system.keras import keras, tf
-from tlkit.train.plan import PREFIX_BATCH
 
 Heatmaps = npt.NDArray[np.float32]
 Method = Literal["grad_cam", "grad_cam_pp", "hires_cam", "occlusion"]
+BATCH = 4  # images per pass: a report explains twelve
 GRID = 8  # occlusion covers the squares of an 8 × 8 grid: 64 passes through the model
 
 
@@ -75,8 +75,8 @@ class Explainer:
             raise _error("method", f"must be one of {', '.join(get_args(Method))}, got {method!r}")
         self.layer = ""
         size = backbone.image_size
-        images = tf.TensorSpec((PREFIX_BATCH, size, size, 3), tf.float32)
-        numbers = tf.TensorSpec((PREFIX_BATCH,), tf.int32)
+        images = tf.TensorSpec((BATCH, size, size, 3), tf.float32)
+        numbers = tf.TensorSpec((BATCH,), tf.int32)
 
         def log_odds(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
             scores = _scores(model(backbone.preprocess_images(images), training=False))
@@ -109,8 +109,8 @@ class Explainer:
         numbers = np.asarray(class_numbers, np.int32)
         maps = np.zeros(pixels.shape[:3], np.float32)
         for batch in _batches(len(pixels)):
-            x = np.zeros((PREFIX_BATCH, *pixels.shape[1:]), np.float32)
-            k = np.zeros(PREFIX_BATCH, np.int32)
+            x = np.zeros((BATCH, *pixels.shape[1:]), np.float32)
+            k = np.zeros(BATCH, np.int32)
             count = len(pixels[batch])
             x[:count], k[:count] = pixels[batch], numbers[batch]
             coarse = self._coarse(x, k)[:count]
@@ -156,7 +156,7 @@ def _error(key: str, message: str) -> ConfigError:
 
 
 def _batches(count: int) -> Iterator[slice]:
-    return (slice(start, start + PREFIX_BATCH) for start in range(0, count, PREFIX_BATCH))
+    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
 def _scores(probabilities: tf.Tensor) -> tf.Tensor:

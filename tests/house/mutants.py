@@ -65,10 +65,38 @@ MUTANTS = (
         "tests/test_lean.py::test_batch_norm_is_folded_into_the_convolution_before_it",
     ),
     Mutant(
+        "frozen layers that compute in bfloat16 leave the model so",
+        "train/lean.py",
+        "            layer.dtype_policy = policy",
+        "            pass",
+        "tests/test_lean.py::test_in_bfloat16_the_features_are_those_of_rounded_numbers_and_the_model_stays",
+    ),
+    Mutant(
+        "features in bfloat16 have the name of others",
+        "train/feature_key.py",
+        '{"computed_in": frozen_dtype} if frozen_dtype != "float32" else {}',
+        "{}",
+        "tests/test_feature_key.py::test_what_features_depend_on_changes_their_name",
+    ),
+    Mutant(
+        "a step's sums are read from the device",
+        "train/stage.py",
+        "time.monotonic() >= read_s + READ_EVERY_S",
+        "True",
+        "tests/test_step.py::test_an_epoch_reads_as_much_from_the_device_whatever_the_number_of_its_steps",
+    ),
+    Mutant(
+        "a row that was not written counts as done",
+        "cli/resumable.py",
+        "        images, size, rejected, dark = self._written\n",
+        "        images, size, rejected, dark = self.images, *self._written[1:]\n",
+        "tests/test_cli_images.py::test_an_interrupted_predict_goes_on_where_it_stopped",
+    ),
+    Mutant(
         "nothing is convolved by tiles",
         "train/stage.py",
-        "            plan.winograd,\n        )",
-        "            False,\n        )",
+        "            plan.winograd,\n            plan.frozen_dtype,",
+        "            False,\n            plan.frozen_dtype,",
         "tests/test_dead_settings.py::test_the_other_keys_of_fit_change_what_a_run_ends_with",
     ),
     Mutant(
@@ -421,8 +449,8 @@ MUTANTS = (
     Mutant(
         "a training loss that is not finite goes on",
         "train/stage.py",
-        "            if not np.isfinite([sums.loss, sums.loss_unweighted]).all():",
-        "            if False:",
+        "                if bad is not None:",
+        "                if False:",
         "tests/test_run.py::test_a_loss_that_is_not_finite_names_epoch_and_files",
     ),
     Mutant(
@@ -612,7 +640,7 @@ MUTANTS = (
     Mutant(
         "an evaluation is silent on what was trained on",
         "classifier.py",
-        "        yield from self.learned_from.caveats(known)",
+        "        yield from self.learned_from.caveats(shown)",
         "        yield from ()",
         "tests/test_learned_from.py::test_the_command_prints_it",
     ),

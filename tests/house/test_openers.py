@@ -16,6 +16,7 @@ OPENS = re.compile(
 OPENERS = {
     "cli/machine.py": "the system's own files",
     "cli/predict.py": "writes a new file",
+    "cli/resumable.py": "the rows of its own that were not finished",
     "config/starter.py": "writes a new file",
     "data/manifest.py": "a CSV file that the user names",
     "data/walk.py": "the first bytes of images",

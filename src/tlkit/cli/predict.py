@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import typer
 import tlkit
 from tlkit.cli.app import USE, AsJson, PluginFiles, RunFolder, command, echo
 from tlkit.cli.listing import MANY_CLASSES, Format, Listing
+from tlkit.cli.resumable import named_by, resumable
 from tlkit.data.root import ImageRoot
 from tlkit.data.sources import STDIN, Rejected, image_files
 from tlkit.data.walk import LeftOut, left_out_notes
@@ -146,6 +148,14 @@ def predict(
         typer.Option(metavar="LAYER", help="Take --features from this layer: a number or name."),
     ] = None,
     root: Root = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep the rows in FILE.unfinished if this is interrupted; the same command then "
+            "goes on from there. For --out in the formats csv and jsonl.",
+        ),
+    ] = False,
     plugins: PluginFiles = None,
 ) -> None:
     """Classify images, in the given order.
@@ -153,12 +163,17 @@ def predict(
     Images that cannot be read are listed at the end, and the exit code is then 4. All others have
     a row.
     """
+    rows = _require_lines(form, out, features, images) if resume else None
     must_be_new(out, "--out")
     must_be_new(features, "--features")
     if features is None and layer is not None:
         raise typer.BadParameter("needs --features", param_hint="--layer")
     classifier = load_run(run, plugins)
     files, rejected = named_images(images, classifier, root), list[Rejected]()
+    if rows is not None:
+        of = named_by(run, files := list(files), form, top)
+        _go_on(classifier, files, Listing(form, classifier.classes, top), rows, of)
+        return
     dark: list[str] = []
     counts: Counter[str] = Counter()
     short: list[ResourceError] = []
@@ -189,11 +204,47 @@ def predict(
     if form is Format.table and counts.total() > 1 and not quiet():
         named = (f"{count} {name}" for name, count in counts.most_common(MANY_CLASSES))
         typer.echo(f"{counts.total()} images: {printable(', '.join(named))}", err=True)
-    if dark:
-        print_notes([f"{len(dark)} nearly black, {LOOKS_DARK}, such as {dark[0]}"])
+    _note_dark(dark)
     if short:  # after the answers so far
         raise short[0]
     raise_rejected(rejected, counts.total())
+
+
+def _require_lines(
+    form: Format, out: Path | None, features: Path | None, images: Sequence[str]
+) -> Path:
+    """Return the file that `--resume` writes to."""
+    if out is None or features or STDIN in images or form not in {Format.csv, Format.jsonl}:
+        message = "needs --out in the format csv or jsonl, and no --features and no standard input"
+        raise typer.BadParameter(message, param_hint="--resume")
+    return out
+
+
+def _go_on(
+    classifier: tlkit.Classifier,
+    files: Sequence[str | Rejected],
+    listing: Listing,
+    out: Path,
+    of: str,
+) -> None:
+    """Write the rows that an interrupted command has not written, after its own."""
+    from tlkit.reports.progress import with_bar
+
+    with resumable(out, of) as rows:
+        left = files[rows.images :]
+        predictions = with_bar(rows.count(classifier.iter_predict(left)), len(left))
+        predictions = _observe(predictions, rows.dark, Counter())
+        lines = listing.lines(collect_rejected(predictions, rows.rejected))
+        has_names = rows.begun and listing.form is Format.csv  # of columns
+        for line in itertools.islice(lines, int(has_names), None):
+            rows.write(line)
+    _note_dark(rows.dark)
+    raise_rejected(rows.rejected, len(files) - len(rows.rejected))
+
+
+def _note_dark(dark: Sequence[str]) -> None:
+    if dark:
+        print_notes([f"{len(dark)} nearly black, {LOOKS_DARK}, such as {dark[0]}"])
 
 
 def _until_short(

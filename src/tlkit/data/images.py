@@ -180,6 +180,28 @@ def look_at(
     return looks
 
 
+class Looks:
+    """What images show, noted while a `Reader` decodes them, so that none is decoded twice.
+
+    Args:
+        index: The pictures known so far.
+    """
+
+    def __init__(self, index: DecodedImageIndex) -> None:
+        self.index, self.known = index, index.read()
+        self.seen: list[tuple[str, Picture]] = []
+
+    def __call__(self, content: bytes, image: Image.Image) -> None:
+        """Note the hash of a file and what it shows."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.seen.append((sha256, self.known.get(sha256) or picture_of(image)))
+
+    def save(self) -> None:
+        """Add new pictures to the index."""
+        if dict(self.seen).keys() - self.known.keys():
+            self.index.add(dict(self.seen))
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -252,6 +274,7 @@ class Reader:
         flip: Whether the pixels are those of the horizontal mirror image.
         workers: The number of images decoded at the same time; does not change the pixels.
         store: Keeps the pixels of images that have been decoded.
+        on_decoded: Called with each file's bytes and its picture.
     """
 
     read: Callable[[str], bytes]
@@ -261,6 +284,7 @@ class Reader:
     flip: bool = False
     workers: int = os.cpu_count() or 1
     store: PixelStore | None = None
+    on_decoded: Callable[[bytes, Image.Image], None] | None = None
 
     def __call__(self, path: str) -> Pixels:
         """Return the pixels of one image, `(size, size, 3)` uint8."""
@@ -269,8 +293,12 @@ class Reader:
             pixels = np.frombuffer(stored, np.uint8).reshape(self.size, self.size, 3)
         else:
             try:
-                with named_shortage(printable(path), LESS), decoded(self.read(path)) as image:
-                    pixels = self.keep(path, image)
+                with named_shortage(printable(path), LESS):
+                    content = self.read(path)
+                    with decoded(content) as image:
+                        pixels = self.keep(path, image)
+                        if self.on_decoded:
+                            self.on_decoded(content, image)
             except (OSError, ImageError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else error
                 raise DataError(f"{printable(path)}: {reason}") from None

@@ -109,9 +109,10 @@ def make_gallery(judged: Sequence[Prediction], source: Source) -> Gallery:
     """Choose images and draw them; if one cannot be read there are none, with the reason."""
     worst, right, pairs = worst_mistakes(judged), surest_right(judged), confused_pairs(judged)
     try:
+        pictures = explained([*worst, *right], source)  # together, so that batches are full
         return Gallery(
-            worst=explained(worst, source),
-            right=explained(right, source),
+            worst=pictures[: len(worst)],
+            right=pictures[len(worst) :],
             pairs=tuple(
                 Pair(pair.label, pair.predicted, pair.count, pair.of, plain(shown, source))
                 for pair, shown in pairs

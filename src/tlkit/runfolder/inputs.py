@@ -186,6 +186,7 @@ class PlanRecord:
     cache: bool
     winograd: bool = False
     prefix_batch: int
+    frozen_dtype: str = "float32"
     params: int
     stages: tuple[StageRecord, ...]
     layers: tuple[LayerRecord, ...]
@@ -205,6 +206,8 @@ class PlanRecord:
     def as_json(self) -> dict[str, Any]:
         """Return plain values for `plan.json`."""
         table = attrs.asdict(self)
+        if self.frozen_dtype == "float32":
+            del table["frozen_dtype"]
         for stage in table["stages"]:
             if self.stages[-1].phase == 1:  # a plan without phases does not number them
                 del stage["phase"]

@@ -203,6 +203,15 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def has_bfloat16() -> bool:
+    """Tell whether the processor is known to have instructions for bfloat16, and does the work."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not has_gpu() and not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
+
+
 def has_gpu() -> bool:
     """Tell whether the system shows a GPU that TensorFlow may use, without starting it."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}

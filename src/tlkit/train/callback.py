@@ -124,8 +124,9 @@ class Callback:
 
         Args:
             images: The number of images so far in this epoch.
-            loss: Their mean weighted loss.
-            accuracy: Their accuracy.
+            loss: Their mean weighted loss, read from the device twice a second at most and at the
+                epoch's end: of those until then.
+            accuracy: Their accuracy until then.
             rate: The learning rate of a layer whose multiplier is 1; with a solver, its strength
                 of L2 regularization.
         """

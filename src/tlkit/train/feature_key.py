@@ -44,7 +44,12 @@ class FeatureKey:
 
     @classmethod
     def of(
-        cls, prefix: keras.Model, experiment: Experiment, batch: int, winograd: bool
+        cls,
+        prefix: keras.Model,
+        experiment: Experiment,
+        batch: int,
+        winograd: bool,
+        frozen_dtype: str = "float32",
     ) -> FeatureKey:
         """Return the key of a frozen prefix's features, computed `batch` images at a time."""
         depends_on = {
@@ -54,6 +59,7 @@ class FeatureKey:
             "occlude_centre": experiment.data.mask_center,  # its old name: renaming empties caches
             "batch": batch,
             "winograd": winograd,
+            **({"computed_in": frozen_dtype} if frozen_dtype != "float32" else {}),
             **({"folded": True} if folded_norms(prefix) else {}),
             "dtype": experiment.fit.feature_dtype,
             "versions": {name: _version(name) for name in PACKAGES},

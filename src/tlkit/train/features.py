@@ -25,7 +25,7 @@ from tlkit.system.rows import Rows
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey
-from tlkit.train.lean import lean
+from tlkit.train.lean import computing_in, lean
 
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
 FLOAT16_MAX = 65504.0
@@ -69,6 +69,7 @@ class Extractor:
         dtype: The features' dtype; values beyond float16's range are clipped to it.
         winograd: Compute the prefix's 3 × 3 convolutions by Winograd's algorithm where that is
             faster.
+        frozen_dtype: What the prefix computes in.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Extractor:
         batch: int,
         dtype: str = "float32",
         winograd: bool = False,
+        frozen_dtype: str = "float32",
     ) -> None:
         self.batch, self.dtype = batch, np.dtype(dtype)
         size = backbone.image_size
@@ -94,7 +96,10 @@ class Extractor:
                 self.problems.append(f"{part_name(backbone)}: its preprocessing {problem}")
             if prefix and not prepared.shape.is_fully_defined():  # some augmentations forget it
                 prepared = tf.ensure_shape(prepared, (batch, *prefix.input.shape[1:]))
-            features = prefix(prepared, training=False) if prefix else prepared
+            features = prepared
+            if prefix:
+                with computing_in(prefix, frozen_dtype):
+                    features = prefix(prepared, training=False)
             if dtype == "float16":
                 features = tf.clip_by_value(features, -FLOAT16_MAX, FLOAT16_MAX)
             return tf.cast(features, dtype)

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from tlkit.config.experiment import Experiment, PublishedResult
+from tlkit.config.experiment import Experiment, Fit, PublishedResult
 from tlkit.config.structure import unstructure
 from tlkit.data.splits import Splits
 from tlkit.model.layers import HEAD, LayerTable
@@ -19,7 +19,7 @@ from tlkit.parts.losses import CrossEntropy
 from tlkit.parts.optimizers import LBFGS
 from tlkit.parts.schedules import Constant
 from tlkit.system.errors import ConfigError, FieldError, Problem
-from tlkit.system.keras import has_gpu
+from tlkit.system.keras import has_bfloat16, has_gpu
 from tlkit.system.notebook import face, few_names, folded, html_table
 
 # Images per pass through frozen layers; the last batch is padded. At least, and at most:
@@ -36,6 +36,10 @@ PADDED = 8  # the images are at least this many batches, so that the padding is 
 HEAD_BATCH = 64
 # Compiling VGG-16's frozen convolutions takes 4 s and saves 0.05 s per image of 224 × 224.
 WINOGRAD_PIXELS = 128 * 224**2
+FLOAT32 = (
+    "fit.frozen_dtype: the frozen layers compute in float32, for this machine's processor is not "
+    "known to have instructions for bfloat16, or a GPU does the work"
+)
 MOST_CLASSES = 12  # with a column of their own in a notebook
 # The kinds of layers whose statistics or landmarks are computed, not learned.
 FITTED_KINDS = frozenset({"Standardize", "KernelFeatures"})
@@ -91,6 +95,7 @@ class Plan:
         cache: Whether features are kept on disk.
         winograd: Whether frozen 3 × 3 convolutions use Winograd's algorithm.
         prefix_batch: Images per pass through the frozen prefix.
+        frozen_dtype: What the frozen prefix computes in.
         tta: Whether mirror images are evaluated too; not part of the record.
         notes: What the user should know about the data and the model; not part of the record.
     """
@@ -108,6 +113,7 @@ class Plan:
     cache: bool
     winograd: bool = False
     prefix_batch: int = PREFIX_BATCH
+    frozen_dtype: str = "float32"
     data: Mapping[str, Any] = field(factory=dict)
     tta: bool = False
     notes: tuple[str, ...] = ()
@@ -163,6 +169,7 @@ class Plan:
             "cache": self.cache,
             "winograd": self.winograd,
             "prefix_batch": self.prefix_batch,
+            **({"frozen_dtype": self.frozen_dtype} if self.frozen_dtype != "float32" else {}),
             "params": self.layers.params,
             "stages": [
                 {
@@ -219,6 +226,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
     except ValueError as error:
         problems.append(_problem("class_weights", error))
     problems += _balance_problems(experiment)
+    problems += _frozen_dtype_problems(experiment.fit)
     problems += _calibration_problems(experiment, splits.classes)
     for number, reference in enumerate(experiment.reference):
         problems += _reference_problems(f"reference[{number}]", reference, splits.classes)
@@ -245,7 +253,12 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
             experiment.backbone.image_size,
             sum(len(examples) for _, examples in splits.items()),
         ),
-        notes=(*splits.notes, *_held_batch_norm(experiment.backbone, layers, all_stages)),
+        frozen_dtype=_frozen_dtype(experiment),
+        notes=(
+            *splits.notes,
+            *_held_batch_norm(experiment.backbone, layers, all_stages),
+            *([FLOAT32] if experiment.fit.frozen_dtype != _frozen_dtype(experiment) else []),
+        ),
     )
 
 
@@ -278,7 +291,13 @@ def prefix_batch(layers: LayerTable, cut: int, image_size: int, images: int | No
     return max(PREFIX_BATCH, min(gpu * LARGEST_BATCH, 1 << batch.bit_length() >> 1))
 
 
+def _frozen_dtype(experiment: Experiment) -> str:
+    return experiment.fit.frozen_dtype if has_bfloat16() else "float32"
+
+
 def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:
+    if _frozen_dtype(experiment) != "float32":
+        return False
     if experiment.fit.winograd is not None:
         return experiment.fit.winograd
     images = sum(len(examples) for _, examples in splits.items())
@@ -422,6 +441,15 @@ def _solver_problems(
         message = "'lbfgs' trains on all versions at once; say how many, such as views = 4"
         problems.append(Problem(f"{prefix}augmentation.views", message))
     return problems
+
+
+def _frozen_dtype_problems(fit: Fit) -> list[Problem]:
+    """Refuse settings next to bfloat16 that would have no effect."""
+    others = [name for name in ("mixed_precision", "winograd") if getattr(fit, name)]
+    if fit.frozen_dtype == "float32" or not others:
+        return []
+    message = f"with {fit.frozen_dtype}, fit.{others[0]} would have no effect; remove one of them"
+    return [Problem("fit.frozen_dtype", message)]
 
 
 def _balance_problems(experiment: Experiment) -> list[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from numbers import Real
@@ -29,7 +30,9 @@ from tlkit.train.features import KEPT_BYTES, Extractor, Source
 from tlkit.train.plan import FITTED_KINDS, Plan
 from tlkit.train.sampling import epoch_order, reseed
 from tlkit.train.solver import LogisticRegression
-from tlkit.train.step import EvalStep, Probabilities, StepTotals, TrainStep
+from tlkit.train.step import DeviceTotals, EvalStep, Probabilities, StepTotals, TrainStep
+
+READ_EVERY_S = 0.5  # how often sums are read from the device, for people to see
 
 
 @frozen(kw_only=True)
@@ -154,19 +157,22 @@ class StageTrainer:
         """Take the steps of an epoch, each at its learning rate."""
         examples = self.run.splits.train
         reseed(self.run.model, self.run.plan.layers, self.experiment.seed, number)
-        totals, last_rate = StepTotals(), None
+        on_device, steps, last_rate, read_s = DeviceTotals(), [], None, -math.inf
         step.swap()
         for rate, (x, numbers, labels, weights) in zip(rates, self.batches(number), strict=True):
             if rate != last_rate:
                 step.optimizer.learning_rate.assign(rate)
                 last_rate = rate
-            sums = step.train(x, labels, weights)
-            if not np.isfinite([sums.loss, sums.loss_unweighted]).all():
-                files = ", ".join(examples[index].path for index in numbers)
-                raise _not_finite(number, f"the training loss on {files}", sums.loss)
-            totals += sums
-            loss, accuracy = totals.mean("loss"), totals.mean("correct")
-            self.callback.on_batch_end(totals.images, loss, accuracy, rate)
+            step.add(on_device, x, labels, weights)
+            steps.append(numbers)
+            if len(steps) == len(rates) or time.monotonic() >= read_s + READ_EVERY_S:
+                totals, bad = on_device.read()
+                if bad is not None:
+                    files = ", ".join(examples[index].path for index in steps[bad[0]])
+                    raise _not_finite(number, f"the training loss on {files}", bad[1])
+                loss, accuracy = totals.mean("loss"), totals.mean("correct")
+                read_s = time.monotonic()
+            self.callback.on_batch_end(on_device.images, loss, accuracy, rate)
             stop_if_asked()
         step.swap()
         return totals
@@ -302,12 +308,14 @@ class StageTrainer:
             plan.prefix_batch,
             experiment.fit.feature_dtype if prefix is not None else "float32",
             plan.winograd,
+            plan.frozen_dtype,
         )
         data, size = experiment.data, experiment.backbone.image_size
         reader = Reader(run.splits.read, size, data.resize, data.mask_center, store=run.pixels)
         cache, feature_key = run.cache if prefix is not None else None, None
         if cache is not None:
-            feature_key = FeatureKey.of(prefix, experiment, plan.prefix_batch, plan.winograd)
+            settings = plan.prefix_batch, plan.winograd, plan.frozen_dtype
+            feature_key = FeatureKey.of(prefix, experiment, *settings)
         sources = {
             split: Source(
                 extractor,

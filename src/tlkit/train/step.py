@@ -42,6 +42,41 @@ class StepTotals:
         return float(getattr(self, value)) / self.images
 
 
+class DeviceTotals:
+    """The totals of an epoch's steps, kept on the device: to read them, the host has to wait.
+
+    They are added as Python would: in float64, one step after the other.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._sums = tf.constant([0.0, 0.0, 0.0], tf.float64)
+        # The number of steps; the first one, from 0, whose loss is not finite, and that loss.
+        self._seen = tf.constant([0.0, -1.0, 0.0], tf.float64)
+
+    def add(self, values: tuple[tf.Tensor, ...], images: int) -> None:
+        """Add a step's weighted loss, unweighted loss and number of right predictions."""
+        self._sums, self._seen = _added(self._sums, self._seen, *values)
+        self.images += images
+
+    def read(self) -> tuple[StepTotals, tuple[int, float] | None]:
+        """Return the totals, and the first step whose loss is not finite, if any, with the loss."""
+        sums = tf.concat([self._sums, self._seen], 0).numpy().tolist()
+        loss, unweighted, correct, _, bad, bad_loss = sums
+        totals = StepTotals(loss, unweighted, correct, self.images)
+        return totals, None if bad < 0 else (int(bad), bad_loss)
+
+
+@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator,unused-ignore]  # no types
+def _added(
+    sums: tf.Tensor, seen: tf.Tensor, loss: tf.Tensor, unweighted: tf.Tensor, correct: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    values = tf.cast(tf.stack([loss, unweighted, correct]), tf.float64)
+    first = ~tf.reduce_all(tf.math.is_finite(values[:2])) & (seen[1] < 0)
+    bad = tf.where(first, tf.stack([seen[0], values[0]]), seen[1:])
+    return sums + values, tf.concat([seen[:1] + 1, bad], 0)
+
+
 class EvalStep:
     """The evaluation step of a stage, traced once per batch size.
 
@@ -69,18 +104,25 @@ class EvalStep:
         weights: npt.NDArray[np.float32] | None = None,
     ) -> tuple[StepTotals, Probabilities]:
         """Return the sums and the probabilities of a whole split from batches of its features."""
-        totals, chunks, start = StepTotals(), [], 0
+        chunks, sizes, start = [], [], 0
         for x in features:
-            rows = slice(start, start + len(x))
-            losses, probabilities = (value.numpy() for value in self._evaluate(x, labels[rows]))
-            refuse_others(probabilities, "head")
-            loss = float(losses.sum(dtype=np.float64))
-            weighted = loss if weights is None else float(losses @ weights[rows].astype(np.float64))
-            correct = float((probabilities.argmax(1) == labels[rows]).sum())
-            totals += StepTotals(weighted, loss, correct, len(x))
-            chunks.append(probabilities)
+            chunks.append(self._evaluate(x, labels[start : start + len(x)]))
+            sizes.append(len(x))
             start += len(x)
-        return totals, np.concatenate(chunks)
+        # From the device all at once.
+        losses, probabilities = (tf.concat(rows, 0).numpy() for rows in zip(*chunks, strict=True))
+        refuse_others(probabilities, "head")
+        correct = probabilities.argmax(1) == labels
+        totals, start = StepTotals(), 0
+        for size in sizes:  # whose sums are rounded as they have always been
+            rows = slice(start, start + size)
+            loss = float(losses[rows].sum(dtype=np.float64))
+            weighted = (
+                loss if weights is None else float(losses[rows] @ weights[rows].astype(np.float64))
+            )
+            totals += StepTotals(weighted, loss, float(correct[rows].sum()), size)
+            start += size
+        return totals, probabilities
 
 
 class TrainStep(EvalStep):
@@ -147,8 +189,19 @@ class TrainStep(EvalStep):
         self, x: Features, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]
     ) -> StepTotals:
         """Take one training step and return its sums."""
-        loss, unweighted, correct = self._train(x, labels, weights)
-        return StepTotals(float(loss), float(unweighted), float(correct), len(labels))
+        totals = DeviceTotals()
+        self.add(totals, x, labels, weights)
+        return totals.read()[0]
+
+    def add(
+        self,
+        totals: DeviceTotals,
+        x: Features,
+        labels: npt.NDArray[np.int32],
+        weights: npt.NDArray[np.float32],
+    ) -> None:
+        """Take one training step and add its sums."""
+        totals.add(self._train(x, labels, weights), len(labels))
 
 
 def require_loss(loss: LossFunction, classes: int) -> None:
