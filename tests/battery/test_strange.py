@@ -112,6 +112,14 @@ def test_a_report_that_is_written_again_is_sealed_again(tmp_path: Path) -> None:
     assert [command(verb, folder).code for verb in ("report", "verify")] == [0, 0]
 
 
+def test_a_run_that_was_killed_between_its_seal_and_its_end_can_be_tidied(tmp_path: Path) -> None:
+    folder = copy_of(OLD, tmp_path, sealed=True)
+    (folder / "unfinished.json").write_text("{}", encoding="utf-8")
+    ended = command("resume", folder, limit_s=60)
+    assert (ended.code, (folder / "unfinished.json").exists()) == (0, False), ended
+    assert command("verify", folder).code == 0
+
+
 def test_without_a_seal_one_line_says_so(tmp_path: Path) -> None:
     ended = command("verify", copy_of(OLD, tmp_path, sealed=False))
     assert (ended.code, ended.err.count("note: ")) == (0, 1)
