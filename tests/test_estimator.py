@@ -398,7 +398,7 @@ def test_a_fit_may_start_from_an_earlier_one(fitted: TransferClassifier) -> None
     backbone = {**SMALL, "weights": fitted.run_folder_}
     again = small(backbone=backbone, epochs=1).fit(*bright_and_dark(20))
     first, second = (load((run.run_folder_ / WEIGHTS).read_bytes()) for run in (fitted, again))
-    frozen = [name for name in first if name.startswith("block1")]
+    frozen = [name for name in first if "block1" in name]
     assert frozen
     for name in frozen:
         np.testing.assert_array_equal(first[name], second[name])
