@@ -110,9 +110,8 @@ def ray_session(place: str) -> Iterator[Any]:
     ray = _package("ray", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if place:
-        options["address"] = place
-    else:  # a token, and nothing but this machine's loopback
+    options["address"] = place or "local"  # else Ray joins whatever cluster was here last
+    if not place:  # a token, and nothing but this machine's loopback
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
