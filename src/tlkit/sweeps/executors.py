@@ -107,13 +107,14 @@ def ray_session(place: str) -> Iterator[Any]:
     Raises:
         ConfigError: If no cluster answers.
     """
-    ray = _package("ray", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    options["address"] = place or "local"  # else Ray joins whatever cluster was here last
-    if not place:  # a token, and nothing but this machine's loopback
+    if not place:  # before the import, which reads them
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray = _package("ray", "ray")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options["address"] = place or "local"  # else Ray joins whatever cluster was here last
+    if not place:  # nothing but this machine's loopback
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     started_here = not ray.is_initialized()
     if started_here:
