@@ -187,7 +187,7 @@ def features(
         typer.Option(help="Threads per process. Unset: the processors, shared out.", min=1),
     ] = None,
 ) -> None:
-    """Compute the features of all images ahead, for a sweep's runs to find in the cache.
+    """Compute the features of all images ahead, for a sweep to find.
 
     Runs on any number of machines that see the cache; start it on each. If it is stopped, it goes
     on where it was. Augmented training images are left to the runs.

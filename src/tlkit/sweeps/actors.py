@@ -20,7 +20,7 @@ from tlkit.runner.fill import Compute
 from tlkit.sweeps.executors import ray_session
 from tlkit.sweeps.joining import thread_variables
 from tlkit.system.errors import ResourceError
-from tlkit.train.assemble import assemble, split_at
+from tlkit.train.assemble import apply_rates, assemble, split_at
 from tlkit.train.feature_key import FeatureKey
 from tlkit.train.features import Extractor, Source
 from tlkit.train.stage import StageTrainer
@@ -36,20 +36,24 @@ class FrozenLayers:
         experiment: The experiment; its data are not read.
         classes: The number of classes.
         layers: The model's layers.
+        lr_multipliers: The stage's learning-rate multiplier of each layer.
         cut: The last frozen layer of the stage.
         weights: The frozen layers' weights, in Keras's order.
         batch: The number of images per pass.
         winograd: Whether convolutions are computed by Winograd's algorithm.
+        frozen_dtype: What the frozen layers compute in.
         feature_key: What names the features.
     """
 
     experiment: Experiment
     classes: int
     layers: LayerTable
+    lr_multipliers: Sequence[float]
     cut: int
     weights: Sequence[Any]
     batch: int
     winograd: bool
+    frozen_dtype: str
     feature_key: FeatureKey
 
     @classmethod
@@ -63,10 +67,12 @@ class FrozenLayers:
             experiment=stage.experiment,
             classes=len(plan.classes),
             layers=plan.layers,
+            lr_multipliers=stage.planned.stage.lr_multipliers,
             cut=stage.planned.cut,
             weights=prefix.get_weights(),
             batch=plan.prefix_batch,
             winograd=plan.winograd,
+            frozen_dtype=plan.frozen_dtype,
             feature_key=key,
         )
 
@@ -84,18 +90,21 @@ class FeatureActor:
             experiment.fit.mixed_precision,
             load_weights=False,
         )
+        batch_norm = experiment.freeze.batch_norm
+        apply_rates(model, frozen_layers.layers, frozen_layers.lr_multipliers, batch_norm)
         prefix, _ = split_at(model, frozen_layers.layers, frozen_layers.cut)
         assert prefix is not None
         prefix.set_weights(frozen_layers.weights)
+        computing = frozen_layers.winograd, frozen_layers.frozen_dtype
         self.extractor = Extractor(
             prefix,
             experiment.backbone,
             experiment.augmentation,
             frozen_layers.batch,
             experiment.fit.feature_dtype,
-            frozen_layers.winograd,
+            *computing,
         )
-        own = FeatureKey.of(prefix, experiment, frozen_layers.batch, frozen_layers.winograd)
+        own = FeatureKey.of(prefix, experiment, frozen_layers.batch, *computing)
         wanted = frozen_layers.feature_key.depends_on
         self.differs = [key for key in wanted if own.depends_on.get(key) != wanted[key]]
         self.experiment = experiment
