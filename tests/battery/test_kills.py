@@ -160,6 +160,7 @@ def test_runs_are_killed_at_random_moments(recipe: str, top: Path, tmp_path: Pat
     while counts["killed"] < wanted:
         folder = tmp_path / str(counts["runs"])
         counts["runs"] += 1
+        patience = 1.0  # grows: on a busy machine each kill may come before the next epoch ends
         while not is_finished(folder):
             process = run(log, top, recipe, folder)
             if chance.random() < 0.5 and counts["killed"] < wanted:
@@ -167,7 +168,8 @@ def test_runs_are_killed_at_random_moments(recipe: str, top: Path, tmp_path: Pat
             else:
                 while "epoch" not in process.said() and not process.wait(0.005):
                     pass
-                process.wait(chance.uniform(0, 0.7) * epochs_s)
+                process.wait(chance.uniform(0, 0.7) * epochs_s * patience)
+            patience *= 1.1
             if process.kill():
                 counts["killed"] += 1
                 counts["resumed"] += folder.exists()
