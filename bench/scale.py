@@ -64,7 +64,7 @@ def cost(folder: Path, *arguments: str) -> Cost:
 
 
 def measure(count: int, folder: Path) -> dict[str, Cost]:
-    """Return the cost of each command on so many images."""
+    """Return the cost of each command on `count` images."""
     draw(folder / "images", count)
     (folder / "recipe.toml").write_text(RECIPE.format(data=(folder / "images").as_posix()))
     predict = ["predict", "run", "images", "--format", "csv", "--out", "rows.csv", "--resume"]

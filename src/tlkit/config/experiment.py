@@ -42,7 +42,7 @@ class Phase:
         optimizer: The rule that turns gradients into steps; unset: `[optimizer]`.
         schedule: How the learning rate changes; unset: `[schedule]`.
         augmentation: Random changes of the training images; unset: `[augmentation]`.
-        early_stop_patience: End a stage of this phase after so many epochs without improvement;
+        early_stop_patience: End a stage of this phase after this many epochs without improvement;
             unset: `fit.early_stop_patience`.
         ema: The decay of the weights' average; unset: `fit.ema`.
     """
