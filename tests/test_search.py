@@ -7,6 +7,7 @@ import json
 import math
 import random
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -280,13 +281,17 @@ def test_a_budget_hands_out_no_more_and_the_rest_can_be_made(study: Any) -> None
 
     def slow(job: Any) -> dict[str, Any]:
         made.append(job)
+        time.sleep(0.5)
         return make(job)
 
+    done = search_with(study("spent"), slow, budget_s=0.4)
+    assert 0 < len(made) < len(done.outcomes)  # time passes: the first runs use up the budget
+    made.clear()
     done = search_with(folder, slow, budget_s=0.0)
     assert not made
     assert {o.status for o in done.outcomes} == {"waiting"}
     assert not (folder / "seal.json").read_text().count("sweep.csv")
-    assert {o.status for o in search_with(folder, slow).outcomes} == {"done", "dropped"}
+    assert {o.status for o in search_with(folder, make).outcomes} == {"done", "dropped"}
 
 
 def test_a_run_that_fails_is_the_weakest(study: Any) -> None:
