@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
+# pytest's rewritten tests are kept for the next time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # `make` targets set up what they use by themselves.
 .PHONY: run quick test test-all lint type docs bench clean
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib.util
 import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import typer
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -44,6 +47,20 @@ def signals() -> Iterator[None]:
     yield
     for number, handler in before:
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shortcuts() -> Iterator[None]:
+    """No waiting for the disk, and Typer builds its commands once instead of for each call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        patch.setattr("typer.main.get_command", cache(typer.main.get_command))
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now to itself: the garbage collector need not look at it again."""
+    gc.freeze()
 
 
 KERAS_CV = re.compile(r"keras_?cv|augmix|gridmask|randaugment", re.IGNORECASE)

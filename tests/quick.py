@@ -6,11 +6,13 @@ starts a process, so nobody keeps a list. Laws are tried with five examples each
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -19,6 +21,10 @@ from hypothesis import settings
 
 EXAMPLES = 5
 HEAVY = ("tensorflow", "keras", "sklearn")
+AT_TOP = re.compile(
+    r"^((import|from) (tensorflow|keras|sklearn)\b|from tlkit\.system\.keras import (keras|tf)\b)",
+    re.MULTILINE,
+)
 
 
 class SkipHeavy(MetaPathFinder, Loader):
@@ -41,6 +47,13 @@ class SkipHeavy(MetaPathFinder, Loader):
 def skip_process(*arguments: Any, **settings: Any) -> NoReturn:
     """Skip the test that starts a process."""
     pytest.skip("starts a process", allow_module_level=True)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out a module that imports a heavy package at its top, before Python compiles it."""
+    if collection_path.suffix == ".py" and AT_TOP.search(collection_path.read_text("utf-8")):
+        return True
+    return None  # others may have a reason
 
 
 def pytest_collection() -> None:

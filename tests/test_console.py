@@ -103,9 +103,9 @@ def test_a_plan_of_many_classes_fits_a_terminal(classes: int) -> None:
 
 
 def test_scores_of_many_classes_name_the_worst() -> None:
-    names = [f"species {number:04d}" for number in range(1000)]
-    labels = [*range(1000)]
+    names = [f"species {number:04d}" for number in range(100)]
+    labels = [*range(100)]
     text = scores_text("test", score_predictions(labels, [0, *labels[1:-1], 0], names))
     assert len(text.splitlines()) < 40
-    assert "species 0999" in text
-    assert "… and 980 more classes with a recall as high or higher" in text
+    assert "species 0099" in text
+    assert "… and 80 more classes with a recall as high or higher" in text

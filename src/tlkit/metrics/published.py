@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from attrs import evolve, frozen
-from scipy.stats import fisher_exact
 
 from tlkit.config.experiment import PublishedResult
 from tlkit.metrics.intervals import wilson
@@ -127,6 +126,8 @@ def _row(name: str, ours: Share, theirs: Share) -> ReferenceRow:
     row = ReferenceRow(name, ours, theirs, None, impossible)
     if ours.hits is None or theirs.hits is None or not ours.n or not theirs.n:
         return row
+    from scipy.stats import fisher_exact  # slow to import
+
     table = [[share.hits, share.n - share.hits] for share in (ours, theirs)]  # type: ignore[operator]  # neither is None
     return evolve(row, p=float(fisher_exact(table).pvalue))
 

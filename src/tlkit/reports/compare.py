@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from attrs import asdict, frozen
-from scipy.stats import binomtest
 
 from tlkit.metrics.bootstrap import bootstrap_interval, draws, resampling_of, unit_numbers
 from tlkit.metrics.intervals import Interval, format_share
@@ -239,6 +238,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
         only_first: Number of images that only the first classifier gets right.
         only_second: Number of images that only the second gets right.
     """
+    from scipy.stats import binomtest  # slow to import
+
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 

@@ -191,14 +191,15 @@ def plan_trials(
         batches = first_batches(table.search, swept)
         batches += [[_complete(settings, swept) for settings in some] for some in drawn]
     # Seeds are outermost, so a sweep cut short has every variant.
-    runs = [
-        (seed, path, settings, fold, batch)
-        for batch, drawn_together in enumerate(batches)
-        for seed in wanted or (None,)
-        for path in table.files or (file,)
-        for settings in drawn_together
-        for fold in _folds(path, settings, read(path))
-    ]
+    runs = []
+    for batch, drawn_together in enumerate(batches):
+        of_one_seed = [
+            (path, settings, fold, batch)
+            for path in table.files or (file,)
+            for settings in drawn_together
+            for fold in _folds(path, settings, read(path))
+        ]
+        runs += [(seed, *run) for seed in wanted or (None,) for run in of_one_seed]
     waiting, done = 0, sum(map(len, batches))
     if table.search is not None and table.search.sampler == "tpe":
         waiting = max(0, table.search.draws - done) if batches[-1] else 0
