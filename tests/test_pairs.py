@@ -15,8 +15,11 @@ from scipy.stats import binomtest, false_discovery_control
 
 from tlkit.reports.compare import Answer as NamedAnswer
 from tlkit.reports.compare import paired_answers
-from tlkit.sweeps.pairs import VariantPair, compare_variants, sign_flip_p
-from tlkit.sweeps.summary import Answer, Outcome, summarize
+from tlkit.sweeps.folder import SweepFolder
+from tlkit.sweeps.page import _other_pairs, _write_pairs
+from tlkit.sweeps.pairs import Judged, VariantPair, _answers, compare_variants, sign_flip_p
+from tlkit.sweeps.summary import LOSSES, Answer, Outcome, summarize
+from tlkit.sweeps.text import _pairs_text
 from tlkit.sweeps.trials import Variant
 
 CLASSES = ("a", "b")
@@ -41,8 +44,13 @@ def outcome(
                    confusions=matrices, answers=answers)  # fmt: skip
 
 
-def compared(*outcomes: Outcome) -> tuple[VariantPair, ...]:
+def by_figure(*outcomes: Outcome) -> tuple[VariantPair, ...]:
     return compare_variants(outcomes, summarize(outcomes))
+
+
+def compared(*outcomes: Outcome) -> tuple[VariantPair, ...]:
+    """Return the pairs that compare accuracies."""
+    return tuple(pair for pair in by_figure(*outcomes) if pair.figure == "accuracy")
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
@@ -112,5 +120,123 @@ def test_many_pairs_are_corrected_by_holm(wrong: list[int]) -> None:
 
 
 def test_other_images_and_unfinished_variants_are_not_compared() -> None:
-    assert compared(outcome("one", [True] * 3)) == ()
-    assert compared(outcome("one", [True], first=9), outcome("best", [True], val=9)) == ()
+    assert by_figure(outcome("one", [True] * 3)) == ()
+    assert by_figure(outcome("one", [True], first=9), outcome("best", [True], val=9)) == ()
+
+
+def judged(
+    name: str, rows: list[tuple[int, int, float]], val: int, patients: list[str] | None = None,
+    classes: tuple[str, ...] = ("a", "b", "c"),
+) -> Outcome:  # fmt: skip
+    """A run's answers, each with its class, the predicted one and the class's probability."""
+    trial: Any = SimpleNamespace(variant=Variant(Path(f"{name}.toml"), {}), seed=0, fold=None)
+    answers = tuple(
+        Answer(label, predicted, patients[n] if patients else "", f"{n:x}", -math.log(p), 1 - p)
+        for n, (label, predicted, p) in enumerate(rows)
+    )
+    matrix = [[0] * len(classes) for _ in classes]
+    for label, predicted, _ in rows:
+        matrix[label][predicted] += 1
+    losses = {
+        title: sum(getattr(answer, name) for answer in answers) / len(rows)
+        for name, title in LOSSES.items()
+    }
+    matrices = {"val": ((val, 10 - val),), "test": tuple(map(tuple, matrix))}
+    return Outcome(trial=trial, status="done", split="test", classes=classes,
+                   confusions=matrices, answers=answers, losses=losses)  # fmt: skip
+
+
+ROWS = st.lists(
+    st.tuples(*[st.integers(0, 2)] * 3, *[st.floats(0.1, 0.9)] * 2), min_size=2, max_size=30
+)
+
+
+CLASSES_3 = ("a", "b", "c")
+
+
+@given(ROWS, st.booleans())
+def test_every_figure_of_the_summary_is_compared(
+    rows: list[tuple[int, int, int, float, float]], of_patients: bool
+) -> None:
+    patients = [f"p{n // 2}" for n in range(len(rows))] if of_patients else None
+    ours = judged("one", [(label, one, p) for label, one, _, p, _ in rows], 1, patients)
+    best = judged("best", [(label, other, p) for label, _, other, _, p in rows], 9, patients)
+    figures, theirs = (summary.figures for summary in summarize([ours, best]))
+    known = {pair.figure: pair for pair in by_figure(ours, best)}
+    assert [*known] == [
+        name for name in figures if None not in (figures[name].mean, theirs[name].mean)
+    ]
+    for name, pair in known.items():
+        expected = (figures[name].mean or 0) - (theirs[name].mean or 0)
+        assert pair.difference == pytest.approx(expected, abs=1e-9)
+        if pair.low is not None and pair.high is not None:
+            assert pair.low <= pair.high
+        assert 0 <= pair.p <= pair.corrected <= 1
+        assert (pair.only_it is None) == (name != "accuracy" and not name.endswith("recall"))
+        added = Judged.of(_answers([ours]), CLASSES_3, [*_answers([ours])[0]], [0]).added(
+            Judged.of(_answers([best]), CLASSES_3, [*_answers([ours])[0]], [0]), name, 0
+        )
+        assert added.sum() == pytest.approx(pair.difference, abs=1e-9)
+
+
+def test_the_recall_of_a_class_is_tested_on_its_images_alone() -> None:
+    labels = [0] * 12 + [1] * 40
+    ours = judged("one", [(label, int(n >= 4), 0.5) for n, label in enumerate(labels)], 1)
+    best = judged("best", [(label, label, 0.5) for label in labels], 9)
+    known = {pair.figure: pair for pair in by_figure(ours, best)}
+    recall, precision = known["a recall"], known["a precision"]
+    assert recall.difference == pytest.approx(-8 / 12)
+    assert recall.only_other == 8
+    assert recall.p == known["accuracy"].p == binomtest(0, 8).pvalue
+    assert known["b recall"].p == 1
+    assert precision.p == pytest.approx(1)  # both are always right when they say `a`
+    hits, others_hits = 40, 40  # of 48 and of 40 images that are called `b`
+    share = (hits + others_hits) / (48 + 40)
+    per_image = [(1 - share) * (1 / 48 - 1 / 40)] * 40 + [-share / 48] * 8
+    score = sum(per_image) / math.sqrt(sum(one**2 for one in per_image))
+    assert known["b precision"].p == pytest.approx(math.erfc(abs(score) / math.sqrt(2)))
+    assert known["accuracy"].corrected == known["accuracy"].p  # of one pair; the others' are more
+    others = [pair.p for name, pair in known.items() if name != "accuracy"]
+    assert recall.corrected == recall.p * sum(p >= recall.p for p in others) > 4 * recall.p
+
+
+def test_a_chance_difference_of_precision_is_rarely_beyond_chance() -> None:
+    random, rejected = np.random.default_rng(0), 0
+    labels = random.integers(0, 2, 80)
+    for _ in range(400):
+        one, other = (
+            Judged(
+                ("a", "b"), labels, np.where(random.random((1, 80)) < 0.3, 1 - labels, labels), {}
+            )
+            for _ in range(2)
+        )
+        rejected += sign_flip_p(one.added(other, "a precision", 0)) < 0.05
+    assert 5 <= rejected <= 35  # 20 are expected
+
+
+def test_of_many_classes_only_the_figures_of_all_are_compared() -> None:
+    names = tuple(f"c{n}" for n in range(30))
+    rows = [(n, n, 0.5) for n in range(30)]
+    one, best = (judged(name, rows, val, classes=names) for name, val in (("one", 1), ("best", 9)))
+    figures = [pair.figure for pair in by_figure(one, best)]
+    assert figures == ["accuracy", "balanced accuracy", *LOSSES.values()]
+
+
+def test_every_pair_is_in_the_table_and_on_the_page(tmp_path: Path) -> None:
+    rows = [(n % 3, n % 3, 0.5) for n in range(60)]
+    some = [judged("best", rows, 9), judged("<b>", [(label, 0, 0.4) for label, _, _ in rows], 1)]
+    summaries = summarize(some)
+    sweep: Any = SimpleNamespace(summaries=summaries, pairs=compare_variants(some, summaries))
+    _write_pairs(SweepFolder(tmp_path), sweep)
+    table = (tmp_path / "pairs.csv").read_text().splitlines()
+    assert len(table) == 1 + len(sweep.pairs)
+    assert table[3].startswith("<b>,best,a precision,60,1,-0.666667,")
+    ((number, *cells),) = _other_pairs(sweep.pairs)
+    assert (number, len(cells)) == ("2", len(sweep.pairs) - 1)
+    assert cells[0] == "-66.7 *"  # balanced accuracy, the same in every resample
+    assert cells[2] == "+0.0"  # the recall of `a`
+    assert cells[-2].startswith("+0.223")  # log loss
+    beyond = sum(cell.endswith("*") for cell in cells)
+    assert f"Other figures: {beyond} of {len(cells)} comparisons beyond chance" in _pairs_text(
+        sweep
+    )

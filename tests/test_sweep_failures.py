@@ -345,25 +345,21 @@ def test_a_cluster_whose_head_node_is_lost_leaves_a_sweep_that_goes_on(tmp_path:
     pytest.importorskip("ray", reason="needs the extra ray")
     psutil = pytest.importorskip("psutil", reason="finds the processes of the head node")
     (tmp_path / "quick.toml").write_text(REAL)
-    variables = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "TLKIT_CACHE": str(tmp_path / "c")}
+    variables = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "TLKIT_CACHE": str(tmp_path / "c"),
+                 "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # fmt: skip
     tlkit_sweep = [sys.executable, "-m", "tlkit", "sweep"]
-    head = subprocess.Popen([sys.executable, "-c", HEAD], env=variables, text=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
-    assert head.stdout is not None
-    address = next(line for line in head.stdout if ":" in line).strip()
-    arguments = ["quick.toml", "--seeds", "0-2", "--out", "lost", "--workers", f"ray:{address}"]
-    driver = subprocess.Popen([*tlkit_sweep, *arguments], cwd=tmp_path, env=variables)
-    while not made(tmp_path / "lost"):
-        assert driver.poll() is None
-        time.sleep(0.1)
-    for one in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
-        one.kill()
-    head.wait()
-    try:
-        assert driver.wait(120) != 0
-    except subprocess.TimeoutExpired:  # it waits for the head node to come back
-        driver.kill()
-        driver.wait()
+    with subprocess.Popen([sys.executable, "-c", HEAD], env=variables, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as head:  # fmt: skip
+        assert head.stdout is not None
+        address = next(line for line in head.stdout if ":" in line).strip()
+        arguments = ["quick.toml", "--seeds", "0-2", "--out", "lost", "--workers", f"ray:{address}"]
+        driver = subprocess.Popen([*tlkit_sweep, *arguments], cwd=tmp_path, env=variables)
+        while not made(tmp_path / "lost"):
+            assert driver.poll() is None
+            time.sleep(0.1)
+        for one in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+            one.kill()
+    assert driver.wait(120) != 0  # it has waited for the head node to come back
     before = made(tmp_path / "lost")
     assert before
     for more in (["--resume", "lost"], ["quick.toml", "--seeds", "0-2", "--out", "alone"]):

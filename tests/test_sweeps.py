@@ -20,7 +20,7 @@ from tests.fakes import small, unseal
 import tlkit
 from tlkit.sweeps import worker
 from tlkit.sweeps.results import Sweep
-from tlkit.sweeps.summary import read_outcome
+from tlkit.sweeps.summary import LOSSES, read_outcome
 from tlkit.sweeps.text import sweep_text
 from tlkit.system.lock import locked
 
@@ -94,6 +94,10 @@ def test_folds_are_pooled_and_every_image_counts_once(done: Sweep) -> None:
     ]
     hits = sum(m["test"]["confusion"][k][k] for m in metrics for k in range(3))
     assert good.figures["accuracy"].mean == hits / 18
+    answers = [answer for outcome in done.outcomes for answer in outcome.answers]
+    for name, title in LOSSES.items():
+        mean = sum(getattr(answer, name) for answer in answers) / len(answers)
+        assert mean == pytest.approx(good.figures[title].mean, rel=1e-6)
     assert good.interval == "Wilson over 18 images"
     assert done.nested is None
 

@@ -16,6 +16,7 @@ from tlkit.system.notebook import data_frame, face, few_names, html_table
 if TYPE_CHECKING:
     import pandas
 
+TINY = 2.0**-23  # float32's epsilon: a float32 probability of 0 may stand for any below it
 MATRIX_CLASSES = 12  # of a confusion matrix in a notebook
 # Figures of all classes together and of each class, in display order.
 OVERALL = {

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
+from tlkit.metrics.scores import TINY
+
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.intp]
 
 BINS = 10  # of confidence, for the calibration error (Naeini et al. 2015)
-# A float32 probability of 0 may stand for any smaller number.
-TINY = float(np.finfo(np.float32).eps)
 
 
 @frozen(eq=False)

@@ -15,7 +15,14 @@ from tlkit.reports.svg import standalone
 from tlkit.sweeps.charts import MAX_ROWS, curve_chart, sweep_chart
 from tlkit.sweeps.choice import search_note
 from tlkit.sweeps.folder import RUNS, SweepFolder, figure_cell
-from tlkit.sweeps.pairs import PAIR_HEAD, pairs_note
+from tlkit.sweeps.pairs import (
+    PAIR_HEAD,
+    VariantPair,
+    by_accuracy,
+    other_figures,
+    others_note,
+    pairs_note,
+)
 from tlkit.sweeps.results import Sweep, published_results
 from tlkit.sweeps.summary import Outcome, values_of
 from tlkit.sweeps.text import (
@@ -70,15 +77,16 @@ def _write_published(folder: SweepFolder, sweep: Sweep) -> None:
 
 
 def _write_pairs(folder: SweepFolder, sweep: Sweep) -> None:
-    """Write one row per variant that is compared with the best one."""
+    """Write one row per figure of each variant that is compared with the best one."""
     rows = [
-        [sweep.summaries[p.number - 1].label, sweep.summaries[p.against - 1].label, p.images,
-         p.seeds, *map(figure_cell, (p.difference, p.low, p.high, p.only_it, p.only_other)),
+        [sweep.summaries[p.number - 1].label, sweep.summaries[p.against - 1].label, p.figure,
+         p.images, p.seeds, figure_cell(p.difference), figure_cell(p.low), figure_cell(p.high),
+         figure_cell(p.only_it), figure_cell(p.only_other),
          p.unit, figure_cell(p.p), figure_cell(p.corrected)]
         for p in sweep.pairs
     ]  # fmt: skip
     if rows:
-        head = ["variant", "against", "images", "seeds", "difference", "low", "high",
+        head = ["variant", "against", "figure", "images", "seeds", "difference", "low", "high",
                 "only it correct", "only the other", "unit", "p", "p corrected"]  # fmt: skip
         folder.write_csv("pairs.csv", head, rows)
 
@@ -106,11 +114,22 @@ def sweep_page(sweep: Sweep, picture: Markup | None) -> str:
         notes=list(_notes(sweep)),
         published=_published(sweep),
         pair_head=PAIR_HEAD,
-        pairs=[p.cells(str(p.number)) for p in sorted(sweep.pairs, key=lambda p: -p.difference)],
+        pairs=[pair.cells(str(pair.number)) for pair in by_accuracy(sweep.pairs)],
         pairs_note=pairs_note(sweep.pairs, sweep.summaries) if sweep.pairs else "",
+        other_figures=other_figures(sweep.pairs),
+        other_pairs=list(_other_pairs(sweep.pairs)),
+        others_note=others_note(sweep.pairs),
         folds=any(outcome.trial.fold is not None for outcome in sweep.outcomes),
         runs=[_run_row(sweep, outcome) for outcome in sweep.outcomes],
     )
+
+
+def _other_pairs(pairs: Sequence[VariantPair]) -> Iterator[list[str]]:
+    """Yield a row per variant: its difference from the best one by every other figure."""
+    texts = {(pair.number, pair.figure): str(pair) for pair in pairs}
+    for pair in by_accuracy(pairs):
+        cells = (texts.get((pair.number, figure), "-") for figure in other_figures(pairs))
+        yield [str(pair.number), *cells]
 
 
 def _caption(sweep: Sweep) -> str:

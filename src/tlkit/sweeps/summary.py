@@ -14,12 +14,12 @@ from attrs import field, frozen
 from tlkit.data.leakage import same_patient
 from tlkit.data.splits import Example
 from tlkit.metrics.intervals import wilson
-from tlkit.metrics.scores import OVERALL
+from tlkit.metrics.scores import OVERALL, TINY
 from tlkit.runfolder.folder import ENVIRONMENT, METRICS, UNFINISHED, RunFolder
 from tlkit.runfolder.inputs import AFFECTS_RESULTS, EnvironmentRecord
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import MetricsRecord
-from tlkit.runfolder.tables import read_manifest, read_predictions
+from tlkit.runfolder.tables import Prediction, read_manifest, read_predictions
 from tlkit.sweeps.trials import Trial, Variant
 from tlkit.system.untrusted import exists
 
@@ -39,12 +39,16 @@ class Answer:
         predicted: The number of the predicted class.
         patient: Its patient; empty if unknown.
         image: The hash of its file; empty if unknown.
+        log_loss: Minus the logarithm of its class's probability; None if unknown.
+        brier: Half the squared distance of the probabilities from its class; None if unknown.
     """
 
     label: int
     predicted: int
     patient: str
     image: str = ""
+    log_loss: float | None = None
+    brier: float | None = None
 
 
 @frozen(kw_only=True)
@@ -118,18 +122,24 @@ def _machine(folder: RunFolder) -> str:
 
 def _answers(folder: RunFolder, metrics: MetricsRecord) -> tuple[Answer, ...]:
     """Return a finished run's answers on the split that it is judged on."""
-    number = {name: index for index, name in enumerate(metrics.classes)}
     split = metrics.evaluated_on
     images = {image.path: image for image in read_manifest(folder).get(split, ())}
-    none = Example(path="", label="")
-    return tuple(
-        Answer(
-            number[answer.label],
-            number[answer.predicted],
-            images.get(answer.path, none).patient,
-            images.get(answer.path, none).sha256,
-        )
-        for answer in read_predictions(folder, metrics.classes).get(split, ())
+    answers = read_predictions(folder, metrics.classes).get(split, ())
+    number = {name: index for index, name in enumerate(metrics.classes)}
+    return tuple(_answer(answer, number, images.get(answer.path)) for answer in answers)
+
+
+def _answer(answer: Prediction, number: Mapping[str, int], image: Example | None) -> Answer:
+    """Return an answer with its losses, as the run's own metrics have them."""
+    own = min(max(answer.probabilities[answer.label], TINY), 1 - TINY)
+    squares = ((p - (name == answer.label)) ** 2 for name, p in answer.probabilities.items())
+    return Answer(
+        label=number[answer.label],
+        predicted=number[answer.predicted],
+        patient=image.patient if image else "",
+        image=image.sha256 if image else "",
+        log_loss=-math.log(own),
+        brier=math.fsum(squares) / 2,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tlkit.metrics.intervals import format_interval, format_value
 from tlkit.reports.console import stand_in_banner, table
 from tlkit.sweeps.choice import search_note
-from tlkit.sweeps.pairs import PAIR_HEAD, pairs_note
+from tlkit.sweeps.pairs import PAIR_HEAD, by_accuracy, others_note, pairs_note
 from tlkit.sweeps.results import Published, PublishedRow, Sweep, published_results
 from tlkit.sweeps.summary import LOSSES, Figure, Outcome, VariantSummary, values_of
 from tlkit.sweeps.trials import Trials
@@ -138,11 +138,11 @@ def numbered(sweep: Sweep) -> list[tuple[int, VariantSummary]]:
 
 
 def _pairs_text(sweep: Sweep) -> str:
-    shown = sorted(sweep.pairs, key=lambda pair: -pair.difference)[:MOST_PAIRS]
-    rows = [pair.cells(str(pair.number)) for pair in shown]
+    pairs = by_accuracy(sweep.pairs)
+    rows = [pair.cells(str(pair.number)) for pair in pairs[:MOST_PAIRS]]
     more = f" The {len(rows)} nearest; all are in pairs.csv."
-    note = pairs_note(sweep.pairs, sweep.summaries)
-    return f"{table(PAIR_HEAD, rows)}\n{note}{more * (len(rows) < len(sweep.pairs))}"
+    note = pairs_note(sweep.pairs, sweep.summaries) + more * (len(rows) < len(pairs))
+    return "\n".join([table(PAIR_HEAD, rows), note, f"{others_note(sweep.pairs)}: pairs.csv"])
 
 
 def _row(label: str, summary: VariantSummary) -> list[str]:
