@@ -93,7 +93,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Available(name, "none", registries.backbones.get(name)(weights="none", image_size=32))
         for name in ("vgg16", "efficientnet_lite0")
     ]
-    monkeypatch.setattr("tlkit.parts.available.available_backbones", lambda: tuple(here))
+    monkeypatch.setattr("tlkit.probes.probe.available_backbones", lambda: tuple(here))
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
     return write(tmp_path / "data", files)
 
@@ -171,7 +171,7 @@ class TestMistakes:
             tlkit.probe(images, **options)
 
     def test_no_weights_is_an_error(self, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tlkit.parts.available.available_backbones", tuple)
+        monkeypatch.setattr("tlkit.probes.probe.available_backbones", tuple)
         with pytest.raises(tlkit.WeightsError, match=r"^no pretrained weights are on this machine"):
             tlkit.probe(images)
 

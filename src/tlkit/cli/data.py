@@ -11,6 +11,7 @@ import typer
 
 import tlkit
 from tlkit.cli.app import DATA, AsJson, Group, app, command, echo
+from tlkit.reports.console import table
 from tlkit.system.text import first_lines, json_text, printable
 
 if TYPE_CHECKING:
@@ -121,7 +122,6 @@ def data_split(
     Every class has about the same share in each split.
     """
     from tlkit.inspect.split import split_data
-    from tlkit.reports.console import table
     from tlkit.reports.progress import counting_bar
 
     with counting_bar("reading images") as on_image:
@@ -195,8 +195,6 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 def _inspection_text(inspection: Inspection) -> str:
-    from tlkit.reports.console import table
-
     def counts(what: str, by: Mapping[str, Mapping[str, int]], unnamed: str) -> str:
         rows = [
             [key or unnamed, *map(str, row.values()), str(sum(row.values()))]

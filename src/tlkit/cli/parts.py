@@ -14,6 +14,7 @@ import typer
 import tlkit
 from tlkit.cli.app import LOOK_UP, TRAIN, AsJson, Overrides, command, echo, hanging
 from tlkit.cli.predict import must_be_new
+from tlkit.system.text import nearest, suggest
 
 
 @command(LOOK_UP, "vgg16 --head pooled --classes 3")
@@ -56,8 +57,6 @@ def list_parts(
 ) -> None:
     """List the registered parts; imports no other package."""
     from fnmatch import fnmatchcase
-
-    from tlkit.system.text import suggest
 
     kinds = dict(tlkit.registries.items())
     kind = next((x for x in kinds if kind in {x.removesuffix("s"), x.removesuffix("es")}), kind)
@@ -152,7 +151,6 @@ def info(
     import inspect
 
     from tlkit.config.schema import describe_keys
-    from tlkit.system.text import nearest
 
     kinds = dict(tlkit.registries.items())
     matches = [(kind, registry) for kind, registry in kinds.items() if name in registry.names()]

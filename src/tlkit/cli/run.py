@@ -14,6 +14,7 @@ import typer
 import tlkit
 from tlkit.cli.app import TRAIN, TUNE, AsJson, ExperimentFile, Overrides, PluginFiles, command, echo
 from tlkit.reports import console
+from tlkit.runfolder.folder import RunFolder
 from tlkit.system.signals import raise_on_signal
 from tlkit.system.text import json_text, printable, shell_quoted
 from tlkit.train.callback import Callback
@@ -101,7 +102,6 @@ def show_run(run: tlkit.Run, as_json: bool = False) -> None:
     from tlkit.reports.caveats import caveats  # with all parts: `--help` stays quick without
     from tlkit.reports.diagnosis import PAGE, diagnose, next_steps
     from tlkit.reports.tables import phases_text
-    from tlkit.runfolder.folder import RunFolder
     from tlkit.runfolder.record import read_run
 
     echo(console.scores_text(run.plan.evaluated_on, run.result))

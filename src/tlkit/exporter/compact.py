@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tlkit.model.graph import named_weights
 from tlkit.model.layers import HEAD
 from tlkit.runfolder.experiment import read_experiment
 from tlkit.runfolder.folder import METRICS, PLAN, WEIGHTS, RunFolder
@@ -40,7 +41,6 @@ def restore_frozen(folder: Path) -> None:
     import numpy as np
     from safetensors.numpy import load
 
-    from tlkit.model.graph import named_weights
     from tlkit.weights.tensors import write_arrays
 
     plan = read_record(RunFolder(folder), PLAN, PlanRecord.from_json)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, fields
 
+from tlkit.model.graph import named_weights
 from tlkit.parts.kinds import Backbone, registries
 from tlkit.system.errors import WeightsError
 from tlkit.system.files import new_folder
@@ -22,7 +23,6 @@ FEATURES = 16  # pooled features on the card
 
 def pack(backbone: Backbone, folder: Path, license_text: str) -> Card:
     """Write the weights of a backbone's first available source into a new folder."""
-    from tlkit.model.graph import named_weights
     from tlkit.weights.tensors import write_tensors
 
     model = backbone.build()

@@ -15,12 +15,16 @@ from tlkit.config.structure import is_key, unstructure
 from tlkit.data.folds import contents_of, groups_of
 from tlkit.data.sources import read_labeled
 from tlkit.data.splits import Example, Splits
+from tlkit.metrics.scoring import score_examples
+from tlkit.parts.available import available_backbones
 from tlkit.parts.datasets import Folder, Manifest, load_splits
 from tlkit.parts.kinds import Backbone, Dataset, registries
 from tlkit.parts.optimizers import LBFGS
 from tlkit.parts.probe import Probe
 from tlkit.probes.ahead import fill_ahead
-from tlkit.probes.result import ProbedBackbone, ProbeResult, prediction_rows
+from tlkit.probes.crossval import Folds
+from tlkit.probes.result import ProbedBackbone, ProbeResult, prediction_rows, probe_page
+from tlkit.reports.compare import Answer, paired_answers
 from tlkit.runfolder.folder import RUNS, RunFolder, folder_exists
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import (
@@ -41,7 +45,6 @@ from tlkit.train.plan import make_plan
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tlkit.probes.crossval import Folds
     from tlkit.train.features import Source
     from tlkit.train.stage import PreparedRun
 
@@ -113,8 +116,6 @@ def probe(
 
     from tlkit.data.checks import check_images  # from here on heavy
     from tlkit.data.images import DecodedImageIndex
-    from tlkit.probes.crossval import Folds
-    from tlkit.reports.compare import paired_answers
 
     checked = check_images(
         splits,
@@ -177,8 +178,6 @@ def _probed(
 
 def _written(out: Path | None, result: ProbeResult, trial: _Trial) -> ProbeResult:
     """Write everything into a new folder; return the result with its places."""
-    from tlkit.probes.result import probe_page
-
     examples = trial.pooled
     fold_of = {n: number for number, fold in enumerate(trial.folds.held_out, 1) for n in fold}
     labels = [example.label for example in examples]
@@ -210,8 +209,6 @@ def _dataset(data: Path) -> Folder | Manifest:
 
 def _candidates(names: Sequence[str]) -> list[_Candidate]:
     """Return the backbones to try."""
-    from tlkit.parts.available import available_backbones
-
     here = [_Candidate(one.name, one.source, one.backbone) for one in available_backbones()]
     if not names:
         if not here:
@@ -288,8 +285,6 @@ def _notes(splits: Splits, pooled: Sequence[Example]) -> Iterator[str]:
 
 
 def _answers(first: ProbedBackbone, second: ProbedBackbone, examples: Sequence[Example]) -> Any:
-    from tlkit.reports.compare import Answer
-
     return [
         (Answer(e.label, one, e.patient), Answer(e.label, other, e.patient))
         for e, one, other in zip(examples, first.answers, second.answers, strict=True)
@@ -311,8 +306,6 @@ class _Trial:
     def run(self, candidate: _Candidate) -> ProbedBackbone:
         """Compute the features of all images once, and fit the folds."""
         import numpy as np
-
-        from tlkit.metrics.scoring import score_examples
 
         prepared = self._prepared(candidate.backbone)
         features, ms = self._features(prepared)

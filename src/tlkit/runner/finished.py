@@ -11,6 +11,8 @@ from attrs import asdict, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.metrics.intervals import format_share
 from tlkit.metrics.scores import EpochScores, Scores
+from tlkit.reports.caveats import caveats
+from tlkit.reports.diagnosis import diagnose
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import RunRecord, read_run
 from tlkit.system.notebook import data_frame, face, few_names, html_table
@@ -76,9 +78,6 @@ class Run:
         )
 
     def _repr_html_(self) -> str:
-        from tlkit.reports.caveats import caveats
-        from tlkit.reports.diagnosis import diagnose
-
         record = self._record
         notes: dict[str, Sequence[object]] = {
             "before you believe this": caveats(record),

@@ -10,6 +10,7 @@ from attrs import evolve
 
 from tlkit.config.experiment import Experiment
 from tlkit.config.toml import as_experiment
+from tlkit.data.pixel_store import PixelStore
 from tlkit.data.sources import VAL_NAMES
 from tlkit.data.splits import SPLITS, Splits
 from tlkit.parts.datasets import load_splits
@@ -31,6 +32,7 @@ from tlkit.train.callback import Callback
 from tlkit.train.plan import Plan, make_plan
 from tlkit.weights.earlier_run import EarlierRun
 from tlkit.weights.files import require_file
+from tlkit.weights.sources import assign_head
 
 if TYPE_CHECKING:
     from tlkit.train.stage import PreparedRun
@@ -105,11 +107,9 @@ def prepare_run(
 
     from tlkit.data.checks import check_images  # from here on heavy
     from tlkit.data.images import DecodedImageIndex, Reader
-    from tlkit.data.pixel_store import PixelStore
     from tlkit.train.assemble import assemble
     from tlkit.train.features import check_preprocessing
     from tlkit.train.stage import PreparedRun
-    from tlkit.weights.sources import assign_head
 
     if out is not None and exists(out):
         raise RunFolderError(folder_exists(out))

@@ -20,9 +20,10 @@ from tlkit.runfolder.folder import (
 from tlkit.runfolder.record import read_run
 from tlkit.sweeps.folder import RUNS, SWEEP, SweepFolder
 from tlkit.sweeps.trials import table_fingerprint
-from tlkit.system.errors import RunFolderError, TlkitError
+from tlkit.system.errors import RunFolderError, TlkitError, WeightsError
 from tlkit.system.seal import problems, seals, sha256_of
 from tlkit.system.untrusted import exists, is_folder, read_json, reason, require_own_folder
+from tlkit.weights.files import safetensors_rows
 
 
 @frozen
@@ -117,9 +118,6 @@ def _run(path: Path) -> SealCheck:
 def _check_weights(path: Path) -> None:
     """Check that a weights file can be read and has only finite values."""
     import numpy as np
-
-    from tlkit.system.errors import WeightsError
-    from tlkit.weights.files import safetensors_rows
 
     try:
         for name, array in safetensors_rows(path).items():

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from tlkit.data.splits import Splits
+from tlkit.model.graph import layer_table
 from tlkit.model.layers import LayerTable
 from tlkit.parts import kinds
 from tlkit.parts.optimizers import LBFGS, with_rates
@@ -104,7 +105,6 @@ def check_head(head: kinds.Head, features: tuple[int, ...] = (4, 4, 8), classes:
     import keras
     import tensorflow as tf
 
-    from tlkit.model.graph import layer_table
     from tlkit.train.assemble import seeded
 
     def build() -> Any:
@@ -129,7 +129,6 @@ def check_head(head: kinds.Head, features: tuple[int, ...] = (4, 4, 8), classes:
 
 
 def _check_table(table: LayerTable, model: Any) -> None:
-    from tlkit.model.graph import layer_table
 
     built = layer_table(model)
     assert len(table) == len(built), f"layers: {len(table)} rows, but the model has\n{built}"
