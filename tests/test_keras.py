@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import importlib.metadata
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
+from keras.src.random.seed_generator import make_default_seed
 
+from tlkit.keras_tools import FromModel
+from tlkit.parts.augmentations import Natural
+from tlkit.parts.compose import Compose
+from tlkit.parts.losses import Focal, cross_entropy
 from tlkit.system.errors import ResourceError
-from tlkit.system.keras import KERAS_FLOOR, _quiet_stderr, _start_keras, has_bfloat16, has_gpu
+from tlkit.system.keras import (
+    KERAS_FLOOR,
+    _quick_import,
+    _quiet_stderr,
+    _start_keras,
+    autograph,
+    has_bfloat16,
+    has_gpu,
+    seeded,
+    uninitialized,
+)
 
 start: Callable[[], int] = _start_keras.__wrapped__  # without the cache: Keras has been started
 
@@ -153,3 +171,59 @@ def test_a_processor_with_bfloat16_is_known_by_its_flags(
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr("tlkit.system.keras.has_gpu", lambda: gpu)
     assert has_bfloat16() is known
+
+
+def test_an_import_collects_no_garbage_and_sees_no_hidden_package() -> None:
+    before = set(sys.modules)
+    with _quick_import(["of_nobody", "sys"]):
+        assert not gc.isenabled()
+        assert sys.modules["sys"] is sys  # what has been imported stays
+        with pytest.raises(ImportError, match="of_nobody"):
+            importlib.import_module("of_nobody")
+    assert gc.isenabled()
+    assert set(sys.modules) == before
+
+
+@pytest.mark.slow
+def test_a_process_of_tlkit_s_own_starts_without_packages_that_it_has_no_use_for() -> None:
+    code = (
+        "import sys, tlkit.system.keras as system; {}; system.start_keras(); "
+        "print([name for name in system.UNUSED if name in sys.modules]); import sklearn.metrics"
+    )
+    alone, shared = (python(code.format(line)) for line in ("system.own_process()", "pass"))
+    assert (alone.stdout, alone.stderr, alone.returncode) == ("[]\n", "", 0)
+    assert "'sklearn', 'pandas'" in shared.stdout
+
+
+class Foreign:
+    """A part of somebody else's."""
+
+
+def test_code_that_is_not_tlkit_s_or_keras_s_is_rewritten_for_graphs() -> None:
+    own = [Focal(), Compose(operations=(Natural(),)), keras.layers.Dense(1), cross_entropy]
+    assert not autograph(*own)
+    assert autograph(*own, Foreign())
+    assert autograph(*own, lambda labels, probabilities: labels)
+    assert autograph(
+        FromModel(
+            model=keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)]),
+            preprocess=lambda images: images,
+        )
+    )
+    held: Any = Natural()
+    object.__setattr__(held, "strength", (Foreign(),))
+    assert autograph(Compose(operations=(Natural(), held)))
+
+
+def test_values_that_will_be_replaced_are_zeros_though_seeds_are_drawn() -> None:
+    kernels, seeds = [], []
+    for skipped in (False, True):
+        with seeded(3):
+            with uninitialized(skipped):
+                layer = keras.layers.Dense(4)
+                layer.build((None, 5))
+            seeds.append(make_default_seed())
+        kernels.append(layer.kernel.numpy())
+    assert kernels[0].all()
+    assert not kernels[1].any()
+    assert seeds[0] == seeds[1]

@@ -17,7 +17,7 @@ from tlkit.model.graph import layer_table
 from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Backbone
 from tlkit.system.errors import ConfigError, Problem
-from tlkit.system.keras import keras, tf
+from tlkit.system.keras import autograph, keras, tf
 
 Heatmaps = npt.NDArray[np.float32]
 Method = Literal["grad_cam", "grad_cam_pp", "hires_cam", "occlusion"]
@@ -93,14 +93,17 @@ class Explainer:
             gradients = tf.cast(tape.gradient(score, features), tf.float32)
             return tf.nn.relu(_weighted_map(tf.cast(features, tf.float32), gradients, method))
 
+        rewritten = autograph(backbone, *model._flatten_layers())
         if method == "occlusion":
-            score = tf.function(log_odds, input_signature=[images, numbers])
+            score = tf.function(log_odds, input_signature=[images, numbers], autograph=rewritten)
             self._coarse: Callable[..., Any] = lambda x, k: _occluded(score, x, k)
         else:
             layers = layers or layer_table(model)
             self.layer = layers[feature_layer(layers, layer)].name
             both = keras.Model(model.input, [model.get_layer(self.layer).output, model.output])
-            self._coarse = tf.function(weighted_maps, input_signature=[images, numbers])
+            self._coarse = tf.function(
+                weighted_maps, input_signature=[images, numbers], autograph=rewritten
+            )
 
     def __call__(
         self, pixels: Pixels, class_numbers: Sequence[int] | npt.NDArray[np.integer[Any]]

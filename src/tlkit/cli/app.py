@@ -32,6 +32,7 @@ from tlkit.system.errors import (
     ResourceError,
     TlkitError,
 )
+from tlkit.system.keras import own_process
 from tlkit.system.stdio import quiet, tolerate_broken_pipes
 from tlkit.system.text import printable, printable_lines
 
@@ -242,6 +243,7 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and end the process with the documented exit code."""
+    own_process()
     try:
         with _notes_on_stderr(), tolerate_broken_pipes():
             app()

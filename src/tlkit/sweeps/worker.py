@@ -30,6 +30,7 @@ from tlkit.runner.run import run
 from tlkit.sweeps.trials import fingerprint
 from tlkit.system.errors import ConfigError, Problem, RunFolderError, TlkitError
 from tlkit.system.files import remove_folder
+from tlkit.system.keras import own_process
 from tlkit.system.lock import is_locked
 from tlkit.system.signals import Interrupted, request_stop
 from tlkit.system.stdio import tolerate_broken_pipes
@@ -155,6 +156,7 @@ def _read(jobs: SimpleQueue[str]) -> None:
 
 
 if __name__ == "__main__":
+    own_process()
     try:
         main()
     except BrokenPipeError:  # the sweep is gone

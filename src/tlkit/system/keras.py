@@ -11,6 +11,7 @@ else in tlkit touches the environment.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import logging
 import os
@@ -19,7 +20,7 @@ import random
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,16 @@ SETTINGS = {
     "dtype_policy": "float32",
     "run_functions_eagerly": False,
 }
+
+
+# Keras imports them, if they are installed, for uses of its own that tlkit's commands never make.
+UNUSED = ("sklearn", "pandas", "matplotlib", "IPython")
+_hidden: list[str] = []
+
+
+def own_process() -> None:
+    """Declare that this process runs nothing but tlkit: Keras starts without `UNUSED`, in half."""
+    _hidden[:] = UNUSED
 
 
 def start_keras() -> None:
@@ -83,7 +94,7 @@ def _start_keras() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # not the GPU's whole memory
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
-    with _quiet_stderr():
+    with _quiet_stderr(), _quick_import(_hidden):
         import keras
         import tensorflow as tf
 
@@ -148,6 +159,40 @@ def _use_own_draws() -> None:
             module.python_random = _draws  # type: ignore[attr-defined]  # it has
 
 
+class _Values(threading.local):
+    """Keras's module `random` for initializers, of which a thread may have zeros at no cost."""
+
+    skipped = False
+
+    def __getattr__(self, name: str) -> Any:
+        from keras.src.backend import random as draws
+
+        zeros = self.skipped and name in {"normal", "truncated_normal", "uniform"}
+        return _zeros if zeros else getattr(draws, name)
+
+
+def _zeros(shape: Any, *_: Any, dtype: Any = None, **__: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.zeros(shape, dtype or "float32")
+
+
+_values = _Values()
+
+
+@contextmanager
+def uninitialized(skipped: bool = True) -> Iterator[None]:
+    """Leave out random initial values in this thread: all will be replaced."""
+    from keras.src.initializers import random_initializers
+
+    random_initializers.random = _values
+    before, _values.skipped = _values.skipped, skipped
+    try:
+        yield
+    finally:
+        _values.skipped = before
+
+
 def extra_package(name: str, install: str) -> Any:
     """Import an optional package."""
     start_keras()
@@ -159,6 +204,22 @@ def extra_package(name: str, install: str) -> Any:
         raise PartError(
             f"{name}: cannot be imported: {type(error).__name__}: {error}; pip install {install}"
         ) from None
+
+
+@contextmanager
+def _quick_import(hidden: Sequence[str]) -> Iterator[None]:
+    """Import without looking for garbage, of which there is none, and without some packages."""
+    hidden = [name for name in hidden if name not in sys.modules]
+    collects = gc.isenabled()
+    gc.disable()
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+        if collects:
+            gc.enable()
 
 
 @contextmanager
@@ -191,6 +252,27 @@ def _quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+OWN = frozenset({"tlkit", "keras", "keras_hub"})  # whose code works untouched in a graph
+
+
+def autograph(*things: object) -> bool:
+    """Tell whether TensorFlow has to rewrite the code of parts, layers or functions in a graph.
+
+    It does so for a Python `if` over tensors, which others may have written, and takes a second.
+    """
+    return not all(map(_is_own, things))
+
+
+def _is_own(thing: object) -> bool:
+    if isinstance(thing, (list, tuple)):
+        return all(map(_is_own, thing))
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    if str(named.__module__).partition(".")[0] not in OWN | {"builtins"}:
+        return False
+    inner = [getattr(thing, a.name) for a in getattr(type(thing), "__attrs_attrs__", ())]
+    return all(_is_own(value) for value in inner if callable(value) or isinstance(value, tuple))
 
 
 def processor() -> str:

@@ -12,11 +12,14 @@ from attrs import frozen
 
 from tlkit.model.graph import layer_table, leaves
 from tlkit.model.layers import LayerTable, holds_batch_norm
+from tlkit.parts.backbones.applications import KerasApplication
+from tlkit.parts.backbones.efficientnet_lite import EfficientNetLite
+from tlkit.parts.backbones.vgg import VGG
 from tlkit.parts.kinds import Backbone, BatchNorm, FreezePolicy, Head, Stage
 from tlkit.parts.optimizers import layerwise
 from tlkit.parts.plugins import guarded, part_name
 from tlkit.system.errors import PartError, ResourceError
-from tlkit.system.keras import check_settings, keras, start_keras, tf
+from tlkit.system.keras import check_settings, keras, start_keras, tf, uninitialized
 from tlkit.system.keras import seeded as seeded  # also used by tests of parts
 from tlkit.system.limits import require_memory
 from tlkit.system.notebook import face, few_names
@@ -25,6 +28,8 @@ from tlkit.train.plan import model_layers, seed_for
 
 ROUNDING = 1e-3  # by which probabilities may be off
 LARGE_BYTES = 100e6  # a smaller model is not worth the 0.14 s that a garbage collection takes
+# These refuse a file that lacks any.
+LOAD_ALL = {VGG.load_weights, KerasApplication.load_weights, EfficientNetLite.load_weights}
 ALL_STAGES = 1000  # epochs enough that a policy has all its stages; `freeze` wants the first
 
 
@@ -49,7 +54,7 @@ def assemble(
     """Build a model and load the backbone's weights; return it and what was loaded.
 
     All layers but the last compute in the dtype `mixed_precision`, if given. Without
-    `load_weights` all weights stay random.
+    `load_weights` the caller sets all weights, which have no random values.
     """
     start_keras()
     check_settings()
@@ -78,13 +83,16 @@ def _assembled(
     load_weights: bool,
 ) -> tuple[keras.Model, Mapping[str, str]]:
     """Build a model as its layer table says; return it and what was loaded."""
-    with seeded(seed_for(seed, "backbone")):
+    with (
+        uninitialized(not load_weights or _loads_all(backbone)),
+        seeded(seed_for(seed, "backbone")),
+    ):
         base: Any = backbone.build()
     if not isinstance(base, keras.Model):
         raise PartError(
             f"{part_name(backbone)}: its `build` must return a Keras model, got {base!r}"
         )
-    with seeded(seed_for(seed, "head")):
+    with uninitialized(not load_weights), seeded(seed_for(seed, "head")):
         scores: Any = head.connect(base, backbone.layers(), classes)
         shape = getattr(scores, "shape", None)
         if shape != (None, classes):
@@ -98,6 +106,11 @@ def _assembled(
         what = f"must return what it loaded, such as {{'source': 'path'}}, got {loaded!r}"
         raise PartError(f"{part_name(backbone)}: its `load_weights` {what}")
     return model, loaded
+
+
+def _loads_all(backbone: Backbone) -> bool:
+    """Tell whether a backbone is known to replace all its weights by those of a file."""
+    return type(backbone).load_weights in LOAD_ALL and "none" not in backbone.sources
 
 
 def _check_probabilities(model: keras.Model, head: Head) -> None:

@@ -20,7 +20,7 @@ from tlkit.parts.kinds import Augmentation, Backbone
 from tlkit.parts.plugins import guarded, part_name
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import PartError
-from tlkit.system.keras import keras, start_keras, tf
+from tlkit.system.keras import autograph, keras, start_keras, tf
 from tlkit.system.rows import Rows
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
@@ -106,8 +106,11 @@ class Extractor:
 
         pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8)
         keys = tf.TensorSpec((batch, 2), tf.int32)
+        rewritten = autograph(backbone, *(prefix._flatten_layers() if prefix else ()))
         self._plain = tf.function(
-            lambda images: forward(tf.cast(images, tf.float32)), input_signature=[pixels]
+            lambda images: forward(tf.cast(images, tf.float32)),
+            input_signature=[pixels],
+            autograph=rewritten,
         )
 
         def augmented(images: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -117,7 +120,11 @@ class Extractor:
             changed = tf.ensure_shape(changed, images.shape)
             return forward(changed), tf.reduce_min(changed), tf.reduce_max(changed)
 
-        self._augmented = tf.function(augmented, input_signature=[pixels, keys])
+        self._augmented = tf.function(
+            augmented,
+            input_signature=[pixels, keys],
+            autograph=rewritten or autograph(augmentation),
+        )
 
     @guarded()
     def __call__(self, pixels: Pixels, keys: AugmentationKeys | None = None) -> Features:

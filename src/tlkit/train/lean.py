@@ -82,7 +82,7 @@ def tiled(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, pad: bool, relu: boo
     return tf.concat([convolved(portion, kernel, bias, pad, relu) for portion in portions], 0)
 
 
-@tf.function(jit_compile=True)  # type: ignore[untyped-decorator,unused-ignore]  # no types
+@tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator,unused-ignore]  # no types
 def convolved(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, pad: bool, relu: bool) -> tf.Tensor:
     """Return the convolution of images with a kernel, computed by tiles.
 

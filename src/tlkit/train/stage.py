@@ -21,7 +21,7 @@ from tlkit.parts.losses import cross_entropy
 from tlkit.parts.optimizers import LBFGS, check_rate, with_rates
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
-from tlkit.system.keras import check_settings, keras, tf
+from tlkit.system.keras import autograph, check_settings, keras, tf
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.assemble import above_cut, apply_rates, split_at
 from tlkit.train.callback import Callback, Epoch
@@ -122,7 +122,8 @@ class StageTrainer:
         below = None
         if layer.input is not features:
             tail = above_cut(model, self.run.plan.layers, cut, layer.input)
-            below = tf.function(tail, reduce_retracing=True)
+            rewritten = autograph(*tail._flatten_layers())
+            below = tf.function(tail, reduce_retracing=True, autograph=rewritten)
         keys = self._keys(view) if split == "train" else None
         for x in self.sources[split].batches(self.planned.eval_batch, keys=keys):
             yield x if below is None else below(tf.cast(x, tf.float32), training=False).numpy()

@@ -12,7 +12,7 @@ from attrs import frozen
 from tlkit.parts.kinds import LossFunction
 from tlkit.parts.losses import cross_entropy
 from tlkit.system.errors import PartError
-from tlkit.system.keras import keras, tf
+from tlkit.system.keras import autograph, keras, tf
 from tlkit.train.assemble import refuse_others
 from tlkit.train.features import Features
 from tlkit.weights.tensors import Variables
@@ -67,7 +67,7 @@ class DeviceTotals:
         return totals, None if bad < 0 else (int(bad), bad_loss)
 
 
-@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator,unused-ignore]  # no types
+@tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator,unused-ignore]  # no types
 def _added(
     sums: tf.Tensor, seen: tf.Tensor, loss: tf.Tensor, unweighted: tf.Tensor, correct: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -90,7 +90,8 @@ class EvalStep:
             probabilities = tail(tf.cast(x, tf.float32), training=False)
             return cross_entropy(labels, probabilities), probabilities
 
-        self._evaluate = tf.function(evaluate, reduce_retracing=True)
+        self._autograph = autograph(*tail._flatten_layers())
+        self._evaluate = tf.function(evaluate, reduce_retracing=True, autograph=self._autograph)
 
     @property
     def state(self) -> Variables:
@@ -169,7 +170,12 @@ class TrainStep(EvalStep):
                 self.average.update()
             return weighted, tf.reduce_sum(losses), _correct(labels, probabilities)
 
-        self._train = tf.function(train, jit_compile=xla, reduce_retracing=False)
+        self._train = tf.function(
+            train,
+            jit_compile=xla,
+            reduce_retracing=False,
+            autograph=self._autograph or autograph(loss, optimizer),
+        )
 
     @property
     def state(self) -> Variables:
@@ -218,7 +224,7 @@ def require_loss(loss: LossFunction, classes: int) -> None:
             traced["gradient"] = tape.gradient(traced["losses"], probabilities)
 
     images = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, classes), tf.float32)
-    tf.function(trace).get_concrete_function(*images)
+    tf.function(trace, autograph=autograph(loss)).get_concrete_function(*images)
     losses = traced["losses"]
     got = f"{losses.shape} {losses.dtype.name}" if tf.is_tensor(losses) else repr(losses)
     if not tf.is_tensor(losses) or losses.dtype != tf.float32 or losses.shape.rank not in {1, None}:
