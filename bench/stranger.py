@@ -55,7 +55,8 @@ from sklearn.pipeline import make_pipeline
 import tlkit
 paths = sorted(Path("photos").glob("*/*"))
 labels = [path.parent.name for path in paths]
-model = make_pipeline(tlkit.TransferFeatures("efficientnet_lite0"), LogisticRegression())
+features = tlkit.TransferFeatures("efficientnet_lite0")
+model = make_pipeline(features, LogisticRegression(max_iter=1000))
 print(cross_val_score(model, paths, labels, cv=2))
 """
 

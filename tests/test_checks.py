@@ -272,7 +272,7 @@ def test_a_near_copy_in_another_split_is_a_note_that_says_where_to_look() -> Non
     splits = splits_of({"a.png": png(1), "b.png": whole.getvalue()},
                        {"v.png": png(3), "w.jpg": buffer.getvalue()})  # fmt: skip
     (note,) = look(splits).splits.notes
-    assert note == (
-        "at least 1 image is in val and, as a near copy, in another split, such as w.jpg and "
-        "b.png; tlkit data verify PATH finds all"
-    )
+    seen = "at least 1 image is in val and, as a near copy, in another split, such as "
+    assert note == f"{seen}w.jpg and b.png"  # no path that a command could look at
+    (note,) = look(evolve(splits, root="photos")).splits.notes
+    assert note == f"{seen}photos/w.jpg and photos/b.png; tlkit data verify PATH finds all"

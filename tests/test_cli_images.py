@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 from PIL import Image
 from tests.fakes import unseal
 from tests.pictures import picture
@@ -21,8 +22,11 @@ from tests.pictures import picture
 import tlkit
 from tlkit import cli
 from tlkit.config.structure import structure
+from tlkit.metrics.scoring import score_confusion
 
 CLASSES = ("circle", "square", "triangle")
+CAUTION = "! The accuracy of this run is not clearly better than classifying every image as"
+CHANCE = f"{CAUTION} circle, which is correct for 33.3 %.\n"  # of the run below
 TABLE = {
     "data": {"name": "shapes", "train": 6, "val": 3, "test": 3, "image_px": 32},
     "backbone": {"weights": "none", "image_size": 32},
@@ -55,7 +59,7 @@ class CommandLine:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run for all."""
+    """One finished run for all, on so few images that it is at chance."""
     experiment = structure(tlkit.Experiment, TABLE)
     return tlkit.run(experiment, tmp_path_factory.mktemp("finished") / "run").folder
 
@@ -87,9 +91,21 @@ def test_rows_come_in_the_order_named_and_what_was_rejected_at_the_end(
     for row in rows(done.out):
         assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-5)
     assert done.code == 4
-    lines = done.err.splitlines()
+    lines = done.err.replace(CHANCE, "").splitlines()
     assert lines[0].startswith("bad.png: is not an image")
     assert lines[1:] == ["none*.png: no file matches this pattern", "2 of 6 left out"]
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_run_at_chance_says_so_after_its_predictions(
+    command: CommandLine, run: Path, monkeypatch: pytest.MonkeyPatch, learned: bool
+) -> None:
+    confusion = [[20, 0, 0], [0, 20, 0], [0, 0, 20]] if learned else [[7, 7, 6]] * 3
+    classifier = evolve(tlkit.load(run), scores=score_confusion(confusion, CLASSES))
+    monkeypatch.setattr(tlkit, "load", lambda *_, **__: classifier)
+    for more in ([], ["--format", "csv", "--out", "rows.csv", "--resume"]):
+        said = command("predict", run, "c.png", *more).err
+        assert said.startswith(CAUTION) != learned, said
 
 
 def test_the_answers_before_a_shortage_are_not_lost(
@@ -104,7 +120,9 @@ def test_the_answers_before_a_shortage_are_not_lost(
     done = command("predict", run, "c.png", "in", "a.png", "--format", "csv")
     assert [row["path"] for row in rows(done.out)] == ["c.png", "in/b.png"]
     assert done.code == 8
-    assert done.err.startswith("in/d.png: cannot be read now: Too many open files; free some")
+    assert done.err.startswith(
+        f"{CHANCE}in/d.png: cannot be read now: Too many open files; free some"
+    )
     done = command("predict", run, "c.png", "in", "--format", "csv", "--out", "x.csv")
     assert done.code == 8
     assert len(rows(Path("x.csv").read_text())) == 2
@@ -368,7 +386,7 @@ def test_what_is_left_out_or_dark_is_noted(command: CommandLine, run: Path) -> N
     assert len(predicted.out.splitlines()) == 5
     assert predicted.err == expected + (
         "note: 1 nearly black, no value above 16 of 255, as 12-bit values in a 16-bit file, such "
-        "as odd/circle/deep.png\n"
+        f"as odd/circle/deep.png\n{CHANCE}"
     )
     evaluated = command("evaluate", run, "--data", "odd")
     assert evaluated.code == 0

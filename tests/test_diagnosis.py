@@ -12,7 +12,8 @@ from tests.finished_runs import made_up
 
 from tlkit.metrics.scores import EpochScores
 from tlkit.metrics.scoring import score_confusion
-from tlkit.reports.diagnosis import at_chance, diagnose, next_steps
+from tlkit.reports.caveats import chance_caveat
+from tlkit.reports.diagnosis import diagnose, next_steps
 from tlkit.runfolder.record import RunRecord
 from tlkit.train.callback import Epoch
 
@@ -114,7 +115,7 @@ def test_what_to_do_next_fits_the_result() -> None:
     assert line == "read the report, then: tlkit predict 'runs/a b' IMAGE..."
     chance = [[40, 30, 30], [40, 30, 30], [20, 20, 20]]
     poor = judged(own, chance, chance)
-    assert at_chance(poor.scores)
-    assert not at_chance(own.scores)
+    assert chance_caveat(poor.scores)
+    assert not chance_caveat(own.scores)
     assert "predict" not in " ".join(next_steps(poor, Path("runs/a"), []))
     assert next_steps(run, Path("runs/a"), []) == ["your own pictures: tlkit init --from FOLDER"]

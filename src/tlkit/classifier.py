@@ -156,6 +156,7 @@ class Classifier:
         learned_from: The images that it was trained and chosen on, if known.
         averages_flip: Whether probabilities are averaged with those of the mirror image; `model`
             is unchanged.
+        scores: The scores of its run, on the split that the run is judged on.
     """
 
     model: keras.Model = field(repr=False)
@@ -167,6 +168,7 @@ class Classifier:
     threshold: Threshold | None = field(default=None, repr=False)
     learned_from: LearnedFrom = field(factory=LearnedFrom, repr=False)
     averages_flip: bool = False
+    scores: Scores | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         facts = [
@@ -525,6 +527,7 @@ def load(
         threshold=threshold,
         learned_from=LearnedFrom(folder, refit=metrics.refit_images is not None),
         averages_flip=averages_flip,
+        scores=metrics.kept.scores[metrics.evaluated_on],
     )
 
 

@@ -173,6 +173,7 @@ def predict(
     if rows is not None:
         of = named_by(run, files := list(files), form, top)
         _go_on(classifier, files, Listing(form, classifier.classes, top), rows, of)
+        _warn_of_chance(classifier)
         return
     dark: list[str] = []
     counts: Counter[str] = Counter()
@@ -205,6 +206,7 @@ def predict(
         named = (f"{count} {name}" for name, count in counts.most_common(MANY_CLASSES))
         typer.echo(f"{counts.total()} images: {printable(', '.join(named))}", err=True)
     _note_dark(dark)
+    _warn_of_chance(classifier)
     if short:  # after the answers so far
         raise short[0]
     raise_rejected(rejected, counts.total())
@@ -240,6 +242,16 @@ def _go_on(
             rows.write(line)
     _note_dark(rows.dark)
     raise_rejected(rows.rejected, len(files) - len(rows.rejected))
+
+
+def _warn_of_chance(classifier: tlkit.Classifier) -> None:
+    """Say on standard error that a model has learned nothing that its own test could show."""
+    from tlkit.reports.caveats import chance_caveat  # with all parts
+
+    if classifier.scores is None or classifier.stand_in:
+        return
+    if text := chance_caveat(classifier.scores, "The accuracy of this run"):
+        echo(caveats_text([text]), err=True)
 
 
 def _note_dark(dark: Sequence[str]) -> None:

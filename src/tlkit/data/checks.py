@@ -247,9 +247,10 @@ def _near_copies(splits: Splits, pictures: Mapping[str, Picture]) -> list[str]:
             if pairs:
                 one, other = (splits.where(path) for path in pairs[0])
                 what = _counted(dict(pairs), "image is", "images are")
+                more = f"; {hint('data verify', 'PATH')} finds all" if splits.root else ""
                 notes.append(
                     f"at least {what} in {split} and, as a near copy, in another split, such as "
-                    f"{one} and {other}; {hint('data verify', 'PATH')} finds all"
+                    f"{one} and {other}{more}"
                 )
         before.extend(examples)
     return notes

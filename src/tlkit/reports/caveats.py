@@ -76,27 +76,34 @@ def threshold_caveats(
 def score_caveats(scores: Scores) -> list[str]:
     """Return the warnings that follow from the scores themselves."""
     texts = []
-    counts = {name: of_class.support for name, of_class in scores.per_class.items()}
-    most_frequent = max(counts, key=lambda name: counts[name])
-    baseline = counts[most_frequent] / scores.images
-    interval = scores.intervals.get("accuracy")
     if len(scores.never_predicted) == len(scores.classes) - 1:
         only = next(name for name in scores.classes if name not in scores.never_predicted)
         texts.append(f"Every image is classified as {only}: the model distinguishes nothing.")
     elif scores.never_predicted:
         texts.append(f"No image is classified as {', '.join(scores.never_predicted)}.")
-    if interval and interval.low <= baseline < 1:
-        relation = "worse" if interval.high < baseline else "not clearly better"
-        texts.append(
-            f"The accuracy is {relation} than classifying every image as {most_frequent}, which "
-            f"is correct for {format_value(baseline)}."
-        )
+    if text := chance_caveat(scores):
+        texts.append(text)
     if scores.few:
         listed = ", ".join(f"{name} ({count})" for name, count in scores.few.items())
         if len(scores.few) > MAX_LISTED:
             listed = f"{len(scores.few)} of {len(scores.classes)} classes have fewer than {FEW}"
         texts.append(f"Few test images: {listed}. Look at the intervals, not only at the values.")
     return texts
+
+
+def chance_caveat(scores: Scores, what: str = "The accuracy") -> str:
+    """Return the warning about a model that a constant answer may equal; empty if there is none."""
+    counts = {name: of_class.support for name, of_class in scores.per_class.items()}
+    most_frequent = max(counts, key=lambda name: counts[name])
+    baseline = counts[most_frequent] / scores.images
+    interval = scores.intervals.get("accuracy")
+    if not interval or not interval.low <= baseline < 1:
+        return ""
+    relation = "worse" if interval.high < baseline else "not clearly better"
+    return (
+        f"{what} is {relation} than classifying every image as {most_frequent}, which "
+        f"is correct for {format_value(baseline)}."
+    )
 
 
 def source_caveats(examples: Sequence[Example]) -> list[str]:

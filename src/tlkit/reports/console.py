@@ -239,7 +239,7 @@ def kept_epoch_text(
         setting = f"the setting of epoch {kept}, {best if keep == 'best' else last}"
         return (
             f"weights from {setting}, fitted again to all {refit_images:,} training and validation "
-            "images; the scores on val are those of before"
+            "images; the scores on val are from before that"
         )
     if kept == other:
         return f"weights from epoch {kept}, {last} and {best}"

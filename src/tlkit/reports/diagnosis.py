@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tlkit.metrics.intervals import format_value
-from tlkit.metrics.scores import Scores
+from tlkit.reports.caveats import chance_caveat
 from tlkit.runfolder.record import RunRecord
 from tlkit.system.notebook import hint
 from tlkit.train.callback import Epoch, best_of
@@ -57,18 +57,11 @@ def diagnose(run: RunRecord, hint: Hint = hint) -> list[Finding]:
     ]
 
 
-def at_chance(scores: Scores) -> bool:
-    """Tell whether a model is not clearly better than always naming the most frequent class."""
-    interval = scores.intervals.get("accuracy")
-    baseline = max(map(sum, scores.confusion)) / scores.images
-    return bool(interval and interval.low <= baseline < 1)
-
-
 def next_steps(run: RunRecord, folder: Path, findings: Sequence[Finding]) -> list[str]:
     """Return what to do after a run, a line each."""
     if run.stand_in or run.experiment.data.name in {"shapes", "digits"}:
         return [f"your own pictures: {hint('init --from', 'FOLDER')}"]
-    if at_chance(run.scores):
+    if chance_caveat(run.scores):
         return [
             f"change what is said above; compare with: {hint('compare', folder, 'OTHER_RUN')}"
             if findings

@@ -301,7 +301,8 @@ class Terminal(Callback):
         if "run" in weights:
             self.say(f"weights: the backbone of {lineage(weights)}")
         else:
-            self.say(f"weights: {weights['source']} {weights.get('sha256', '')[:12]}".rstrip())
+            known = f" (sha256 {digest[:12]}…)" if (digest := weights.get("sha256")) else ""
+            self.say(f"weights: {weights['source']}{known}")
         if "head_run" in weights:
             self.say(f"head: that of the run {weights['head_run']}")
 

@@ -139,6 +139,8 @@ class StageTrainer:
         else:
             l2 = self.planned.l2[len(done)]
             totals = self._solve(l2, start=bool(done))
+            on_batch_end = self.callback.on_batch_end
+            on_batch_end(totals.images, totals.mean("loss"), totals.mean("correct"), l2)
         val, self.on_val = self._evaluate("val")
         if not np.isfinite(val.loss):
             raise _not_finite(number, "the validation loss", val.loss)
@@ -221,8 +223,6 @@ class StageTrainer:
         batches = self.sources["train"].batches(self.planned.eval_batch, keys=keys)
         weights = self._weights(self.run.splits.train)
         totals, _ = self.step.evaluate(batches, self._labels(self.run.splits.train), weights)
-        loss, accuracy = totals.mean("loss"), totals.mean("correct")
-        self.callback.on_batch_end(totals.images, loss, accuracy, l2)
         return totals
 
     def _solver_weights(self, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
