@@ -1,4 +1,4 @@
-"""The MkDocs hook: tables of parts and keys, the command line, the changelog, ranks for the search.
+"""The MkDocs hook: tables of parts and keys, the command line, the changelog, the repository.
 
 Keys, types, defaults, rules and meanings come from the parts' fields and docstrings, commands from
 Typer, so nothing is written twice. These lines are replaced in any page:
@@ -9,6 +9,7 @@ Typer, so nothing is written twice. These lines are replaced in any page:
     <!-- keys: heads -->         the keys of all parts of a kind, except those with their own mark
     <!-- keys: experiment -->    the keys of an experiment file that belong to no part
     <!-- keys: fit -->           the keys of one of its other tables
+    <!-- repository: clone -->   what the repository's address is needed for; see `REPOSITORY`
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import subprocess
 import tomllib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import attrs
 import typer
@@ -44,10 +47,24 @@ TABLES = {field.metadata["registry"].kind: field.name for field in keys(Experime
           if "registry" in field.metadata}  # fmt: skip
 KINDS: dict[str, Registry[Any]] = dict(registries.items())
 MARK = re.compile(r"^<!-- (?P<word>tables|parts|keys)(?:: (?P<of>[\w.]+))? -->$", re.MULTILINE)
+REPOSITORY = {  # marks: what stands there if the address is known, and if it is not
+    "clone": (
+        "Get the code:\n\n```sh\ngit clone {url}\ncd {name}\n```",
+        "Get the code: `git clone` the address at which you found tlkit, or unpack its archive, and "
+        "change into its folder.",
+    ),
+    "colab": (
+        "- **Colab**: [open the notebook there]({colab}); its first cell is `%pip install "
+        "'tlkit[lite,notebook] @ git+{url}'`, then restart the kernel.",
+        "- **Colab, Kaggle**: make a wheel (`pip wheel --no-deps -w dist .` in a clone), upload it "
+        "and `examples/notebook.ipynb`, and begin with the cell `%pip install "
+        "'tlkit-0.1.0-py3-none-any.whl[lite,notebook]'`; then restart the kernel.",
+    ),
+}
 BOOSTS = {  # of pages in the search: how to do a thing comes before its name and its figures
     "howto/": 4, "install": 4, "tutorial": 2, "cookbook": 2, "limits": 2, "faq": 6,
     "reference/api/": 0.1, "reference/cli": 0.2, "changelog": 0.05, "reference/": 0.5,
-    "findings": 0.2, "reliability": 0.2, "performance": 0.5,
+    "findings": 0.2, "roadmap": 0.5, "reliability": 0.2, "performance": 0.5,
 }  # fmt: skip
 SHOWN = 9  # parts named per line; the rest are counted
 RULES = {  # keywords of a JSON schema, in words
@@ -87,15 +104,20 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_config(config: Any) -> Any:
     """Link to the project's repository, or else to the one that this clone came from, if any."""
-    urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"].get("urls", {})
-    command = ["git", "remote", "get-url", "origin"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 -- fixed words
-    address = urls.get("Repository") or found.stdout.strip()
     config.copyright = f"tlkit {version('tlkit')} · Apache-2.0"
-    if address := web_address(address):
+    if address := repository():
         config.repo_url, config.repo_name = address, address.split("/", 3)[-1]
         config.edit_uri = "edit/main/docs/"
     return config
+
+
+@cache
+def repository() -> str:
+    """Return the repository's address: that of `pyproject.toml`, else where the clone is from."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"].get("urls", {})
+    command = ["git", "remote", "get-url", "origin"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 -- fixed words
+    return web_address(urls.get("Repository") or found.stdout.strip())
 
 
 def web_address(remote: str) -> str:
@@ -120,7 +142,33 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     )
     page.meta.setdefault("search", {"boost": boost})
     up = "../" * page.file.src_uri.count("/")
-    return fill(markdown, up + "reference/")
+    return fill(with_repository(markdown, repository()), up + "reference/")
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Let readers say what is wrong or missing on a page, where there is a place for it."""
+    if not repository().startswith("https://github.com/"):
+        return html
+    about = urlencode({"template": "idea.yml", "title": f"Docs, {page.file.src_uri}: "})
+    link = f"{repository()}/issues/new?{about}"
+    return f'{html}\n<p><a href="{escape(link)}">Something wrong or missing on this page?</a></p>'
+
+
+def with_repository(markdown: str, url: str) -> str:
+    """Fill in what the repository's address is needed for.
+
+    >>> with_repository("<!-- repository: clone -->", "https://host.example/owner/tlkit")[15:65]
+    '```sh\\ngit clone https://host.example/owner/tlkit\\ncd'
+    """
+    host, _, path = url.removeprefix("https://").partition("/")
+    colab = f"https://colab.research.google.com/github/{path}/blob/main/examples/notebook.ipynb"
+
+    def text(mark: re.Match[str]) -> str:
+        known, unknown = REPOSITORY[mark[1]]
+        there = host == "github.com" if "{colab}" in known else bool(url)
+        return known.format(url=url, name=path.split("/")[-1], colab=colab) if there else unknown
+
+    return re.sub(r"(?m)^<!-- repository: (\w+) -->$", text, markdown)
 
 
 def pages() -> dict[str, str]:

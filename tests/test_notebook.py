@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import re
 import sys
@@ -112,6 +113,14 @@ def test_a_run_shows_its_figures_and_its_cautions(run: tlkit.Run) -> None:
     assert str(run.folder / "report.html") in text
     for label in run.plan.classes:
         assert label in text
+
+
+def test_the_report_is_a_page_in_the_cell(run: tlkit.Run) -> None:
+    frame = run.report.html
+    assert Page(frame).tags == ["iframe"]
+    page = html.unescape(frame.partition('srcdoc="')[2].partition('"')[0])
+    assert page == (run.folder / "report.html").read_text("utf-8")
+    assert "allow-scripts" not in frame.replace(page, "")
 
 
 def test_history_predictions_and_scores_are_dataframes(run: tlkit.Run) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ LOOKED_FOR = {  # pages, each with what people type to find it
     "glossary": ["glossary"],
     "faq": ["out of memory"],
     "cite": ["cite", "bibtex"],
+    "roadmap": ["roadmap"],
     "howto/dataset": ["split my photos", "my own pictures", "train test split"],
     "howto/backbone": ["which network", "resnet"],
     "howto/recipe": ["recipe", "small dataset"],
@@ -108,3 +110,43 @@ def test_a_page_needs_no_other_server() -> None:
 )
 def test_the_repository_is_linked_without_a_password(remote: str, address: str) -> None:
     assert generated.web_address(remote) == address
+
+
+@pytest.mark.parametrize("word", generated.REPOSITORY)
+def test_what_needs_the_repository_s_address_never_invents_one(word: str) -> None:
+    mark = f"<!-- repository: {word} -->"
+    assert any(mark in path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")), mark
+    without = generated.with_repository(mark, "")
+    assert "{" not in without.replace("{url}", "?")
+    assert "://" not in without
+    known = generated.with_repository(mark, "https://github.com/owner/tlkit")
+    assert "github.com/owner/tlkit" in known
+    assert "{" not in known
+    elsewhere = generated.with_repository(mark, "https://host.example/owner/tlkit")
+    assert ("colab.research" in known) == (elsewhere == without)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remote", ["https://github.com/owner/tlkit.git", ""])
+def test_pages_link_to_the_repository_that_they_are_cloned_from(
+    tmp_path: Path, remote: str
+) -> None:
+    pytest.importorskip("mkdocs")
+    subprocess.run(["git", "clone", "-q", str(ROOT), "clone"], cwd=tmp_path, check=True)
+    command = ["remote", "set-url", "origin", remote] if remote else ["remote", "remove", "origin"]
+    subprocess.run(["git", *command], cwd=tmp_path / "clone", check=True)
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q"]
+    subprocess.run(build, cwd=tmp_path / "clone", check=True)
+    pages = {
+        page: (tmp_path / "clone" / "site" / page / "index.html").read_text(encoding="utf-8")
+        for page in ("install", "howto/freeze", "howto/notebook")
+    }
+    address = "https://github.com/owner/tlkit"
+    links = {
+        "install": f"git clone {address}",
+        "howto/freeze": f'href="{address}/edit/main/docs/howto/freeze.md"',
+        "howto/notebook": "colab.research.google.com/github/owner/tlkit/blob/main/examples/",
+    }
+    for page, link in links.items():
+        for text in (link, 'class="md-source', f'href="{address}/issues/new?template=idea.yml'):
+            assert (text in re.sub("<[^>]*span[^>]*>", "", pages[page])) == bool(remote), text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from tlkit.metrics.scores import Scores
 from tlkit.reports.charts import Chart, learning_charts, reliability_chart, roc_chart
 from tlkit.reports.gallery import Picture, Source, confused_pairs, data_url, explained, plain
 from tlkit.reports.page import TEMPLATES, render
-from tlkit.reports.report import confusion_rows, judged_arrays
+from tlkit.reports.report import REPORT, confusion_rows, judged_arrays
 from tlkit.reports.svg import STYLE, standalone
+from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import RunRecord
 from tlkit.runfolder.tables import Prediction
 from tlkit.system import notebook
@@ -60,6 +62,16 @@ class Drawing:
         else:
             raise ValueError(f"{path}: must end in .html, or in .svg for a single chart")
         return path
+
+
+def whole(folder: RunFolder) -> Drawing:
+    """Return a run's report as a page within the page."""
+    page = escape(folder.read_bytes(REPORT).decode())
+    return Drawing(
+        f"Report of {folder.path.name}",
+        f'<iframe srcdoc="{page}" sandbox="allow-popups" title="report" loading="lazy" '
+        'style="width: 100%; height: 45rem; border: 1px solid #8886"></iframe>',
+    )
 
 
 def curves(run: RunRecord) -> Drawing:

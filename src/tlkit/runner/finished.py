@@ -69,6 +69,13 @@ class Run:
         """Return what the run's folder says."""
         return read_run(RunFolder(self.folder))
 
+    @property
+    def report(self) -> Drawing:
+        """Return the report, which a notebook shows in the cell."""
+        from tlkit.reports.figures import whole
+
+        return whole(RunFolder(self.folder))
+
     def __repr__(self) -> str:
         scores, split = self.result, self.plan.evaluated_on
         accuracy = format_share(scores.accuracy, scores.intervals.get("accuracy"))
@@ -87,7 +94,7 @@ class Run:
         facts: list[Sequence[object]] = [
             ["networks", f"{record.experiment.backbone.name} + {record.experiment.head.name}"],
             ["weights from", f"epoch {self.kept.epoch} of {len(self.history)}"],
-            ["report", report],
+            ["report", f"{report}; run.report shows it here"],
         ]
         return face(
             f"Run, evaluated on {self.plan.evaluated_on}",
