@@ -50,15 +50,21 @@ MARK = re.compile(r"^<!-- (?P<word>tables|parts|keys)(?:: (?P<of>[\w.]+))? -->$"
 REPOSITORY = {  # marks: what stands there if the address is known, and if it is not
     "clone": (
         "Get the code:\n\n```sh\ngit clone {url}\ncd {name}\n```",
-        "Get the code: `git clone` the address at which you found tlkit, or unpack its archive, and "
-        "change into its folder.",
+        (
+            "Get the code: `git clone` the address at which you found tlkit, or unpack its "
+            "archive. Change into its folder."
+        ),
     ),
     "colab": (
-        "- **Colab**: [open the notebook there]({colab}); its first cell is `%pip install "
-        "'tlkit[lite,notebook] @ git+{url}'`, then restart the kernel.",
-        "- **Colab, Kaggle**: make a wheel (`pip wheel --no-deps -w dist .` in a clone), upload it "
-        "and `examples/notebook.ipynb`, and begin with the cell `%pip install "
-        "'tlkit-0.1.0-py3-none-any.whl[lite,notebook]'`; then restart the kernel.",
+        (
+            "- **Colab**: [open the notebook there]({colab}); its first cell is `%pip install "
+            "'tlkit[lite,notebook] @ git+{url}'`, then restart the kernel."
+        ),
+        (
+            "- **Colab, Kaggle**: make a wheel (`pip wheel --no-deps -w dist .` in a clone), "
+            "upload it and `examples/notebook.ipynb`, and begin with the cell `%pip install "
+            "'tlkit-0.1.0-py3-none-any.whl[lite,notebook]'`; then restart the kernel."
+        ),
     ),
 }
 BOOSTS = {  # of pages in the search: how to do a thing comes before its name and its figures
@@ -155,10 +161,10 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
 
 
 def with_repository(markdown: str, url: str) -> str:
-    """Fill in what the repository's address is needed for.
+    r"""Fill in what the repository's address is needed for.
 
-    >>> with_repository("<!-- repository: clone -->", "https://host.example/owner/tlkit")[15:65]
-    '```sh\\ngit clone https://host.example/owner/tlkit\\ncd'
+    >>> with_repository("<!-- repository: clone -->", "https://host.example/owner/tlkit")[15:72]
+    '```sh\ngit clone https://host.example/owner/tlkit\ncd tlkit'
     """
     host, _, path = url.removeprefix("https://").partition("/")
     colab = f"https://colab.research.google.com/github/{path}/blob/main/examples/notebook.ipynb"
