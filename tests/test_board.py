@@ -131,10 +131,10 @@ def test_an_owner_that_was_only_slow_to_say_so_has_made_the_run(
     make(slow.job(lease))
     claim = Leases.claim
 
-    def finish_first(self: Leases, work: str, number: int) -> Lease | None:
+    def finish_first(self: Leases, work: str, number: int, *budget: float) -> Lease | None:
         if number == 1:
             slow.settle(lease, {})
-        return claim(self, work, number)
+        return claim(self, work, number, *budget)
 
     silent(folder, monkeypatch)
     monkeypatch.setattr(Leases, "claim", finish_first)
@@ -212,6 +212,7 @@ def test_status_tells_who_makes_what_and_estimates_only_what_it_can(folder: Path
     epochs = status.runs[1].planned_epochs
     assert status.runs[1].epochs == 2
     assert status.remaining_s == pytest.approx(60 * (1 + 1 - 2 / epochs))
+    assert status.budget_s is None
     assert json.dumps(status.as_json())
 
 

@@ -116,6 +116,7 @@ def test_what_is_decided_early_is_what_all_results_decide(
     while True:
         now = standing(trials, value_at)
         assert now.dropped.items() <= known.dropped.items()
+        assert sum(now.epochs.values()) == pytest.approx(sum(known.epochs.values()))
         going = {name for name, until in now.until.items() if until is None}
         assert not going & known.dropped.keys()
         free = [name for name, until in now.until.items() if reached.get(name, 0) < (until or 9)]
@@ -124,6 +125,7 @@ def test_what_is_decided_early_is_what_all_results_decide(
         name = rng.choice(sorted(free))
         reached[name] = now.until[name] or 9
     assert now == known
+    assert now.epochs == {name: now.dropped.get(name, 9) for name in reached}
     sizes = [min(batch, len(accuracies) - at) for at in range(0, len(accuracies), batch)]
     assert len({name.split("-")[0] for name in going}) == sum(
         survivors(size, factor) for size in sizes
@@ -292,6 +294,33 @@ def test_a_budget_hands_out_no_more_and_the_rest_can_be_made(study: Any) -> None
     assert {o.status for o in done.outcomes} == {"waiting"}
     assert not (folder / "seal.json").read_text().count("sweep.csv")
     assert {o.status for o in search_with(folder, make).outcomes} == {"done", "dropped"}
+
+
+@pytest.mark.parametrize(("search", "drawn"), [("", 9), ('sampler = "tpe"\nbatch = 3', 3)])
+def test_status_counts_the_epochs_that_a_search_will_make(
+    search: str, drawn: int, study: Any
+) -> None:
+    if "tpe" in search:
+        pytest.importorskip("optuna", reason="needs the extra search")
+    folder = study("out", search)
+    board = open_board(folder, (), retries=False, budget_s=20.0)
+    leases = [board.take()[0] for _ in range(3)]
+    for lease in leases[:2]:
+        assert lease is not None
+        board.settle(lease, make(board.job(lease)))
+        board.leases.settle(lease, "paused", 2.0)
+    status = tlkit.sweep_status(folder)
+    of_batch = (
+        9 + 3 * 2 + 6 if drawn == 9 else 3 + 2 + 6
+    )  # one epoch of all, two more of a third, …
+    assert status.epochs_left == pytest.approx(of_batch * 9 / drawn - 2)
+    assert status.remaining_s == pytest.approx(2 * status.epochs_left)
+    assert status.not_drawn == 9 - drawn
+    assert status.budget_s == pytest.approx(20, abs=5)
+    assert "left, no run is begun after" in str(status)
+    board.release()
+    search_with(folder)
+    assert tlkit.sweep_status(folder).epochs_left == 0
 
 
 def test_a_run_that_fails_is_the_weakest(study: Any) -> None:

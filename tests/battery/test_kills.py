@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,53 @@ def test_sweeps_and_joins_are_killed_at_random_moments(top: Path, tmp_path: Path
         assert tlkit.verify(place / "s").problems == ()
         counts["files"] += len(expected)
         print(counts, flush=True)
+
+
+def test_a_hundred_runs_by_eight_joined_processes_each_killed(top: Path, tmp_path: Path) -> None:
+    """Every process is killed at a random moment, with its worker or not, and another one joins."""
+    asked = ("--seeds", "0-99", "--set", "fit.epochs=2", "--set", "freeze.head_epochs=1")
+    parts = ("--plugin", top / "parts.py", "--threads", 1)
+    straight, stormy = tmp_path / "straight" / "s", tmp_path / "stormy" / "s"
+    for folder in (straight, stormy):
+        command = [
+            sys.executable,
+            "-m",
+            "tlkit",
+            "sweep",
+            "study.toml",
+            "--out",
+            f"{folder}",
+            *asked,
+        ]
+        budget = ["--budget", "1s"] if folder == stormy else []
+        subprocess.run(
+            [*command, "--threads", "1", *budget], cwd=top, check=True, capture_output=True
+        )
+    expected, chance, counts = contents(straight), random.Random(20), Counter[str]()
+    slots: list[Fork | None] = [None] * 8
+    until = [0.0] * 8
+    while not (stormy / "seal-machine.json").exists():
+        for number, process in enumerate(slots):
+            place = stormy.parent / f"{number}"
+            if process is None or not process.process.is_alive():
+                if process is not None:
+                    assert process.process.exitcode in {0, -signal.SIGKILL}, process.said()
+                place.mkdir(exist_ok=True)
+                slots[number] = Fork.of(place / "log", "sweep", "--join", stormy, *parts)
+                until[number] = time.monotonic() + chance.uniform(1, 60)
+                counts["processes"] += 1
+            elif time.monotonic() > until[number]:
+                workers = [int(path.name) for path in place.iterdir() if path.name.isdecimal()]
+                counts["killed"] += process.kill()
+                if chance.random() < 0.5:
+                    for one in workers:
+                        with suppress(ProcessLookupError):
+                            os.kill(one, signal.SIGKILL)
+        time.sleep(0.05)
+    for process in slots:
+        assert process is not None
+        assert process.wait(300)
+    print(counts, flush=True)
+    assert counts["killed"] >= 8
+    assert contents(stormy) == expected
+    assert tlkit.verify(stormy).problems == ()

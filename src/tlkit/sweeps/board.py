@@ -107,7 +107,7 @@ class Board:
         with self._lock:
             self._read_draws()
         newest = self.leases.newest()
-        limits = self._limits(newest)
+        limits = self.standing(newest)
         for trial in self.trials.trials:
             with self._lock:
                 if trial.name in self.outcomes:
@@ -134,7 +134,7 @@ class Board:
             return Outcome(trial=trial, status="dropped", epochs=epochs, val_accuracy=accuracy)
         return None
 
-    def _limits(self, newest: Mapping[str, Lease]) -> Standing:
+    def standing(self, newest: Mapping[str, Lease]) -> Standing:
         """Return how far each run may go, by the results so far."""
         return standing(self.trials, lambda trial, e: self._value_at(trial, e, newest))
 
@@ -198,7 +198,7 @@ class Board:
             return lease, others
 
     def _take(self, newest: Mapping[str, Lease]) -> tuple[Lease | None, bool]:
-        others, limits = False, self._limits(newest)
+        others, limits = False, self.standing(newest)
         for trial in self.trials.trials:
             before = newest.get(trial.name)
             if trial.name in self.outcomes or trial.name in limits.dropped:
@@ -214,7 +214,9 @@ class Board:
                 continue
             lease = None
             if before is None or before.status != WORKING or self.leases.is_dead(before):
-                lease = self.leases.claim(trial.name, before.number + 1 if before else 0)
+                lease = self.leases.claim(
+                    trial.name, before.number + 1 if before else 0, self.left_s
+                )
             if lease is None:
                 others = True
                 continue
@@ -236,7 +238,7 @@ class Board:
             return False
         assert self.trials.search is not None
         newest = self.leases.newest()
-        limits = self._limits(newest)
+        limits = self.standing(newest)
         tried = [
             Tried(
                 runs[0].variant.settings,

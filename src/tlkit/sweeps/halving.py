@@ -36,10 +36,12 @@ class Standing:
         until: After how many epochs a run pauses until it is known whether it goes on; None: it
             goes to its end.
         dropped: After how many epochs its variant was dropped.
+        epochs: How many epochs it will have, on average over what is not known yet.
     """
 
     until: Mapping[str, int | None]
     dropped: Mapping[str, int]
+    epochs: Mapping[str, float]
 
 
 def standing(trials: Trials, value_at: Callable[[Trial, int], Value | None]) -> Standing:
@@ -54,10 +56,12 @@ def standing(trials: Trials, value_at: Callable[[Trial, int], Value | None]) -> 
     """
     until: dict[str, int | None] = {}
     dropped: dict[str, int] = {}
+    expected = {trial.name: float(trial.plan.epochs) for trial in trials.trials}
     if trials.search is None or trials.search.min_epochs is None:
-        return Standing({trial.name: None for trial in trials.trials}, dropped)
+        return Standing({trial.name: None for trial in trials.trials}, dropped, expected)
     for batch in batches_of(trials):
         alive, unborn = batch, 0  # `unborn`: how many more will come, not yet known which
+        chance = {runs[0].name: 1.0 for runs in batch}  # of variants that may go on, that they do
         for epochs in rungs(trials.search, [trial for runs in batch for trial in runs]):
             keep = math.ceil((len(alive) + unborn) / trials.search.factor)
             valued = [(runs, mean_value([value_at(t, epochs) for t in runs])) for runs in alive]
@@ -78,8 +82,17 @@ def standing(trials: Trials, value_at: Callable[[Trial, int], Value | None]) -> 
                 else:
                     alive.append(runs)
             unborn = keep - len(alive)
+            going = dict.fromkeys((runs[0].name for runs in alive), 1.0)
+            open_ = {n: c for n, c in chance.items() if n not in dropped and n not in going}
+            total = sum(open_.values()) or 1.0
+            now = going | {name: one * unborn / total for name, one in open_.items()}
+            for runs in batch:
+                lost = chance.get(runs[0].name, 0.0) - now.get(runs[0].name, 0.0)
+                for trial in runs:
+                    expected[trial.name] -= lost * (trial.plan.epochs - epochs)
+            chance = now
         until |= {trial.name: None for runs in alive for trial in runs}
-    return Standing(until, dropped)
+    return Standing(until, dropped, expected)
 
 
 def batches_of(trials: Trials) -> list[list[list[Trial]]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ class RunStatus:
     Attributes:
         name: Its folder's name.
         label: What it is, in one line.
-        status: `done`, `failed`, `working` or `waiting`.
+        status: `done`, `failed`, `dropped`, `working` or `waiting`.
         owner: Who works on it, or did; empty if nobody has yet.
-        epochs: The epochs that are finished, of a run that is being made.
+        epochs: The epochs that are finished.
         planned_epochs: All its epochs.
+        expected_epochs: How many it will have: fewer, where a search may drop it.
         attempts: How often a process began it or took it over.
-        seconds: How long it took, if it is done.
+        seconds: How long its owners took; of one that works on it, not known yet.
+        budget_s: For how many seconds its owner still begins other runs, if it has a budget.
     """
 
     name: str
@@ -40,8 +42,15 @@ class RunStatus:
     owner: str = ""
     epochs: int = 0
     planned_epochs: int = 0
+    expected_epochs: float = 0.0
     attempts: int = 0
     seconds: float = 0.0
+    budget_s: float | None = None
+
+    @property
+    def known_epochs(self) -> int:
+        """Return its finished epochs; of a finished run without a history, the planned ones."""
+        return self.epochs or self.planned_epochs * (self.status == "done")
 
 
 @frozen(kw_only=True)
@@ -51,48 +60,83 @@ class SweepStatus:
     Attributes:
         folder: Its folder.
         runs: Its runs in order.
+        not_drawn: How many runs a search will add, by what it has drawn so far.
     """
 
     folder: Path
     runs: tuple[RunStatus, ...]
+    not_drawn: float = 0.0
+
+    @property
+    def working(self) -> list[RunStatus]:
+        """Return the runs that are being made."""
+        return [run for run in self.runs if run.status == WORKING]
+
+    @property
+    def epochs_left(self) -> float:
+        """Return how many epochs are to be made, on average over what a search may drop.
+
+        Finished runs say how many of their planned epochs runs have, as some stop early.
+        """
+        done = [run for run in self.runs if run.status == "done"]
+        planned = sum(run.planned_epochs for run in done)
+        share = sum(run.known_epochs for run in done) / planned if planned else 1.0
+        expected = [share * run.expected_epochs for run in self.runs]
+        rest = [
+            max(0.0, epochs - run.epochs)
+            for run, epochs in zip(self.runs, expected, strict=True)
+            if run.status in {WORKING, "waiting"}
+        ]
+        return math.fsum(rest) + self.not_drawn * math.fsum(expected) / max(1, len(expected))
 
     @property
     def remaining_s(self) -> float | None:
         """Return the seconds until the end if all goes on as it did; None if nobody can know.
 
-        Finished runs give the mean; the ones that are being made count with what they lack.
+        Runs that have ended, or pause, give the seconds per epoch.
         """
-        took = [run.seconds for run in self.runs if run.status == "done" and run.seconds]
-        working = [run for run in self.runs if run.status == WORKING]
-        waiting = sum(run.status == "waiting" for run in self.runs)
-        if not took or not working:
+        timed = [run for run in self.runs if run.seconds and run.known_epochs]
+        if not timed or not self.working:
             return None
-        shares = [1 - run.epochs / max(run.planned_epochs, 1) for run in working]
-        return statistics.fmean(took) * (waiting + sum(shares)) / len(working)
+        per_epoch = sum(run.seconds for run in timed) / sum(run.known_epochs for run in timed)
+        return per_epoch * self.epochs_left / len(self.working)
+
+    @property
+    def budget_s(self) -> float | None:
+        """Return the seconds after which nobody begins a run; None if somebody has no budget."""
+        budgets = [run.budget_s for run in self.working]
+        known = [budget for budget in budgets if budget is not None]
+        return max(known) if known and len(known) == len(budgets) else None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
         rows = [attrs.asdict(run) for run in self.runs]
-        return {"sweep": str(self.folder), "remaining_s": self.remaining_s, "runs": rows}
+        names = ("not_drawn", "epochs_left", "remaining_s", "budget_s")
+        figures = {name: getattr(self, name) for name in names}
+        return {"sweep": str(self.folder), **figures, "runs": rows}
 
     def __str__(self) -> str:
         rows = [[f"{run.name}  {run.label}", run.status, _progress(run), run.owner]
                 for run in self.runs]  # fmt: skip
         counts = Counter(run.status for run in self.runs)
-        words = [f"{counts[word]} {word}" for word in ("done", "failed", WORKING, "waiting")
-                 if counts[word]]  # fmt: skip
-        left = counts[WORKING] + counts["waiting"]
-        if self.remaining_s is not None:
-            words.append(f"about {duration_text(self.remaining_s)} left")
-        elif left:
+        known = ("done", "failed", "dropped", WORKING, "waiting")
+        words = [f"{counts[word]} {word}" for word in known if counts[word]]
+        words += [f"about {self.not_drawn:.0f} to be drawn"] if self.not_drawn else []
+        left, budget_s = self.remaining_s, self.budget_s
+        if left is not None:
+            words.append(f"about {duration_text(left)} left")
+            if budget_s is not None and budget_s < left:
+                words.append(f"no run is begun after {duration_text(budget_s)}, as the budget ends")
+        elif counts[WORKING] + counts["waiting"]:
             words.append("no estimate: " + ("no run is finished yet" if counts[WORKING] else
                                             "no process works on it"))  # fmt: skip
         return "\n".join([table(["run", "status", "progress", "by"], rows), ", ".join(words)])
 
 
 def _progress(run: RunStatus) -> str:
-    words = [f"{run.epochs} of {run.planned_epochs} epochs"] if run.status == WORKING else []
-    words += [f"{run.seconds:.0f} s"] if run.seconds else []
+    is_begun = run.status == WORKING or (run.status == "waiting" and run.epochs)
+    words = [f"{run.epochs} of {run.planned_epochs} epochs"] if is_begun else []
+    words += [f"{run.seconds:.0f} s"] if run.seconds and run.status == "done" else []
     words += [f"attempt {run.attempts}"] if run.attempts > 1 else []
     return ", ".join(words)
 
@@ -112,29 +156,30 @@ def sweep_status(
         PartError: If a plugin file is not named.
     """
     board = open_board(Path(folder), plugins, retries=False, file=file, keep_text=False)
-    return SweepStatus(folder=Path(folder), runs=tuple(_runs(board)))
+    runs, trials = tuple(_runs(board)), board.trials
+    not_drawn = trials.waiting_draws * len(runs) / max(1, len(trials.variants))
+    return SweepStatus(folder=Path(folder), runs=runs, not_drawn=not_drawn)
 
 
-def _runs(board: Board) -> list[RunStatus]:
+def _runs(board: Board) -> Iterator[RunStatus]:
     ended = {outcome.trial.name: outcome for outcome, _ in board.news()}
-    newest = board.leases.newest()
-    runs = []
+    newest, seconds = board.leases.newest(), board.leases.seconds()
+    expected = board.standing(newest).epochs
     for trial in board.trials.trials:
         lease, status = newest.get(trial.name), "waiting"
         if trial.name in ended:
             status = ended[trial.name].status
         elif lease is not None and lease.status == WORKING and not lease.owner.is_gone:
             status = WORKING
-        runs.append(
-            RunStatus(
-                name=trial.name,
-                label=trial.label,
-                status=status,
-                owner=str(lease.owner) if lease and status != "waiting" else "",
-                epochs=epochs_of(board.place(trial, lease)) if lease else 0,
-                planned_epochs=trial.plan.epochs,
-                attempts=lease.number + 1 if lease else 0,
-                seconds=lease.seconds if lease and status == "done" else 0.0,
-            )
+        yield RunStatus(
+            name=trial.name,
+            label=trial.label,
+            status=status,
+            owner=str(lease.owner) if lease and status != "waiting" else "",
+            epochs=epochs_of(board.place(trial, lease)) if lease else 0,
+            planned_epochs=trial.plan.epochs,
+            expected_epochs=expected[trial.name],
+            attempts=lease.number + 1 if lease else 0,
+            seconds=0.0 if status == WORKING else seconds.get(trial.name, 0.0),
+            budget_s=lease.budget_left_s if lease and status == WORKING else None,
         )
-    return runs

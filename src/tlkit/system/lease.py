@@ -81,6 +81,8 @@ class Lease:
         seconds: How long the owner worked on it.
         error: Why it failed.
         exit_code: The exit code that goes with it.
+        budget_s: For how many seconds its owner would take more work when it took this; 0: without
+            an end.
     """
 
     work: str
@@ -91,6 +93,12 @@ class Lease:
     seconds: float = 0.0
     error: str = ""
     exit_code: int = 0
+    budget_s: float = 0.0
+
+    @property
+    def budget_left_s(self) -> float | None:
+        """Return for how many seconds its owner takes more work; None: without an end."""
+        return max(0.0, self.budget_s - BEAT_S * self.beat) if self.budget_s else None
 
     @property
     def file(self) -> str:
@@ -131,9 +139,9 @@ class Leases:
                 seconds[lease.work] = seconds.get(lease.work, 0.0) + lease.seconds
         return seconds
 
-    def claim(self, work: str, number: int) -> Lease | None:
+    def claim(self, work: str, number: int, budget_s: float | None = None) -> Lease | None:
         """Create a lease; None if another process was faster."""
-        lease = Lease(work=work, number=number, owner=Owner.current())
+        lease = Lease(work=work, number=number, owner=Owner.current(), budget_s=budget_s or 0.0)
         self.folder.mkdir(exist_ok=True)
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
         try:
