@@ -32,7 +32,6 @@ SMALL_PX = 32  # VGG-16 reduces a smaller picture to nothing
 # Bits in which a near copy may differ to be noted: alike drawings of one digit differ in 5, a good
 # half of the copies of X-rays in 4 or fewer. `tlkit data verify` takes `NEAR_BITS`.
 SURE_BITS = 4
-MAX_PAIRS = 1_000_000_000  # of images that are compared for the note; takes 10 seconds
 CHANGED = "has changed since the run started; restore the file, or start a new run"
 
 
@@ -234,24 +233,23 @@ def _near_copies(splits: Splits, pictures: Mapping[str, Picture]) -> list[str]:
 
     notes, before = [], list(splits.train)
     for split, examples in (("val", splits.val), ("test", splits.test)):
-        if len(examples) * len(before) <= MAX_PAIRS:
-            bits, known = (
-                [np.frombuffer(bytes.fromhex(pictures[e.path].bits), np.uint8) for e in some]
-                for some in (examples, before)
+        bits, known = (
+            [np.frombuffer(bytes.fromhex(pictures[e.path].bits), np.uint8) for e in some]
+            for some in (examples, before)
+        )
+        pairs = [
+            (examples[one].path, before[other].path)
+            for one, other, _ in near_pairs(bits, SURE_BITS, known)
+        ]
+        pairs = [(a, b) for a, b in pairs if pictures[a].pixels != pictures[b].pixels]
+        if pairs:
+            one, other = (splits.where(path) for path in pairs[0])
+            what = _counted(dict(pairs), "image is", "images are")
+            more = f"; {hint('data verify', 'PATH')} finds all" if splits.root else ""
+            notes.append(
+                f"at least {what} in {split} and, as a near copy, in another split, such as "
+                f"{one} and {other}{more}"
             )
-            pairs = [
-                (examples[one].path, before[other].path)
-                for one, other, _ in near_pairs(bits, SURE_BITS, known)
-            ]
-            pairs = [(a, b) for a, b in pairs if pictures[a].pixels != pictures[b].pixels]
-            if pairs:
-                one, other = (splits.where(path) for path in pairs[0])
-                what = _counted(dict(pairs), "image is", "images are")
-                more = f"; {hint('data verify', 'PATH')} finds all" if splits.root else ""
-                notes.append(
-                    f"at least {what} in {split} and, as a near copy, in another split, such as "
-                    f"{one} and {other}{more}"
-                )
         before.extend(examples)
     return notes
 

@@ -11,7 +11,8 @@ from PIL import Image
 HASH_SIDE = 16  # 256 bits; with 64, 1 of 1,000 pairs of different images differs in 4 or fewer
 NEAR_BITS = 12  # of 256; see `difference_hash`
 LEAST_BITS = 8  # a hash with fewer ones, or fewer zeros, says nothing: the picture is nearly flat
-CHUNK = 64  # rows compared with all others at once; 15,000 images take 40 MB
+LEAST_GROUPS, MOST_GROUPS = 4, 32  # of bits: from 64 to 8 in each
+ROWS, PAIRS = 1 << 14, 1 << 20  # unpacked and compared at a time, for memory
 
 Bits = npt.NDArray[np.uint8]
 
@@ -30,20 +31,63 @@ def difference_hash(gray: Image.Image) -> Bits:
 def near_pairs(
     hashes: Sequence[Bits], near_bits: int = NEAR_BITS, others: Sequence[Bits] | None = None
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield the pairs whose hashes differ in few bits, with the number of these."""
+    """Yield the pairs whose hashes differ in few bits, with the number of these, in order.
+
+    Hashes that differ in k bits agree in at least one of any k + 1 groups of bits. Only those that
+    agree in one are compared, so the time hardly grows faster than the number of images.
+    """
     if not hashes or (others is not None and not others):
         return
     words = np.stack(hashes).view(np.uint64)
     against = words if others is None else np.stack(others).view(np.uint64)
-    told, told_against = _informative(words), _informative(against)
-    for start in range(0, len(words), CHUNK):
-        first = start if others is None else 0
-        differing = words[start : start + CHUNK, None] ^ against[None, first:]
-        bits = np.bitwise_count(differing).sum(-1, dtype=np.uint16)
-        for row, column in zip(*np.nonzero(bits <= near_bits), strict=True):
-            one, other = start + int(row), first + int(column)
-            if told[one] and told_against[other] and (others is not None or one < other):
-                yield one, other, int(bits[row, column])
+    numbers, numbers_against = (np.flatnonzero(_informative(each)) for each in (words, against))
+    count = max(near_bits + 1, LEAST_GROUPS)
+    groups = [slice(place, None, count) for place in range(count)]
+    if count > MOST_GROUPS:
+        groups = [slice(0)]  # so few bits that all pairs may as well be compared
+    near = np.empty((0, 3), np.int64)
+    for group in groups:
+        keys, keys_against = (
+            _keys(each[kept], group)
+            for each, kept in ((words, numbers), (against, numbers_against))
+        )
+        found = [near]
+        for row, column in _equal(keys, keys_against):
+            one, other = numbers[row], numbers_against[column]
+            if others is None:
+                one, other = one[one < other], other[one < other]
+            bits = np.bitwise_count(words[one] ^ against[other]).sum(-1, dtype=np.int64)
+            found.append(np.stack([one, other, bits], 1)[bits <= near_bits])
+        near = np.unique(np.concatenate(found), axis=0)
+    yield from map(tuple, near.tolist())
+
+
+def _keys(words: npt.NDArray[np.uint64], bits: slice) -> npt.NDArray[np.uint64]:
+    """Return some bits of each hash, at most 64, as a number."""
+    keys = np.zeros((len(words), 8), np.uint8)
+    for start in range(0, len(words), ROWS):
+        rows = slice(start, start + ROWS)
+        packed = np.packbits(np.unpackbits(words[rows].view(np.uint8), axis=1)[:, bits], axis=1)
+        keys[rows, : packed.shape[1]] = packed
+    return keys.view(np.uint64)[:, 0]
+
+
+def _equal(
+    keys: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+    """Yield the places of equal keys, some pairs at a time."""
+    order = np.argsort(others, kind="stable")
+    first, last = (np.searchsorted(others[order], keys, side) for side in ("left", "right"))
+    counts = last - first
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(keys):
+        done = ends[start] - counts[start]
+        end = max(start + 1, int(np.searchsorted(ends, done + PAIRS, "right")))
+        rows = np.repeat(np.arange(start, end), counts[start:end])
+        within = np.arange(len(rows)) - (ends - counts - done)[rows]
+        yield rows, order[first[rows] + within]
+        start = end
 
 
 def _informative(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
