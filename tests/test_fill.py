@@ -15,7 +15,7 @@ from tlkit.config.toml import load_experiment
 from tlkit.runner import fill as filling
 from tlkit.runner.fill import Filled, fill
 from tlkit.sweeps import worker
-from tlkit.sweeps.actors import _put
+from tlkit.sweeps.actors import _checked
 from tlkit.sweeps.features import FilledCache, _depends_on
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import ResourceError
@@ -133,6 +133,31 @@ def test_a_sweep_of_heads_seeds_and_folds_has_the_same_features(file: Path) -> N
     assert len({_depends_on(trial) for trial in other}) == 2
 
 
+def test_augmented_images_are_those_of_a_seed_and_a_fold(file: Path) -> None:
+    some = ["data.folds=3", "augmentation={name='affine',views=2}", "head.units=[[4],[8]]"]
+    trials = tlkit.plan_trials(file, some, "0-1").trials
+    assert len(trials) == 12
+    assert len({_depends_on(trial) for trial in trials}) == 6
+
+
+@pytest.mark.slow
+def test_every_augmented_version_that_a_run_will_see_is_there(
+    file: Path, computed: list[int], tmp_path: Path
+) -> None:
+    some = ["augmentation={name='affine',rotation_deg=9,views=2}", "fit.epochs=3"]
+    plain = tlkit.run(file, tmp_path / "plain", overrides=some)
+    shutil.rmtree(tmp_path / "cache")
+    experiment = load_experiment(file, some)
+    assert fill(experiment, Callback(), shard_images=4) == Filled(images=18, computed=18)
+    assert len(FeatureCache(tmp_path / "cache").entries()) == 2 + 2  # 6 images of val, 2 versions
+    assert fill(experiment, Callback(), shard_images=4) == Filled(images=18, computed=0)
+    computed.clear()
+    run = tlkit.run(file, tmp_path / "filled", overrides=some)
+    assert not computed
+    for name in ("weights.safetensors", "history.csv", "predictions.csv"):
+        assert (run.folder / name).read_bytes() == (plain.folder / name).read_bytes()
+
+
 def test_the_worker_says_what_it_filled(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setattr(filling, "fill", lambda *_, **__: Filled(9, 4))
     (trial,) = tlkit.plan_trials(file).trials
@@ -141,12 +166,16 @@ def test_the_worker_says_what_it_filled(monkeypatch: pytest.MonkeyPatch, file: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_augmented", [False, True], ids=["plain", "augmented"])
 def test_actors_get_bytes_and_give_the_features_that_this_process_computes(
-    file: Path, tmp_path: Path
+    is_augmented: bool, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
-    done = tlkit.features(file, workers="ray", processes=2, threads=1)
-    assert (done.images, done.computed) == (12, 12)
+    some = ["augmentation={name='affine',rotation_deg=9,views=2}", "fit.epochs=2"] * is_augmented
+    options: dict[str, Any] = {"overrides": some, "threads": 1}
+    monkeypatch.setattr("tlkit.sweeps.actors.SHARD_IMAGES", 4)
+    done = tlkit.features(file, workers="ray", processes=2, **options)
+    assert (done.images, done.computed) == (12 + 6 * is_augmented,) * 2
 
     def content() -> dict[str, bytes]:
         return {
@@ -155,11 +184,10 @@ def test_actors_get_bytes_and_give_the_features_that_this_process_computes(
 
     by_actors = content()
     shutil.rmtree(tmp_path / "cache")
-    tlkit.features(file, threads=1)
+    tlkit.features(file, **options)
     assert content() == by_actors
 
 
 def test_an_actor_on_another_kind_of_machine_is_refused() -> None:
-    source: Any = None
     with pytest.raises(ResourceError, match="a node differs in machine, versions"):
-        _put(source, ["machine", "versions"])
+        _checked(["machine", "versions"])

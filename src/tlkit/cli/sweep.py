@@ -190,7 +190,7 @@ def features(
     """Compute the features of all images ahead, for a sweep to find.
 
     Runs on any number of machines that see the cache; start it on each. If it is stopped, it goes
-    on where it was. Augmented training images are left to the runs.
+    on where it was. Augmented versions of the training images are those of each seed and fold.
     """
     done = tlkit.features(
         file, overrides=overrides or [], workers=workers, processes=processes, threads=threads

@@ -1,15 +1,15 @@
 """Filling the feature cache, shard by shard, by any number of processes that see it.
 
-A shard is a range of the images, sorted by their hashes, and an entry of the cache like any other.
-So the cache itself says what is done: whoever is stopped leaves whole shards, runs find their
-images in them, and computing one twice gives the same entry. Leases only keep processes from
-computing the same one at the same time.
+A shard is a range of the images, sorted by their hashes, or one augmented version of all training
+images, and an entry of the cache like any other. So the cache itself says what is done: whoever is
+stopped leaves whole shards, runs find their images in them, and computing one twice gives the same
+entry. Leases only keep processes from computing the same one at the same time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from attrs import evolve, frozen
 
@@ -20,6 +20,7 @@ from tlkit.system.errors import ConfigError, Problem, ResourceError
 from tlkit.system.lease import WORKING, Leases
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
+from tlkit.train.feature_key import AugmentationKeys
 from tlkit.train.features import Source
 from tlkit.train.stage import StageTrainer
 
@@ -28,8 +29,26 @@ LEASES = "filling"  # the folder of the leases in the cache's
 POLL_S = 0.5
 
 
+@frozen(eq=False)
+class Shard:
+    """Images whose features are one entry of the cache.
+
+    Attributes:
+        source: The images.
+        keys: Their augmentation keys; None: they are not augmented.
+    """
+
+    source: Source
+    keys: AugmentationKeys | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the entry's name."""
+        return self.source.entry_name(self.keys)
+
+
 # Computes shards into the cache and yields those that it has computed.
-Compute = Callable[[StageTrainer, list[Source]], Iterator[Source]]
+Compute = Callable[[StageTrainer, list[Shard]], Iterator[Shard]]
 
 
 @frozen
@@ -37,7 +56,8 @@ class Filled:
     """What a process has done to fill the cache.
 
     Attributes:
-        images: The number of images whose features are in the cache now.
+        images: The number of images whose features are in the cache now, each augmented version
+            counted.
         computed: How many of them it has computed.
     """
 
@@ -51,7 +71,7 @@ def fill(
     shard_images: int = SHARD_IMAGES,
     compute: Compute | None = None,
 ) -> Filled:
-    """Compute the features of an experiment's images that are neither augmented nor cached.
+    """Compute the features of the images of an experiment's first stage that are not cached.
 
     Returns when all are in the cache, whoever computed them; `compute` takes the place of this
     process.
@@ -77,12 +97,20 @@ def fill(
     images = sorted(paths)
     known = of_val.feature_key.cached_rows(of_val.cache, images)
     shards = [
-        _source(of_val, images[start : start + shard_images], paths)
+        Shard(_source(of_val, images[start : start + shard_images], paths))
         for start in range(0, len(images), shard_images)
     ]
-    shards = [shard for shard in shards if not known.keys() >= {*shard.images}]
-    compute = compute or _taken
-    return Filled(len(images), sum(len(shard.images) for shard in compute(stage, shards)))
+    left = [shard for shard in shards if not known.keys() >= {*shard.source.images}]
+    if augmented:
+        of_train = stage.sources["train"]
+        shards += (views := [Shard(of_train, stage.keys(view)) for view in stage.planned.views])
+        left += [shard for shard in views if of_val.cache.get(shard.name) is None]
+    computed = (compute or _taken)(stage, left)
+    return Filled(_count(shards), _count(computed))
+
+
+def _count(shards: Iterable[Shard]) -> int:
+    return sum(len(shard.source.images) for shard in shards)
 
 
 def _source(like: Source, images: list[str], paths: dict[str, str]) -> Source:
@@ -91,12 +119,12 @@ def _source(like: Source, images: list[str], paths: dict[str, str]) -> Source:
     )
 
 
-def _taken(stage: StageTrainer, shards: list[Source]) -> Iterator[Source]:
+def _taken(stage: StageTrainer, shards: list[Shard]) -> Iterator[Shard]:
     """Yield the shards that this process has computed; end when all are there."""
     cache = stage.sources["val"].cache
     assert cache is not None
     cache.folder.mkdir(parents=True, exist_ok=True)
-    leases, left = Leases(cache.folder / LEASES), {s.entry_name(None): s for s in shards}
+    leases, left = Leases(cache.folder / LEASES), {shard.name: shard for shard in shards}
     with leases.beating():
         while left:
             newest, before = leases.newest(), len(left)
@@ -112,8 +140,9 @@ def _taken(stage: StageTrainer, shards: list[Source]) -> Iterator[Source]:
                 if lease is None:
                     continue
                 try:
-                    for _ in shard.batches(len(shard.images)):  # puts them into the cache
-                        pass
+                    next(shard.source.batches(1, keys=shard.keys))  # puts all into the cache
+                    if shard.source.cache is None:  # the disk is full, as a note has said
+                        raise ResourceError(f"{cache.folder}: features cannot be written")
                 finally:
                     leases.remove(lease)
                 del left[name]

@@ -16,13 +16,13 @@ from attrs import frozen
 from tlkit.config.experiment import Experiment
 from tlkit.data.images import Reader
 from tlkit.model.layers import LayerTable
-from tlkit.runner.fill import Compute
+from tlkit.runner.fill import SHARD_IMAGES, Compute, Shard
 from tlkit.sweeps.executors import ray_session
 from tlkit.sweeps.joining import thread_variables
 from tlkit.system.errors import ResourceError
 from tlkit.train.assemble import apply_rates, assemble, split_at
-from tlkit.train.feature_key import FeatureKey
-from tlkit.train.features import Extractor, Source
+from tlkit.train.feature_key import AugmentationKeys, FeatureKey
+from tlkit.train.features import Extractor
 from tlkit.train.stage import StageTrainer
 
 AHEAD = 2  # shards per actor whose bytes are under way
@@ -109,8 +109,8 @@ class FeatureActor:
         self.differs = [key for key in wanted if own.depends_on.get(key) != wanted[key]]
         self.experiment = experiment
 
-    def features(self, images: Sequence[bytes]) -> Any:
-        """Return the features of a shard; or what differs from the process that asks."""
+    def features(self, images: Sequence[bytes], keys: AugmentationKeys | None) -> Any:
+        """Return the features of images; or what differs from the process that asks."""
         import numpy as np
 
         if self.differs:
@@ -118,49 +118,63 @@ class FeatureActor:
         data, size = self.experiment.data, self.experiment.backbone.image_size
         known = {str(number): content for number, content in enumerate(images)}
         reader = Reader(known.__getitem__, size, data.resize, data.mask_center)
-        return np.concatenate(list(self.extractor.stream(reader, tuple(known))))
+        return np.concatenate(list(self.extractor.stream(reader, tuple(known), keys)))
 
 
 def by_ray(place: str, processes: int | None, threads: int | None) -> Compute:
     """Return a function that has shards computed by actors of a Ray cluster."""
 
-    def compute(stage: StageTrainer, shards: list[Source]) -> Iterator[Source]:
+    def compute(stage: StageTrainer, shards: list[Shard]) -> Iterator[Shard]:
         if not shards:
             return
+        pieces = [
+            (shard, start)
+            for shard in shards
+            for start in range(0, len(shard.source.paths), SHARD_IMAGES)
+        ]
         with ray_session(place) as ray:
             most = int(ray.cluster_resources().get("CPU", 1)) // (threads or 1)
-            count = min(processes or max(1, most), len(shards))
+            count = min(processes or max(1, most), len(pieces))
             options = {"num_cpus": threads or 1, "max_restarts": 3, "max_task_retries": 3,
                        "runtime_env": {"env_vars": thread_variables(threads)}}  # fmt: skip
             layers = ray.put(FrozenLayers.of(stage))
             actor = ray.remote(**options)(FeatureActor)
-            pool = [actor.remote(layers) for _ in range(count)]
-            waiting = list(reversed(shards))
-            asked: dict[Any, tuple[Source, Any]] = {}
-            free = pool * AHEAD
+            free = [actor.remote(layers) for _ in range(count)] * AHEAD
+            waiting, asked = list(reversed(pieces)), dict[Any, tuple[Shard, int, Any]]()
+            found: dict[str, dict[int, Any]] = {}
             while waiting or asked:
                 while waiting and free:
-                    shard, one = waiting.pop(), free.pop()
-                    images = [stage.run.splits.read(path) for path in shard.paths]
-                    asked[one.features.remote(images)] = shard, one
+                    (shard, start), one = waiting.pop(), free.pop()
+                    part = slice(start, start + SHARD_IMAGES)
+                    images = [stage.run.splits.read(path) for path in shard.source.paths[part]]
+                    keys = None if shard.keys is None else shard.keys[part]
+                    asked[one.features.remote(images, keys)] = shard, start, one
                 (done,), _ = ray.wait(list(asked), num_returns=1)
-                shard, one = asked.pop(done)
+                shard, start, one = asked.pop(done)
                 free.append(one)
-                _put(shard, ray.get(done))
-                yield shard
+                parts = found.setdefault(shard.name, {})
+                parts[start] = _checked(ray.get(done))
+                if len(parts) * SHARD_IMAGES >= len(shard.source.paths):
+                    _put(shard, [parts[start] for start in sorted(found.pop(shard.name))])
+                    yield shard
 
     return compute
 
 
-def _put(shard: Source, features: Any) -> None:
-    """Write a shard into the cache."""
+def _checked(features: Any) -> Any:
+    """Return an actor's features, unless it says what differs."""
     if isinstance(features, list):
         raise ResourceError(
             f"a node differs in {', '.join(features)}, so its features would be other ones; use "
             "machines of one kind, with the same number of threads"
         )
-    assert shard.cache is not None
-    assert shard.feature_key is not None
-    about = shard.feature_key.about(shard.images)
-    name = shard.entry_name(None)
-    shard.cache.put(name, shard.shape, shard.extractor.dtype, iter([features]), about)
+    return features
+
+
+def _put(shard: Shard, parts: Sequence[Any]) -> None:
+    """Write a shard into the cache."""
+    source = shard.source
+    assert source.cache is not None
+    assert source.feature_key is not None
+    about = source.feature_key.about(source.images) if shard.keys is None else None
+    source.cache.put(shard.name, source.shape, source.extractor.dtype, iter(parts), about)

@@ -21,7 +21,7 @@ from tlkit.system.notebook import argument
 from tlkit.system.signals import raise_on_signal
 from tlkit.train.cost import duration_text
 
-# What features without augmentation depend on, besides single keys of [fit]; heads share them.
+# What features depend on, besides single keys of [fit]; heads share them.
 TABLES = ("data", "backbone", "freeze", "augmentation", "phase")
 OF_FIT = ("feature_dtype", "winograd", "cache")
 
@@ -31,7 +31,8 @@ class FilledCache:
     """What `features` has done.
 
     Attributes:
-        images: The number of images whose features are in the cache, for each backbone and data.
+        images: The number of images whose features are in the cache, for each backbone and data;
+            each augmented version counts.
         computed: How many this call computed; others were there or came from other processes.
         seconds: How long it took.
     """
@@ -56,8 +57,9 @@ def features(
     """Compute the features of all images of an experiment or a sweep into the cache.
 
     Processes share the work shard by shard, on any machines that see the cache (`TLKIT_CACHE`):
-    call it on each. What is stopped goes on where it was. Augmented training images are left to the
-    runs. Features depend on the processor and on the number of threads, so use those of the runs.
+    call it on each. What is stopped goes on where it was. Augmented versions of the training images
+    are those of each seed and fold. Only the first stage's frozen layers count. Features depend on
+    the processor and on the number of threads, so use those of the runs.
 
     Args:
         file: An experiment or a sweep.
@@ -140,9 +142,15 @@ def _error(answer: dict[str, Any]) -> Exception:
 
 
 def _depends_on(trial: Trial) -> str:
-    """Return what the features of an experiment depend on; folds have the same images."""
+    """Return what the features of an experiment depend on; folds have the same images.
+
+    Which of them are augmented, and how, is the seed's and the fold's.
+    """
     experiment = trial.experiment
     table = unstructure(evolve(experiment, origin=None), base=experiment.base)
-    table["data"] = {k: v for k, v in table["data"].items() if k not in ("fold", "split_seed")}
     fit = {key: table["fit"].get(key) for key in OF_FIT}
+    if experiment.phases[0].augmentation.changes:  # which images are how augmented, and how often
+        fit |= {"seed": experiment.seed, "epochs": experiment.fit.epochs}
+    else:
+        table["data"] = {k: v for k, v in table["data"].items() if k not in ("fold", "split_seed")}
     return json.dumps([{k: table[k] for k in TABLES if k in table}, fit], sort_keys=True)

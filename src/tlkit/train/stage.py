@@ -124,7 +124,7 @@ class StageTrainer:
             tail = above_cut(model, self.run.plan.layers, cut, layer.input)
             rewritten = autograph(*tail._flatten_layers())
             below = tf.function(tail, reduce_retracing=True, autograph=rewritten)
-        keys = self._keys(view) if split == "train" else None
+        keys = self.keys(view) if split == "train" else None
         for x in self.sources[split].batches(self.planned.eval_batch, keys=keys):
             yield x if below is None else below(tf.cast(x, tf.float32), training=False).numpy()
 
@@ -219,7 +219,7 @@ class StageTrainer:
         solution = self._regression.solve(l2, now, stop_if_asked)
         kernel.assign(solution[:-1])
         bias.assign(solution[-1])
-        keys = self._keys(self.planned.views[0])
+        keys = self.keys(self.planned.views[0])
         batches = self.sources["train"].batches(self.planned.eval_batch, keys=keys)
         weights = self._weights(self.run.splits.train)
         totals, _ = self.step.evaluate(batches, self._labels(self.run.splits.train), weights)
@@ -244,7 +244,7 @@ class StageTrainer:
         labels = self._labels(examples)
         order = epoch_order(labels, plan.sampler, experiment.seed, epoch)
         weights = self._weights(examples)
-        keys = self._keys(experiment.augmentation.view(epoch))
+        keys = self.keys(experiment.augmentation.view(epoch))
         start = 0
         for x in self.sources["train"].batches(experiment.fit.batch_size, order, keys):
             numbers = order[start : start + len(x)]
@@ -342,7 +342,7 @@ class StageTrainer:
         sizes = {}
         for split, source in sources.items():
             for view in self.planned.views if split == "train" else (None,):
-                keys = None if view is None else self._keys(view)
+                keys = None if view is None else self.keys(view)
                 sizes[source.entry_name(keys)] = source.size_bytes
         cached = {entry.key for entry in cache.entries()}
         needed = sum(size for name, size in sizes.items() if name not in cached)
@@ -354,7 +354,7 @@ class StageTrainer:
         )
         return False
 
-    def _keys(self, view: int) -> AugmentationKeys | None:
+    def keys(self, view: int) -> AugmentationKeys | None:
         """Return the training images' augmentation keys in one view; None without augmentation."""
         experiment = self.experiment
         if not experiment.augmentation.changes:
