@@ -121,6 +121,8 @@ def test_what_two_processes_have_computed_ahead_is_all_that_is_computed(
     alone = tlkit.probe(images, tmp_path / "alone", callback=callback, **options)
     assert callback.splits
     assert [one.scores for one in found.backbones] == [one.scores for one in alone.backbones]
+    for name in ("predictions.csv", "best_probe.toml"):
+        assert (found.folder / name).read_bytes() == (alone.folder / name).read_bytes()
 
 
 @pytest.mark.slow
