@@ -21,6 +21,8 @@ from tlkit.reports.progress import ProgressBar
 from tlkit.reports.svg import STYLE
 from tlkit.sweeps.text import Lines
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 STUDY = f"""
 {ON_FOLDER}
 [fit]
@@ -50,8 +52,16 @@ WITH_BAR = {  # the first bar of each command that has one
     "run study.toml --out again": "checking 8 images",
     "lr-find study.toml --steps 10 --out found": "checking 8 images",
 }
+NO_SUCH_LAYER = (  # every way to choose a layer
+    "check study.toml --set freeze={name='layer_names',train=['nosuch']}",
+    "check study.toml --set fit.epochs=2 --set freeze={name='head_then',train=['nosuch']}",
+    "check study.toml --set head={name='probe',layer_names=['nosuch']}",
+    "explain run images/test --layer nosuch --out never",
+    "predict run images/test --layer nosuch --features never.npy",
+)
 LINES = (  # all that progress looks like where it cannot be drawn
     r"note: .+",
+    r"! The accuracy of this run is not clearly better than .+",
     r"takes about .+",
     r"\d+ images: .+",  # what `predict` found, class by class
     r"images: \d+ train, \d+ val, \d+ test(; class weights: .+)?",
@@ -68,8 +78,13 @@ def run(command: str, *more: str) -> Result:
     return CliRunner().invoke(app, [*command.split(), *more])
 
 
+def errors(done: Result) -> str:
+    """Return the errors of a command; `main` prints those that are tlkit's own."""
+    return f"{done.stderr} {done.exception}"
+
+
 @pytest.fixture(scope="module", autouse=True)
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def study(slim_vgg: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A study of eight images with its finished run, in the working directory."""
     top = tmp_path_factory.mktemp("agreement")
     random = np.random.default_rng(0)
@@ -96,13 +111,20 @@ def test_what_exists_is_refused_in_the_same_words_and_stays(
     taken.write_text("mine")
     done = run(command, option, str(given))
     assert done.exit_code != 0
-    printed = f"{done.stderr} {done.exception}"  # `main` prints the errors that are tlkit's own
-    said = "".join(re.sub("[^\x20-\x7e]", "", printed).split())  # no frame, no line breaks
+    said = "".join(re.sub("[^\x20-\x7e]", "", errors(done)).split())  # no frame, no line breaks
     words = f"choose another with {option}, nothing is overwritten"
     assert "exists;" in said
     assert words.replace(" ", "") in said
     assert taken.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == [taken.name]
+
+
+@pytest.mark.parametrize("command", NO_SUCH_LAYER)
+def test_a_layer_that_is_not_there_is_refused_in_the_same_words(command: str) -> None:
+    done = run(command)
+    assert done.exit_code != 0
+    assert "no layer or block matches 'nosuch'" in errors(done)
+    assert not list(Path().glob("never*"))
 
 
 @pytest.mark.slow

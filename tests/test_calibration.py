@@ -31,6 +31,8 @@ from tlkit.runfolder.results import CalibrationRecord
 from tlkit.system.errors import FieldError
 from tlkit.train.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 CLASSES = ("a", "b", "c")
 
 

@@ -21,6 +21,8 @@ from tlkit.data.checks import Checked, check_images
 from tlkit.data.images import DecodedImageIndex, Reader
 from tlkit.parts.datasets import Folder
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 
 def png(seed: int, side: int = 40, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()

@@ -26,6 +26,8 @@ from tlkit.parts.heads import Pooled
 from tlkit.parts.shapes import Shapes
 from tlkit.system.cache import default_folder
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 DATA = Shapes(train=6, val=3, test=4, image_px=40)
 
 
@@ -190,7 +192,7 @@ def test_answers_are_not_computed_ahead_of_need(finished: RunRecord) -> None:
 def test_features_are_the_backbone_s_averaged_over_the_picture(finished: RunRecord) -> None:
     classifier, files = finished.classifier, finished.test_files
     found = classifier.features(files)
-    assert found.shape == (len(files), 512)
+    assert found.shape == (len(files), 16)
     assert found.dtype == np.float32
     scores = classifier.model.get_layer("scores")
     dense = classifier.model.get_layer("dense_1")
@@ -203,7 +205,7 @@ def test_features_are_the_backbone_s_averaged_over_the_picture(finished: RunReco
 
 
 @pytest.mark.parametrize(
-    ("layer", "width"), [("block1_conv1", 64), ("1", 64), ("dense_1", 4), ("scores", 3)]
+    ("layer", "width"), [("block1_conv1", 16), ("1", 16), ("dense_1", 4), ("scores", 3)]
 )
 def test_features_can_be_those_of_any_layer(layer: str, width: int, finished: RunRecord) -> None:
     answers = list(finished.classifier.iter_predict(map(str, finished.test_files), True, layer))

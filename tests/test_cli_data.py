@@ -15,6 +15,8 @@ from tlkit.cli.app import app
 from tlkit.inspect.fingerprints import NEAR_BITS
 from tlkit.inspect.split import split_data
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -24,6 +24,8 @@ from tlkit import cli
 from tlkit.config.structure import structure
 from tlkit.metrics.scoring import score_confusion
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 CLASSES = ("circle", "square", "triangle")
 CAUTION = "! The accuracy of this run is not clearly better than classifying every image as"
 CHANCE = f"{CAUTION} circle, which is correct for 33.3 %.\n"  # of the run below
@@ -197,11 +199,11 @@ def test_features_have_a_row_for_each_row_printed(command: CommandLine, run: Pat
     done = command("predict", run, "a.png", "bad.png", "in", "--features", "x.npy",
                    "--format", "csv")  # fmt: skip
     found = np.load("x.npy", allow_pickle=False)
-    assert (found.shape, found.dtype) == ((3, 512), np.float32)
+    assert (found.shape, found.dtype) == ((3, 16), np.float32)
     paths = [row["path"] for row in rows(done.out)]
     np.testing.assert_array_equal(found, tlkit.load(run).features(paths))
     command("predict", run, "in", "--features", "y.npy", "--layer", "block1_conv1")
-    assert np.load("y.npy").shape == (2, 64)
+    assert np.load("y.npy").shape == (2, 16)
     command("predict", run, "bad.png", "--features", "none.npy")
     assert np.load("none.npy").shape == (0, 0)
 
@@ -355,8 +357,10 @@ def test_hostile_file_names_are_harmless(command: CommandLine, run: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_is_no_error(run: Path, tmp_path: Path) -> None:
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     """`tlkit predict … | head -1` ends quietly."""
+    vgg19 = {"name": "vgg19", "weights": "none", "image_size": 32}  # the same in all processes
+    run = tlkit.run({**TABLE, "backbone": vgg19}, tmp_path / "run").folder
     for number in range(40):
         Image.new("L", (40, 40)).save(tmp_path / f"{number}.png")
     command = f"{sys.executable} -m tlkit predict {run} {tmp_path} --format csv | head -1"

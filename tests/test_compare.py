@@ -36,6 +36,8 @@ from tlkit.reports.compare import (
     read_run,
 )
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 
 def recorded(
     name: str, answers: Mapping[str, Answer], trained_on: frozenset[str] = frozenset(), **more: Any

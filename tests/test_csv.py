@@ -17,6 +17,8 @@ from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.record import read_run
 from tlkit.system.text import csv_text
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 HOSTILE = "=1+1"
 STUDY = f"""
 {ON_FOLDER}

@@ -25,6 +25,8 @@ from tlkit.parts.heads import Pooled
 from tlkit.parts.optimizers import Adam
 from tlkit.runfolder.folder import WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 SMALL = {"name": "vgg16", "weights": "none", "image_size": 32}
 FAST = {"name": "adam", "learning_rate": 0.01}
 PLAIN: dict[str, Any] = {
@@ -310,10 +312,10 @@ def test_features_are_a_transformer_that_needs_no_fit(fitted: TransferClassifier
     images, _ = bright_and_dark(6)
     features = TransferFeatures(SMALL)
     found = features.transform(images)
-    assert found.shape == (6, 512)
+    assert found.shape == (6, 16)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(features.fit_transform(images[:3]), found[:3])
-    assert TransferFeatures(SMALL, layer="block1_pool").transform(images).shape == (6, 64)
+    assert TransferFeatures(SMALL, layer="block1_pool").transform(images).shape == (6, 16)
     assert list(features.get_feature_names_out()[:2]) == ["feature0", "feature1"]
     assert len(pickle.dumps(features)) < 1000
     assert clone(features).get_params() == features.get_params()

@@ -34,6 +34,8 @@ from tlkit.parts.shapes import Shapes
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 DATA = Shapes(train=6, val=3, test=4, image_px=40)
 # Like the model files themselves: nothing of tlkit may be needed to read them.
 WITHOUT_TLKIT = "import sys; sys.modules['tlkit'] = None; import runpy; sys.argv = sys.argv[1:]; "

@@ -33,6 +33,8 @@ from tlkit.train.checkpointer import Checkpointer
 from tlkit.train.fit import Fitted, Outcome, Training, fit
 from tlkit.train.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 
 @frozen(kw_only=True)
 class TwoConvolutions(FakeBackbone):

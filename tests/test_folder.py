@@ -26,6 +26,8 @@ from tlkit.model.graph import layer_table
 from tlkit.runfolder.folder import RunFolder
 from tlkit.weights.tensors import numbered_weights, read_weights, write_weights
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 DETERMINISTIC = (
     "MODEL_CARD.md",
     "experiment.json",

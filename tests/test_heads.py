@@ -23,6 +23,8 @@ from tlkit.parts.shapes import Shapes
 from tlkit.testing import check_head
 from tlkit.train.step import TrainStep
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 Floats = npt.NDArray[Any]
 SHAPE, CLASSES = (2, 3, 5), 4
 X = np.random.default_rng(0).normal(size=(6, *SHAPE)).astype(np.float32)

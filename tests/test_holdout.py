@@ -17,6 +17,8 @@ from tlkit.data.holdout import assign, check_every_class, hold_out
 from tlkit.data.splits import Example
 from tlkit.parts.datasets import Folder, Manifest, load_splits
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 SHARES = {"val": 0.2, "test": 0.2}
 
 

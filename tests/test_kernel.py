@@ -17,6 +17,8 @@ import tlkit
 from tlkit.parts.kernel import Kernel, kernel_layer
 from tlkit.testing import check_head
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 RNG = np.random.default_rng(0)
 HEAD = 'head={name="kernel", depths=2, landmarks=%d}'
 SOLVER = ["optimizer={name='lbfgs', strongest=1e-2, weakest=1e-4}", "fit.epochs=2"]

@@ -21,6 +21,8 @@ from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.results import CalibrationRecord, RawFigures, Threshold, calibration_text
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,8 @@ from tlkit.parts.optimizers import SGD
 from tlkit.parts.shapes import Shapes
 from tlkit.train.step import StepTotals, TrainStep
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 losses_drawn = st.lists(st.floats(0.01, 100), min_size=1, max_size=40)
 
 

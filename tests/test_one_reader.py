@@ -23,6 +23,8 @@ from tlkit.inspect.verify import verify_manifest
 from tlkit.metrics.bootstrap import unit_numbers
 from tlkit.parts.datasets import Folder, Manifest, load_splits
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 IMAGES = {
     "train": ("a/1.png", "a/2.PNG", "a/deep/3.JPEG", "a/linked.png", "b/=1.png", "b/5.bmp"),
     "val": ("a/6.png", "b/7.png"),

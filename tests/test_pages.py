@@ -24,6 +24,8 @@ import tlkit
 from tlkit.cli import app
 from tlkit.runfolder.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 STUDY = """
 [data]
 name = "folder"

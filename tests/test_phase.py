@@ -27,6 +27,8 @@ from tlkit.reports.console import plan_text
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.inputs import PlanRecord
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 PHASES = """
 [fit]
 batch_size = 4

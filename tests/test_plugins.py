@@ -21,6 +21,8 @@ from tlkit.parts.kinds import registries
 from tlkit.parts.shapes import Shapes
 from tlkit.train.feature_key import FeatureKey
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 MINE = """
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ from tlkit.testing import check_head
 from tlkit.train.assemble import split_at
 from tlkit.train.plan import make_plan, model_layers
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 Floats = npt.NDArray[Any]
 X = np.random.default_rng(0).normal(size=(6, 16, 16, 3)).astype(np.float32)
 

@@ -23,6 +23,8 @@ from tlkit.parts.available import Available
 from tlkit.parts.kinds import registries
 from tlkit.probes.crossval import Folds
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 
 def small_folds(count: int = 30, seed: int = 0) -> tuple[Folds, Any]:
     """Return images of three classes, every two of one patient, and features that tell a little."""

@@ -29,6 +29,8 @@ from tlkit.runfolder.tables import read_history
 from tlkit.train.plan import make_plan
 from tlkit.train.solver import LogisticRegression
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 PROBE = ['head={name="probe", depths=2}', 'optimizer.name="lbfgs"', "fit.epochs=4"]
 
 

@@ -22,6 +22,8 @@ from tlkit.parts.shapes import Shapes
 from tlkit.runner import trackers
 from tlkit.runner.trackers import FIGURES, Tracker, Trackers
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 EXPERIMENT = tlkit.Experiment(
     data=Shapes(train=6, val=3, test=3, image_px=32),
     backbone=VGG16(weights="none", image_size=32),

@@ -18,6 +18,8 @@ from tlkit.parts.datasets import Folder, load_splits
 from tlkit.train.assemble import assemble
 from tlkit.weights.tensors import read_weights
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 STUDY = """
 data = {name = "folder", path = "data"}
 backbone = {weights = "none", image_size = 32}
