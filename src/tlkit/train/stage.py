@@ -27,7 +27,8 @@ from tlkit.train.assemble import above_cut, apply_rates, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
 from tlkit.train.features import KEPT_BYTES, Extractor, Source
-from tlkit.train.plan import FITTED_KINDS, Plan
+from tlkit.train.plan import Plan
+from tlkit.train.refusals import FITTED_KINDS
 from tlkit.train.sampling import epoch_order, reseed
 from tlkit.train.solver import LogisticRegression
 from tlkit.train.step import DeviceTotals, EvalStep, Probabilities, StepTotals, TrainStep
