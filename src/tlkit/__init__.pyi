@@ -20,6 +20,10 @@ from .data.sources import Rejected as Rejected
 from .data.splits import Example as Example
 from .data.splits import Skipped as Skipped
 from .data.splits import Splits as Splits
+from .ensembles.ensemble import EnsembleResult as EnsembleResult
+from .ensembles.ensemble import ensemble as ensemble
+from .ensembles.loaded import Ensemble as Ensemble
+from .ensembles.loaded import load_ensemble as load_ensemble
 from .estimator import TransferClassifier as TransferClassifier
 from .estimator import TransferFeatures as TransferFeatures
 from .explain import Explainer as Explainer

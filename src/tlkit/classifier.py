@@ -141,6 +141,35 @@ class Evaluation:
         seal_tree(folder.path)
 
 
+def evaluation_of(
+    split: str | None,
+    examples: Sequence[Example],
+    probabilities: Probabilities,
+    predicted: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    notes: Sequence[str],
+) -> Evaluation:
+    """Score predictions on all images and by source; the caveats are left to the caller."""
+
+    def scores(chosen: npt.NDArray[np.intp]) -> Scores:
+        some = [examples[number] for number in chosen]
+        return score_examples(some, probabilities[chosen], classes, predicted[chosen])
+
+    source = np.array([example.source for example in examples], dtype=object)
+    names = sorted(set(source))
+    return Evaluation(
+        split=split or "data",
+        examples=tuple(examples),
+        probabilities=probabilities,
+        predicted=predicted,
+        scores=scores(np.arange(len(examples))),
+        sources={name: scores(np.flatnonzero(source == name)) for name in names}
+        if len(names) > 1
+        else {},
+        notes=tuple(notes),
+    )
+
+
 @frozen(kw_only=True)
 class Classifier:
     """A trained model with everything needed to classify images.
@@ -280,25 +309,8 @@ class Classifier:
         probabilities = self.calibrator.probabilities(raw)
         predicted = self.calibrator.predicted(probabilities)
 
-        def scores(chosen: npt.NDArray[np.intp]) -> Scores:
-            some = [examples[number] for number in chosen]
-            return score_examples(some, probabilities[chosen], self.classes, predicted[chosen])
-
-        overall = scores(np.arange(len(examples)))
-        source = np.array([example.source for example in examples], dtype=object)
-        names = sorted(set(source))
-        return Evaluation(
-            split=split or "data",
-            examples=tuple(examples),
-            probabilities=probabilities,
-            predicted=predicted,
-            scores=overall,
-            caveats=tuple(self._caveats(looks, overall)),
-            sources={name: scores(np.flatnonzero(source == name)) for name in names}
-            if len(names) > 1
-            else {},
-            notes=notes,
-        )
+        evaluation = evaluation_of(split, examples, probabilities, predicted, self.classes, notes)
+        return evolve(evaluation, caveats=tuple(self._caveats(looks, evaluation.scores)))
 
     def _caveats(self, looks: Looks, scores: Scores) -> Iterator[str]:
         """Yield the reasons to distrust an evaluation, most serious first."""

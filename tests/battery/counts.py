@@ -8,7 +8,7 @@ FOLDERS = 1_000  # strange folders
 FUZZED = 5_000  # damaged images, DICOM, safetensors and h5 files
 KILLS, KILLS_OF_SWEEPS = 200, 60  # processes killed, and how many of them in sweeps
 READ = 681  # attacks on files that `report`, `compare` and `verify` read
-USED = 1_099  # attacks on files that the other verbs read
+USED = 1_259  # attacks on files that the other verbs read
 ROWS = (
     (
         "bits flipped in the files of runs, sweeps and caches",

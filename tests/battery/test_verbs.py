@@ -19,12 +19,16 @@ from tests.battery.conftest import STUDY
 from tests.battery.counts import USED as USED_ATTACKS
 from tests.battery.strange import ATTACKS, OF_TEXT, SECRET, Ended, command, seal_run
 
+import tlkit
+
 DOCUMENTED = {3, 4, 5, 6, 7, 8}
 # Of what describes a run, the keys that differ are named.
 DIFFERS = ("is not the run that was begun", "was started with other versions")
 USED = ("metrics.json", "experiment.json", "plan.json", "calibration.json", "weights.safetensors",
         "seal.json", "seal-machine.json")  # fmt: skip
 LEARNED = ("manifest.csv", "looks.csv")
+AVERAGED = ("metrics.json", "experiment.json", "plan.json", "calibration.json", "manifest.csv",
+            "predictions.csv", "weights.safetensors", "seal.json")  # fmt: skip
 STARTED = ("metrics.json", "plan.json", "weights.safetensors", *LEARNED)
 BEGUN = ("unfinished.json", "experiment.json", "plan.json", "manifest.csv", "environment.json",
          "looks.csv", "seal.json", "seal-machine.json")  # fmt: skip
@@ -69,6 +73,10 @@ VERBS = [
          lambda top, run: ("explain", run, top / IMAGE, "--out", run.parent / "out")),
     Verb("export", "run", USED,
          lambda top, run: ("export", run, "--to", "keras", "--out", run.parent / "out")),
+    Verb("ensemble", "run", AVERAGED,
+         lambda top, run: ("ensemble", run, top / "run", "--out", run.parent / "out")),
+    Verb("predict by an ensemble", "average", ("ensemble.json", "seal.json"),
+         lambda top, average: ("predict", average, top / IMAGE)),
     Verb("check from a run", "run", ("plan.json", "metrics.json"),
          lambda top, run: ("check", top / "e.toml", "--set", f"fit.head_weights='{run}'")),
     Verb("run from a run", "run", STARTED,
@@ -93,9 +101,13 @@ def cases() -> list[tuple[Verb, str, str]]:
 
 
 def copy_of(verb: Verb, top: Path, place: Path) -> Path:
-    """Copy a folder; a sweep's images are beside it."""
+    """Copy a folder; a sweep's images and an ensemble's members are beside it."""
     if verb.folder == "s":
         shutil.copytree(top / "images", place / "images")
+    if verb.folder == "average":
+        for member in ("run", "again"):
+            shutil.copytree(top / "run", place / member)
+        return tlkit.ensemble(place / "run", place / "again", out=place / "average").folder
     return Path(shutil.copytree(top / verb.folder, place / verb.folder))
 
 

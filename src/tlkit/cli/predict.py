@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tlkit.classifier import Prediction
     from tlkit.metrics.scores import Scores
 
+    Loaded = tlkit.Classifier | tlkit.Ensemble
     AddRow = Callable[[npt.NDArray[np.float32]], None]
 
 T = TypeVar("T")
@@ -64,16 +65,26 @@ Root = Annotated[
 def load_run(run: Path, plugins: Sequence[Path] | None) -> tlkit.Classifier:
     """Load a finished run, with a note if it was trained on stand-in data."""
     classifier = tlkit.load(run, plugins=plugins or [])
-    if classifier.stand_in:
-        echo(
-            f"note: trained on stand-in data ({classifier.stand_in}), not on the real images",
-            err=True,
-        )
+    _note_stand_in(classifier.stand_in)
     return classifier
 
 
+def load_run_or_ensemble(run: Path, plugins: Sequence[Path] | None) -> Loaded:
+    """Load a finished run or an ensemble; see `load_run`."""
+    if not exists(run / runfolder.ENSEMBLE):
+        return load_run(run, plugins)
+    ensemble = tlkit.load_ensemble(run, plugins=plugins or [])
+    _note_stand_in(ensemble.stand_in)
+    return ensemble
+
+
+def _note_stand_in(stand_in: str) -> None:
+    if stand_in:
+        echo(f"note: trained on stand-in data ({stand_in}), not on the real images", err=True)
+
+
 def named_images(
-    arguments: Sequence[str], classifier: tlkit.Classifier, root: Path | None
+    arguments: Sequence[str], classifier: Loaded, root: Path | None
 ) -> Iterable[str | Rejected]:
     """Return the images that the arguments name; a list unless they come from standard input.
 
@@ -158,7 +169,7 @@ def predict(
     ] = False,
     plugins: PluginFiles = None,
 ) -> None:
-    """Classify images, in the given order.
+    """Classify images, in the given order, with a run or an ensemble.
 
     Images that cannot be read are listed at the end, and the exit code is then 4. All others have
     a row.
@@ -168,7 +179,7 @@ def predict(
     must_be_new(features, "--features")
     if features is None and layer is not None:
         raise typer.BadParameter("needs --features", param_hint="--layer")
-    classifier = load_run(run, plugins)
+    classifier = load_run_or_ensemble(run, plugins)
     files, rejected = named_images(images, classifier, root), list[Rejected]()
     if rows is not None:
         of = named_by(run, files := list(files), form, top)
@@ -223,7 +234,7 @@ def _require_lines(
 
 
 def _go_on(
-    classifier: tlkit.Classifier,
+    classifier: Loaded,
     files: Sequence[str | Rejected],
     listing: Listing,
     out: Path,
@@ -342,12 +353,12 @@ def evaluate(
     plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a finished run on labeled images.
+    """Score a finished run, or an ensemble, on labeled images.
 
     If a manifest has several sources, each is scored on its own too.
     """
     must_be_new(out, "--out")
-    evaluation = load_run(run, plugins).evaluate(data, split, root)
+    evaluation = load_run_or_ensemble(run, plugins).evaluate(data, split, root)
     print_notes(evaluation.notes)
     if out is not None:
         evaluation.write(runfolder.RunFolder.claim(out, ""))

@@ -1,4 +1,4 @@
-"""Commands on finished runs: `compare`, `report`, `export`."""
+"""Commands on finished runs: `compare`, `ensemble`, `report`, `verify`, `export`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 import tlkit
 from tlkit.cli.app import USE, AsJson, PluginFiles, RunFolder, command, echo
 from tlkit.cli.predict import must_be_new
+from tlkit.reports.console import scores_text
 from tlkit.system.errors import RunFolderError
 from tlkit.system.text import json_text, printable, shell_quoted
 
@@ -46,6 +47,42 @@ def compare(
     typer.echo(comparison)
     if out is not None:
         typer.echo(f"\npage: {out}")
+
+
+@command(USE, "runs/photos-1 runs/photos-2")
+def ensemble(
+    members: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of finished runs, or of sweeps.", metavar="MEMBER..."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A new folder. Unset: ensembles/NAME-N."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Average the probabilities of several runs, or of sweeps, and judge the average.
+
+    Recorded probabilities are averaged with equal weights, and the average is compared with each
+    member on the same images.
+
+    tlkit predict and tlkit evaluate take an ensemble of runs like a run.
+
+    Of sweeps, every variant and seed is a member; they are averaged fold by fold.
+    """
+    made = tlkit.ensemble(*members, out=out)
+    if as_json:
+        typer.echo(json_text(made.as_json()))
+        return
+    notes = [made.note, *(made.comparison.notes if made.comparison else ())]
+    for note in filter(None, notes):
+        echo(f"note: {printable(note)}", err=True)
+    if made.comparison is not None:
+        judged = made.comparison.runs[0]
+        echo(f"{scores_text(judged.split, judged.scores)}\n\n{made.comparison}\n")
+    typer.echo(printable(f"ensemble: {made.folder}"))
+    if not made.of_sweeps:
+        echo(f"next: tlkit predict {shell_quoted(made.folder)} IMAGE...")
 
 
 @command(USE, "runs/photos-1")

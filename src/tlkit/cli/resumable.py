@@ -15,7 +15,7 @@ import typer
 from attrs import define, field
 
 from tlkit.data.sources import Rejected
-from tlkit.runfolder.folder import CALIBRATION, PLAN, WEIGHTS
+from tlkit.runfolder.folder import CALIBRATION, ENSEMBLE, PLAN, WEIGHTS
 from tlkit.system.errors import TlkitError
 from tlkit.system.files import exists, write_text
 from tlkit.system.seal import hash_of
@@ -28,7 +28,7 @@ SAVE_EVERY_S = 5.0
 
 def named_by(run: Path, images: Sequence[str | Rejected], *settings: object) -> str:
     """Return a hash of what rows depend on: a run, the images' names, and the output's form."""
-    files = [run / name for name in (PLAN, WEIGHTS, CALIBRATION)]
+    files = [run / name for name in (PLAN, WEIGHTS, CALIBRATION, ENSEMBLE)]
     hashes = [hash_of(file).sha256 for file in files if exists(file)]
     text = json.dumps([hashes, [str(setting) for setting in settings], [*map(str, images)]])
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

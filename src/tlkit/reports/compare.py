@@ -435,5 +435,5 @@ def comparison_page(runs: Sequence[ComparedRun], pairs: Sequence[Paired | None])
         pair_head=PAIR_HEAD,
         pairs=pair_rows(pairs),
         run_names=names[:MAX_LINES],
-        learning=comparison_charts(histories),
+        learning=comparison_charts(histories) if all(histories.values()) else [],
     )

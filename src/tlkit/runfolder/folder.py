@@ -54,6 +54,7 @@ EARLIER = "learned_before.csv"
 HISTORY, TIMING = "history.csv", "timing.csv"
 METRICS, PREDICTIONS, CALIBRATION = "metrics.json", "predictions.csv", "calibration.json"
 WEIGHTS = "weights.safetensors"
+ENSEMBLE = "ensemble.json"  # in the folder of an ensemble, which is no run
 UNFINISHED = "unfinished.json"  # only while the run is not finished
 CHECKPOINTS = "checkpoints"
 PAGES = ("report.html", "MODEL_CARD.md")
@@ -211,6 +212,8 @@ class RunFolder:
         return exists(self.path / name) or (self.is_finished and name in seals(self.path))
 
     def _missing(self, name: str) -> str:
+        if exists(self.path / ENSEMBLE):
+            return f"{self.path}: is an ensemble, which this cannot use; name one of its members"
         if not exists(self.path / EXPERIMENT):
             return f"{self.path}: this is not a run folder, it has no {name}"
         if self.is_finished:

@@ -1,0 +1,1 @@
+"""Ensembles: the mean of the probabilities of several runs, or of several sweeps' recorded ones."""
