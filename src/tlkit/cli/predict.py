@@ -255,14 +255,19 @@ def _go_on(
     raise_rejected(rows.rejected, len(files) - len(rows.rejected))
 
 
-def _warn_of_chance(classifier: tlkit.Classifier) -> None:
+def _warn_of_chance(classifier: Loaded) -> None:
     """Say on standard error that a model has learned nothing that its own test could show."""
     from tlkit.reports.caveats import chance_caveat  # with all parts
 
-    if classifier.scores is None or classifier.stand_in:
-        return
-    if text := chance_caveat(classifier.scores, "The accuracy of this run"):
-        echo(caveats_text([text]), err=True)
+    if isinstance(classifier, tlkit.Ensemble):
+        models = {f"member {n}": model for n, model in enumerate(classifier.members, start=1)}
+    else:
+        models = {"this run": classifier}
+    for name, model in models.items():
+        if model.scores is None or model.stand_in:
+            continue
+        if text := chance_caveat(model.scores, f"The accuracy of {name}"):
+            echo(caveats_text([text]), err=True)
 
 
 def _note_dark(dark: Sequence[str]) -> None:
