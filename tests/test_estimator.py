@@ -98,12 +98,15 @@ def test_a_pickled_one_answers_the_same_and_holds_no_code(fitted: TransferClassi
     assert packages <= {"tlkit", "numpy", "pathlib", "builtins", "copyreg"}
     np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
     assert again.run_folder_ != fitted.run_folder_
+    assert not (fitted.run_folder_ / "report.html").exists()  # nobody would see it
+    assert tlkit.verify(fitted.run_folder_).problems == ()
 
 
 def test_each_fit_adds_a_run_folder(tmp_path: Path) -> None:
     images, labels = bright_and_dark(8)
     classifier = small(epochs=1, folder=tmp_path)
     assert [classifier.fit(images, labels).run_folder_.name for _ in range(2)] == ["fit-1", "fit-2"]
+    assert (classifier.run_folder_ / "report.html").is_file()
     assert (tmp_path / "fit-2" / "metrics.json").is_file()
     tlkit.load(tmp_path / "fit-1")
 

@@ -86,7 +86,9 @@ def test_data_are_looked_at_and_the_file_checks(
         "name": make.__name__,
         "path": data.as_posix(),
         "classes": ["a", "b"],
+        "resize": "stretch",
     }
+    assert re.search(r'resize = "stretch" +# to a square; "pad" and "crop" keep the aspect', text)
     assert len(text.splitlines()) <= 30
     assert "# train: a 2, b 4\n# val: a 1, b 1\n" in text
     plan = tlkit.check(load_experiment("my study.toml"))

@@ -505,7 +505,7 @@ def load(
         PartError: If a plugin file or package is missing.
     """
     folder = RunFolder(Path(run))
-    metrics = read_record(folder, METRICS, MetricsRecord.from_json)  # if the run is finished
+    read_record(folder, METRICS, MetricsRecord.from_json)  # if the run is finished
     experiment = read_experiment(folder, plugins, backbone)
     plan = read_record(folder, PLAN, PlanRecord.from_json)
     folder.check(WEIGHTS, WeightsError)
@@ -517,8 +517,15 @@ def load(
         experiment.fit.mixed_precision,
         load_weights=False,
     )
+    read_weights(folder.path / WEIGHTS, model, layer_table(model))
+    return classifier_of(folder, experiment, model)
+
+
+def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model) -> Classifier:
+    """Return the classifier of a finished run whose model has the run's weights."""
+    metrics = read_record(folder, METRICS, MetricsRecord.from_json)
+    plan = read_record(folder, PLAN, PlanRecord.from_json)
     layers = layer_table(model)
-    read_weights(folder.path / WEIGHTS, model, layers)
     calibrator, threshold, averages_flip = Calibrator(), None, False
     if experiment.calibration.wanted:
         calibrator, threshold, averages_flip = read_record(

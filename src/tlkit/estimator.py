@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tlkit.classifier import (
     Classifier,
+    classifier_of,
     load,
     pooled_features,
 )
@@ -39,8 +40,9 @@ from tlkit.keras_tools import FromImages, FromModel, png
 from tlkit.parts.augmentations import NoAugmentation
 from tlkit.parts.available import published_files
 from tlkit.parts.kinds import Backbone, registries
-from tlkit.runfolder.folder import WEIGHTS, free_folder
-from tlkit.runner.run import run
+from tlkit.runfolder.experiment import read_experiment
+from tlkit.runfolder.folder import WEIGHTS, RunFolder, free_folder
+from tlkit.runner.run import make_run
 from tlkit.system.text import suggest
 from tlkit.train.callback import Callback
 from tlkit.train.features import Extractor
@@ -210,11 +212,15 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         )
         top = Path(self.folder) if self.folder else self._temporary()
         out = free_folder(top, "fit")
-        done = run(self._experiment(data, seed), out, callback=self._callback())
+        kept = self.folder is not None  # else nobody sees the pages
+        done = make_run(self._experiment(data, seed), out, (), self._callback(), pages=kept)
         self.classes_ = classes
         self.history_: tuple[Epoch, ...] = done.history
         self.run_folder_ = done.folder
-        self.classifier_ = self._load(done.folder)
+        folder = RunFolder(done.folder)  # its record has no images, unlike `done.experiment`
+        self.classifier_ = classifier_of(
+            folder, read_experiment(folder, (), self._given), done.model
+        )
         return self
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
@@ -265,9 +271,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
         return Terminal()
 
-    def _load(self, folder: Path) -> Classifier:
-        given = self.backbone if isinstance(self.backbone, FromModel) else None
-        return load(folder, backbone=given)
+    @property
+    def _given(self) -> FromModel | None:
+        return self.backbone if isinstance(self.backbone, FromModel) else None
 
     def _temporary(self) -> Path:
         """Return a new folder that is deleted with the estimator."""
@@ -298,7 +304,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             for name, content in files.items():
                 (self.run_folder_ / name).write_bytes(content)
             restore_frozen(self.run_folder_)
-            self.classifier_ = self._load(self.run_folder_)
+            self.classifier_ = load(self.run_folder_, backbone=self._given)
 
 
 class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # no types there

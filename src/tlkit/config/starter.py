@@ -132,6 +132,7 @@ def _short(
     why = {
         "data.val": "the share held out for validation; see split_seed",
         "data.test": "the share held out for the final score",
+        "data.resize": 'to a square; "pad" and "crop" keep the aspect ratio',
         "backbone.image_size": "small, as the pictures are",
         "backbone.weights": notes["backbone"][0],
         **recipe.why,
@@ -222,6 +223,7 @@ def _inspect(data: Path, out: Path, facts: Facts) -> tuple[Table, list[str], Fac
     table = {
         **_dataset_table(dataset, data, out),
         "classes": list(splits.classes),
+        "resize": "stretch",
         **splits.held_out,
     }
     facts = evolve(facts, images=sum(train), imbalance=max(train) / min(train))

@@ -61,10 +61,20 @@ def run(
         Interrupted: If a stop was requested; `resume` continues the run.
         TlkitError: If something is wrong; each kind of problem has its own subclass.
     """
-    out = None if out is None else Path(out)
     from tlkit.reports.progress import default_callback  # needs rich
 
     callback = callback or default_callback()
+    return make_run(experiment, None if out is None else Path(out), overrides, callback)
+
+
+def make_run(
+    experiment: Experiment | str | Path | Mapping[str, Any],
+    out: Path | None,
+    overrides: Sequence[str],
+    callback: Callback,
+    pages: bool = True,
+) -> Run:
+    """Do what `run` does, without the report and the model card if nobody will see them."""
     prepared = prepare_run(experiment, out, overrides, callback)
     with ExitStack() as lock:
 
@@ -82,11 +92,13 @@ def run(
             )
 
         folder = RunFolder.create(out, prepared.experiment.name, fill)
-        return execute(prepared, folder, callback)
+        return execute(prepared, folder, callback, pages)
 
 
 @guarded()
-def execute(prepared: PreparedRun, folder: RunFolder, callback: Callback) -> Run:
+def execute(
+    prepared: PreparedRun, folder: RunFolder, callback: Callback, pages: bool = True
+) -> Run:
     """Train from a folder's newest checkpoint on, evaluate, and write the results.
 
     The folder is locked and has its first files. Raises `Interrupted` if a stop was requested.
@@ -117,7 +129,8 @@ def execute(prepared: PreparedRun, folder: RunFolder, callback: Callback) -> Run
             stop_if_asked()
             finished = _write_results(prepared, fitted, folder)
             stop_if_asked()
-            write_pages(folder, experiment, prepared.splits, model)
+            if pages:
+                write_pages(folder, experiment, prepared.splits, model)
         except Interrupted as stop:
             message = _stopped(folder, checkpointer.history, prepared.plan.epochs)
             raise Interrupted(stop.signal, message) from None
