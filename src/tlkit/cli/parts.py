@@ -220,8 +220,22 @@ def init(
         ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Write every key with its meaning.")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Write a part of your own instead, such as losses, in a Python file to complete.",
+        ),
+    ] = None,
 ) -> None:
     """Write an experiment file to start from."""
+    if part is not None:
+        from tlkit.config.part_file import write_part
+
+        out = Path("mine.py") if out.name == "experiment.toml" else out
+        write_part(part, out)
+        typer.echo(f"{out}: complete its methods; tlkit info tells what built-in parts do")
+        return
     from tlkit.config.starter import write_starter
     from tlkit.train.cost import cost_text
 

@@ -76,15 +76,20 @@ def write_starter(
         text = made.text.encode()
     except UnicodeEncodeError:
         raise DataError(f"{data}: names must be UTF-8; rename the one that is not") from None
+    write_new(out, text)
+    return made
+
+
+def write_new(out: Path, content: bytes) -> None:
+    """Write a file that must not exist."""
     try:
         with out.open("xb") as file:  # fails if another process makes it first
-            file.write(text)
+            file.write(content)
     except FileExistsError:
         message = f"exists; {choose_another()}"
         raise ConfigError([Problem("", message)], str(out)) from None
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error.strerror}") from None
-    return made
 
 
 def starter(
