@@ -20,7 +20,10 @@ from tlkit import cli
 from tlkit.cli.run import kept_text
 from tlkit.metrics.scores import EpochScores
 from tlkit.metrics.scoring import score_confusion
+from tlkit.parts.backbones.vgg import VGG16, VGG16_BLOCKS
 from tlkit.parts.shapes import Shapes
+
+pytestmark = pytest.mark.usefixtures("slim_vgg")
 
 QUICK = f"""
 {small()}
@@ -218,7 +221,8 @@ def test_runs_are_numbered(tlkit_command: CommandLine) -> None:
     assert "run folder: runs/quick-2" in tlkit_command("run", "quick.toml").out
 
 
-def test_check_writes_nothing(tlkit_command: CommandLine) -> None:
+def test_check_writes_nothing(tlkit_command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VGG16, "blocks", VGG16_BLOCKS)
     done = tlkit_command("check", "quick.toml")
     assert "1,539 trainable of 14,716,227 parameters" in done.out
     assert [path.name for path in Path().iterdir()] == ["quick.toml"]
@@ -374,7 +378,10 @@ def test_a_disk_that_fails_is_no_bug(
     assert (done.code, done.out, done.err) == (8, "", message)
 
 
-def test_layers_prints_the_study_s_table(tlkit_command: CommandLine) -> None:
+def test_layers_prints_the_study_s_table(
+    tlkit_command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VGG16, "blocks", VGG16_BLOCKS)
     done = tlkit_command("layers", "vgg16", "--head", "flatten_dense", "--classes", "3")
     rows = done.out.splitlines()
     assert len(rows) == 24

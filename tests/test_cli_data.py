@@ -15,13 +15,18 @@ from tlkit.cli.app import app
 from tlkit.inspect.fingerprints import NEAR_BITS
 from tlkit.inspect.split import split_data
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
-
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four pictures of two classes in folders."""
     return two_classes(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer trees and samples; tests/test_shortcuts.py is about what they find."""
+    monkeypatch.setattr("tlkit.inspect.shortcuts.TREES", 20)
+    monkeypatch.setattr("tlkit.inspect.shortcuts.RESAMPLES", 20)
 
 
 @pytest.fixture

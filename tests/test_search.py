@@ -125,7 +125,7 @@ def test_what_is_decided_early_is_what_all_results_decide(
         name = rng.choice(sorted(free))
         reached[name] = now.until[name] or 9
     assert now == known
-    assert now.epochs == {name: now.dropped.get(name, 9) for name in reached}
+    assert now.epochs == {name: now.dropped.get(name, 9) for name in final}
     sizes = [min(batch, len(accuracies) - at) for at in range(0, len(accuracies), batch)]
     assert len({name.split("-")[0] for name in going}) == sum(
         survivors(size, factor) for size in sizes
