@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,3 +116,11 @@ def test_an_epoch_is_a_line_of_80_columns_and_says_a_new_rate_once(
     assert [line.partition("rate ")[2] for line in lines] == ["0.001", "", "0.0001"]
     assert max(len(line.partition("  rate")[0]) for line in lines) <= 80
     assert "unweighted" not in "".join(lines)
+    stage = SimpleNamespace(l2=(0.000811,), stage=SimpleNamespace(epochs=12), trainable_params=9)
+    terminal.on_stage_begin(1, stage)  # type: ignore[arg-type]  # all that it reads
+    terminal.on_epoch_begin(12, 12, 600)
+    best = {"loss": 0, "loss_unweighted": 0, "accuracy": 1, "val_accuracy": 1, "l2": 0.000811}
+    terminal.on_epoch_end(tlkit.Epoch(epoch=12, **FIGURES | best))
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("L2 0.000811")
+    assert len(line) <= 80

@@ -398,8 +398,8 @@ class Terminal(Callback):
         number = epoch.learning_rate if epoch.l2 is None else epoch.l2
         rate = f"{self._rate} {number:.3g}"
         self.say(
-            f"{self._epoch}  {loss}  accuracy {format_value(epoch.accuracy)}  "
-            f"val loss {epoch.val_loss:.4f}  val accuracy {format_value(epoch.val_accuracy)}"
+            f"{self._epoch}  {loss}, val {epoch.val_loss:.4f}  accuracy "
+            f"{format_value(epoch.accuracy)}, val {format_value(epoch.val_accuracy)}"
             + (f"  {rate}" if rate != self._said else "")
         )
         self._said = rate

@@ -130,8 +130,9 @@ class Plan:
         blocks = [html_table(["images", *self.classes[:MOST_CLASSES], "all"], counts)]
         for number, planned in enumerate(self.stages, start=1):
             frozen = f"layers 1-{planned.cut} run once" if planned.cut else "no frozen prefix"
+            what = "strengths of L2 regularization" if planned.l2 else "epochs"
             blocks.append(
-                f"<p>stage {number}: {planned.stage.epochs} epochs, "
+                f"<p>stage {number}: {planned.stage.epochs} {what}, "
                 f"{planned.trainable_params:,} trainable parameters; {frozen}</p>"
             )
         rates = [planned.stage.lr_multipliers for planned in self.stages]
