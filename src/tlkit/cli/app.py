@@ -155,12 +155,14 @@ def command(
         verb = name or function.__name__
         group = "" if to is app else f"{to.info.name} "
         usage = f"tlkit {group}{verb} {example}".rstrip().replace("[", "\\[")
-        summary = " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
+        text = inspect.getdoc(function) or ""
+        paragraphs = [part.replace("\n", " ") for part in text.split("\n\n")]
         decorate = to.command(
             verb,
             cls=Command,
             rich_help_panel=panel,
-            short_help=f"{summary}\n[dim]{usage}[/dim]",
+            help="\n\n".join(paragraphs),  # else lines would end where the source's do
+            short_help=f"{paragraphs[0]}\n[dim]{usage}[/dim]",
             epilog=f"Example: {usage}",
         )
         decorate(with_output_options(function))

@@ -61,7 +61,7 @@ def ensemble(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Average the probabilities of several runs, or of sweeps, and judge the average.
+    """Average the probabilities of runs, or of sweeps, and score them.
 
     Recorded probabilities are averaged with equal weights, and the average is compared with each
     member on the same images.
