@@ -52,11 +52,12 @@ from pathlib import Path
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 import tlkit
 paths = sorted(Path("photos").glob("*/*"))
 labels = [path.parent.name for path in paths]
 features = tlkit.TransferFeatures("efficientnet_lite0")
-model = make_pipeline(features, LogisticRegression(max_iter=1000))
+model = make_pipeline(features, StandardScaler(), LogisticRegression(max_iter=1000))
 print(cross_val_score(model, paths, labels, cv=2))
 """
 

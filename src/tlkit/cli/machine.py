@@ -93,11 +93,11 @@ def _package(topic: str, requirement: Requirement, if_missing: State) -> Finding
     return Finding(topic, requirement.name, version)
 
 
-def _requirements(extra: str) -> list[Requirement]:
-    """Return the packages that an extra requires, or tlkit itself if `extra` is empty."""
+def _requirements(extra: str, of: str = "tlkit") -> list[Requirement]:
+    """Return the packages that an extra requires, or the package itself if `extra` is empty."""
     from packaging.requirements import Requirement
 
-    requirements = map(Requirement, importlib.metadata.requires("tlkit") or ())
+    requirements = map(Requirement, importlib.metadata.requires(of) or ())
     return [
         requirement
         for requirement in requirements
@@ -217,12 +217,25 @@ def _extras() -> Iterator[Finding]:
     """Check which extras are installed."""
     listed = importlib.metadata.metadata("tlkit").get_all("Provides-Extra") or []
     for extra in sorted(set(listed) - DEVELOPERS_EXTRAS):
-        packages = [_package("extras", package, "note") for package in _requirements(extra)]
+        required = _requirements(extra)
+        packages = [_package("extras", package, "note") for package in required]
+        packages += [_inner(package, name) for package in required for name in package.extras]
         names = ", ".join(f"{package.name} {package.value}" for package in packages)
         if all(package.state == "ok" for package in packages):
             yield Finding("extras", extra, names)
         else:
             yield Finding("extras", extra, names, "note", f"pip install 'tlkit[{extra}]'")
+
+
+def _inner(package: Requirement, extra: str) -> Finding:
+    """Check an extra that an extra asks for, such as TensorFlow's CUDA."""
+    name = f"{package.name}[{extra}]"
+    try:
+        inner = [_package("", each, "note") for each in _requirements(extra, package.name)]
+    except importlib.metadata.PackageNotFoundError:
+        inner = []
+    whole = inner and all(each.state == "ok" for each in inner)
+    return Finding("", name, "installed" if whole else "not installed", "ok" if whole else "note")
 
 
 def _parts() -> Iterator[Finding]:
