@@ -84,6 +84,13 @@ def test_a_tracker_that_cannot_begin_is_noted() -> None:
     assert listener.notes == ["Broken failed (TypeError: no such setting); continuing without it"]
 
 
+def test_a_tracker_says_where_it_writes_to() -> None:
+    listener, recorder = Listener(), Recorder()
+    recorder.where = "sqlite:///mlflow.db"
+    Trackers(listener).add("Recorder", lambda: recorder)
+    assert listener.notes == ["Recorder writes to sqlite:///mlflow.db"]
+
+
 def test_the_end_is_told_once() -> None:
     listener, recorder = Listener(), Recorder("end")
     some = Trackers(listener)
@@ -162,7 +169,7 @@ def test_mlflow_gets_settings_figures_and_the_run_folder(
     track = Track(mlflow=True, experiment=experiment)
     listener = Listener()
     done = tlkit.run(evolve(EXPERIMENT, track=track), tmp_path / "run", callback=listener)
-    assert listener.notes == []
+    assert listener.notes == [f"MLflow writes to sqlite:///{tmp_path / 'mlflow.db'}"]
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(experiment or "experiment")
     (run,) = client.search_runs([found.experiment_id])

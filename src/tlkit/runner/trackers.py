@@ -29,6 +29,7 @@ class Tracker(ABC):
     """Receives the figures of a run; may raise anything."""
 
     name: str
+    where = ""  # what the user should know of the place that it writes to
 
     @abstractmethod
     def epoch(self, epoch: Epoch) -> None:
@@ -87,10 +88,11 @@ class MLflow(Tracker):
     max_length = 6000  # MLflow's limit per value
 
     def __init__(self, folder: Path, experiment: Experiment) -> None:
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, get_tracking_uri
         from mlflow.entities import Param
 
         self._client, self._folder = MlflowClient(), folder
+        self.where = without_password(get_tracking_uri())
         title = experiment.track.experiment or experiment.name
         known = self._client.get_experiment_by_name(title)
         number = known.experiment_id if known else self._client.create_experiment(title)
@@ -123,6 +125,15 @@ class MLflow(Tracker):
         self._client.log_batch(self._run, metrics=metrics)
 
 
+def without_password(uri: str) -> str:
+    """Return an address without the name and password in it, if any.
+
+    >>> without_password("https://me:secret@host.example/mlflow")
+    'https://host.example/mlflow'
+    """
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
 def _key(name: str) -> str:
     """Return a name with only the characters that MLflow allows.
 
@@ -148,7 +159,10 @@ class Trackers:
     def add(self, name: str, start: Callable[[], Tracker]) -> None:
         """Start a tracker."""
         with self._failures_reported(name):
-            self._working.append(start())
+            tracker = start()
+            self._working.append(tracker)
+            if tracker.where:
+                self._callback.on_note(f"{name} writes to {tracker.where}")
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch has ended."""
