@@ -22,7 +22,7 @@ from tests.test_board import FAKE, METRICS, QUICK, TAKES_PART, make, process, ta
 import tlkit
 from tlkit.sweeps import joining, processes, worker
 from tlkit.sweeps.board import Board
-from tlkit.sweeps.executors import Executor, executor_of
+from tlkit.sweeps.executors import LOOPBACK, Executor, executor_of
 from tlkit.sweeps.folder import Command, SweepFolder
 from tlkit.sweeps.joining import finish, open_board, take_part, work_off
 from tlkit.sweeps.processes import Worker
@@ -252,7 +252,7 @@ class FakeRay:
         raise ConnectionError("not today")
 
 
-RAY_VARIABLES = ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+RAY_VARIABLES = ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", LOOPBACK)
 
 
 @pytest.mark.parametrize("place", ["", "10.0.0.1:6379"])
@@ -271,10 +271,48 @@ def test_ray_is_started_for_this_machine_alone_with_a_token_and_without_telemetr
     assert ray.options["address"] == (place or "local")
     if place:
         return
-    assert ray.options["_node_ip_address"] == "127.0.0.1"
+    assert ray.variables[LOOPBACK] == "0"
     assert ray.options["include_dashboard"] is False
     assert ray.variables["RAY_AUTH_MODE"] == "token"
     assert len(ray.variables["RAY_AUTH_TOKEN"]) == 64
+
+
+OWN_RAY = """
+import json, os, subprocess, sys
+import psutil
+from tlkit.sweeps.executors import ray_session
+JOIN = "import ray; ray.init(address=__import__('sys').argv[1], logging_level='CRITICAL')"
+with ray_session("") as ray:
+    ray.get(ray.remote(lambda: 1).remote())
+    address = ray.get_runtime_context().gcs_address
+    here = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [c.laddr.ip for p in here for c in p.net_connections("inet") if c.status == "LISTEN"]
+    strangers = {"RAY_AUTH_TOKEN": "0" * 64}
+    codes = [
+        subprocess.run([sys.executable, "-c", JOIN, address], env={**os.environ, **changed},
+                       capture_output=True).returncode
+        for changed in ({}, strangers)
+    ]
+    from ray._common.usage import usage_lib
+    telemetry = usage_lib.usage_stats_enabled()
+print(json.dumps([sockets, codes, telemetry]))
+"""
+
+
+@pytest.mark.slow
+def test_a_real_ray_of_its_own_listens_to_this_machine_alone_and_wants_its_token(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    pytest.importorskip("psutil", reason="lists sockets")
+    own = subprocess.run([sys.executable, "-c", OWN_RAY], cwd=tmp_path, check=True,
+                         capture_output=True, text=True)  # fmt: skip
+    sockets, (with_token, with_another), telemetry = json.loads(own.stdout.splitlines()[-1])
+    assert len(sockets) > 3
+    assert {ip.removeprefix("::ffff:") for ip in sockets} == {"127.0.0.1"}
+    assert with_token == 0
+    assert with_another != 0
+    assert telemetry is False
 
 
 def test_nothing_in_a_sweeps_folder_is_ever_unpickled(

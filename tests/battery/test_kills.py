@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.battery.kills import BY_MACHINE, Fork, alive
 import tlkit
 from tlkit.runfolder.folder import UNFINISHED
 from tlkit.sweeps.folder import SWEEP
+from tlkit.system.lease import DONE, Leases
 
 pytestmark = pytest.mark.slow
 
@@ -228,49 +228,35 @@ def test_sweeps_and_joins_are_killed_at_random_moments(top: Path, tmp_path: Path
 
 
 def test_a_hundred_runs_by_eight_joined_processes_each_killed(top: Path, tmp_path: Path) -> None:
-    """Every process is killed at a random moment, with its worker or not, and another one joins."""
+    """Each is killed at a random moment after a few runs, and another one joins in its place."""
     asked = ("--seeds", "0-99", "--set", "fit.epochs=2", "--set", "freeze.head_epochs=1")
     parts = ("--plugin", top / "parts.py", "--threads", 1)
     straight, stormy = tmp_path / "straight" / "s", tmp_path / "stormy" / "s"
-    for folder in (straight, stormy):
-        command = [
-            sys.executable,
-            "-m",
-            "tlkit",
-            "sweep",
-            "study.toml",
-            "--out",
-            f"{folder}",
-            *asked,
-        ]
-        budget = ["--budget", "1s"] if folder == stormy else []
-        subprocess.run(
-            [*command, "--threads", "1", *budget], cwd=top, check=True, capture_output=True
-        )
+    command = [sys.executable, "-m", "tlkit", "sweep", "study.toml", *asked, "--threads", "1"]
+    for folder, budget in ((straight, "9h"), (stormy, "1s")):  # a second is for a run or none
+        options = ["--out", str(folder), "--budget", budget]
+        subprocess.run([*command, *options], cwd=top, check=True, capture_output=True)
     expected, chance, counts = contents(straight), random.Random(20), Counter[str]()
-    slots: list[Fork | None] = [None] * 8
-    until = [0.0] * 8
+    slots: dict[int, tuple[Fork, int]] = {}
     while not (stormy / "seal-machine.json").exists():
-        for number, process in enumerate(slots):
-            place = stormy.parent / f"{number}"
+        leases = Leases(stormy / "leases").newest().values()
+        made = Counter(lease.owner.process for lease in leases if lease.status == DONE)
+        for slot in range(8):
+            process, runs = slots.get(slot, (None, 0))
             if process is None or not process.process.is_alive():
-                if process is not None:
-                    assert process.process.exitcode in {0, -signal.SIGKILL}, process.said()
-                place.mkdir(exist_ok=True)
-                slots[number] = Fork.of(place / "log", "sweep", "--join", stormy, *parts)
-                until[number] = time.monotonic() + chance.uniform(1, 60)
+                assert process is None or process.process.exitcode in {0, -signal.SIGKILL}
+                (stormy.parent / str(slot)).mkdir(exist_ok=True)
+                log = stormy.parent / str(slot) / "log"
+                process = Fork.of(log, "sweep", "--join", stormy, *parts)
+                slots[slot] = process, chance.randint(0, 9)
                 counts["processes"] += 1
-            elif time.monotonic() > until[number]:
-                workers = [int(path.name) for path in place.iterdir() if path.name.isdecimal()]
+            elif any(x.owner.process == process.process.pid for x in leases) and (
+                made[process.process.pid] >= runs and chance.random() < 0.2
+            ):
                 counts["killed"] += process.kill()
-                if chance.random() < 0.5:
-                    for one in workers:
-                        with suppress(ProcessLookupError):
-                            os.kill(one, signal.SIGKILL)
-        time.sleep(0.05)
-    for process in slots:
-        assert process is not None
-        assert process.wait(300)
+        time.sleep(0.3)
+    for process, _ in slots.values():
+        assert process.wait(600)
     print(counts, flush=True)
     assert counts["killed"] >= 8
     assert contents(stormy) == expected

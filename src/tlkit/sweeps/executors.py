@@ -28,6 +28,8 @@ from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, PartError, Problem
 from tlkit.system.notebook import argument
 
+# What makes Ray's processes listen on the loopback address alone, also on Linux, by its old name.
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 MOST_JOBS = 16  # of a Slurm array that names no number
 
 
@@ -111,11 +113,12 @@ def ray_session(place: str) -> Iterator[Any]:
     if not place:  # before the import, which reads them
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault(LOOPBACK, "0")
     ray = _package("ray", "ray")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     options["address"] = place or "local"  # else Ray joins whatever cluster was here last
-    if not place:  # nothing but this machine's loopback
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    if not place:
+        options["include_dashboard"] = False
     started_here = not ray.is_initialized()
     if started_here:
         try:
