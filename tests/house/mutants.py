@@ -638,6 +638,35 @@ MUTANTS = (
         "tests/test_sweep_summary.py::test_pooled_folds_have_the_intervals_of_one_run_by_patient",
     ),
     Mutant(
+        "one more variant survives each comparison of a search",
+        "sweeps/halving.py",
+        "if place >= keep:",
+        "if place > keep:",
+        "tests/test_search.py::test_what_is_decided_early_is_what_all_results_decide",
+    ),
+    Mutant(
+        "precision is compared as if both variants named the same images",
+        "sweeps/pairs.py",
+        "ours = (hits - share * among) / size",
+        "ours = hits / size",
+        "tests/test_pairs.py::test_the_recall_of_a_class_is_tested_on_its_images_alone",
+    ),
+    Mutant(
+        "augmented versions are filled for one seed",
+        "sweeps/features.py",
+        'fit |= {"seed": experiment.seed, ',
+        "fit |= {",
+        "tests/test_fill.py::test_augmented_images_are_those_of_a_seed_and_a_fold",
+    ),
+    Mutant(
+        "a Ray of tlkit's own listens on all addresses",
+        "sweeps/executors.py",
+        'os.environ.setdefault(LOOPBACK, "0")',
+        "pass",
+        "tests/test_sweep_failures.py"
+        "::test_ray_is_started_for_this_machine_alone_with_a_token_and_without_telemetry",
+    ),
+    Mutant(
         "an evaluation is silent on what was trained on",
         "classifier.py",
         "        yield from self.learned_from.caveats(shown)",
