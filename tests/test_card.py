@@ -14,8 +14,6 @@ from tlkit.reports.card import model_card
 from tlkit.reports.page import markdown
 from tlkit.runfolder.record import RunRecord
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
-
 
 @pytest.fixture(scope="module")
 def run() -> RunRecord:

@@ -73,6 +73,7 @@ def test_a_sweep_of_one_run_agrees() -> None:
         waiting_draws=0,
     )
     sweep = Sweep.of(Path("nowhere"), trials, [outcome])
+    assert f"best mean accuracy {VALUE};" in repr(sweep)
     row = next(line for line in sweep_text(sweep).splitlines() if line.startswith("1  a"))
     assert VALUE in row
     assert ENDS in row

@@ -17,8 +17,6 @@ from tlkit.data.holdout import assign, check_every_class, hold_out
 from tlkit.data.splits import Example
 from tlkit.parts.datasets import Folder, Manifest, load_splits
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
-
 SHARES = {"val": 0.2, "test": 0.2}
 
 

@@ -12,8 +12,6 @@ from tlkit.reports import progress
 from tlkit.reports.progress import TimeLeft
 from tlkit.train.cost import duration_text, stage_works
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
-
 EXPERIMENT = {
     "data": {"name": "shapes", "train": 600, "val": 100, "test": 100},
     "backbone": {"name": "vgg16", "weights": "none", "image_size": 64},

@@ -40,8 +40,6 @@ from tlkit.inspect.split import split_data
 from tlkit.inspect.verify import verify_manifest
 from tlkit.parts.datasets import Folder, Manifest
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
-
 # A file or folder by its name below the folder of a class, and what is to become of it: None is
 # read, a reason is left out, and an empty string is not worth a word.
 KINDS: dict[str, str | None] = {

@@ -16,6 +16,10 @@ PLACES = {
     "csv.writer(": "system/text.py",  # CSV, with its guard against formulas
     "os.walk(": "data/walk.py",  # image files below a folder
     "def same_patient(": "data/leakage.py",
+    "def wilson(": "metrics/intervals.py",
+    "{100 * value:.{digits}f}": "metrics/intervals.py",  # percentages
+    "parent[item]": "data/leakage.py",  # groups of what hangs together
+    "def toml_value(": "config/structure.py",
     "-{number}": "runfolder/folder.py",  # new folders with a number
     "nothing is overwritten": "system/notebook.py",  # what exists stays as it is
     "filelock": "system/lock.py",

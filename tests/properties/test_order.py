@@ -21,6 +21,8 @@ from tlkit.train import stage
 from tlkit.train.plan import seed_for
 from tlkit.train.sampling import epoch_order
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 Labels = npt.NDArray[np.int32]
 seeds, epochs = st.integers(0, 2**31 - 1), st.integers(1, 30)
 samplers = st.sampled_from(["shuffle", "balanced"])

@@ -15,6 +15,8 @@ from tlkit.config.structure import structure
 from tlkit.runfolder.folder import METRICS, WEIGHTS
 from tlkit.system.cache import FeatureCache
 
+pytestmark = pytest.mark.usefixtures("slim_vgg")
+
 FILES = (WEIGHTS, METRICS, "history.csv", "predictions.csv", "manifest.csv")
 
 SLOW = pytest.mark.slow

@@ -62,7 +62,7 @@ class Sweep:
     def __repr__(self) -> str:
         count, failed = len(self.outcomes), len(self.failed)
         best = max((s for s in self.summaries if s.figures), key=_mean_accuracy, default=None)
-        result = f"; best mean accuracy {_mean_accuracy(best):.1%}" if best else ""
+        result = f"; best mean accuracy {format_value(_mean_accuracy(best))}" if best else ""
         return (
             f"Sweep({len(self.summaries)} variants, {count} runs, {failed} failed{result}; "
             f"{str(self.folder)[-80:]!r})"
