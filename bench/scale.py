@@ -1,6 +1,6 @@
 """What 1,000 to 1,000,000 images cost: time, memory and files of check, run and predict.
 
-    python bench/scale.py 1000 10000 100000 --svg docs/img/scale.svg
+    python bench/scale.py 1000 10000 100000 --json docs/img/scale.json
 
 Draws tiny images in two classes; a small network with random weights classifies them. Each command
 runs in a process of its own, with an empty cache. On a busy machine, processor seconds say more
@@ -10,13 +10,12 @@ than seconds.
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,41 +79,11 @@ def size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def picture(costs: Mapping[int, Mapping[str, Cost]]) -> str:
-    """Return the processor seconds over the number of images as an SVG file."""
-    from tlkit.reports.svg import Frame, chart, standalone, tag
-
-    counts = sorted(costs)
-    lines = {name: [(n, costs[n][name][1]) for n in counts] for name in costs[counts[0]]}
-    seconds = [y for points in lines.values() for _, y in points]
-    bounds = 10 ** math.floor(math.log10(min(seconds))), 10 ** math.ceil(math.log10(max(seconds)))
-    frame = Frame.of((counts[0], counts[-1]), bounds, 260, log_x=True, log_y=True)
-    powers = [bounds[0] * 10**n for n in range(round(math.log10(bounds[1] / bounds[0])) + 1)]
-    parts = [
-        frame.axes(
-            "images",
-            [(n, f"{n:,}") for n in counts],
-            [(y, f"{y:g}") for y in powers],
-            "processor seconds",
-        )
-    ]
-    for series, (name, points) in enumerate(lines.items()):
-        parts += [frame.line(points, series), frame.dots(points, series)]
-        x, y = frame.x(points[-1][0]), frame.y(points[-1][1])
-        parts.append(tag("text", name, class_="tick", x=x - 4, y=y - 6, text_anchor="end"))
-    said = "; ".join(
-        f"{name}: {points[0][1]:.3g} s for {points[0][0]:,}, {points[-1][1]:.3g} s for "
-        f"{points[-1][0]:,}"
-        for name, points in lines.items()
-    )
-    return standalone(chart("scale", "Processor seconds by number of images", said, 260, *parts))
-
-
 def main() -> None:
     """Print a row per number of images and command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("counts", type=int, nargs="+")
-    parser.add_argument("--svg", type=Path, help="draw the costs to this file")
+    parser.add_argument("--json", type=Path, help="add the costs to this file's")
     arguments = parser.parse_args()
     costs = {}
     print("images    command  seconds  processor  peak GB")
@@ -126,8 +95,11 @@ def main() -> None:
                     f"{count:8}  {command:8} {seconds:7.1f} {cpu:10.1f} {memory:8.2f}", flush=True
                 )
             print(f"{count:8}  files of the run: {size_mb(Path(name) / 'run'):.1f} MB", flush=True)
-    if arguments.svg:
-        arguments.svg.write_text(picture(costs), encoding="utf-8")
+        if arguments.json:
+            known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+            rows = {name: [round(x, 2) for x in row] for name, row in costs[count].items()}
+            text = json.dumps({**known, str(count): rows}, indent=1)
+            arguments.json.write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +27,7 @@ from tlkit.parts.freezes import (
 )
 from tlkit.parts.heads import FlattenDense
 from tlkit.parts.kinds import FreezePolicy
-from tlkit.reports.svg import tag
+from tlkit.reports.svg import Frame, chart, standalone, tag
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "img"
@@ -274,12 +276,37 @@ def house_picture() -> str:
     return picture(800, y, "The rooms of src/tlkit; a room imports rooms below it only", *marks)
 
 
+def scale_picture() -> str:
+    """Draw the processor seconds of commands over the number of images, as measured."""
+    costs = {int(n): rows for n, rows in json.loads((IMAGES / "scale.json").read_text()).items()}
+    counts = sorted(costs)
+    lines = {name: [(n, costs[n][name][1]) for n in counts] for name in costs[counts[0]]}
+    seconds = [y for points in lines.values() for _, y in points]
+    bounds = 10 ** math.floor(math.log10(min(seconds))), 10 ** math.ceil(math.log10(max(seconds)))
+    frame = Frame.of((counts[0], counts[-1]), bounds, 260, log_x=True, log_y=True)
+    powers = [bounds[0] * 10**n for n in range(round(math.log10(bounds[1] / bounds[0])) + 1)]
+    columns, rows = [(n, f"{n:,}") for n in counts], [(y, f"{y:g}") for y in powers]
+    parts = [frame.axes("images", columns, rows, "processor seconds")]
+    for series, (name, points) in enumerate(lines.items()):
+        parts += [frame.line(points, series), frame.dots(points, series)]
+        x, y = (axis(value) for axis, value in zip((frame.x, frame.y), points[0], strict=True))
+        parts.append(tag("text", name, class_="tick", x=x + 8, y=y - 10))
+    told = "; ".join(
+        f"{name}: {points[0][1]:.3g} s for {points[0][0]:,}, {points[-1][1]:.3g} s for "
+        f"{points[-1][0]:,}"
+        for name, points in lines.items()
+    )
+    title = "Processor seconds by number of images"
+    return standalone(chart("scale", title, told, 260, *parts))
+
+
 PICTURES = {
     "layers.svg": layers_picture,
     "freezes.svg": freezes_picture,
     "frozen-prefix.svg": prefix_picture,
     "flow.svg": flow_picture,
     "house.svg": house_picture,
+    "scale.svg": scale_picture,
 }
 
 

@@ -13,12 +13,15 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.python.framework import ops
+from tests.fakes import FakeBackbone
 from tests.test_fit import ALL, SCORES, Trained
 
 import tlkit
 import tlkit.train.stage
+from tlkit.parts.augmentations import Affine
 from tlkit.parts.kinds import Stage
 from tlkit.parts.optimizers import SGD
+from tlkit.train.features import Extractor, Images
 from tlkit.train.step import DeviceTotals, TrainStep, WeightAverage
 
 # TensorFlow takes what is below 1e-38 for 0.
@@ -143,15 +146,79 @@ class Transfers(tlkit.Callback):
         self.count -= self.before
 
 
+@pytest.mark.parametrize("rates", [SCORES, ALL])
 def test_an_epoch_reads_as_much_from_the_device_whatever_the_number_of_its_steps(
-    monkeypatch: pytest.MonkeyPatch,
+    rates: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where images are augmented in the step, as no layer is frozen."""
     monkeypatch.setattr(tlkit.train.stage, "READ_EVERY_S", 1e9)
     counts = {}
     for size in (1, 4):
         transfers = Transfers(monkeypatch)
-        Trained(Stage(2, SCORES), callback=transfers, batch_size=size)
+        Trained(
+            Stage(2, rates),
+            callback=transfers,
+            batch_size=size,
+            augmentation=Affine() if rates is ALL else None,
+        )
         counts[transfers.steps] = transfers.count
     assert len(counts) == 2
     assert len({*counts.values()}) == 1, counts
     assert max(counts.values()) < 10
+
+
+def images(change: Any, count: int = 5, keys: bool = True) -> Images:
+    """Pixels of 100, which an augmentation changes."""
+
+    class Changing(tlkit.Augmentation):
+        def augment(self, images: Any, keys: Any) -> Any:
+            return change(images)
+
+    pixels = np.full((count, 8, 8, 3), 100, np.uint8)
+    extractor = Extractor(None, FakeBackbone(), Changing(), batch=count)
+    return Images(extractor, pixels, np.zeros((count, 2), np.int32) if keys else None)
+
+
+def classifier() -> Any:
+    keras.utils.set_random_seed(0)
+    inputs = keras.layers.Input((8, 8, 3))
+    return keras.Model(inputs, keras.layers.Dense(2, "softmax")(keras.layers.Flatten()(inputs)))
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_a_step_on_images_is_a_step_on_what_they_become(keys: bool) -> None:
+    labels, weights = np.array([0, 1, 1, 0, 1], np.int32), np.ones(5, np.float32)
+    batch = images(lambda x: x * 2, keys=keys)
+    prepared = batch.extractor(batch.pixels, batch.keys)
+    np.testing.assert_allclose(prepared, (200 if keys else 100) / 255, rtol=1e-6)
+    found = []
+    for x in (batch, prepared):
+        model = classifier()
+        step = TrainStep(model, SGD(learning_rate=0.5).build([1.0] * 2), xla=False)
+        totals = [step.train(x, labels, weights) for _ in range(3)]
+        of_all, probabilities = step.evaluate([x], labels)
+        found.append((totals, of_all, probabilities.tobytes(), *values(model.weights)))
+    np.testing.assert_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[1:], r"`augment` must return \(5, 8, 8, 3\) float32, got \(4, 8, 8, 3\)"),
+        (lambda x: tf.boolean_mask(x, x[:, 0, 0, 0] > 200), "as many images of the same size"),
+        (lambda x: x * 3, "must return pixels from 0 to 255, got 100 to 300"),
+        (lambda x: x - 101, "must return pixels from 0 to 255, got -1 to 100"),
+        (lambda x: x * math.nan, "from 0 to 255, got nan to nan"),
+    ],
+)
+def test_an_augmentation_that_returns_other_images_is_named(change: Any, message: str) -> None:
+    step = TrainStep(classifier(), SGD().build([1.0] * 2), xla=False)
+    totals, labels, weights = DeviceTotals(), np.zeros(5, np.int32), np.ones(5, np.float32)
+
+    def epoch() -> None:
+        for change_of_step in (lambda x: x, change, lambda x: x):
+            step.add(totals, images(change_of_step), labels, weights)
+        totals.read()
+
+    with pytest.raises(tlkit.PartError, match=f"^augmentation Changing: its .*{message}"):
+        epoch()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from tlkit.data.images import Pixels, Reader
 from tlkit.parts.kinds import Augmentation, Backbone
@@ -82,7 +82,7 @@ class Extractor:
         winograd: bool = False,
         frozen_dtype: str = "float32",
     ) -> None:
-        self.batch, self.dtype = batch, np.dtype(dtype)
+        self.batch, self.dtype, self.frozen = batch, np.dtype(dtype), prefix is not None
         size = backbone.image_size
         self.shape: tuple[int, ...] = prefix.output.shape[1:] if prefix else (size, size, 3)
         prefix = lean(prefix, winograd) if prefix else None
@@ -107,11 +107,12 @@ class Extractor:
         pixels = tf.TensorSpec((batch, size, size, 3), tf.uint8)
         keys = tf.TensorSpec((batch, 2), tf.int32)
         rewritten = autograph(backbone, *(prefix._flatten_layers() if prefix else ()))
-        self._plain = tf.function(
-            lambda images: forward(tf.cast(images, tf.float32)),
-            input_signature=[pixels],
-            autograph=rewritten,
-        )
+        self.autograph = rewritten or autograph(augmentation)
+
+        def plain(images: tf.Tensor) -> tf.Tensor:
+            return forward(tf.cast(images, tf.float32))
+
+        self._plain = tf.function(plain, input_signature=[pixels], autograph=rewritten)
 
         def augmented(images: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
             changed = augmentation.augment(tf.cast(images, tf.float32), keys)
@@ -121,10 +122,16 @@ class Extractor:
             return forward(changed), tf.reduce_min(changed), tf.reduce_max(changed)
 
         self._augmented = tf.function(
-            augmented,
-            input_signature=[pixels, keys],
-            autograph=rewritten or autograph(augmentation),
+            augmented, input_signature=[pixels, keys], autograph=self.autograph
         )
+
+        def prepare(images: tf.Tensor, keys: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+            if keys is None:
+                return plain(images), tf.constant(0.0), tf.constant(255.0)
+            return augmented(images, keys)
+
+        # For a graph that does more: what `__call__` returns, the least and the greatest pixel.
+        self.prepare = prepare
 
     @guarded()
     def __call__(self, pixels: Pixels, keys: AugmentationKeys | None = None) -> Features:
@@ -132,31 +139,33 @@ class Extractor:
         start_keras()
         count = len(pixels)
         padded = _padded(pixels, self.batch)
-        try:
-            if keys is None:
-                features = self._plain(padded)
-            else:
-                features = self._changed(padded, _padded(keys, self.batch))
-        except Exception as error:
-            if not self.problems:
-                raise
-            raise PartError(self.problems[0]) from error
-        if self.problems:
-            raise PartError(self.problems[0])
+        if keys is None:
+            features = self.run(self._plain, padded)
+        else:
+            features, low, high = self.run(self._augmented, padded, _padded(keys, self.batch))
+            self.check_range(float(low), float(high))
         return features.numpy()[:count]  # type: ignore[no-any-return]  # TensorFlow has no types
 
-    def _changed(self, pixels: Pixels, keys: AugmentationKeys) -> tf.Tensor:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function with `prepare` or more in its graph; name the part that is wrong."""
         try:
-            features, low, high = self._augmented(pixels, keys)
-        except tf.errors.InvalidArgumentError as error:
-            if "EnsureShape" not in str(error):
-                raise
-            what = "must return as many images of the same size as it got"
-            raise PartError(f"{self.part}: its `augment` {what}") from error
+            results = function(*arguments)
+        except Exception as error:
+            if self.problems:
+                raise PartError(self.problems[0]) from error
+            if isinstance(error, tf.errors.InvalidArgumentError) and "EnsureShape" in str(error):
+                what = "must return as many images of the same size as it got"
+                raise PartError(f"{self.part}: its `augment` {what}") from error
+            raise
+        if self.problems:
+            raise PartError(self.problems[0])
+        return results
+
+    def check_range(self, low: float, high: float) -> None:
+        """Raise `PartError` unless augmented pixels are from 0 to 255."""
         if not (low >= -ROUNDING and high <= 255 + ROUNDING):  # also if they are not numbers
-            what = f"must return pixels from 0 to 255, got {float(low):g} to {float(high):g}"
+            what = f"must return pixels from 0 to 255, got {low:g} to {high:g}"
             raise PartError(f"{self.part}: its `augment` {what}")
-        return features
 
     def stream(
         self, reader: Reader, paths: Sequence[str], keys: AugmentationKeys | None = None
@@ -168,6 +177,24 @@ class Extractor:
             yield self(pixels, batch_keys)
             start += len(pixels)
             stop_if_asked()
+
+
+@frozen
+class Images:
+    """A batch of pixels where no layer is frozen: a compiled step prepares them as its first part.
+
+    Attributes:
+        extractor: Prepares them.
+        pixels: `(images, size, size, 3)` uint8.
+        keys: Each image's augmentation key; None: no augmentation.
+    """
+
+    extractor: Extractor
+    pixels: Pixels
+    keys: AugmentationKeys | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
 
 
 @define
@@ -225,8 +252,8 @@ class Source:
         size: int,
         order: npt.NDArray[np.int64] | None = None,
         keys: AugmentationKeys | None = None,
-    ) -> Iterator[Features]:
-        """Yield features in batches.
+    ) -> Iterator[Any]:
+        """Yield features in batches, or `Images` if no layer is frozen.
 
         Args:
             size: Images per batch; the last one may have fewer.
@@ -242,6 +269,15 @@ class Source:
             return
         paths = [self.paths[number] for number in order]
         ordered_keys = None if keys is None else keys[order]
+        if not self.extractor.frozen:
+            start = 0
+            for pixels in self.reader.batches(paths, size):
+                rows = slice(start, start + len(pixels))
+                start = rows.stop
+                of_rows = None if ordered_keys is None else ordered_keys[rows]
+                yield Images(self.extractor, pixels, of_rows)
+                stop_if_asked()
+            return
         yield from rebatched(self.extractor.stream(self.reader, paths, ordered_keys), size)
 
     def _features(self, keys: AugmentationKeys | None) -> Features | Rows | None:

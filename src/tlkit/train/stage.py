@@ -26,7 +26,7 @@ from tlkit.system.signals import stop_if_asked
 from tlkit.train.assemble import above_cut, apply_rates, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
-from tlkit.train.features import KEPT_BYTES, Extractor, Source
+from tlkit.train.features import KEPT_BYTES, Extractor, Images, Source
 from tlkit.train.plan import Plan
 from tlkit.train.refusals import FITTED_KINDS
 from tlkit.train.sampling import epoch_order, reseed
@@ -126,7 +126,10 @@ class StageTrainer:
             rewritten = autograph(*tail._flatten_layers())
             below = tf.function(tail, reduce_retracing=True, autograph=rewritten)
         keys = self.keys(view) if split == "train" else None
-        for x in self.sources[split].batches(self.planned.eval_batch, keys=keys):
+        size = self.planned.eval_batch if cut else self.run.plan.prefix_batch
+        for x in self.sources[split].batches(size, keys=keys):
+            if isinstance(x, Images):
+                x = x.extractor(x.pixels, x.keys)
             yield x if below is None else below(tf.cast(x, tf.float32), training=False).numpy()
 
     def epoch(self, done: Sequence[Epoch]) -> Epoch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tlkit.parts.losses import cross_entropy
 from tlkit.system.errors import PartError
 from tlkit.system.keras import autograph, keras, tf
 from tlkit.train.assemble import refuse_others
-from tlkit.train.features import Features
+from tlkit.train.features import Features, Images
 from tlkit.weights.tensors import Variables
 
 Probabilities = npt.NDArray[np.float32]
@@ -50,6 +50,8 @@ class DeviceTotals:
 
     def __init__(self) -> None:
         self.images = 0
+        self._check_range: Any = None
+        self._range = tf.constant([np.inf, -np.inf])
         self._sums = tf.constant([0.0, 0.0, 0.0], tf.float64)
         # The number of steps; the first one, from 0, whose loss is not finite, and that loss.
         self._seen = tf.constant([0.0, -1.0, 0.0], tf.float64)
@@ -59,10 +61,17 @@ class DeviceTotals:
         self._sums, self._seen = _added(self._sums, self._seen, *values)
         self.images += images
 
+    def add_range(self, low: tf.Tensor, high: tf.Tensor, check: Callable[..., None]) -> None:
+        """Note the least and the greatest pixel of a step; `check` will see all steps'."""
+        self._range, self._check_range = _widened(self._range, low, high), check
+
     def read(self) -> tuple[StepTotals, tuple[int, float] | None]:
         """Return the totals, and the first step whose loss is not finite, if any, with the loss."""
-        sums = tf.concat([self._sums, self._seen], 0).numpy().tolist()
-        loss, unweighted, correct, _, bad, bad_loss = sums
+        pixels = tf.cast(self._range, tf.float64)
+        sums = tf.concat([self._sums, self._seen, pixels], 0).numpy().tolist()
+        loss, unweighted, correct, _, bad, bad_loss, low, high = sums
+        if self._check_range:
+            self._check_range(low, high)
         totals = StepTotals(loss, unweighted, correct, self.images)
         return totals, None if bad < 0 else (int(bad), bad_loss)
 
@@ -75,6 +84,14 @@ def _added(
     first = ~tf.reduce_all(tf.math.is_finite(values[:2])) & (seen[1] < 0)
     bad = tf.where(first, tf.stack([seen[0], values[0]]), seen[1:])
     return sums + values, tf.concat([seen[:1] + 1, bad], 0)
+
+
+@tf.function(autograph=False)  # type: ignore[untyped-decorator,unused-ignore]  # no types
+def _widened(of_all: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    step = tf.stack([low, -high])
+    least = of_all * [1.0, -1.0]
+    # Not the minimum, which may leave out what is not a number.
+    return tf.where((step < least) | tf.math.is_nan(step), step, least) * [1.0, -1.0]
 
 
 class EvalStep:
@@ -91,6 +108,7 @@ class EvalStep:
             return cross_entropy(labels, probabilities), probabilities
 
         self._autograph = autograph(*tail._flatten_layers())
+        self._whole: dict[Any, Any] = {}
         self._evaluate = tf.function(evaluate, reduce_retracing=True, autograph=self._autograph)
 
     @property
@@ -98,16 +116,34 @@ class EvalStep:
         """Return the variables, besides the model's, that later steps depend on."""
         return {}
 
+    def _run(self, work: Any, x: Features | Images, *more: Any) -> tuple[Any, Any]:
+        """Call a compiled function on features, or on images as one that also prepares them.
+
+        Returns:
+            What it returns, and the least and the greatest pixel of images, which may be wrong.
+        """
+        if not isinstance(x, Images):
+            return work(x, *more), None
+        prepare, key = x.extractor.prepare, (work, x.extractor, x.keys is None)
+        if key not in self._whole:
+
+            def whole(pixels: tf.Tensor, keys: tf.Tensor | None, *more: tf.Tensor) -> Any:
+                prepared, low, high = prepare(pixels, keys)
+                return work(prepared, *more), (low, high)
+
+            self._whole[key] = tf.function(whole, autograph=x.extractor.autograph)
+        return x.extractor.run(self._whole[key], x.pixels, x.keys, *more)  # type: ignore[no-any-return]  # TensorFlow has no types
+
     def evaluate(
         self,
-        features: Iterable[Features],
+        features: Iterable[Features | Images],
         labels: npt.NDArray[np.int32],
         weights: npt.NDArray[np.float32] | None = None,
     ) -> tuple[StepTotals, Probabilities]:
         """Return the sums and the probabilities of a whole split from batches of its features."""
         chunks, sizes, start = [], [], 0
         for x in features:
-            chunks.append(self._evaluate(x, labels[start : start + len(x)]))
+            chunks.append(self._run(self._evaluate, x, labels[start : start + len(x)])[0])
             sizes.append(len(x))
             start += len(x)
         # From the device all at once.
@@ -192,7 +228,10 @@ class TrainStep(EvalStep):
             self.average.swap()
 
     def train(
-        self, x: Features, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]
+        self,
+        x: Features | Images,
+        labels: npt.NDArray[np.int32],
+        weights: npt.NDArray[np.float32],
     ) -> StepTotals:
         """Take one training step and return its sums."""
         totals = DeviceTotals()
@@ -202,12 +241,16 @@ class TrainStep(EvalStep):
     def add(
         self,
         totals: DeviceTotals,
-        x: Features,
+        x: Features | Images,
         labels: npt.NDArray[np.int32],
         weights: npt.NDArray[np.float32],
     ) -> None:
         """Take one training step and add its sums."""
-        totals.add(self._train(x, labels, weights), len(labels))
+        values, pixels = self._run(self._train, x, labels, weights)
+        totals.add(values, len(labels))
+        if isinstance(x, Images) and x.keys is not None:
+            low, high = pixels
+            totals.add_range(low, high, x.extractor.check_range)
 
 
 def require_loss(loss: LossFunction, classes: int) -> None:
