@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 from tests.fakes import rewrite, unseal
 
 import tlkit
@@ -25,6 +25,7 @@ from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.heads import Pooled
 from tlkit.parts.shapes import Shapes
 from tlkit.system.cache import default_folder
+from tlkit.train.features import Extractor
 
 pytestmark = pytest.mark.usefixtures("slim_vgg")
 
@@ -276,6 +277,47 @@ def test_evaluate_decodes_each_image_once(
         assert any(what in caveat for caveat in evaluation.caveats), evaluation.caveats
         assert bool(DecodedImageIndex(default_folder()).read()), known
         contents.clear()
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(
+    cut: int, finished: RunRecord, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keep, settings = tmp_path / "kept", finished.classifier.experiment
+    extractor = Extractor(
+        finished.classifier.model, settings.backbone, settings.augmentation, batch=2
+    )
+    classifier = evolve(finished.classifier, extractor=extractor)
+    whole = classifier.evaluate(finished.images, "val")
+    asked: list[int] = []
+    stream = Extractor.stream
+
+    def interrupted(self: Any, reader: Any, paths: Any, *rest: Any) -> Any:
+        asked.append(len(paths))
+        for number, outputs in enumerate(stream(self, reader, paths, *rest)):
+            if len(asked) == 1 and number == 1:
+                raise KeyboardInterrupt
+            yield outputs
+
+    monkeypatch.setattr(Extractor, "stream", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        classifier.evaluate(finished.images, "val", keep=keep)
+    keep.write_bytes(keep.read_bytes()[: -cut or None])  # a line may be half written
+    with pytest.raises(tlkit.RunFolderError, match="kept: is of another run or other images"):
+        classifier.evaluate(finished.images, "test", keep=keep)
+    found = classifier.evaluate(finished.images, "val", keep=keep)
+    assert asked == [3, 1 + (cut > 0)]
+    assert found.probabilities.tobytes() == whole.probabilities.tobytes()
+    assert (found.scores, found.caveats) == (whole.scores, whole.caveats)
+    assert not keep.exists()
+
+
+def test_a_damaged_file_of_outputs_is_named(finished: RunRecord, tmp_path: Path) -> None:
+    keep = tmp_path / "kept"
+    finished.classifier._kept(keep, DATA.load().val)
+    keep.write_bytes(keep.read_bytes() + b"no line of outputs\n")
+    with pytest.raises(tlkit.RunFolderError, match="kept: is damaged; delete it to begin again"):
+        finished.classifier._kept(keep, DATA.load().val)
 
 
 def test_a_folder_of_classes_is_scored(finished: RunRecord) -> None:

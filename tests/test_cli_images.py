@@ -235,6 +235,12 @@ def test_evaluate_writes_its_answers(command: CommandLine, run: Path) -> None:
     printed = json.loads(command("evaluate", run, "--data", "list.csv", "--json").out)
     own = {key: metrics[key] for key in ("sources", "caveats")}
     assert printed == metrics["data"] | own
+    command("evaluate", run, "--data", "list.csv", "--out", "again", "--resume")
+    for name in ("predictions.csv", "metrics.json"):
+        assert Path("again", name).read_bytes() == Path("there", name).read_bytes()
+    assert not list(Path().glob("again.*"))
+    done = command("evaluate", run, "--data", "list.csv", "--resume")
+    assert (done.code, "needs --out" in flat(done.err)) == (2, True)
 
 
 def test_compare_names_the_key_that_differs_first(

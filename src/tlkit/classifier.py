@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from tlkit.reports.caveats import score_caveats, threshold_caveats
 from tlkit.runfolder.experiment import read_experiment
 from tlkit.runfolder.folder import CALIBRATION, METRICS, PLAN, WEIGHTS, RunFolder
 from tlkit.runfolder.inputs import PlanRecord
+from tlkit.runfolder.kept_outputs import KeptOutputs, named_by
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord, Threshold
@@ -275,7 +277,11 @@ class Classifier:
         return self._predictions(files, self._with_features(layer) if features else self.extractor)
 
     def evaluate(
-        self, data: str | Path, split: str | None = None, root: str | Path | None = None
+        self,
+        data: str | Path,
+        split: str | None = None,
+        root: str | Path | None = None,
+        keep: str | Path | None = None,
     ) -> Evaluation:
         """Classify labeled images and score the predictions, on all images and by source.
 
@@ -287,9 +293,12 @@ class Classifier:
             split: The split to use; None: `test` if there is one, else `val`.
             root: The folder that the paths in a manifest are relative to; None: the run's own
                 `data.root` for its own manifest, else the manifest's folder.
+            keep: A file that keeps what is done: after an interruption, the same call goes on from
+                there. It is removed at the end.
 
         Raises:
             DataError: If there are no such images or one is not valid.
+            RunFolderError: If the file `keep` is of another model or other images.
         """
         path = Path(data)
         top = ImageRoot(Path(root)) if root else own_root(self.experiment, path)
@@ -304,17 +313,39 @@ class Classifier:
         looks = Looks(DecodedImageIndex(default_folder()))
         reader = evolve(self._reader(images.root.read), on_decoded=looks)
         paths = [example.path for example in examples]
-        raw = _joined(self.extractor, self.extractor.stream(reader, paths))
+        kept = None if keep is None else self._kept(Path(keep), examples)
+        rows, done = [], 0
+        if kept:
+            rows, done = [np.stack(kept.rows)] if kept.rows else [], len(kept.rows)
+            looks.seen.update(zip(paths, kept.looks, strict=False))
+        for outputs in self.extractor.stream(reader, paths[done:]):
+            rows.append(outputs)
+            done += len(outputs)
+            if kept:
+                kept.add(outputs, [looks.seen[path] for path in paths[done - len(outputs) : done]])
+        raw = _joined(self.extractor, rows)
         looks.save()
         probabilities = self.calibrator.probabilities(raw)
         predicted = self.calibrator.predicted(probabilities)
 
         evaluation = evaluation_of(split, examples, probabilities, predicted, self.classes, notes)
-        return evolve(evaluation, caveats=tuple(self._caveats(looks, evaluation.scores)))
+        evaluation = evolve(evaluation, caveats=tuple(self._caveats(looks, evaluation.scores)))
+        if kept:
+            kept.remove()
+        return evaluation
+
+    def _kept(self, path: Path, examples: Sequence[Example]) -> KeptOutputs:
+        """Return the outputs of this model on images, as far as a file has them."""
+        reader = self._reader(read_file)
+        digest = hashlib.sha256()
+        for weight in self.model.weights:
+            digest.update(np.ascontiguousarray(weight.numpy()).data)
+        settings = reader.size, reader.resize, reader.mask_center, self.averages_flip
+        return KeptOutputs(path, named_by(examples, digest.hexdigest(), *settings))
 
     def _caveats(self, looks: Looks, scores: Scores) -> Iterator[str]:
         """Yield the reasons to distrust an evaluation, most serious first."""
-        shown = [(sha256, picture.bits) for sha256, picture in looks.seen]
+        shown = [(sha256, picture.bits) for sha256, picture in looks.seen.values()]
         yield from self.learned_from.caveats(shown)
         if self.threshold is not None:
             wanted = self.experiment.calibration.min_recall

@@ -32,6 +32,7 @@ OPENERS = {
     "reports/preview.py": "images that the user names",
     "reports/svg.py": "tlkit's own style sheets",
     "runfolder/folder.py": "through `system/untrusted.py`",
+    "runfolder/kept_outputs.py": "writes a new file, or goes on with its own",
     "sweeps/processes.py": "what the worker says",
     "sweeps/worker.py": "what the sweep says",
     "system/cache.py": "writes new files",

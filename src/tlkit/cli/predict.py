@@ -355,6 +355,14 @@ def evaluate(
         typer.Option(metavar="DIR", help="A new folder for metrics.json and predictions.csv."),
     ] = None,
     root: Root = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep what is done in DIR.unfinished if this is interrupted; the same command "
+            "then goes on from there. Needs --out.",
+        ),
+    ] = False,
     plugins: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
@@ -363,7 +371,16 @@ def evaluate(
     If a manifest has several sources, each is scored on its own too.
     """
     must_be_new(out, "--out")
-    evaluation = load_run_or_ensemble(run, plugins).evaluate(data, split, root)
+    if resume and out is None:
+        raise typer.BadParameter("needs --out", param_hint="--resume")
+    loaded = load_run_or_ensemble(run, plugins)
+    if not resume or out is None:
+        evaluation = loaded.evaluate(data, split, root)
+    elif isinstance(loaded, tlkit.Ensemble):
+        raise typer.BadParameter("needs a run, got an ensemble", param_hint="--resume")
+    else:
+        keep = out.with_name(f"{out.name}.unfinished")
+        evaluation = loaded.evaluate(data, split, root, keep)
     print_notes(evaluation.notes)
     if out is not None:
         evaluation.write(runfolder.RunFolder.claim(out, ""))

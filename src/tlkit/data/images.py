@@ -189,17 +189,18 @@ class Looks:
 
     def __init__(self, index: DecodedImageIndex) -> None:
         self.index, self.known = index, index.read()
-        self.seen: list[tuple[str, Picture]] = []
+        self.seen: dict[str, tuple[str, Picture]] = {}  # by path
 
-    def __call__(self, content: bytes, image: Image.Image) -> None:
+    def __call__(self, path: str, content: bytes, image: Image.Image) -> None:
         """Note the hash of a file and what it shows."""
         sha256 = hashlib.sha256(content).hexdigest()
-        self.seen.append((sha256, self.known.get(sha256) or picture_of(image)))
+        self.seen[path] = sha256, self.known.get(sha256) or picture_of(image)
 
     def save(self) -> None:
         """Add new pictures to the index."""
-        if dict(self.seen).keys() - self.known.keys():
-            self.index.add(dict(self.seen))
+        pictures = dict(self.seen.values())
+        if pictures.keys() - self.known.keys():
+            self.index.add(pictures)
 
 
 def _version(package: str) -> str:
@@ -274,7 +275,7 @@ class Reader:
         flip: Whether the pixels are those of the horizontal mirror image.
         workers: The number of images decoded at the same time; does not change the pixels.
         store: Keeps the pixels of images that have been decoded.
-        on_decoded: Called with each file's bytes and its picture.
+        on_decoded: Called with each file's path, its bytes and its picture.
     """
 
     read: Callable[[str], bytes]
@@ -284,7 +285,7 @@ class Reader:
     flip: bool = False
     workers: int = os.cpu_count() or 1
     store: PixelStore | None = None
-    on_decoded: Callable[[bytes, Image.Image], None] | None = None
+    on_decoded: Callable[[str, bytes, Image.Image], None] | None = None
 
     def __call__(self, path: str) -> Pixels:
         """Return the pixels of one image, `(size, size, 3)` uint8."""
@@ -298,7 +299,7 @@ class Reader:
                     with decoded(content) as image:
                         pixels = self.keep(path, image)
                         if self.on_decoded:
-                            self.on_decoded(content, image)
+                            self.on_decoded(path, content, image)
             except (OSError, ImageError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else error
                 raise DataError(f"{printable(path)}: {reason}") from None
