@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,17 @@ from tlkit.parts.plugins import PluginFile, active
 from tlkit.parts.registry import PLUGIN
 from tlkit.system.seal import MACHINE_SEAL, SEAL
 
+RESULTS = (  # of a run: the same bytes wherever and however often it is made
+    "experiment.json",
+    "history.csv",
+    "looks.csv",
+    "manifest.csv",
+    "metrics.json",
+    "plan.json",
+    "predictions.csv",
+    "seal.json",
+    "weights.safetensors",
+)
 STUDY = Path(__file__).parent.parent / "examples" / "covidx"
 
 SMALL_NETWORK = """
@@ -107,6 +118,11 @@ def study_parts() -> Any:
     file = PluginFile.read(STUDY / "parts.py")
     with active((file,)):
         return sys.modules[f"{PLUGIN}{file.sha256}"]
+
+
+def contents(folder: Path, names: Iterable[str] = RESULTS) -> dict[str, bytes]:
+    """Return the bytes of a run's files."""
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def unseal(folder: Path) -> None:

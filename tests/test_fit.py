@@ -33,7 +33,7 @@ from tlkit.train.checkpointer import Checkpointer
 from tlkit.train.fit import Fitted, Outcome, Training, fit
 from tlkit.train.plan import make_plan
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 
 @frozen(kw_only=True)

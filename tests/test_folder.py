@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from tests.fakes import ON_FOLDER, small
+from tests.fakes import ON_FOLDER, RESULTS, contents, small
 
 import tlkit
 from tlkit.model.graph import layer_table
@@ -30,17 +30,9 @@ pytestmark = pytest.mark.usefixtures("slim_vgg")
 
 DETERMINISTIC = (
     "MODEL_CARD.md",
-    "experiment.json",
-    "history.csv",
-    "looks.csv",
-    "manifest.csv",
-    "metrics.json",
-    "plan.json",
-    "predictions.csv",
-    "seal.json",
     "report.html",  # on one machine: it tells which one that was
     "study.toml",
-    "weights.safetensors",
+    *RESULTS,
 )
 STUDY = f"""
 {ON_FOLDER}dropout = 0.5
@@ -250,10 +242,6 @@ def study(folder: Path) -> Path:
     return folder / "study.toml"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in DETERMINISTIC}
-
-
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two runs of one study, from two places and working directories."""
@@ -270,7 +258,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_two_runs_leave_the_same_bytes(twins: tuple[Path, Path]) -> None:
-    one, other = map(contents, twins)
+    one, other = (contents(folder, DETERMINISTIC) for folder in twins)
     assert one == other
 
 
@@ -340,6 +328,6 @@ def test_fresh_processes_leave_the_same_bytes(tmp_path: Path) -> None:
             check=True,
             timeout=120,
         )
-        folders.append(contents(top / "out"))
+        folders.append(contents(top / "out", DETERMINISTIC))
         shutil.rmtree(top)
     assert folders[0] == folders[1]

@@ -17,7 +17,7 @@ import tlkit
 from tlkit.parts.kernel import Kernel, kernel_layer
 from tlkit.testing import check_head
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 RNG = np.random.default_rng(0)
 HEAD = 'head={name="kernel", depths=2, landmarks=%d}'

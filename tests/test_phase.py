@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras  # noqa: F401  # so that `make quick` skips the file here, not inside tests.test_fit
 import pytest
 from attrs import evolve, frozen
-from tests.fakes import small, unseal
+from tests.fakes import contents, small, unseal
 from tests.test_fit import FROM_SECOND, SCORES, Listener, Trained
 
 import tlkit
@@ -27,7 +27,7 @@ from tlkit.reports.console import plan_text
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.inputs import PlanRecord
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 PHASES = """
 [fit]
@@ -42,16 +42,6 @@ epochs = 1
 freeze = {name = "layer_names", train = ["block5_conv3", "head"]}
 optimizer = {name = "sgd", learning_rate = 0.1}
 """
-BYTES = ("experiment.json", "history.csv", "metrics.json", "plan.json", "predictions.csv",
-         "weights.safetensors")  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pages() -> Iterator[None]:
-    """Write no report; that takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlkit.runner.pages.write_pages", lambda *_: None)
-        yield
 
 
 @pytest.fixture
@@ -59,10 +49,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "study.toml"
     path.write_text(small() + PHASES, encoding="utf-8")
     return path
-
-
-def contents(folder: Path, names: Any = BYTES) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in names}
 
 
 def test_a_phase_takes_what_it_leaves_out_from_the_file_s_tables(file: Path) -> None:

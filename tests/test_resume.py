@@ -21,7 +21,7 @@ from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.fakes import FakeBackbone, unseal
+from tests.fakes import RESULTS, FakeBackbone, contents, unseal
 from typer.testing import CliRunner
 
 import tlkit
@@ -33,17 +33,6 @@ from tlkit.runfolder.tables import read_seconds
 from tlkit.system.lock import locked
 from tlkit.train.checkpoint import Checkpoint
 
-BYTES = (
-    "experiment.json",
-    "history.csv",
-    "looks.csv",
-    "manifest.csv",
-    "metrics.json",
-    "plan.json",
-    "predictions.csv",
-    "seal.json",
-    "weights.safetensors",
-)
 NAME = "two_convolutions"
 
 
@@ -160,10 +149,6 @@ def stopped(file: Path, out: Path, *epochs: int, overrides: Any = ()) -> Path:
     return out
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in BYTES}
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study(tmp_path_factory.mktemp("study"))
@@ -198,7 +183,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bytes(
     assert done is not None
     assert contents(folder) == straight
     left = {path.name for path in folder.iterdir()}
-    assert left == {*BYTES, "environment.json", "seal-machine.json", "study.toml", "timing.csv"}
+    assert left == {*RESULTS, "environment.json", "seal-machine.json", "study.toml", "timing.csv"}
 
 
 CHOICES: dict[str, list[Any]] = {
@@ -624,17 +609,24 @@ def test_images_and_model_from_python_are_given_back(tmp_path: Path) -> None:
     assert contents(tmp_path / "run") == contents(done.folder)
 
 
+class Mover(tlkit.Callback):
+    """Moves a run's folder away while it trains."""
+
+    def __init__(self, folder: Path, leaves_copy: bool) -> None:
+        self.folder, self.leaves_copy = folder, leaves_copy
+
+    def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
+        if epoch.epoch == 4:
+            moved = self.folder.rename(self.folder.with_name("moved"))
+            if self.leaves_copy:
+                shutil.copytree(moved, self.folder)
+
+
 def test_a_run_never_writes_into_the_folder_that_took_its_place(
     file: Path, straight: dict[str, bytes], tmp_path: Path
 ) -> None:
-    class Mover(tlkit.Callback):
-        def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
-            if epoch.epoch == 4:
-                (tmp_path / "run").rename(tmp_path / "moved")
-                shutil.copytree(tmp_path / "moved", tmp_path / "run")
-
     with pytest.raises(tlkit.ResourceError, match=r"/run: another folder has taken its place"):
-        tlkit.run(file, tmp_path / "run", callback=Mover())
+        tlkit.run(file, tmp_path / "run", callback=Mover(tmp_path / "run", leaves_copy=True))
     both = [contents_of_checkpoints(tmp_path / name).values() for name in ("run", "moved")]
     assert list(both[0]) == list(both[1])
     tlkit.resume(tmp_path / "moved")
@@ -644,13 +636,8 @@ def test_a_run_never_writes_into_the_folder_that_took_its_place(
 def test_a_run_folder_that_goes_away_is_not_made_again(
     file: Path, straight: dict[str, bytes], tmp_path: Path
 ) -> None:
-    class Mover(tlkit.Callback):
-        def on_epoch_end(self, epoch: tlkit.Epoch) -> None:
-            if epoch.epoch == 4:
-                (tmp_path / "run").rename(tmp_path / "moved")
-
     with pytest.raises(tlkit.ResourceError, match=r"/run: cannot be written to: No such file"):
-        tlkit.run(file, tmp_path / "run", callback=Mover())
+        tlkit.run(file, tmp_path / "run", callback=Mover(tmp_path / "run", leaves_copy=False))
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
     tlkit.resume(tmp_path / "moved")
     assert contents(tmp_path / "moved") == straight
