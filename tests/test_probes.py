@@ -117,6 +117,7 @@ def test_what_two_processes_have_computed_ahead_is_all_that_is_computed(
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
     callback = Passes()
     options: dict[str, Any] = {"folds": 3, "patient": "^(p[0-9]+)_", "joined": False}
+    options["backbones"] = ["mobilenet_v2=none", "efficientnet_lite0=none"]  # as other processes
     found = tlkit.probe(images, tmp_path / "out", workers=2, callback=callback, **options)
     assert not callback.splits
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "empty"))
