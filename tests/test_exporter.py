@@ -69,7 +69,7 @@ def untrained(backbone: dict[str, Any], preprocess: str = "native") -> tlkit.Cla
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {
-        "backbone": {"name": "vgg16", "weights": "bsds500", "image_size": 32},
+        "backbone": {"name": "vgg16", "weights": "none", "image_size": 32},
         "head": {"name": "linear"},
         "optimizer": {"name": "adam", "learning_rate": 0.01},
         "fit": {"epochs": 3, "xla": False},

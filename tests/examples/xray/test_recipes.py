@@ -30,7 +30,16 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_they_are_all_there() -> None:
     names = [path.stem for path in FILES]
-    assert names == ["all_layers", "fine_tuned", "frozen", "kernel", "probe", "tuned"]
+    assert names == [
+        "all_layers",
+        "fine_tuned",
+        "frozen",
+        "kernel",
+        "mobilenet",
+        "probe",
+        "tuned",
+        "vgg16",
+    ]
 
 
 @pytest.mark.parametrize(
