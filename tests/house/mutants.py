@@ -93,6 +93,20 @@ MUTANTS = (
         "tests/test_cli_images.py::test_an_interrupted_predict_goes_on_where_it_stopped",
     ),
     Mutant(
+        "near copies that differ in every group of bits are missed",
+        "data/near.py",
+        "max(near_bits + 1, LEAST_GROUPS)",
+        "max(near_bits, LEAST_GROUPS)",
+        "tests/test_near.py::test_few_of_many_pairs_are_compared",
+    ),
+    Mutant(
+        "an evaluation that goes on forgets what it has seen",
+        "classifier.py",
+        "looks.seen.update(zip(paths, kept.looks, strict=False))",
+        "pass",
+        "tests/test_classifier.py::test_an_interrupted_evaluation_goes_on_where_it_stopped",
+    ),
+    Mutant(
         "nothing is convolved by tiles",
         "train/stage.py",
         "            plan.winograd,\n            plan.frozen_dtype,",
