@@ -103,22 +103,43 @@ def test_through_a_pipe_a_line_now_and_then_tells_how_far_the_frozen_layers_are(
     assert all(len(line) <= 80 for line in lines)
 
 
-def test_an_epoch_is_a_line_of_80_columns_and_says_a_new_rate_once(
+def epoch_lines(capsys: pytest.CaptureFixture[str], numbers: range, *figures: Any) -> list[str]:
+    terminal = tlkit.Terminal()
+    l2 = (1.0,) if "l2" in figures[0] else ()
+    stage = SimpleNamespace(l2=l2, stage=SimpleNamespace(epochs=9), trainable_params=9)
+    terminal.on_stage_begin(1, stage)  # type: ignore[arg-type]  # all that it reads
+    for number, changed in zip(numbers, figures, strict=True):
+        terminal.on_epoch_begin(number, numbers[-1], 600)
+        terminal.on_epoch_end(tlkit.Epoch(epoch=number, **FIGURES | changed))
+    return capsys.readouterr().err.splitlines()[1:]
+
+
+def test_an_epochs_line_says_a_new_rate_once(capsys: pytest.CaptureFixture[str]) -> None:
+    rates = [{"learning_rate": rate} for rate in (0.001, 0.001, 8.12e-4, 8.12e-5)]
+    lines = epoch_lines(capsys, range(1, 5), *rates)
+    assert [line.partition("rate ")[2] for line in lines] == ["0.001", "", "8.1e-4", "8.1e-5"]
+
+
+def test_an_epochs_line_has_the_loss_that_compares_with_validation(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    terminal = tlkit.Terminal()
-    for number, rate in enumerate((0.001, 0.001, 0.0001), start=1):
-        terminal.on_epoch_begin(number, 300, 600)
-        terminal.on_epoch_end(tlkit.Epoch(epoch=number, **FIGURES | {"learning_rate": rate}))
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.partition("rate ")[2] for line in lines] == ["0.001", "", "0.0001"]
-    assert max(len(line.partition("  rate")[0]) for line in lines) <= 80
-    assert "unweighted" not in "".join(lines)
-    stage = SimpleNamespace(l2=(0.000811,), stage=SimpleNamespace(epochs=12), trainable_params=9)
-    terminal.on_stage_begin(1, stage)  # type: ignore[arg-type]  # all that it reads
-    terminal.on_epoch_begin(12, 12, 600)
-    best = {"loss": 0, "loss_unweighted": 0, "accuracy": 1, "val_accuracy": 1, "l2": 0.000811}
-    terminal.on_epoch_end(tlkit.Epoch(epoch=12, **FIGURES | best))
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.endswith("L2 0.000811")
-    assert len(line) <= 80
+    (line,) = epoch_lines(capsys, range(1, 2), {"loss": 0.4676, "loss_unweighted": 0.4776})
+    assert "  loss 0.4776, val 1.2000  " in line
+    assert "0.4676" not in line
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate": 0.000811}, {"l2": 8.11e-5}, {"l2": 1e-10}])
+@pytest.mark.parametrize("loss", [0.1, 10.0, 1000.0])
+@pytest.mark.parametrize("accuracy", [0.5, 1.0])
+@pytest.mark.parametrize("epochs", [9, 100, 1000])
+def test_an_epochs_line_fits_80_columns(
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, float], loss: float, accuracy: float, epochs: int,
+) -> None:  # fmt: skip
+    losses = {"loss": loss / 3, "loss_unweighted": loss, "val_loss": loss}
+    shares = {"accuracy": accuracy, "val_accuracy": accuracy}
+    lines = epoch_lines(capsys, range(epochs, epochs + 1), losses | shares | changed)
+    assert max(map(len, lines)) <= 80
+    assert sum(" rate " in line or " L2 " in line for line in lines) == 1
+    if loss < 10 and accuracy < 1 and epochs <= 100:
+        assert len(lines) == 1

@@ -27,6 +27,7 @@ from tlkit.weights.earlier_run import lineage
 T = TypeVar("T")
 MANY = 2000  # images that take about a second to decode, or more
 REDRAW_S = 0.2  # how often a notebook's output changes at most
+COLUMNS = 80  # that an epoch's line has at most
 LINE_EVERY_S = 10.0  # without a bar: how often a line tells how far it is
 
 
@@ -392,16 +393,15 @@ class Terminal(Callback):
 
     def on_epoch_end(self, epoch: Epoch) -> None:
         """Print the epoch's line, above the bar if there is one."""
-        loss = f"loss {epoch.loss:.4f}"
-        if epoch.loss != epoch.loss_unweighted:
-            loss += f" (unweighted {epoch.loss_unweighted:.4f})"
-        number = epoch.learning_rate if epoch.l2 is None else epoch.l2
-        rate = f"{self._rate} {number:.3g}"
-        self.say(
-            f"{self._epoch}  {loss}, val {epoch.val_loss:.4f}  accuracy "
+        line = (
+            f"{self._epoch}  loss {epoch.loss_unweighted:.4f}, val {epoch.val_loss:.4f}  accuracy "
             f"{format_value(epoch.accuracy)}, val {format_value(epoch.val_accuracy)}"
-            + (f"  {rate}" if rate != self._said else "")
         )
+        number = epoch.learning_rate if epoch.l2 is None else epoch.l2
+        rate = f"  {self._rate} {_short(number)}"
+        if rate != self._said:
+            line += rate if len(line + rate) <= COLUMNS else "\n" + rate
+        self.say(line)
         self._said = rate
         self._next_line = time.perf_counter() + self._pause()
 
@@ -423,3 +423,11 @@ class Terminal(Callback):
         lines += [f"report: {folder}/report.html"]
         lines += [f"next: {step}" for step in next_steps(run, folder, findings)]
         self.say("\n".join(lines))
+
+
+def _short(number: float) -> str:
+    """Return a rate in few columns: 0.001, 8.1e-5."""
+    digits, e, power = f"{number:.2g}".partition("e")
+    if not e and number < 0.001:  # 0.00081
+        digits, e, power = f"{number:.1e}".partition("e")
+    return f"{digits}{e}{int(power)}" if e else digits
