@@ -21,7 +21,7 @@ from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.results import CalibrationRecord, RawFigures, Threshold, calibration_text
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 
 @pytest.fixture(scope="module")

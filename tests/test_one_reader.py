@@ -23,7 +23,7 @@ from tlkit.inspect.verify import verify_manifest
 from tlkit.metrics.bootstrap import unit_numbers
 from tlkit.parts.datasets import Folder, Manifest, load_splits
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 IMAGES = {
     "train": ("a/1.png", "a/2.PNG", "a/deep/3.JPEG", "a/linked.png", "b/=1.png", "b/5.bmp"),

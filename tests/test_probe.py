@@ -26,7 +26,7 @@ from tlkit.testing import check_head
 from tlkit.train.assemble import split_at
 from tlkit.train.plan import make_plan, model_layers
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 Floats = npt.NDArray[Any]
 X = np.random.default_rng(0).normal(size=(6, 16, 16, 3)).astype(np.float32)
