@@ -17,7 +17,7 @@ from tlkit.parts.compose import LAYERS, REFUSED, Compose
 from tlkit.parts.kinds import registries
 from tlkit.train.feature_key import augmentation_keys
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3)).astype(np.float32)
 KEYS = augmentation_keys(0, 0, 5)

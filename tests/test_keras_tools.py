@@ -23,7 +23,7 @@ from tlkit.parts.shapes import Shapes
 from tlkit.testing import check_backbone
 from tlkit.train.feature_key import FeatureKey
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 DATA = Shapes(train=6, val=3, test=0, image_px=16)
 
