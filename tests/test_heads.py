@@ -23,7 +23,7 @@ from tlkit.parts.shapes import Shapes
 from tlkit.testing import check_head
 from tlkit.train.step import TrainStep
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
+pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
 Floats = npt.NDArray[Any]
 SHAPE, CLASSES = (2, 3, 5), 4
