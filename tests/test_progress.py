@@ -115,9 +115,10 @@ def epoch_lines(capsys: pytest.CaptureFixture[str], numbers: range, *figures: An
 
 
 def test_an_epochs_line_says_a_new_rate_once(capsys: pytest.CaptureFixture[str]) -> None:
-    rates = [{"learning_rate": rate} for rate in (0.001, 0.001, 8.12e-4, 8.12e-5)]
-    lines = epoch_lines(capsys, range(1, 5), *rates)
-    assert [line.partition("rate ")[2] for line in lines] == ["0.001", "", "8.1e-4", "8.1e-5"]
+    rates = [{"learning_rate": rate} for rate in (0.001, 0.001, 8.12e-4, 1e-4, 8.12e-5)]
+    lines = epoch_lines(capsys, range(1, 6), *rates)
+    said = [line.partition("rate ")[2] for line in lines]
+    assert said == ["0.001", "", "8.1e-4", "1e-4", "8.1e-5"]
 
 
 def test_an_epochs_line_has_the_loss_that_compares_with_validation(

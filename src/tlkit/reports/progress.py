@@ -430,4 +430,4 @@ def _short(number: float) -> str:
     digits, e, power = f"{number:.2g}".partition("e")
     if not e and number < 0.001:  # 0.00081
         digits, e, power = f"{number:.1e}".partition("e")
-    return f"{digits}{e}{int(power)}" if e else digits
+    return f"{digits.removesuffix('.0')}e{int(power)}" if e else digits
