@@ -36,6 +36,8 @@ from tlkit.reports.console import references_text
 from tlkit.train.plan import make_plan
 from tlkit.train.sampling import epoch_order
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 # Keys that cannot change anything, each with its reason.
 EXCEPTIONS = {
     "experiment.schema": "there is one version so far",
