@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[Path]], str]] = {
     "none": (lambda top: [], "^an ensemble needs two members or more, got 0"),
     "twice": (lambda top: [run(top / "a"), top / "b" / ".." / "a"], "a: is named twice"),
     "both kinds": (lambda top: [run(top / "a"), sweep(top / "s", folds(1, 2))],
-                   "a: is no sweep, but .*s is"),
+                   "a: is not a sweep, but .*s is"),
     "no run": (lambda top: [run(top / "a"), top], "this is not a run folder"),
     "unfinished": (unfinished, "b: the run is not finished"),
     "other classes": (other_classes, "odd: has the classes x, y, w, but .*a has x, y, z"),

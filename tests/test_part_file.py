@@ -33,7 +33,7 @@ def test_a_part_of_any_kind_can_be_made_at_once_and_lacks_only_bodies(
 @pytest.mark.parametrize(
     ("kind", "name", "error"),
     [
-        ("loses", "mine.py", r"loses: is no kind of part.*losses"),
+        ("loses", "mine.py", r"loses: is not a kind of part.*losses"),
         ("losses", "my-own.py", r"my-own\.py: must be a Python module"),
         ("losses", "there.py", r"there\.py: exists; choose another with --out"),
     ],

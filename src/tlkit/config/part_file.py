@@ -48,7 +48,7 @@ def write_part(kind: str, out: Path) -> None:
     registry = dict(registries.items()).get(kind)
     if registry is None:
         known = [name for name, _ in registries.items()]
-        raise ConfigError([Problem("", f"is no kind of part{suggest(kind, known)}")], kind)
+        raise ConfigError([Problem("", f"is not a kind of part{suggest(kind, known)}")], kind)
     if not out.stem.isidentifier() or out.suffix != ".py":
         raise ConfigError([Problem("", "must be a Python module, such as mine.py")], str(out))
     table = next(field.name for field in keys(Experiment)

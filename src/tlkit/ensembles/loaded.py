@@ -153,7 +153,7 @@ def load_ensemble(folder: str | Path, *, plugins: Sequence[str | Path] = ()) -> 
         plugins: Files with the members' own backbones or heads, unchanged to the byte.
 
     Raises:
-        RunFolderError: If it is none, or of sweeps, or a member is not the run that it was.
+        RunFolderError: If it is not an ensemble of runs, or a member has changed since it was made.
         WeightsError: If a member's weights are missing or do not fit.
         ConfigError: If this tlkit does not know a member's backbone, head or keys.
         PartError: If a plugin file or package is missing.

@@ -111,7 +111,7 @@ def read_members(folders: Sequence[Path]) -> list[Member]:
     kinds = {exists(folder / SWEEP): folder for folder in folders}
     if len(kinds) > 1:
         message = "the members of an ensemble are all runs or all sweeps"
-        raise RunFolderError(f"{kinds[False]}: is no sweep, but {kinds[True]} is; {message}")
+        raise RunFolderError(f"{kinds[False]}: is not a sweep, but {kinds[True]} is; {message}")
     for folder, other in itertools.combinations(folders, 2):
         if folder.resolve() == other.resolve():
             raise RunFolderError(f"{other}: is named twice")

@@ -1,9 +1,9 @@
 """Filling the feature cache, shard by shard, by any number of processes that see it.
 
 A shard is a range of the images, sorted by their hashes, or one augmented version of all training
-images, and an entry of the cache like any other. So the cache itself says what is done: whoever is
-stopped leaves whole shards, runs find their images in them, and computing one twice gives the same
-entry. Leases only keep processes from computing the same one at the same time.
+images, and an entry of the cache like any other. So the cache itself says what is done: a process
+that is stopped leaves whole shards, runs find their images in them, and computing one twice gives
+the same entry. Leases only keep processes from computing the same one at the same time.
 """
 
 from __future__ import annotations
