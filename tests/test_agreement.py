@@ -67,7 +67,7 @@ LINES = (  # all that progress looks like where it cannot be drawn
     r"images: \d+ train, \d+ val, \d+ test(; class weights: .+)?",
     r"weights: .+",
     r"(epoch \d+/\d+  )?frozen layers: .+",  # if they take long
-    r"stage \d+: \d+ epochs, [\d,]+ trainable parameters",
+    r"stage \d+: \d+ epochs?, [\d,]+ trainable parameters",
     r"epoch \d+/\d+  loss .+  accuracy .+, val .+",
     r"\d+ runs of \d+ variants?, all planned; results in .+",
     r"\[\d/\d\] .+  \(\d+ s\)",

@@ -144,3 +144,9 @@ def test_an_epochs_line_fits_80_columns(
     assert sum(" rate " in line or " L2 " in line for line in lines) == 1
     if loss < 10 and accuracy < 1 and epochs <= 100:
         assert len(lines) == 1
+
+
+def test_a_stage_of_one_epoch_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = SimpleNamespace(l2=(), stage=SimpleNamespace(epochs=1), trainable_params=9)
+    tlkit.Terminal().on_stage_begin(1, stage)  # type: ignore[arg-type]  # all that it reads
+    assert capsys.readouterr().err == "stage 1: 1 epoch, 9 trainable parameters\n"

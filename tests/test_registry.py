@@ -295,9 +295,9 @@ class TestAnnounced:
         install("zeta", {"shared": "zeta_mod:Zeta"})
         lines = CliRunner().invoke(app, ["list", "heads"]).stdout.splitlines()
         (pooled,) = [line for line in lines if line.startswith("  pooled")]
-        assert pooled.endswith(" (tlkit's own; acme 1.2 claims the name too and is ignored)")
+        assert pooled.endswith(" (tlkit's own is used; also claimed by acme 1.2)")
         (shared,) = [line for line in lines if line.startswith("  shared")]
-        assert shared.endswith("acme 1.2 (CONFLICT: zeta 1.2 claims the name too; uninstall one)")
+        assert shared.endswith("acme 1.2 (CONFLICT: also claimed by zeta 1.2; uninstall one)")
         told = json.loads(CliRunner().invoke(app, ["list", "heads", "pooled", "--json"]).stdout)
         assert told[0]["conflicts"] == ["acme 1.2"]
 

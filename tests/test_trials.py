@@ -161,6 +161,7 @@ def test_data_that_are_missing_are_found_and_notes_are_said_once(file: Path) -> 
         ({"name": "pooled", "units": [32]}, "pooled (units 32)"),
         ({"a": 1}, "{'a': 1}"),
         ([1, "b"], "1 b"),
+        ([], "none"),
         (True, "true"),
     ],
 )

@@ -94,8 +94,8 @@ def _conflict(part: dict[str, Any]) -> str:
         return ""
     rivals = " and ".join(part["conflicts"])
     if part["source"] == "tlkit":
-        return f" (tlkit's own; {rivals} claims the name too and is ignored)"
-    return f" (CONFLICT: {rivals} claims the name too; uninstall one)"
+        return f" (tlkit's own is used; also claimed by {rivals})"
+    return f" (CONFLICT: also claimed by {rivals}; uninstall one)"
 
 
 def _size(part: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ MOST_CLASSES = 20  # that are listed if a column for each is too wide
 PEAKS = 8  # confused pairs that are listed if the matrix is too wide
 CLASS_METRICS = ("precision", "recall", "specificity", "auroc")
 STYLES = (  # of lines on a terminal, by how they begin
-    (re.compile(r"! |={9}|  STAND-IN DATA|warning: "), "yellow"),
+    (re.compile(r"! |={9}|  STAND-IN DATA|  results only |warning: "), "yellow"),
     (re.compile(r"note: "), "cyan"),
     (re.compile(r"next: "), "green"),
     (re.compile(r"\S.*: accuracy \d"), "bold"),
@@ -63,9 +63,9 @@ def stand_in_text(stand_in: str) -> str:
 
 def stand_in_banner(stand_in: str) -> str:
     """Return the warning above and below results on stand-in data."""
-    line = f"STAND-IN DATA: {stand_in_text(stand_in)}"
-    edge = "=" * (len(line) + 4)
-    return f"{edge}\n  {line}\n{edge}"
+    text = f"  STAND-IN DATA: {stand_in_text(stand_in)}".replace("; ", ";\n  ")
+    edge = "=" * (max(map(len, text.split("\n"))) + 2)
+    return f"{edge}\n{text}\n{edge}"
 
 
 def leakage_text(data: Mapping[str, Any]) -> str:

@@ -367,7 +367,8 @@ class Terminal(Callback):
         if self._time:
             self._time.begin_stage(number)
             self._staged, self._through = True, 0
-        epochs = "strengths of L2 regularization" if planned.l2 else "epochs"
+        many = planned.stage.epochs != 1
+        epochs = "strengths of L2 regularization" if planned.l2 else "epochs" if many else "epoch"
         self.say(
             f"stage {number}: {planned.stage.epochs} {epochs}, "
             f"{planned.trainable_params:,} trainable parameters"

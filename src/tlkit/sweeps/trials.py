@@ -117,7 +117,7 @@ def brief(value: Any) -> str:
     if isinstance(value, Mapping):
         return shown(dict(value))
     if isinstance(value, list | tuple):
-        return " ".join(map(brief, value))
+        return " ".join(map(brief, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

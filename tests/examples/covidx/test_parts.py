@@ -212,7 +212,9 @@ def test_an_experiment_without_data_runs_on_them_with_a_banner(tmp_path: Path) -
     done = tlkit.run(STUDY / "exp3.toml", tmp_path / "run", overrides=small)
     assert done.plan.stand_in == "phantom"
     assert done.plan.counts["train"] == dict.fromkeys(("normal", "pneumonia", "covid-19"), 15)
-    assert "STAND-IN DATA: synthetic images (phantom)" in stand_in_banner(done.plan.stand_in)
+    banner = stand_in_banner(done.plan.stand_in)
+    assert "STAND-IN DATA: synthetic images (phantom)" in banner
+    assert max(map(len, banner.splitlines())) <= 80
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["stand_in"] == "phantom"
     loaded = tlkit.load(tmp_path / "run")  # needs no plugin file, and still knows the data
     assert isinstance(loaded.experiment.data, Manifest)
