@@ -35,6 +35,9 @@ def test_it_looks_at_every_topic_and_this_machine_has_no_problem() -> None:
     assert [one for one in found if one.state != "ok" and not one.advice] == []
     versions = {one.name: one.value for one in found if one.topic == "packages"}
     assert versions["keras"] == importlib.metadata.version("keras")
+    assert [one for one in found if not one.value] == []
+    (gpu,) = [one.value for one in found if (one.topic, one.name) == ("extras", "gpu")]
+    assert "tensorflow[and-cuda] " in gpu
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,8 @@ def test_what_needs_the_repository_s_address_never_invents_one(word: str) -> Non
     mark = f"<!-- repository: {word} -->"
     assert any(mark in path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")), mark
     without = generated.with_repository(mark, "")
+    assert without == generated.REPOSITORY[word][1]
+    assert without
     assert "{" not in without.replace("{url}", "?")
     assert "://" not in without
     known = generated.with_repository(mark, "https://github.com/owner/tlkit")
