@@ -139,3 +139,22 @@ def test_on_a_terminal_a_long_text_goes_on_below_its_own_beginning(
     assert first.startswith("  name  word")
     assert others
     assert all(line.startswith(" " * 8 + "word") and len(line) <= 40 for line in others)
+
+
+@pytest.mark.parametrize("err", [False, True])
+@pytest.mark.parametrize("start", ["! ", "- ", "note: ", "weights from "])
+def test_sentences_break_between_words_on_a_terminal_alone(
+    start: str, err: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = start + "few images " * 20 + "end"
+    echo(text, err)
+    assert "".join(capsys.readouterr()) == f"{text}\n"
+    monkeypatch.setattr(f"sys.{'stderr' if err else 'stdout'}.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    echo(f"{text}\nrun folder: {'x' * 90}", err)
+    *lines, last = "".join(capsys.readouterr()).splitlines()
+    assert last == f"run folder: {'x' * 90}"
+    assert max(map(len, lines)) <= 80
+    assert " ".join(line.strip() for line in lines) == text
+    assert all(line.startswith(" " * len(start)) for line in lines[1:])

@@ -115,7 +115,7 @@ def epoch_lines(capsys: pytest.CaptureFixture[str], numbers: range, *figures: An
 
 
 def test_an_epochs_line_says_a_new_rate_once(capsys: pytest.CaptureFixture[str]) -> None:
-    rates = [{"learning_rate": rate} for rate in (0.001, 0.001, 8.12e-4, 1e-4, 8.12e-5)]
+    rates = [{"learning_rate": rate} for rate in (0.001, 0.000998, 8.12e-4, 1e-4, 8.12e-5)]
     lines = epoch_lines(capsys, range(1, 6), *rates)
     said = [line.partition("rate ")[2] for line in lines]
     assert said == ["0.001", "", "8.1e-4", "1e-4", "8.1e-5"]

@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -178,14 +179,23 @@ def echo(text: object, err: bool = False) -> None:
         lines = [line for line in lines if not line.startswith("note: ")]
     if err and not lines:
         return
+    styles = [style_of(line) for line in lines]
+    lines = [_folded(line, err) for line in lines]
     if not os.environ.get("NO_COLOR"):
-        lines = [_styled(line, style_of(line)) for line in lines]
+        lines = [_styled(line, style) for line, style in zip(lines, styles, strict=True)]
     typer.echo("\n".join(lines), err=err)
 
 
-def hanging(start: str, text: str) -> str:
+def _folded(line: str, err: bool) -> str:
+    """Return a line, a sentence broken between words where there is a terminal."""
+    start = re.match("! |- |note: |weights from ", line)
+    return hanging(start[0], line[start.end() :], err) if start else line
+
+
+def hanging(start: str, text: str, err: bool = False) -> str:
     """Return a text after `start`, on a terminal broken into lines below its own beginning."""
-    if sys.stdout is None or not sys.stdout.isatty():
+    stream = sys.stderr if err else sys.stdout
+    if stream is None or not stream.isatty():
         return start + text
     width = max(shutil.get_terminal_size().columns, len(start) + 30)
     return textwrap.fill(

@@ -428,7 +428,8 @@ class Terminal(Callback):
 
 def _short(number: float) -> str:
     """Return a rate in few columns: 0.001, 8.1e-5."""
-    digits, e, power = f"{number:.2g}".partition("e")
-    if not e and number < 0.001:  # 0.00081
-        digits, e, power = f"{number:.1e}".partition("e")
-    return f"{digits.removesuffix('.0')}e{int(power)}" if e else digits
+    number = float(f"{number:.2g}")
+    if number >= 0.001 or not number:
+        return f"{number:g}"
+    digits, _, power = f"{number:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
