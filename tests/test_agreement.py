@@ -70,7 +70,7 @@ LINES = (  # all that progress looks like where it cannot be drawn
     r"stage \d+: \d+ epochs?, [\d,]+ trainable parameters",
     r"epoch \d+/\d+  loss .+  accuracy .+, val .+",
     r"\d+ runs of \d+ variants?, all planned; results in .+",
-    r"\[\d/\d\] .+  \(\d+ s\)",
+    r"\[\d/\d\] .+  \(\d+ s(; about .+ left)?\)",
 )
 
 

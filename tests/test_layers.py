@@ -165,6 +165,8 @@ class TestMessages:
             STUDY.named("block5_con1")
         with pytest.raises(LayerError, match=r"matches 'heads'; did you mean 'head'\?\n"):
             STUDY.named("heads")
+        with pytest.raises(LayerError, match=r"matches 'conv1'; did you mean '\*conv1\*'\?\n"):
+            STUDY.named("conv1")
         with pytest.raises(LayerError, match=r"matches 'zzz\*'\n"):
             STUDY.named("zzz*")
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tlkit.metrics.intervals import wilson
 from tlkit.metrics.published import figures
 from tlkit.metrics.scoring import score_confusion, score_predictions
+from tlkit.sweeps import text
 from tlkit.sweeps.charts import rows_chart
 from tlkit.sweeps.choice import choice
 from tlkit.sweeps.summary import (
@@ -26,7 +27,7 @@ from tlkit.sweeps.summary import (
     t_interval,
     values_of,
 )
-from tlkit.sweeps.text import figure_text
+from tlkit.sweeps.text import Lines, figure_text
 from tlkit.sweeps.trials import Variant
 
 CLASSES = ("a", "b")
@@ -196,3 +197,21 @@ def test_losses_are_means_over_all_images_of_the_folds() -> None:
     assert found.figures["log loss"].high == pytest.approx(2 + 12.7062 * 0.5, rel=1e-4)
     assert found.figures["Brier score"].values == (None, None)
     assert figure_text(found.figures["log loss"]) == "2.000 ± 0.707"
+
+
+def test_a_run_s_line_tells_how_long_the_others_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter((90.0, 180.0, 182.0, 183.0, 200.0))
+    monkeypatch.setattr(text, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(text, "outcome_text", str)
+    lines = Lines()
+    outcome: Any = "study"
+    lines.on_run_end(1, 6, outcome, 0.0)  # kept
+    for number in range(2, 7):
+        lines.on_run_end(number, 6, outcome, 90.0)
+    ends = [line.rpartition("  ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert ends == [
+        "(kept)", "(90 s; about 6 minutes left)", "(90 s; about 4 minutes left)",
+        "(90 s; about 2 minutes left)", "(90 s)", "(90 s)",
+    ]  # fmt: skip

@@ -254,9 +254,11 @@ class LayerTable:
         )
         if not numbers:
             names = [*self.blocks, *(layer.name for layer in self.layers)]
+            hint = nearest(pattern, names)
+            if not hint and any(pattern in name for name in names):  # a nested model's block
+                hint = f"; did you mean '*{pattern}*'?"
             raise LayerError(
-                f"no layer or block matches {pattern!r}{nearest(pattern, names)}\n"
-                f"{self._nearest_rows(pattern)}"
+                f"no layer or block matches {pattern!r}{hint}\n{self._nearest_rows(pattern)}"
             )
         return numbers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tlkit.system.notebook import command, either
 from tlkit.system.renames import renamed_methods
 from tlkit.system.stdio import quiet
 from tlkit.system.text import printable, shell_quoted
+from tlkit.train.cost import duration_text
 
 MOST_PAIRS = 12  # in a terminal
 
@@ -53,10 +55,12 @@ class Lines(SweepCallback):
 
     def __init__(self) -> None:
         self.next = ""
+        self._began, self._made = 0.0, 0
 
     def on_plan(self, trials: Trials, folder: Path) -> None:
         """Print the number of runs and what the user should know."""
         self.next = resume_command(folder, trials)
+        self._began, self._made = time.perf_counter(), 0
         for note in trials.notes:
             _say(f"note: {note}")
         count, variants = len(trials.trials), len(trials.variants)
@@ -64,8 +68,13 @@ class Lines(SweepCallback):
         _say(f"{what}, all planned; results in {folder}")
 
     def on_run_end(self, number: int, count: int, outcome: Outcome, seconds: float) -> None:
-        """Print the run's outcome."""
+        """Print the run's outcome, and how long the others will take if it is a minute or more."""
         took = f"{seconds:.0f} s" if seconds else "kept"
+        if seconds:
+            self._made += 1
+            per_run = (time.perf_counter() - self._began) / self._made
+            if (left := per_run * (count - number)) >= 60:
+                took += f"; about {duration_text(left)} left"
         line = f"[{number:{len(str(count))}d}/{count}] {outcome_text(outcome)}  ({took})"
         _say(line)
 
