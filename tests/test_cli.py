@@ -117,7 +117,7 @@ def test_a_run_that_keeps_the_best_epoch_prints_its_scores(tlkit_command: Comman
     )  # fmt: skip
     assert json.loads(done.out)["epoch"] == 1
     assert json.loads(Path("there/metrics.json").read_text())["last"]["epoch"] == 2
-    assert "note: stage 1 ends early: val_loss has not improved for 1 epochs" in done.err
+    assert "note: stage 1 ends early: val_loss has not improved for 1 epoch\n" in done.err
 
 
 @pytest.mark.parametrize(

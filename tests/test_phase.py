@@ -125,7 +125,7 @@ def test_the_plan_numbers_the_phases_if_there_are_any(file: Path) -> None:
     plan = tlkit.check(file)
     assert [(s.phase, s.first_epoch, s.stage.epochs) for s in plan.stages] == [(1, 1, 2), (2, 3, 1)]
     assert (plan.epochs, plan.phases) == (3, 2)
-    assert "stage 2 of 2 (phase 2), 1 epochs of 2 steps" in plan_text(plan)
+    assert "stage 2 of 2 (phase 2), 1 epoch of 2 steps" in plan_text(plan)
     record = PlanRecord.from_json(json.loads(json.dumps(plan.as_json())))
     assert [stage.phase for stage in record.stages] == [1, 2]
     for without in (["phase=[]"], ["phase=[{epochs=2}]"]):

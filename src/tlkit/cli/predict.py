@@ -214,7 +214,7 @@ def predict(
             file = stack.enter_context(partial.open("w", encoding="utf-8", newline="\n"))
             file.writelines(f"{line}\n" for line in lines)
     if form is Format.table and counts.total() > 1 and not quiet():
-        named = (f"{count} {name}" for name, count in counts.most_common(MANY_CLASSES))
+        named = (f"{count} × {name}" for name, count in counts.most_common(MANY_CLASSES))
         typer.echo(f"{counts.total()} images: {printable(', '.join(named))}", err=True)
     _note_dark(dark)
     _warn_of_chance(classifier)

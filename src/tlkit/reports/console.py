@@ -133,7 +133,7 @@ def _stage_text(plan: Plan, number: int, planned: PlannedStage, all_layers: bool
         head += f"solved with {stage.epochs} strengths of L2 regularization, "
         head += " to ".join(f"{l2:.3g}" for l2 in dict.fromkeys((planned.l2[0], planned.l2[-1])))
     else:
-        head += f"{stage.epochs} epochs of {plan.steps_per_epoch} steps"
+        head += f"{stage.epochs} epoch{'s' * (stage.epochs > 1)} of {plan.steps_per_epoch} steps"
     times = "once" if len(planned.views) == 1 else f"{len(planned.views)} times"
     frozen = f"each training image goes through the frozen layers 1-{planned.cut} {times}"
     if not planned.cut:

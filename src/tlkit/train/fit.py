@@ -139,7 +139,7 @@ def _run_stage(training: Training, stage: StageTrainer) -> None:
     if len(done) < stage.planned.stage.epochs:
         stage.callback.on_note(
             f"stage {stage.number} ends early: {settings.monitor} has not improved for "
-            f"{settings.early_stop_patience} epochs"
+            f"{settings.early_stop_patience} epoch{'s' * (settings.early_stop_patience != 1)}"
         )
 
 
