@@ -451,9 +451,10 @@ def test_predict_prints_json_and_a_table(tlkit_command: CommandLine, finished: P
     picture(Path("a.png"))
     found = json.loads(tlkit_command("predict", str(finished), "a.png", "--format", "json").out)
     assert found[0]["predicted"] in CLASSES
-    table = tlkit_command("predict", str(finished), "a.png").out
-    assert table.split()[:2] == ["path", "predicted"]
-    assert found[0]["predicted"] in table
+    done = tlkit_command("predict", str(finished), "a.png", "a.png")
+    assert done.out.split()[:2] == ["path", "predicted"]
+    assert found[0]["predicted"] in done.out
+    assert f"2 images: 2 × {found[0]['predicted']}\n" in done.err
 
 
 def test_evaluate_scores_a_folder(tlkit_command: CommandLine, finished: Path) -> None:
