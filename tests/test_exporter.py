@@ -34,8 +34,6 @@ from tlkit.parts.shapes import Shapes
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
 
-pytestmark = pytest.mark.usefixtures("slim_vgg")
-
 DATA = Shapes(train=6, val=3, test=4, image_px=40)
 # Like the model files themselves: nothing of tlkit may be needed to read them.
 WITHOUT_TLKIT = "import sys; sys.modules['tlkit'] = None; import runpy; sys.argv = sys.argv[1:]; "
@@ -69,7 +67,7 @@ def untrained(backbone: dict[str, Any], preprocess: str = "native") -> tlkit.Cla
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {
-        "backbone": {"name": "vgg16", "weights": "none", "image_size": 32},
+        "backbone": {"name": "vgg16", "weights": "bsds500", "image_size": 32},
         "head": {"name": "linear"},
         "optimizer": {"name": "adam", "learning_rate": 0.01},
         "fit": {"epochs": 3, "xla": False},

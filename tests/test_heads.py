@@ -15,7 +15,7 @@ import tensorflow as tf
 from attrs import evolve
 
 import tlkit
-from tlkit.parts.backbones.vgg import VGG16
+from tlkit.parts.backbones.vgg import VGG19
 from tlkit.parts.freezes import HeadOnly
 from tlkit.parts.heads import Cosine, FlattenDense, Linear, Pooled, cosine_scores
 from tlkit.parts.losses import cross_entropy
@@ -236,7 +236,7 @@ def attached_with(head: tlkit.Head, model: Any) -> Any:
 def test_a_run_is_loaded_in_a_fresh_process(head: tlkit.Head, tmp_path: Path) -> None:
     experiment = tlkit.Experiment(
         data=Shapes(train=6, val=3, test=0, image_px=32),
-        backbone=VGG16(weights="none", image_size=32),
+        backbone=VGG19(weights="none", image_size=32),  # the same in all processes
         head=head,
         freeze=HeadOnly(batch_norm="head"),
         fit=tlkit.Fit(epochs=1, batch_size=3, xla=False),
