@@ -6,6 +6,9 @@ FOLDER has train/CLASS and val/CLASS. The script is what a good Keras user write
 `image_dataset_from_directory`, prefetch, the frozen base called with `training=False`, `fit`. Both
 do the same work, in processes of their own, one after another, in turn. Weights are random: they
 do not change what a step costs. On a busy machine, processor seconds say more than seconds.
+
+`first`, `two` and `ten` differ in nothing but their epochs, so they share one run of the script:
+two epochs are measured, and every further one costs as much as the second.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,6 +44,8 @@ WORK = {
     "all": (1, False, True),
     "cached": (10, False, False),  # features are there: by hand as arrays, for tlkit in its cache
 }
+Costs = tuple[float, float, float]  # seconds, processor seconds, peak memory in GB
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 CHANNELS = {"vgg16": 512, "resnet50": 2048}  # of the last layer's features; of the others 1280
 ROTATION_DEG, SHIFT_FRAC = 10, 0.1
 
@@ -177,36 +183,64 @@ def used(command: list[str], environment: dict[str, str]) -> tuple[float, float,
     return time.perf_counter() - began, cpu, usage.ru_maxrss / 1e6, last
 
 
-def compare(arguments: argparse.Namespace, network: str, work: str, folder: Path) -> None:
-    """Measure one cell of the table and print its row."""
-    epochs = WORK[work][0]
+def shared(works: list[str]) -> list[list[str]]:
+    """Return the works in groups that differ only in their epochs."""
+    groups: dict[tuple[bool, ...], list[str]] = {}
+    for work in works:
+        groups.setdefault((*WORK[work][1:], work == "cached"), []).append(work)
+    return [*groups.values()]
+
+
+def by_hand_costs(
+    arguments: argparse.Namespace, network: str, works: list[str]
+) -> dict[str, Costs]:
+    """Run the script once for works that differ only in their epochs; return the cost of each."""
+    work = works[0]
+    needed = max(WORK[work][0] for work in works)
+    measured = needed if work == "cached" else min(arguments.measured, needed)
+    settings = arguments.data, network, arguments.size, work, arguments.batch, measured
+    command = [sys.executable, __file__, "--by-hand", *map(str, settings)]
+    wall, cpu, memory, last = used(command, ENVIRONMENT)
+    later = json.loads(last)[min(1, measured - 1) :]  # all epochs but the first cost the same
+    epoch = [sum(costs[n] for costs in later) / len(later) for n in range(2)]
+    more = {work: WORK[work][0] - measured for work in works}
+    return {
+        work: (wall + count * epoch[0], cpu + count * epoch[1], memory)
+        for work, count in more.items()
+    }
+
+
+def own_costs(
+    arguments: argparse.Namespace, network: str, work: str, folder: Path, number: int
+) -> Costs:
+    """Run tlkit with an empty cache, or for `cached` with one that a first run has filled."""
     cached = work == "cached"
-    measured = epochs if cached else min(arguments.measured, epochs)
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
-    hand, own = [], []
-    settings = arguments.data, network, arguments.size, work, arguments.batch
+    cache = folder / (f"cache-{network}" if cached else f"cache-{network}-{work}-{number}")
     file = folder / "recipe.toml"
-    file.write_text(recipe(*settings))
-    shared = {**environment, "TLKIT_CACHE": str(folder / f"cache-{network}")}
+    file.write_text(recipe(arguments.data, network, arguments.size, work, arguments.batch))
     run = [sys.executable, "-m", "tlkit", "run", str(file), "--json", "--out"]
-    if cached:
-        used([*run, str(folder / f"{network}-first")], shared)
+    environment = {**ENVIRONMENT, "TLKIT_CACHE": str(cache)}
+    if cached and not cache.exists():
+        used([*run, str(folder / f"{network}-filled")], environment)
+    costs = used([*run, str(folder / f"{network}-{work}-{number}")], environment)[:3]
+    if not cached:
+        shutil.rmtree(cache, ignore_errors=True)
+    return costs
+
+
+def compare(arguments: argparse.Namespace, network: str, works: list[str], folder: Path) -> None:
+    """Measure works that share the script's run and print a row for each."""
+    hand, own = [], []
     for number in range(arguments.repeats):
-        command = [sys.executable, __file__, "--by-hand", *map(str, settings), str(measured)]
-        wall, cpu, memory, last = used(command, environment)
-        later = json.loads(last)[min(1, measured - 1) :]
-        rest = epochs - measured  # all epochs but the first cost the same
-        wall, cpu = (
-            total + rest * sum(epoch[n] for epoch in later) / len(later)
-            for n, total in ((0, wall), (1, cpu))
-        )
-        hand.append((wall, cpu, memory))
-        own_cache = folder / f"cache-{network}-{work}-{number}"
-        alone = shared if cached else {**environment, "TLKIT_CACHE": str(own_cache)}
-        own.append(used([*run, str(folder / f"{network}-{work}-{number}")], alone)[:3])
-    means = [[sum(run[n] for run in runs) / len(runs) for n in range(3)] for runs in (hand, own)]
-    cells = [f"{a:8.1f} {b:8.1f} {b / a:6.2f}" for a, b in zip(*means, strict=True)]
-    print(f"{network:20} {arguments.size:4} {work:7}" + " ".join(cells), flush=True)
+        hand.append(by_hand_costs(arguments, network, works))
+        own.append({work: own_costs(arguments, network, work, folder, number) for work in works})
+    for work in works:
+        means = [
+            [sum(costs[work][n] for costs in side) / len(side) for n in range(3)]
+            for side in (hand, own)
+        ]
+        cells = [f"{a:8.1f} {b:8.1f} {b / a:6.2f}" for a, b in zip(*means, strict=True)]
+        print(f"{network:20} {arguments.size:4} {work:7}" + " ".join(cells), flush=True)
 
 
 def main() -> None:
@@ -218,7 +252,8 @@ def main() -> None:
         else:
             by_hand(Path(data), network, int(size), work, int(batch), int(measured))
         return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    summary, *_, sharing = __doc__.strip().split("\n\n")
+    parser = argparse.ArgumentParser(description=f"{summary} {sharing}")
     parser.add_argument("data", type=Path, help="a folder with train/CLASS and val/CLASS")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     parser.add_argument("--work", nargs="+", choices=WORK, default=["first", "ten"])
@@ -234,8 +269,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         for network in arguments.networks:
-            for work in arguments.work:
-                compare(arguments, network, work, Path(folder))
+            for works in shared(arguments.work):
+                compare(arguments, network, works, Path(folder))
 
 
 if __name__ == "__main__":
