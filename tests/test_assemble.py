@@ -518,13 +518,16 @@ class Composed(Pooled):
 
 
 class TestMixedPrecision:
-    def test_all_layers_but_the_last_compute_in_it_and_weights_stay_float32(self) -> None:
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_all_layers_but_the_last_compute_in_it_and_weights_stay_float32(
+        self, dtype: str
+    ) -> None:
         head = FlattenDense(units=(8,))
-        model, _ = assemble(SMALLEST, head, 3, seed=0, mixed_precision="bfloat16")
+        model, _ = assemble(SMALLEST, head, 3, seed=0, mixed_precision=dtype)
         computed = [
             model.get_layer(layer.name).compute_dtype for _, layer in tlkit.layer_table(model)
         ]
-        assert computed == ["bfloat16"] * (len(computed) - 1) + ["float32"]
+        assert computed == [dtype] * (len(computed) - 1) + ["float32"]
         assert {variable.dtype for variable in model.variables} == {"float32"}
         exact, _ = assemble(SMALLEST, head, 3, seed=0)
         assert weights_of(model) == weights_of(exact)
@@ -548,13 +551,14 @@ class TestMixedPrecision:
         inner = (composite, composite.inner, composite.norm)
         assert {layer.compute_dtype for layer in inner} == {"bfloat16"}
 
-    def test_a_run_is_loaded_with_the_answers_it_gave(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+    def test_a_run_is_loaded_with_the_answers_it_gave(self, dtype: Any, tmp_path: Path) -> None:
         experiment = tlkit.Experiment(
             data=Shapes(train=6, val=3, test=3, image_px=32),
             backbone=SMALLEST,
             head=Pooled(),
             freeze=HeadThen(train=("block5",)),
-            fit=tlkit.Fit(epochs=2, batch_size=4, mixed_precision="bfloat16", xla=False),
+            fit=tlkit.Fit(epochs=2, batch_size=4, mixed_precision=dtype, xla=False),
         )
         run = tlkit.run(experiment, tmp_path / "run")
         assert np.isfinite([(epoch.loss, epoch.val_loss) for epoch in run.history]).all()

@@ -461,7 +461,7 @@ def experiment(**changed: Any) -> Experiment:
 
 
 # The keys of `fit`: those that change what is planned, and those that change what a run ends with.
-PLANNED: dict[str, Any] = {"epochs": 3, "batch_size": 4, "xla": False, "cache": False}
+PLANNED: dict[str, Any] = {"epochs": 3, "batch_size": 4, "xla": False, "cache": False, "devices": 2}
 ENDED_WITH: dict[str, Any] = {
     "keep": "best",
     "monitor": "val_accuracy",
@@ -486,9 +486,10 @@ def test_the_keys_of_fit_are_all_there_are() -> None:
 
 @pytest.mark.parametrize("key", PLANNED)
 def test_some_keys_of_fit_change_the_plan(key: str) -> None:
+    tables = {"freeze": {"name": "all_layers"}} if key == "devices" else {}
     plans = [
         make_plan(chosen, load_splits(chosen.data)).as_json()
-        for chosen in (experiment(), experiment(fit={key: PLANNED[key]}))
+        for chosen in (experiment(**tables), experiment(fit={key: PLANNED[key]}, **tables))
     ]
     assert plans[0] != plans[1]
 

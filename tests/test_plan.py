@@ -17,9 +17,10 @@ from tlkit.model.layers import Layer, LayerRange, LayerTable
 from tlkit.parts.class_weights import Balanced, Fixed
 from tlkit.parts.freezes import Gradual, HeadOnly, HeadThen, TrainAll, TrainNames, TrainRange
 from tlkit.parts.heads import Pooled
-from tlkit.parts.kinds import Stage
+from tlkit.parts.kinds import FreezePolicy, Stage
 from tlkit.parts.losses import Focal, LogitAdjusted
 from tlkit.parts.shapes import Shapes
+from tlkit.reports.console import plan_text
 from tlkit.runfolder.inputs import PlanRecord
 from tlkit.system.errors import ConfigError, PartError
 from tlkit.train.cost import estimated_seconds
@@ -238,6 +239,36 @@ def test_bfloat16_is_planned_where_the_processor_has_it_and_else_noted(
 def test_what_would_have_no_effect_next_to_bfloat16_is_refused(key: str, fit: Fit) -> None:
     with pytest.raises(ConfigError, match=rf"frozen_dtype: with bfloat16, fit.{key} would"):
         make_plan(evolve(EXPERIMENT, fit=fit), splits())
+
+
+@pytest.mark.parametrize(("freeze", "used"), [(TrainAll(), 2), (HeadOnly(), 1)])
+def test_devices_share_the_steps_of_stages_that_train_the_backbone(
+    freeze: FreezePolicy, used: int
+) -> None:
+    plain = make_plan(evolve(EXPERIMENT, freeze=freeze), splits())
+    fit = evolve(EXPERIMENT.fit, devices=2)
+    plan = make_plan(evolve(EXPERIMENT, freeze=freeze, fit=fit), splits())
+    (stage,) = plan.stages
+    assert (stage.devices, plan.as_json()["stages"][0].get("devices", 1)) == (used, used)
+    assert json.dumps(PlanRecord.of(plan).as_json()) == json.dumps(plan.as_json())
+    for text in (plan_text(plan), plan._repr_html_()):
+        assert ("2 devices" in text) is (used == 2)
+    if used == 1:
+        assert plan.as_json() == plain.as_json()
+    else:
+        assert not stage.xla
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        ({"devices": 2, "xla": True}, "do not share a step that is compiled with XLA"),
+        ({"devices": 9, "batch_size": 8}, "must be at most fit.batch_size, 8, got 9"),
+    ],
+)
+def test_what_several_devices_cannot_do_is_refused(fit: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"fit.devices: .*{message}"):
+        make_plan(evolve(EXPERIMENT, fit=evolve(EXPERIMENT.fit, **fit)), splits())
 
 
 def test_a_stand_in_is_in_the_plan() -> None:

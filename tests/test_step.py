@@ -56,10 +56,10 @@ def test_it_is_the_average_that_numpy_computes(decay: float, xla: bool) -> None:
     random = np.random.default_rng(0)
     for t in range(1, 21):
         x, labels = random.normal(size=(5, 3)).astype(np.float32), random.integers(0, 2, 5)
-        step.swap()
+        step.begin_epoch()
         step.train(x, labels.astype(np.int32), np.ones(5, np.float32))
         trained = values(step.average.variables)
-        step.swap()
+        step.end_epoch()
         d = min(decay, (1 + t) / (10 + t))
         expected = [d * old + (1 - d) * new for old, new in zip(expected, trained, strict=True)]
         for found, wanted in zip(values(step.average.variables), expected, strict=True):
@@ -165,6 +165,26 @@ def test_an_epoch_reads_as_much_from_the_device_whatever_the_number_of_its_steps
     assert len(counts) == 2
     assert len({*counts.values()}) == 1, counts
     assert max(counts.values()) < 10
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_a_scaled_loss_gives_the_same_step_and_an_overflow_none(clip_norm: float | None) -> None:
+    x, labels = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32), np.arange(5) % 2
+    ended = []
+    for scaled in (False, True):
+        model, optimizer = network(), SGD(learning_rate=0.5).build([1.0] * 4)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        step = TrainStep(model, optimizer, xla=False, clip_norm=clip_norm)
+        step.train(x, labels.astype(np.int32), np.ones(5, np.float32))
+        ended.append(values(model.trainable_variables))
+    for plain, found in zip(*ended, strict=True):
+        np.testing.assert_allclose(found, plain, rtol=1e-6)
+    step.train(x, labels.astype(np.int32), np.full(5, 1e36, np.float32))
+    for before, after in zip(ended[1], values(model.trainable_variables), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert (optimizer.dynamic_scale, optimizer.iterations) == (2**14, 1)
+    assert {id(v) for v in optimizer.variables} == {id(v) for v in step.state.values()}
 
 
 def images(change: Any, count: int = 5, keys: bool = True) -> Images:

@@ -127,7 +127,7 @@ def lr_find(
     if isinstance(experiment.optimizer, LBFGS):
         raise ConfigError([Problem("optimizer", "'lbfgs' has no learning rate; use another one")])
     one_view = evolve(experiment, augmentation=evolve(experiment.augmentation, views=1))
-    first_stage = evolve(plan, stages=(evolve(plan.stages[0], views=(0,)),))
+    first_stage = evolve(plan, stages=(evolve(plan.stages[0], views=(0,), devices=1),))
     stage = StageTrainer(evolve(prepared, experiment=one_view, plan=first_stage), 1, callback)
     stage.fit_statistics()
     factor = (highest / lowest) ** (1 / (steps - 1))

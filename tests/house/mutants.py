@@ -307,7 +307,7 @@ MUTANTS = (
     Mutant(
         "dropout goes on with the seeds it has",
         "train/stage.py",
-        "        reseed(self.run.model, self.run.plan.layers, self.experiment.seed, number)\n",
+        "        reseed(trained, self.run.plan.layers, self.experiment.seed, number)\n",
         "",
         f"{RESUME}::test_a_run_that_goes_on_ends_with_the_same_bytes",
     ),

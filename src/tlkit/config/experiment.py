@@ -92,8 +92,11 @@ class Fit:
             elsewhere it stays float32, with a note. A loaded run always computes in float32.
         feature_dtype: Type of the frozen layers' features: `float16` takes half the disk and
             rounds them to 11 bits. A loaded run always computes in float32.
-        mixed_precision: Compute in `bfloat16`; weights, loss and probabilities stay float32.
-            Unset: everything is float32.
+        mixed_precision: Compute in `bfloat16` or `float16`; weights, loss and probabilities stay
+            float32. With `float16` the loss is scaled, so that small gradients do not vanish, and a
+            step whose gradients overflow is skipped. Unset: everything is float32.
+        devices: GPUs that share each training step of stages that train layers of the backbone;
+            each takes a part of every batch. Stages that train the head alone stay on one.
         checkpoint_every_s: Seconds between checkpoints, from which a killed run can resume; 0:
             after every epoch, which is also the rule for checkpoints above 268 MB. The end of a
             stage and an interruption always write one.
@@ -115,7 +118,8 @@ class Fit:
     cache: bool = True
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     feature_dtype: Literal["float32", "float16"] = "float32"
-    mixed_precision: Literal["bfloat16"] | None = None
+    mixed_precision: Literal["bfloat16", "float16"] | None = None
+    devices: int = field(default=1, validator=at_least(1))
     checkpoint_every_s: float = field(default=60, validator=at_least(0))
     keep_checkpoints: bool = False
     head_weights: Path | None = None

@@ -139,6 +139,8 @@ def _stage_text(plan: Plan, number: int, planned: PlannedStage, all_layers: bool
     if not planned.cut:
         frozen = "no frozen layers before the first trained layer"
     params = f"{planned.trainable_params:,} trainable of {plan.layers.params:,} parameters"
+    if planned.devices > 1:
+        params += f"; {planned.devices} devices share each step"
     by_block = len(plan.layers) > MOST_ROWS and not all_layers
     layers = plan.layers.render(stage.lr_multipliers, by_block)
     return f"{head}\n{layers}\n{params}\n{frozen}"

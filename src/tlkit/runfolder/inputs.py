@@ -155,6 +155,7 @@ class StageRecord:
     rates: tuple[float, ...]
     phase: int = 1
     l2: tuple[float, ...] = ()
+    devices: int = 1
 
 
 @frozen(kw_only=True)
@@ -213,6 +214,8 @@ class PlanRecord:
                 del stage["phase"]
             if not stage["l2"]:
                 del stage["l2"]
+            if stage["devices"] == 1:
+                del stage["devices"]
         return table
 
 

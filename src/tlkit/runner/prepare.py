@@ -114,6 +114,11 @@ def prepare_run(
     if out is not None and exists(out):
         raise RunFolderError(folder_exists(out))
     _refuse_among_images(out, experiment, splits)
+    devices = max(planned.devices for planned in plan.stages)
+    if devices > 1:
+        from tlkit.train.mirrored import require_devices
+
+        require_devices(devices)
     callback.on_plan(plan, splits)
     data, size = experiment.data, experiment.backbone.image_size
     store = PixelStore(default_folder(), (row.path for _, row in splits.rows()), size)

@@ -35,6 +35,7 @@ def setting_problems(experiment: Experiment, classes: tuple[str, ...]) -> list[P
     """Return what is wrong with settings whatever the layers are."""
     problems = _balance_problems(experiment)
     problems += _frozen_dtype_problems(experiment.fit)
+    problems += _device_problems(experiment.fit)
     problems += _calibration_problems(experiment, classes)
     for number, reference in enumerate(experiment.reference):
         problems += _reference_problems(f"reference[{number}]", reference, classes)
@@ -140,6 +141,17 @@ def _frozen_dtype_problems(fit: Fit) -> list[Problem]:
         return []
     message = f"with {fit.frozen_dtype}, fit.{others[0]} would have no effect; remove one of them"
     return [Problem("fit.frozen_dtype", message)]
+
+
+def _device_problems(fit: Fit) -> list[Problem]:
+    """Refuse what several devices cannot do together."""
+    if fit.devices > 1 and fit.xla:
+        message = "several devices do not share a step that is compiled with XLA; remove fit.xla"
+        return [Problem("fit.devices", message)]
+    if fit.devices > fit.batch_size:
+        message = f"must be at most fit.batch_size, {fit.batch_size}, got {fit.devices}"
+        return [Problem("fit.devices", message)]
+    return []
 
 
 def _calibration_problems(experiment: Experiment, classes: Sequence[str]) -> list[Problem]:

@@ -23,7 +23,7 @@ from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
 from tlkit.system.keras import autograph, check_settings, keras, tf
 from tlkit.system.signals import stop_if_asked
-from tlkit.train.assemble import above_cut, apply_rates, split_at
+from tlkit.train.assemble import above_cut, apply_rates, assemble, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
 from tlkit.train.features import KEPT_BYTES, Extractor, Images, Source
@@ -32,6 +32,7 @@ from tlkit.train.refusals import FITTED_KINDS
 from tlkit.train.sampling import epoch_order, reseed
 from tlkit.train.solver import LogisticRegression
 from tlkit.train.step import DeviceTotals, EvalStep, Probabilities, StepTotals, TrainStep
+from tlkit.weights.tensors import numbered_weights
 
 READ_EVERY_S = 0.5  # how often sums are read from the device, for people to see
 
@@ -85,6 +86,7 @@ class StageTrainer:
         rates, batch_norm = self.planned.stage.lr_multipliers, self.experiment.freeze.batch_norm
         trained = apply_rates(run.model, run.plan.layers, rates, batch_norm)
         prefix, tail = split_at(run.model, run.plan.layers, self.planned.cut)
+        self._twin: keras.Model | None = None  # of the model, on several devices
         self.step = self._step(tail, trained.variable_rates)
         check_settings()  # loss and optimizer have been at work
         self.sources = self._sources(prefix, only)
@@ -95,11 +97,48 @@ class StageTrainer:
         self._assert_as_planned(tail)
         if isinstance(self.experiment.optimizer, LBFGS):
             return EvalStep(tail)
-        optimizer = with_rates(self.experiment.optimizer, multipliers)
-        check_rate(optimizer, self.experiment.optimizer)
         loss = self.experiment.loss.build(self.run.plan.counts["train"])
         clip_norm, ema = self.experiment.optimizer.clip_norm, self.experiment.fit.ema
+        if self.planned.devices > 1:
+            return self._mirrored(tail, multipliers, loss, clip_norm, ema)
+        optimizer = self._optimizer(multipliers)
         return TrainStep(tail, optimizer, self.planned.xla, loss, clip_norm, ema)
+
+    def _optimizer(self, multipliers: Sequence[float]) -> keras.optimizers.Optimizer:
+        optimizer = with_rates(self.experiment.optimizer, multipliers)
+        check_rate(optimizer, self.experiment.optimizer)
+        scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.experiment.fit.mixed_precision == "float16" and not scales:
+            return keras.optimizers.LossScaleOptimizer(optimizer)
+        return optimizer
+
+    def _mirrored(self, tail: keras.Model, multipliers: Sequence[float], *more: Any) -> TrainStep:
+        """Return the step on several devices, with a model of its own there."""
+        from tlkit.train.mirrored import MirroredStep, strategy  # few runs need it
+
+        plan, experiment = self.run.plan, self.experiment
+        mirrored = strategy(self.planned.devices)
+        with mirrored.scope():
+            model, _ = assemble(
+                experiment.backbone,
+                experiment.head,
+                len(plan.classes),
+                experiment.seed,
+                experiment.fit.mixed_precision,
+                load_weights=False,
+            )
+            rates, batch_norm = self.planned.stage.lr_multipliers, experiment.freeze.batch_norm
+            apply_rates(model, plan.layers, rates, batch_norm)
+            _, twin = split_at(model, plan.layers, self.planned.cut)
+            optimizer = self._optimizer(multipliers)
+        own, others = (numbered_weights(each, plan.layers) for each in (self.run.model, model))
+        weights = [
+            (variable, others[name])
+            for name, variable in own.items()
+            if int(name.partition(".")[0]) > self.planned.cut
+        ]
+        self._twin = model
+        return MirroredStep(tail, twin, weights, mirrored, optimizer, *more)
 
     def fit_statistics(self) -> None:
         """Set the statistics and landmarks of layers if this is the first stage to train them.
@@ -163,9 +202,10 @@ class StageTrainer:
     def _train(self, step: TrainStep, number: int, rates: Sequence[float]) -> StepTotals:
         """Take the steps of an epoch, each at its learning rate."""
         examples = self.run.splits.train
-        reseed(self.run.model, self.run.plan.layers, self.experiment.seed, number)
+        trained = self._twin or self.run.model
+        reseed(trained, self.run.plan.layers, self.experiment.seed, number)
         on_device, steps, last_rate, read_s = DeviceTotals(), [], None, -math.inf
-        step.swap()
+        step.begin_epoch()
         for rate, (x, numbers, labels, weights) in zip(rates, self.batches(number), strict=True):
             if rate != last_rate:
                 step.optimizer.learning_rate.assign(rate)
@@ -181,7 +221,7 @@ class StageTrainer:
                 read_s = time.monotonic()
             self.callback.on_batch_end(on_device.images, loss, accuracy, rate)
             stop_if_asked()
-        step.swap()
+        step.end_epoch()
         return totals
 
     def refit(self, epoch: Epoch) -> int:

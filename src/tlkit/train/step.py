@@ -166,7 +166,8 @@ class TrainStep(EvalStep):
     """The training and evaluation step of a stage, each traced once per batch size.
 
     The optimizer must be new. With `clip_norm` the norm of the gradients is at most that; with
-    `ema` the weights' average is kept, see `WeightAverage`.
+    `ema` the weights' average is kept, see `WeightAverage`. `trained` is the model that is trained
+    if that is another one than `tail`.
     """
 
     def __init__(
@@ -177,40 +178,78 @@ class TrainStep(EvalStep):
         loss: LossFunction = cross_entropy,
         clip_norm: float | None = None,
         ema: float | None = None,
+        trained: keras.Model | None = None,
     ) -> None:
         super().__init__(tail)
         require_loss(loss, tail.output_shape[-1])
-        self.optimizer = optimizer
-        self.variables = tail.trainable_variables
+        self.optimizer, self.loss, self.clip_norm = optimizer, loss, clip_norm
+        self.trained = trained = tail if trained is None else trained
+        self.variables = trained.trainable_variables
         optimizer.build(self.variables)
-        self.average = None if ema is None else WeightAverage(tail, ema)
+        self.scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        self.average = None if ema is None else WeightAverage(trained, ema)
+        self.autograph = self._autograph or autograph(loss, optimizer)
 
         def train(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            with tf.GradientTape() as tape:
-                probabilities = tail(tf.cast(x, tf.float32), training=True)
-                losses = loss(labels, probabilities)
-                weighted = tf.reduce_sum(weights * losses)
-                # Divided by the number of images, not by their weights.
-                total = weighted / tf.cast(tf.shape(labels)[0], tf.float32)
-                if tail.losses:  # regularizers of the layers
-                    total += tf.add_n(tail.losses)
-            gradients = tape.gradient(total, self.variables)
-            if clip_norm is not None:
-                gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
-            # Inside `merge_call` Keras skips its sum over replicas, of which there is only one.
-            # The sum would make TensorFlow keep every traced step and its variables forever.
-            tf.distribute.get_replica_context().merge_call(
-                lambda _: optimizer.apply(gradients, self.variables)
-            )
+            sums = self.step(x, labels, weights, tf.cast(tf.shape(labels)[0], tf.float32))
             if self.average is not None:
                 self.average.update()
-            return weighted, tf.reduce_sum(losses), _correct(labels, probabilities)
+            return sums
 
         self._train = tf.function(
-            train,
-            jit_compile=xla,
-            reduce_retracing=False,
-            autograph=self._autograph or autograph(loss, optimizer),
+            train, jit_compile=xla, reduce_retracing=False, autograph=self.autograph
+        )
+
+    def step(
+        self,
+        x: tf.Tensor,
+        labels: tf.Tensor,
+        weights: tf.Tensor,
+        images: tf.Tensor,
+        real: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, ...]:
+        """Take a step in a graph; return the weighted loss, the loss and how many are right.
+
+        `images` is the number of images that the step is for, of which these may be a part. Where
+        `real` is 0 instead of 1, an image does not count.
+        """
+        with tf.GradientTape() as tape:
+            probabilities = self.trained(tf.cast(x, tf.float32), training=True)
+            losses = self.loss(labels, probabilities)
+            weighted = tf.reduce_sum(weights * losses)
+            # Divided by the number of images, not by their weights.
+            total = weighted / images
+            if self.trained.losses:  # regularizers of the layers
+                total += self.share(tf.add_n(self.trained.losses))
+            if self.scales:
+                total = self.optimizer.scale_loss(total)
+        self.apply(tape.gradient(total, self.variables))
+        right = _right(labels, probabilities)
+        if real is not None:
+            losses, right = losses * real, right * real
+        return weighted, tf.reduce_sum(losses), tf.reduce_sum(right)
+
+    def share(self, loss: tf.Tensor) -> tf.Tensor:
+        """Return the part of a loss of the whole batch that this device is to minimize."""
+        return loss
+
+    def clipped(self, gradients: Any) -> Any:
+        """Return gradients whose norm is at most `clip_norm`."""
+        if self.clip_norm is None:
+            return gradients
+        scale = self.optimizer.dynamic_scale if self.scales else 1.0
+        return tf.clip_by_global_norm(gradients, self.clip_norm * scale)[0]
+
+    def apply(self, gradients: Any) -> None:
+        """Take an optimizer's step."""
+        gradients = self.clipped(gradients)
+        if self.scales:  # which wants the context of a replica
+            self.optimizer.apply(gradients, self.variables)
+            return
+        # Inside `merge_call` Keras skips its sum over replicas, of which there is only one.
+        # The sum would make TensorFlow keep every traced step and its variables forever.
+        tf.distribute.get_replica_context().merge_call(
+            lambda _: self.optimizer.apply(gradients, self.variables)
         )
 
     @property
@@ -222,8 +261,13 @@ class TrainStep(EvalStep):
         numbered = {f"{place:04d}": v for place, v in enumerate(self.optimizer.variables)}
         return numbered if self.average is None else {**numbered, **self.average.state}
 
-    def swap(self) -> None:
-        """Exchange the weights that are trained with their average, if there is one."""
+    def begin_epoch(self) -> None:
+        """Put the weights that are trained in place of their average, if there is one."""
+        if self.average is not None:
+            self.average.swap()
+
+    def end_epoch(self) -> None:
+        """Put the average of the weights in their place, if there is one."""
         if self.average is not None:
             self.average.swap()
 
@@ -277,9 +321,9 @@ def require_loss(loss: LossFunction, classes: int) -> None:
         raise PartError("loss: its `build` must return a loss with a gradient, got none")
 
 
-def _correct(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+def _right(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
     predicted = tf.argmax(probabilities, axis=1, output_type=tf.int32)
-    return tf.reduce_sum(tf.cast(predicted == labels, tf.float32))
+    return tf.cast(predicted == labels, tf.float32)
 
 
 class WeightAverage:
