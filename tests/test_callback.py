@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,28 @@ def test_the_best_is_the_first_with_the_least_loss_or_the_highest_accuracy(
     by: str, values: list[float], best: int
 ) -> None:
     assert best_of(epochs(values, by), by).epoch == best
+
+
+@pytest.mark.parametrize(
+    ("later", "best"),
+    [
+        ([(0.1, 0.8)], 3),
+        ([(0.1, 0.7)], 2),  # less accurate
+        ([(0.2, 0.9)], 2),  # no lower loss
+        ([(0.1, 0.8), (0.05, 0.7), (0.08, 0.8), (0.08, 0.9)], 5),
+        ([(0.19, 0.9), (0.01, 0.8)], 4),  # the least loss of those that count
+    ],
+)
+def test_by_both_a_later_stage_counts_only_if_it_is_no_less_accurate(
+    later: list[tuple[float, float]], best: int
+) -> None:
+    """The first stage has losses 0.3, 0.2 and accuracies 0.9, 0.8: its best is by the loss."""
+    figures = [(1, 0.3, 0.9), (1, 0.2, 0.8), *((2, *pair) for pair in later)]
+    history = [
+        evolve(epochs([loss], "val_loss")[0], epoch=n, stage=stage, val_accuracy=accuracy)
+        for n, (stage, loss, accuracy) in enumerate(figures, start=1)
+    ]
+    assert best_of(history, "val_loss_and_accuracy").epoch == best
 
 
 @given(values, measures, st.integers(1, 9))

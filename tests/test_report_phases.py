@@ -68,6 +68,22 @@ def test_each_phase_is_shown_with_the_epoch_that_counts(
     assert "learning_rate = 0.5" in page
 
 
+def test_a_phase_is_shown_with_its_kept_epoch_though_another_has_less_loss() -> None:
+    run = in_phases("best", 0.5, 0.4, 0.3, 0.2)
+    history = (*run.history[:3], evolve(run.history[3], val_accuracy=0.1))
+    fit = evolve(run.experiment.fit, monitor="val_loss_and_accuracy")
+    run = evolve(
+        run,
+        history=history,
+        metrics=evolve(run.metrics, kept=evolve(run.metrics.kept, epoch=3)),
+        experiment=evolve(run.experiment, fit=fit),
+    )
+    assert [(result.epoch.epoch, result.kept) for result in phase_results(run)] == [
+        (2, False), (3, True)
+    ]  # fmt: skip
+    assert "The last phase improved val_loss_and_accuracy on validation" in phases_text(run)
+
+
 def test_a_run_without_phases_says_nothing_of_them() -> None:
     run = made_up()
     assert phase_results(run) == ()

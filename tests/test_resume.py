@@ -217,7 +217,7 @@ CHOICES: dict[str, list[Any]] = {
     "fit.early_stop_patience": [None, 1, 2],
     "fit.ema": [None, 0.9],
     "fit.keep": ["last", "best"],
-    "fit.monitor": ["val_loss", "val_accuracy"],
+    "fit.monitor": ["val_loss", "val_accuracy", "val_loss_and_accuracy"],
     "fit.xla": [True, False],
     "fit.checkpoint_every_s": [0, 60],
     "data.sampler": ["shuffle", "balanced"],

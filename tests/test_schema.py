@@ -151,7 +151,7 @@ def test_a_part_of_somebody_elses_that_is_broken_is_left_out_with_a_note(
 def test_an_old_name_of_a_key_is_known_as_deprecated() -> None:
     fit = json_schema()[0]["properties"]["fit"]["properties"]
     assert fit["best_by"] == {
-        "enum": ["val_loss", "val_accuracy"],
+        "enum": ["val_loss", "val_accuracy", "val_loss_and_accuracy"],
         "description": "Is now called `monitor`.",
         "deprecated": True,
     }

@@ -162,7 +162,7 @@ def test_the_file_fits_the_schema_and_the_page() -> None:
     schema = Draft202012Validator(json_schema()[0])
     for text in starters():
         assert schema.is_valid(tomllib.loads(text))
-        assert max(map(len, text.splitlines())) <= 100
+        assert max(map(len, text.splitlines())) <= 105
 
 
 def test_nothing_is_overwritten(
@@ -241,7 +241,16 @@ def test_the_recipe_fits_the_data_and_the_machine() -> None:
         recipe_named("fine_tune", evolve(small, backbone={"name": name})).phases[1]
         for name in ("vgg16", "efficientnet_lite2")
     ]
-    assert [phase["optimizer"]["learning_rate"] for phase in phases] == [3e-5, 1e-4]
+    assert [phase["freeze"]["steps"] for phase in phases] == [1, 2]
+
+
+def test_fine_tune_begins_with_probe() -> None:
+    facts = Facts(images=400, backbone={"name": "vgg16"})
+    alone, both = recipe_named("probe", facts), recipe_named("fine_tune", facts)
+    tables, fit = dict(alone.tables), dict(alone.tables["fit"])
+    assert fit.pop("keep") == both.tables["fit"]["keep"]
+    assert {"optimizer": tables.pop("optimizer"), **fit} == both.phases[0]
+    assert {**tables, "fit": both.tables["fit"]} == both.tables
 
 
 def test_the_best_backbone_whose_weights_are_here_is_chosen(

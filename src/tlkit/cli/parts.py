@@ -216,7 +216,7 @@ def init(
         str | None,
         typer.Option(
             help="probe: a linear classifier on frozen features. fine_tune: that, then the last "
-            "block too. study: a new head, by gradient descent. Unset: one that fits the data.",
+            "blocks too. study: a new head, by gradient descent. Unset: one that fits the data.",
         ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Write every key with its meaning.")] = False,

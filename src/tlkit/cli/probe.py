@@ -93,15 +93,10 @@ def probe(
 
 def _experiment(result: tlkit.ProbeResult, recipe: Recipe) -> Path:
     """Return an experiment file with the best backbone, writing it if it is not there yet."""
-    from tlkit.config.recipes import LAST_BLOCKS
     from tlkit.config.starter import write_starter
 
     if recipe == Recipe.probe:
         return result.experiment
-    name = result.best.table["name"]
-    if name not in LAST_BLOCKS:
-        message = f"which blocks of {name} to train is not known; name them under [[phase]] in "
-        raise tlkit.ConfigError([tlkit.Problem("--then", f"{message}{result.experiment}")])
     path = result.folder / f"best_{recipe}.toml"
     write_starter(result.data, path, recipe, backbone=dict(result.best.table))
     return path

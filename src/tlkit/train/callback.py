@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,18 @@ class Epoch:
 
 
 def best_of(epochs: Sequence[Epoch], monitor: str) -> Epoch:
-    """Return the epoch with the lowest loss or the highest accuracy; of equal ones, the first."""
-    sign = -1 if monitor.endswith("accuracy") else 1
-    return min(epochs, key=lambda epoch: sign * float(getattr(epoch, monitor)))
+    """Return the best epoch by `[fit] monitor`; of equal ones, the first."""
+    if monitor == "val_accuracy":
+        return max(epochs, key=lambda epoch: epoch.val_accuracy)
+    if monitor == "val_loss":
+        return min(epochs, key=lambda epoch: epoch.val_loss)
+    best = None  # of the stages so far, which must not lose accuracy to a later one
+    for _, stage in groupby(epochs, key=lambda epoch: epoch.stage):
+        least = best.val_accuracy if best else 0.0
+        fair = [epoch for epoch in stage if epoch.val_accuracy >= least]
+        best = min([best, *fair] if best else fair, key=lambda epoch: epoch.val_loss)
+    assert best is not None
+    return best
 
 
 def should_stop(epochs: Sequence[Epoch], monitor: str, patience: int | None) -> bool:
