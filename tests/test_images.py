@@ -20,7 +20,15 @@ from PIL import Image
 
 import tlkit
 from tlkit.data.decoding import decode
-from tlkit.data.images import Reader, Resize, in_parallel, picture_of, to_pixels
+from tlkit.data.images import (
+    Reader,
+    Resize,
+    in_parallel,
+    picture_of,
+    pictures_of,
+    small_pixels,
+    to_pixels,
+)
 from tlkit.parts.shapes import Shapes
 
 Pixels = npt.NDArray[Any]
@@ -217,6 +225,17 @@ def test_a_picture_knows_its_size_and_whether_it_has_one_colour() -> None:
         assert picture_of(image).flat
         image.putpixel((4, 4), 0)
         assert not picture_of(image).flat
+
+
+def test_small_pictures_that_are_looked_at_together_show_what_each_does() -> None:
+    gray = noise(9, 12, channels=1)
+    shown = [gray, np.dstack([gray] * 3), noise(9, 12), noise(64, 64), noise(3, 8) // 128 * 255]
+    shown += [np.full((9, 12), 7, np.uint8), np.full((9, 12, 3), 255, np.uint8), noise(1, 1)]
+    images = [Image.fromarray(pixels) for pixels in shown]
+    small = [pixels for image in images if (pixels := small_pixels(image)) is not None]
+    assert len(small) == len(images)
+    assert pictures_of(small) == [picture_of(image) for image in images]
+    assert small_pixels(Image.new("L", (65, 2))) is small_pixels(Image.new("L", (2, 3))) is None
 
 
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])

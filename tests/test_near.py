@@ -12,7 +12,7 @@ from PIL import Image
 from tests.pictures import picture
 
 from tlkit.data import near
-from tlkit.data.near import Bits, difference_hash, near_pairs
+from tlkit.data.near import Bits, difference_hash, difference_hashes, near_pairs
 
 codes = st.lists(st.binary(min_size=32, max_size=32), max_size=6)
 
@@ -49,6 +49,18 @@ def test_pairs_are_those_that_a_count_of_bits_finds(
         if differing(one, some[j]) <= most and says_something(one) and says_something(some[j])
     ]
     assert [*near_pairs(hashes(some), most)] == within
+
+
+@given(st.data())
+def test_hashes_of_many_pictures_are_those_of_each(data: Any) -> None:
+    width = data.draw(st.integers(1, 70))
+    shape = data.draw(st.integers(1, width)), width
+    channels = data.draw(st.sampled_from([(), (3,)]))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    pixels = random.integers(0, 256, (3, *shape, *channels), dtype=np.uint8)
+    pixels[1] = pixels[1] // 64 * 85  # often equal
+    each = [difference_hash(Image.fromarray(one).convert("L")) for one in pixels]
+    np.testing.assert_array_equal(difference_hashes(pixels), each)
 
 
 def test_flat_pictures_are_not_near() -> None:

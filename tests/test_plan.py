@@ -176,6 +176,11 @@ def test_results_are_those_on_test_or_else_on_val() -> None:
     assert list(without.counts) == ["train", "val"]
 
 
+def test_xla_is_left_out_where_few_parameters_are_trained() -> None:
+    few = evolve(EXPERIMENT, head=Pooled())
+    assert not make_plan(few, splits()).stages[0].xla
+
+
 def test_xla_is_used_where_no_convolution_is_trained_unless_it_is_settled() -> None:
     head_only, whole = EXPERIMENT, evolve(EXPERIMENT, freeze=TrainAll())
     assert make_plan(head_only, splits()).stages[0].xla

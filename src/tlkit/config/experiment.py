@@ -80,8 +80,8 @@ class Fit:
             0.99: the averages are what is validated and kept. Each stage starts it again. Unset:
             the weights themselves.
         xla: Compile the training step with XLA; unset: only in stages where no convolution is
-            trained or passed. There it halves a step's time on a CPU; elsewhere it only adds
-            compile time.
+            trained or passed and 100,000 parameters or more are trained. There it halves a step's
+            time on a CPU; elsewhere it only adds compile time.
         winograd: Compute the frozen layers' 3 × 3 convolutions by Winograd's algorithm, which
             needs a quarter of the multiplications with similar rounding; unset: only if the splits
             have at least as many pixels as 128 images of 224 × 224, since compiling takes seconds.

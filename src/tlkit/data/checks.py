@@ -14,11 +14,15 @@ from tlkit.data.decoding import ImageError, decoded
 from tlkit.data.images import (
     LESS,
     LOOKS_DARK,
+    TOGETHER,
     DecodedImageIndex,
     Picture,
+    Pixels,
     Reader,
     in_parallel,
     picture_of,
+    pictures_of,
+    small_pixels,
 )
 from tlkit.data.leakage import Shared, refuse, shared_pictures
 from tlkit.data.near import near_pairs
@@ -32,6 +36,7 @@ SMALL_PX = 32  # VGG-16 reduces a smaller picture to nothing
 # Bits in which a near copy may differ to be noted: alike drawings of one digit differ in 5, a good
 # half of the copies of X-rays in 4 or fewer. `tlkit data verify` takes `NEAR_BITS`.
 SURE_BITS = 4
+AHEAD = 64  # images that wait at least
 CHANGED = "has changed since the run started; restore the file, or start a new run"
 
 
@@ -142,9 +147,14 @@ def _check_all(
     known = index.read() if index else {}
     checks: list[_Check] = []
     try:
-        for check in in_parallel(partial(_check, read, known, reader), rows, os.cpu_count() or 1):
-            checks.append(check)
-            on_image(len(checks), len(rows))
+        workers = os.cpu_count() or 1
+        size = max(1, min(TOGETHER, len(rows) // (4 * workers)))
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        work = partial(_check_some, read, known, reader)
+        for some in in_parallel(work, parts, workers, AHEAD // size + 2 * workers):
+            for check in some:
+                checks.append(check)
+                on_image(len(checks), len(rows))
     finally:
         new = {check.sha256: check.picture for check in checks if check.picture}
         if index and new.keys() - known.keys():
@@ -152,29 +162,40 @@ def _check_all(
     return checks
 
 
-def _check(
+def _check_some(
     read: Callable[[str], bytes],
     known: Mapping[str, Picture],
     reader: Reader | None,
-    row: tuple[str, Example],
-) -> _Check:
-    split, example = row
-    try:
-        with named_shortage(printable(example.path), LESS):
-            content = read(example.path)
-            sha256 = hashlib.sha256(content).hexdigest()
-            picture = known.get(sha256)
-            if picture is None:
-                with decoded(content) as image:
-                    picture = picture_of(image)
-                    if reader:
-                        reader.keep(example.path, image)
-    except OSError as error:
-        return _Check(split, example, problem=f"cannot be read: {error.strerror or error}")
-    except ImageError as error:
-        return _Check(split, example, problem=str(error))
-    problem = hash_problem(example, sha256)
-    return _Check(split, example, sha256, picture, problem)
+    rows: Sequence[tuple[str, Example]],
+) -> list[_Check]:
+    """Check some images, of which small ones are looked at together."""
+    checks: list[_Check] = []
+    small: dict[int, Pixels] = {}
+    for split, example in rows:
+        try:
+            with named_shortage(printable(example.path), LESS):
+                content = read(example.path)
+                sha256 = hashlib.sha256(content).hexdigest()
+                picture = known.get(sha256)
+                if picture is None:
+                    with decoded(content) as image:
+                        pixels = small_pixels(image)
+                        if pixels is None:
+                            picture = picture_of(image)
+                        else:
+                            small[len(checks)] = pixels
+                        if reader:
+                            reader.keep(example.path, image, pixels)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
+            checks.append(_Check(split, example, problem=problem))
+        except ImageError as error:
+            checks.append(_Check(split, example, problem=str(error)))
+        else:
+            checks.append(_Check(split, example, sha256, picture, hash_problem(example, sha256)))
+    for place, picture in zip(small, pictures_of([*small.values()]), strict=True):
+        checks[place] = evolve(checks[place], picture=picture)
+    return checks
 
 
 def hash_problem(example: Example, sha256: str) -> str:

@@ -80,6 +80,7 @@ _TURNS = {
 }
 _ORIENTATION, _PLANES, _EXTRA = 274, 284, 338
 _PNG_DEPTH = 24  # the place of the byte
+UNCOUNTED_BYTES = 1 << 20  # so little may be decoded without asking for memory
 CUT_OFF = "is cut off: it ends before the picture is complete"
 _FILLED = {127, 128}  # what missing data of a JPEG become in every channel
 _MORE = bytes(number * 89 % 251 for number in range(512))  # no marker among them
@@ -171,7 +172,8 @@ def _decoded(content: bytes, kind: str, held: contextlib.ExitStack) -> Image.Ima
     image = _opened(content, kind)
     _check_header(image, content)
     size = DECODED_BYTES * image.width * image.height + len(content)
-    held.enter_context(decoding_budget.holding(size))
+    if size > UNCOUNTED_BYTES:
+        held.enter_context(decoding_budget.holding(size))
     deep = _deep_color(image, content, kind)
     image.load()
     if markers:
@@ -379,7 +381,7 @@ def _read_as(content: bytes, kind: str, modes: list[str]) -> Image.Image:
 def _turned(image: Image.Image, origin: Image.Image) -> Image.Image:
     """Apply the rotation that the camera noted, if it can be read; Pillow turns TIFFs itself."""
     orientation = None
-    if origin.format != "TIFF":
+    if origin.info and origin.format != "TIFF":  # without any, there is no metadata to read
         with contextlib.suppress(Exception):  # whatever broken metadata may raise
             orientation = origin.getexif().get(_ORIENTATION)
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None

@@ -135,8 +135,10 @@ def read_folder(top: Path, classes: Sequence[str] | None = None) -> LabeledImage
         parent = top / name
         left_out += images_beside(parent) if name else ()
         for folder, label in class_folders(parent, classes or _train_names(top, splits)).items():
+            start = len(str(parent / folder)) + 1
+            above = (parent / folder).relative_to(top).as_posix()
             for file in image_files_below(parent / folder, left_out):
-                path = file.relative_to(top).as_posix()
+                path = f"{above}/{file[start:].replace(os.sep, '/')}"
                 images.append(LabeledImage(path=path, label=label, split=split, where=path))
     root = ImageRoot(top, follow_links=True)
     return LabeledImages(root=root, images=tuple(images), left_out=tuple(left_out))
@@ -301,7 +303,7 @@ def _named(
         lines = (line.rstrip("\r\n") for line in stdin)
         return "standard input names no image", (line for line in lines if line)
     if is_dir(path):
-        return "no image below this folder", map(str, image_files_below(path, left_out))
+        return "no image below this folder", image_files_below(path, left_out)
     if path.suffix.lower() == ".csv" and is_file(path):
         return "the manifest has no rows", _listed(path, root(path) or ImageRoot(path.parent))
     if not os.path.lexists(path) and glob.has_magic(name):

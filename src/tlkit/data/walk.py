@@ -69,9 +69,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in JUNK
 
 
-def is_image_file(path: Path) -> bool:
+def is_image_file(path: Path | str) -> bool:
     """Return whether a file is an image by its suffix, or without one by its first bytes."""
-    return path.is_file() and (path.suffix.lower() in SUFFIXES or _begins_as_image(path))
+    if not os.path.isfile(path):  # noqa: PTH113  # called per file
+        return False
+    suffix = os.path.splitext(path)[1]  # noqa: PTH122  # called per file
+    return suffix.lower() in SUFFIXES or _begins_as_image(Path(path))
 
 
 def holds_images(folder: Path) -> bool:
@@ -91,21 +94,28 @@ def _begins_as_image(path: Path) -> bool:
         return True  # whoever reads it will say why it cannot be read
 
 
-def image_files_below(top: Path, left_out: list[LeftOut]) -> list[Path]:
-    """Return the image files below a folder, sorted, and note what else is there."""
-    images = []
+def image_files_below(top: Path, left_out: list[LeftOut]) -> list[str]:
+    """Return the paths of the image files below a folder, sorted, and note what else is there.
+
+    They are strings: a `Path` each would take as long as all the rest.
+    """
+    images: list[str] = []
     for folder, inner, names in os.walk(top):
         left_out += _hidden_images(Path(folder), [*inner, *names])
         inner[:] = [name for name in inner if not is_hidden(name)]
         for name in inner:
             if (path := Path(folder, name)).is_symlink():
                 left_out.append(LeftOut(str(path), LINK))
-        for path in (Path(folder, name) for name in names if not is_hidden(name)):
-            if is_image_file(path):
-                images.append(path)
+        for name in names:
+            if is_hidden(name):
+                continue
+            file = os.path.join(folder, name)  # noqa: PTH118  # called per file
+            if is_image_file(file):
+                images.append(file)
             else:
-                left_out.append(LeftOut(str(path), NO_IMAGE if path.is_file() else NO_FILE))
-    return sorted(images)
+                left_out.append(LeftOut(file, NO_IMAGE if Path(file).is_file() else NO_FILE))
+    # Folder by folder, as paths are sorted.
+    return sorted(images, key=lambda path: path.split(os.sep))  # noqa: PTH206  # called per file
 
 
 def images_beside(top: Path) -> Iterator[LeftOut]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
-from scipy.optimize import minimize_scalar
 
 from tlkit.config.experiment import Calibration
 from tlkit.data.splits import Splits
@@ -98,6 +97,8 @@ def best_temperature(labels: npt.NDArray[Any], raw: Probabilities) -> float:
         highest = scaled.max(axis=1)
         sums = np.exp(scaled - highest[:, None]).sum(axis=1)
         return float((highest + np.log(sums) - scaled[np.arange(len(labels)), labels]).mean())
+
+    from scipy.optimize import minimize_scalar  # slow to import
 
     bounds = (np.log(LOWEST), np.log(HIGHEST))
     best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})

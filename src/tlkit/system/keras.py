@@ -99,6 +99,8 @@ def _start_keras() -> int:
         import tensorflow as tf
 
         tf.constant(0)  # setting up the devices prints too
+    if _hidden:  # what is loaded stays: the garbage collector need not look at it, over and over
+        gc.freeze()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # "retracing" in a second run
     if keras.backend.backend() != "tensorflow":  # as set in keras.json
         raise ResourceError(

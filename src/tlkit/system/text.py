@@ -26,9 +26,12 @@ def printable(text: object) -> str:
     >>> print(printable("scan\n\x1b[31m1\u202egnp.png"))
     scan\n\x1b[31m1\u202egnp.png
     """
+    text = str(text)
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in str(text)
+        for char in text
     )
 
 

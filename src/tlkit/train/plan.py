@@ -32,6 +32,9 @@ PADDED = 8  # the images are at least this many batches, so that the padding is 
 # Images per batch where nothing convolves. A head reads all its weights for each batch, and a
 # batch of features takes little memory.
 HEAD_BATCH = 64
+# Compiling a step with XLA takes 0.7 s. With so many parameters that pays after 100 to 200 steps;
+# a linear head of 4,000 gains nothing.
+XLA_PARAMS = 100_000
 # Compiling VGG-16's frozen convolutions takes 4 s and saves 0.05 s per image of 224 × 224.
 WINOGRAD_PIXELS = 128 * 224**2
 FLOAT32 = (
@@ -322,7 +325,10 @@ def _planned_stages(
         # without. A step of the whole VGG-16 takes the same either way, but compiles twice as long.
         convolves = any("Conv" in layer.kind for number, layer in layers if number > cut)
         devices = _devices(experiment, layers, stage)
-        xla = not convolves if experiment.fit.xla is None else experiment.fit.xla
+        params = layers.trainable_params(stage.lr_multipliers)
+        xla = experiment.fit.xla
+        if xla is None:
+            xla = not convolves and params >= XLA_PARAMS
         views = [phase.augmentation.view(first + number) for number in range(stage.epochs)]
         l2: tuple[float, ...] = ()
         if isinstance(phase.optimizer, LBFGS):  # each of its epochs sees all versions
@@ -333,7 +339,7 @@ def _planned_stages(
                 stage,
                 first,
                 cut,
-                layers.trainable_params(stage.lr_multipliers),
+                params,
                 xla and devices == 1,
                 PREFIX_BATCH if convolves else HEAD_BATCH,
                 tuple(dict.fromkeys(views)),
