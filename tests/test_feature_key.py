@@ -52,6 +52,7 @@ def key(
         {"batch": 8},
         {"winograd": True},
         {"frozen_dtype": "bfloat16"},
+        {"frozen_dtype": "int8"},
         {"data": {"name": "shapes", "resize": "pad"}},
         {"data": {"name": "shapes", "mask_center": 0.5}},
         {"backbone": {"preprocess": "unit"}},

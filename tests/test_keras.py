@@ -24,11 +24,12 @@ from tlkit.system.errors import ResourceError
 from tlkit.system.keras import (
     KERAS_FLOOR,
     _quick_import,
-    _quiet_stderr,
     _start_keras,
     autograph,
     has_bfloat16,
     has_gpu,
+    has_int8,
+    quiet_stderr,
     seeded,
     uninitialized,
 )
@@ -109,21 +110,21 @@ def test_the_first_use_is_quiet_and_switches_onednn_on() -> None:
 
 def test_python_without_standard_error_can_start_it_too() -> None:
     found = python(
-        "import os; os.close(2)\nfrom tlkit.system.keras import _quiet_stderr\n"
-        "with _quiet_stderr(): print('inside')"
+        "import os; os.close(2)\nfrom tlkit.system.keras import quiet_stderr\n"
+        "with quiet_stderr(): print('inside')"
     )
     assert (found.stdout, found.returncode) == ("inside\n", 0)
 
 
 def test_what_native_code_writes_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
-    with _quiet_stderr():
+    with quiet_stderr():
         os.write(2, b"chatter\n")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"
 
 
 def failing_import() -> None:
-    with _quiet_stderr():
+    with quiet_stderr():
         os.write(2, b"the reason\n")
         raise ImportError("no such library")
 
@@ -151,17 +152,26 @@ def test_a_gpu_is_seen_without_tensorflow_unless_it_is_hidden(
 
 
 @pytest.mark.parametrize(
-    ("flags", "gpu", "known"),
+    ("has", "flags", "gpu", "known"),
     [
-        ("fpu avx512_bf16", False, True),
-        ("fpu amx_bf16", False, True),
-        ("fpu avx512f", False, False),
-        ("fpu amx_bf16", True, False),
-        (None, False, False),
+        (has_bfloat16, "fpu avx512_bf16", False, True),
+        (has_bfloat16, "fpu amx_bf16", False, True),
+        (has_bfloat16, "fpu avx512f avx512_vnni", False, False),
+        (has_bfloat16, "fpu amx_bf16", True, False),
+        (has_bfloat16, None, False, False),
+        (has_int8, "fpu avx512_vnni", False, True),
+        (has_int8, "fpu avx_vnni", False, True),
+        (has_int8, "fpu avx512f amx_bf16", False, False),
+        (has_int8, "fpu avx_vnni", True, False),
+        (has_int8, None, False, False),
     ],
 )
-def test_a_processor_with_bfloat16_is_known_by_its_flags(
-    flags: str | None, gpu: bool, known: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_processor_with_cheaper_numbers_is_known_by_its_flags(
+    has: Callable[[], bool],
+    flags: str | None,
+    gpu: bool,
+    known: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def read_text(path: Path, encoding: str) -> str:
         if flags is None:
@@ -170,7 +180,14 @@ def test_a_processor_with_bfloat16_is_known_by_its_flags(
 
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr("tlkit.system.keras.has_gpu", lambda: gpu)
-    assert has_bfloat16() is known
+    assert has() is known
+
+
+def test_without_tensorflow_lite_there_is_no_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlkit.system.keras._works_with", lambda instructions: True)
+    assert has_int8()
+    monkeypatch.setattr(Path, "is_dir", lambda path: path.name != "lite")
+    assert not has_int8()
 
 
 def test_an_import_collects_no_garbage_and_sees_no_hidden_package() -> None:

@@ -117,7 +117,7 @@ def test_a_read_only_system_can_start_keras(monkeypatch: pytest.MonkeyPatch) -> 
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
     monkeypatch.setattr("tempfile.TemporaryFile", nowhere)
-    with system_keras._quiet_stderr():
+    with system_keras.quiet_stderr():
         pass
 
 

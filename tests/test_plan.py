@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from attrs import evolve, frozen
@@ -215,22 +215,27 @@ def test_tiles_are_used_where_compiling_pays_unless_it_is_settled(
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_bfloat16_is_planned_where_the_processor_has_it_and_else_noted(
-    known: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_cheaper_numbers_are_planned_where_the_processor_has_them_and_else_noted(
+    dtype: Literal["bfloat16", "int8"], known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tlkit.train.plan, "has_bfloat16", lambda: known)
+    for has in ("bfloat16", "int8"):
+        monkeypatch.setattr(
+            tlkit.train.plan, f"has_{has}", lambda here=known & (has == dtype): here
+        )
     images = splits(train=(1000, 1, 1))
     plain = make_plan(EXPERIMENT, images)
-    fit = evolve(EXPERIMENT.fit, frozen_dtype="bfloat16")
+    fit = evolve(EXPERIMENT.fit, frozen_dtype=dtype)
     plan = make_plan(evolve(EXPERIMENT, fit=fit), images)
     if known:
-        assert plan.as_json()["frozen_dtype"] == plan.frozen_dtype == "bfloat16"
+        assert plan.as_json()["frozen_dtype"] == plan.frozen_dtype == dtype
         assert (plan.winograd, plan.notes) == (False, plain.notes)
         assert estimated_seconds(plan, 1) < estimated_seconds(plain, 1)
         assert json.dumps(PlanRecord.of(plan).as_json()) == json.dumps(plan.as_json())
     else:
         assert plan.as_json() == plain.as_json()
         assert "compute in float32" in plan.notes[-1]
+        assert f"instructions for {dtype}" in plan.notes[-1]
     assert "frozen_dtype" not in plain.as_json()
 
 
@@ -238,11 +243,12 @@ def test_bfloat16_is_planned_where_the_processor_has_it_and_else_noted(
     ("key", "fit"),
     [
         ("mixed_precision", Fit(frozen_dtype="bfloat16", mixed_precision="bfloat16")),
-        ("winograd", Fit(frozen_dtype="bfloat16", winograd=True)),
+        ("winograd", Fit(frozen_dtype="int8", winograd=True)),
     ],
 )
-def test_what_would_have_no_effect_next_to_bfloat16_is_refused(key: str, fit: Fit) -> None:
-    with pytest.raises(ConfigError, match=rf"frozen_dtype: with bfloat16, fit.{key} would"):
+def test_what_would_have_no_effect_next_to_cheaper_numbers_is_refused(key: str, fit: Fit) -> None:
+    rule = rf"frozen_dtype: with {fit.frozen_dtype}, fit.{key} would"
+    with pytest.raises(ConfigError, match=rule):
         make_plan(evolve(EXPERIMENT, fit=fit), splits())
 
 
@@ -274,6 +280,23 @@ def test_devices_share_the_steps_of_stages_that_train_the_backbone(
 def test_what_several_devices_cannot_do_is_refused(fit: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"fit.devices: .*{message}"):
         make_plan(evolve(EXPERIMENT, fit=evolve(EXPERIMENT.fit, **fit)), splits())
+
+
+@frozen(kw_only=True)
+class WithLayerNorm(FakeBackbone):
+    """A backbone of a convolution and a layer that int8 does not know."""
+
+    def layers(self) -> LayerTable:
+        norm = Layer("norm", "LayerNormalization", "conv", (6, 6, 2), 4)
+        return LayerTable((Layer("conv", "Conv2D", "conv", (6, 6, 2), params=56), norm))
+
+
+def test_frozen_layers_that_int8_does_not_know_are_refused() -> None:
+    wanted = evolve(EXPERIMENT, backbone=WithLayerNorm(), fit=Fit(frozen_dtype="int8"))
+    rule = r'int8 knows no LayerNormalization, such as layer 2 \(norm\); use "bfloat16"'
+    with pytest.raises(ConfigError, match=rule):
+        make_plan(wanted, splits())
+    make_plan(evolve(wanted, freeze=TrainAll()), splits())  # nothing is frozen
 
 
 def test_a_stand_in_is_in_the_plan() -> None:

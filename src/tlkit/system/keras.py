@@ -94,7 +94,7 @@ def _start_keras() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # not the GPU's whole memory
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
-    with _quiet_stderr(), _quick_import(_hidden):
+    with quiet_stderr(), _quick_import(_hidden):
         import keras
         import tensorflow as tf
 
@@ -225,7 +225,7 @@ def _quick_import(hidden: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """Hold back what native code writes to file descriptor 2; print it if the body fails.
 
     TensorFlow writes its first lines before it reads its log level, so no setting stops them.
@@ -287,13 +287,30 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def has_bfloat16() -> bool:
-    """Tell whether the processor is known to have instructions for bfloat16, and does the work."""
+def _works_with(instructions: set[str]) -> bool:
+    """Tell whether the processor does the work, and is known to have some of these instructions."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
         return False
-    return not has_gpu() and not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
+    return not has_gpu() and not instructions.isdisjoint(flags)
+
+
+def has_bfloat16() -> bool:
+    """Tell whether the processor is known to have instructions for bfloat16, and does the work."""
+    return _works_with({"amx_bf16", "avx512_bf16"})
+
+
+def has_int8() -> bool:
+    """Tell whether the processor is known to multiply int8 fast (VNNI), and TensorFlow Lite does.
+
+    Without starting TensorFlow, which may come without it one day: it is announced as deprecated.
+    """
+    from importlib.util import find_spec
+
+    package = find_spec("tensorflow")
+    there = package and package.origin and Path(package.origin).with_name("lite").is_dir()
+    return bool(there) and _works_with({"avx512_vnni", "avx_vnni"})
 
 
 def has_gpu() -> bool:

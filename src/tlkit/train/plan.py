@@ -16,7 +16,7 @@ from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.kinds import Backbone, Head, Stage, checked_table, registries
 from tlkit.parts.optimizers import LBFGS
 from tlkit.system.errors import ConfigError, FieldError, Problem
-from tlkit.system.keras import has_bfloat16, has_gpu
+from tlkit.system.keras import has_bfloat16, has_gpu, has_int8
 from tlkit.system.notebook import face, few_names, folded, html_table
 from tlkit.train.refusals import setting_problems, stage_problems
 
@@ -39,7 +39,7 @@ XLA_PARAMS = 100_000
 WINOGRAD_PIXELS = 128 * 224**2
 FLOAT32 = (
     "fit.frozen_dtype: the frozen layers compute in float32, for this machine's processor is not "
-    "known to have instructions for bfloat16, or a GPU does the work"
+    "known to have instructions for {}, or a GPU does the work"
 )
 MOST_CLASSES = 12  # with a column of their own in a notebook
 LAYER_FACTS = ("name", "kind", "block", "output_shape", "params", "other_params")
@@ -219,6 +219,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
     all_stages = [stage for phase in stages for stage in phase]
     problems += stage_problems(experiment, layers, stages)
     counts = {split: splits.counts(split) for split, _ in splits.items()}
+    wanted = experiment.fit.frozen_dtype
     weights: dict[str, float] = {}
     try:
         weights = experiment.class_weights.planned(counts["train"])
@@ -252,7 +253,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         notes=(
             *splits.notes,
             *_held_batch_norm(experiment.backbone, layers, all_stages),
-            *([FLOAT32] if experiment.fit.frozen_dtype != _frozen_dtype(experiment) else []),
+            *([FLOAT32.format(wanted)] if wanted != _frozen_dtype(experiment) else []),
         ),
     )
 
@@ -287,7 +288,9 @@ def prefix_batch(layers: LayerTable, cut: int, image_size: int, images: int | No
 
 
 def _frozen_dtype(experiment: Experiment) -> str:
-    return experiment.fit.frozen_dtype if has_bfloat16() else "float32"
+    wanted = experiment.fit.frozen_dtype
+    here = {"bfloat16": has_bfloat16, "int8": has_int8}
+    return wanted if wanted in here and here[wanted]() else "float32"
 
 
 def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:

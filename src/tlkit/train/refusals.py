@@ -15,6 +15,13 @@ from tlkit.system.errors import Problem
 
 # The kinds of layers whose statistics or landmarks are computed, not learned.
 FITTED_KINDS = frozenset({"Standardize", "KernelFeatures"})
+# The kinds of layers that were tried in int8: those of convolutional networks.
+INT8_KINDS = frozenset({
+    "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
+    "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D", "MaxPooling2D", "Multiply", "ReLU", "Reshape", "SeparableConv2D",
+    "ZeroPadding2D",
+})  # fmt: skip
 
 
 def stage_problems(
@@ -25,6 +32,8 @@ def stage_problems(
     problems = _batch_norm_problems(layers, all_stages)
     problems += _fitted_problems(layers, all_stages)
     problems += experiment.unused_settings()
+    if experiment.fit.frozen_dtype == "int8":
+        problems += _int8_problems(layers, all_stages)
     for number, (phase, own) in enumerate(zip(experiment.phases, stages, strict=False)):
         prefix = f"phase[{number}]." if experiment.phase else ""
         problems += _solver_problems(prefix, phase, layers, own)
@@ -151,6 +160,16 @@ def _device_problems(fit: Fit) -> list[Problem]:
     if fit.devices > fit.batch_size:
         message = f"must be at most fit.batch_size, {fit.batch_size}, got {fit.devices}"
         return [Problem("fit.devices", message)]
+    return []
+
+
+def _int8_problems(layers: LayerTable, stages: Sequence[Stage]) -> list[Problem]:
+    """Refuse frozen layers that are not known to work in int8."""
+    cut = max((layers.frozen_prefix(stage.lr_multipliers) for stage in stages), default=0)
+    for number, layer in layers:
+        if number <= cut and layer.kind not in INT8_KINDS:
+            what = f"int8 knows no {layer.kind}, such as layer {number} ({layer.name})"
+            return [Problem("fit.frozen_dtype", f'{what}; use "bfloat16"')]
     return []
 
 

@@ -1,0 +1,109 @@
+"""Frozen layers in int8: near the float32 ones, and the same for every batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tests.fakes import FakeBackbone, small
+
+import tlkit
+from tlkit.parts.augmentations import NoAugmentation
+from tlkit.system.errors import PartError
+from tlkit.train.features import Extractor
+from tlkit.train.int8 import Quantized, photographs
+
+LAYERS = keras.layers
+SIDE = FakeBackbone().image_size
+PIXELS = photographs(SIDE).astype(np.uint8)
+
+
+def network() -> Any:
+    """Return convolutions of both kinds with BatchNorm, and a small and a large output, packed."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((SIDE, SIDE, 3))
+    x = LAYERS.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    x = LAYERS.ReLU()(LAYERS.BatchNormalization()(x))
+    small = LAYERS.DepthwiseConv2D(3, padding="same", activation="relu")(x)
+    large = LAYERS.Conv2D(8, 1)(1000.0 * small)
+    vectors = [LAYERS.GlobalAveragePooling2D()(small), LAYERS.Flatten()(large)]
+    return keras.Model(inputs, LAYERS.Concatenate(name="packed")(vectors))
+
+
+def features(model: Any, batch: int = 4, frozen_dtype: str = "float32") -> Any:
+    made = Extractor(model, FakeBackbone(), NoAugmentation(), batch, "float32", False, frozen_dtype)
+    return np.concatenate([made(PIXELS[start : start + batch]) for start in range(0, 8, batch)])
+
+
+@pytest.mark.slow
+def test_features_in_int8_are_near_those_in_float32_and_the_weights_stay() -> None:
+    model = network()
+    before = [np.array(weight) for weight in model.get_weights()]
+    expected, found = features(model), features(model, frozen_dtype="int8")
+    for part in slice(0, 8), slice(8, None):  # small numbers next to large ones
+        wanted = expected[:, part]
+        error = np.sqrt(np.mean((found[:, part] - wanted) ** 2) / np.mean(wanted**2))
+        assert 1e-5 < error < 0.03
+    for weight, same in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+@pytest.mark.slow
+def test_features_in_int8_depend_neither_on_the_batch_nor_on_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = network()
+    expected = features(model, frozen_dtype="int8")
+    np.testing.assert_array_equal(features(model, frozen_dtype="int8"), expected)
+    np.testing.assert_array_equal(features(model, 3, "int8")[:6], expected[:6])
+    one = {"intra_op": 1, "inter_op": 1, "processors": 1}
+    monkeypatch.setattr("tlkit.train.int8.threads", lambda: one)
+    np.testing.assert_array_equal(features(model, frozen_dtype="int8"), expected)
+
+
+@pytest.mark.slow
+def test_a_run_in_int8_is_the_same_without_the_cache_and_its_model_computes_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.train.plan.has_int8", lambda: True)
+    network = {"backbone.name": "efficientnet_lite0", "backbone.image_size": 32}
+    settings = {"fit.epochs": 2, "fit.xla": False, "fit.frozen_dtype": "int8"} | network
+    file = tmp_path / "experiment.toml"
+    file.write_text(small(), encoding="utf-8")
+    weights = []
+    for changed in ({}, {"fit.cache": False}, {"fit.frozen_dtype": "float32"}):
+        folder = tmp_path / str(len(weights))
+        chosen = settings | changed
+        tlkit.run(file, folder, [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
+        weights.append((folder / "weights.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+    plan = json.loads((tmp_path / "0" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["frozen_dtype"] == "int8"
+    model = tlkit.load(tmp_path / "0").model
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+
+
+class Unknown(keras.layers.Layer):  # type: ignore[misc,unused-ignore]  # Keras has no types
+    """TensorFlow Lite has no such operation."""
+
+    def call(self, x: Any) -> Any:
+        return tf.raw_ops.Betainc(a=x, b=x, x=x)
+
+
+def test_what_cannot_be_computed_in_int8_is_said_with_the_way_out() -> None:
+    inputs = keras.Input((SIDE, SIDE, 3))
+    quantized = Quantized(keras.Model(inputs, Unknown()(inputs)), FakeBackbone(), 2)
+    rule = 'FakeBackbone.*cannot be computed in int8: .*; set fit.frozen_dtype = "float32"'
+    with pytest.raises(PartError, match=rule):
+        quantized(tf.zeros((2, SIDE, SIDE, 3)))
+
+
+def test_photographs_are_two_pictures_and_six_parts_of_them() -> None:
+    assert PIXELS.shape == (8, SIDE, SIDE, 3)
+    assert len({picture.tobytes() for picture in PIXELS}) == 8
+    assert photographs(4).min() >= 0
