@@ -13,7 +13,9 @@ import tensorflow as tf
 from tests.fakes import FakeBackbone, small
 
 import tlkit
+from tlkit.data.images import Reader
 from tlkit.parts.augmentations import NoAugmentation
+from tlkit.parts.datasets import load_splits
 from tlkit.system.errors import PartError
 from tlkit.train.features import Extractor
 from tlkit.train.int8 import Quantized, photographs
@@ -67,7 +69,7 @@ def test_features_in_int8_depend_neither_on_the_batch_nor_on_threads(
 
 
 @pytest.mark.slow
-def test_a_run_in_int8_is_the_same_without_the_cache_and_its_model_computes_in_float32(
+def test_a_run_in_int8_is_the_same_without_the_cache_and_its_model_predicts_in_int8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tlkit.train.plan.has_int8", lambda: True)
@@ -75,17 +77,27 @@ def test_a_run_in_int8_is_the_same_without_the_cache_and_its_model_computes_in_f
     settings = {"fit.epochs": 2, "fit.xla": False, "fit.frozen_dtype": "int8"} | network
     file = tmp_path / "experiment.toml"
     file.write_text(small(), encoding="utf-8")
-    weights = []
+    weights: list[bytes] = []
+    said: list[Any] = []
+    predicted: list[Any] = []
     for changed in ({}, {"fit.cache": False}, {"fit.frozen_dtype": "float32"}):
         folder = tmp_path / str(len(weights))
         chosen = settings | changed
-        tlkit.run(file, folder, [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
+        keys = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
+        done = tlkit.run(file, folder, overrides=keys)
         weights.append((folder / "weights.safetensors").read_bytes())
+        splits = load_splits(done.experiment.data)
+        rows = done.to_pandas("predictions").query("split == 'test'")
+        said.append(rows[[f"p_{name}" for name in splits.classes]].to_numpy())
+        reader = Reader(splits.read, 32)
+        pixels = np.stack([reader(example.path) for example in splits.test])
+        predicted.append(tlkit.load(folder).predict_proba(pixels))
     assert weights[0] == weights[1] != weights[2]
+    np.testing.assert_allclose(predicted, said, atol=1e-5)
     plan = json.loads((tmp_path / "0" / "plan.json").read_text(encoding="utf-8"))
     assert plan["frozen_dtype"] == "int8"
-    model = tlkit.load(tmp_path / "0").model
-    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+    with pytest.raises(PartError, match="0: its frozen layers compute in int8, which an export"):
+        tlkit.export(tmp_path / "0", tmp_path / "exported")
 
 
 class Unknown(keras.layers.Layer):  # type: ignore[misc,unused-ignore]  # Keras has no types

@@ -44,6 +44,7 @@ from tlkit.system.seal import seal_tree
 from tlkit.system.text import printable
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
+from tlkit.train.int8 import in_int8
 from tlkit.train.plan import model_layers, prefix_batch
 from tlkit.weights.tensors import read_weights
 
@@ -188,6 +189,7 @@ class Classifier:
         averages_flip: Whether probabilities are averaged with those of the mirror image; `model`
             is unchanged.
         scores: The scores of its run, on the split that the run is judged on.
+        serves: What the extractor runs, if that is not `model`: with frozen layers in int8.
     """
 
     model: keras.Model = field(repr=False)
@@ -200,6 +202,7 @@ class Classifier:
     learned_from: LearnedFrom = field(factory=LearnedFrom, repr=False)
     averages_flip: bool = False
     scores: Scores | None = field(default=None, repr=False)
+    serves: keras.Model | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         facts = [
@@ -421,7 +424,9 @@ class Classifier:
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""
         settings = self.experiment
-        model = _with_features(self.model, self._layers, layer, self.averages_flip)
+        model = _with_features(
+            self.model, self.serves or self.model, self._layers, layer, self.averages_flip
+        )
         return Extractor(model, settings.backbone, settings.augmentation, self.extractor.batch)
 
     def _outputs(self, extractor: Extractor, images: Images) -> Probabilities:
@@ -464,7 +469,11 @@ def _joined(extractor: Extractor, batches: Iterable[Any]) -> Probabilities:
 
 
 def _with_features(
-    model: keras.Model, layers: LayerTable, layer: str | None, averages_flip: bool
+    model: keras.Model,
+    serves: keras.Model,
+    layers: LayerTable,
+    layer: str | None,
+    averages_flip: bool,
 ) -> keras.Model:
     """Return a model that outputs a layer's features and the probabilities in one pass.
 
@@ -479,7 +488,7 @@ def _with_features(
         except ValueError as error:
             raise ConfigError([Problem("layer", str(error))]) from None
     features = _pooled(model.get_layer(name).output)
-    outputs = _outputs(model, averages_flip)
+    outputs = _outputs(serves, averages_flip)
     both = keras.layers.Concatenate(dtype="float32")([features, outputs])
     return keras.Model(model.input, both)
 
@@ -557,6 +566,9 @@ def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model)
     metrics = read_record(folder, METRICS, MetricsRecord.from_json)
     plan = read_record(folder, PLAN, PlanRecord.from_json)
     layers = layer_table(model)
+    serves, cut = model, plan.cut(metrics.kept.epoch)
+    if plan.frozen_dtype == "int8" and cut:
+        serves = in_int8(model, layers, cut, experiment.backbone)
     calibrator, threshold, averages_flip = Calibrator(), None, False
     if experiment.calibration.wanted:
         calibrator, threshold, averages_flip = read_record(
@@ -567,7 +579,7 @@ def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model)
         classes=plan.classes,
         experiment=experiment,
         extractor=Extractor(
-            keras.Model(model.input, _outputs(model, True)) if averages_flip else model,
+            keras.Model(model.input, _outputs(serves, True)) if averages_flip else serves,
             experiment.backbone,
             experiment.augmentation,
             prefix_batch(layers, len(layers), experiment.backbone.image_size),
@@ -578,6 +590,7 @@ def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model)
         learned_from=LearnedFrom(folder, refit=metrics.refit_images is not None),
         averages_flip=averages_flip,
         scores=metrics.kept.scores[metrics.evaluated_on],
+        serves=None if serves is model else serves,
     )
 
 

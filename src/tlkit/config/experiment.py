@@ -90,8 +90,9 @@ class Fit:
             change.
         frozen_dtype: What the frozen layers compute in: `bfloat16` is several times faster for
             ordinary convolutions on processors with instructions for it, and rounds to 8 bits;
-            `int8` is faster for all convolutions and rounds more, so look at the accuracy.
-            Elsewhere it stays float32, with a note. A loaded run always computes in float32.
+            `int8` is faster for all convolutions, rounds more and cannot be exported. Elsewhere
+            it stays float32, with a note. A loaded run computes in float32, or in `int8` if it
+            was trained so.
         feature_dtype: Type of the frozen layers' features: `float16` takes half the disk and
             rounds them to 11 bits. A loaded run always computes in float32.
         mixed_precision: Compute in `bfloat16` or `float16`; weights, loss and probabilities stay

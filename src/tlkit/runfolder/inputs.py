@@ -197,6 +197,10 @@ class PlanRecord:
         """Return the record of a plan."""
         return cls.from_json(plan.as_json())
 
+    def cut(self, epoch: int) -> int:
+        """Return the last layer of the frozen prefix in an epoch's stage."""
+        return next(x.cut for x in reversed(self.stages) if x.first_epoch <= epoch)
+
     @classmethod
     def from_json(cls, table: Any) -> PlanRecord:
         """Return the record of a table; raise `ConfigError` for a wrong one."""
