@@ -72,6 +72,20 @@ MUTANTS = (
         "tests/test_lean.py::test_in_bfloat16_the_features_are_those_of_rounded_numbers_and_the_model_stays",
     ),
     Mutant(
+        "frozen layers that int8 does not know are let through",
+        "train/refusals.py",
+        "layer.kind not in INT8_KINDS",
+        "False",
+        "tests/test_plan.py::test_frozen_layers_that_int8_does_not_know_are_refused",
+    ),
+    Mutant(
+        "int8 is planned where bfloat16 is known",
+        "train/plan.py",
+        '"int8": has_int8}',
+        '"int8": has_bfloat16}',
+        "tests/test_plan.py::test_cheaper_numbers_are_planned_where_the_processor_has_them_and_else_noted",
+    ),
+    Mutant(
         "features in bfloat16 have the name of others",
         "train/feature_key.py",
         '{"computed_in": frozen_dtype} if frozen_dtype != "float32" else {}',
