@@ -461,7 +461,7 @@ def experiment(**changed: Any) -> Experiment:
 
 
 # The keys of `fit`: those that change what is planned, and those that change what a run ends with.
-PLANNED: dict[str, Any] = {"epochs": 3, "batch_size": 4, "xla": False, "cache": False, "devices": 2}
+PLANNED: dict[str, Any] = {"epochs": 3, "batch_size": 4, "xla": True, "cache": False, "devices": 2}
 ENDED_WITH: dict[str, Any] = {
     "keep": "best",
     "monitor": "val_accuracy",
