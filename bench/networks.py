@@ -40,6 +40,7 @@ WORK = {
     "first": (1, False, False),
     "two": (2, False, False),
     "ten": (10, False, False),
+    "first-int8": (1, False, False),  # tlkit's frozen layers in int8, the script's in float32
     "online": (10, True, False),
     "all": (1, False, True),
     "cached": (10, False, False),  # features are there: by hand as arrays, for tlkit in its cache
@@ -145,6 +146,7 @@ def fit(inputs: Any, x: Any, train: Any, val: Any, classes: int, epochs: int) ->
 def recipe(data: Path, network: str, size: int, work: str, batch: int) -> str:
     """Return the experiment file that does the same."""
     epochs, augment, whole = WORK[work]
+    _, _, frozen_dtype = work.partition("-")
     return f"""
 [data]
 name = "folder"
@@ -165,6 +167,7 @@ name = "{"affine" if augment else "none"}"
 [fit]
 epochs = {epochs}
 batch_size = {batch}
+{f'frozen_dtype = "{frozen_dtype}"' if frozen_dtype else ""}
 """
 
 

@@ -261,6 +261,7 @@ def test_devices_share_the_steps_of_stages_that_train_the_backbone(
     plan = make_plan(evolve(EXPERIMENT, freeze=freeze, fit=fit), splits())
     (stage,) = plan.stages
     assert (stage.devices, plan.as_json()["stages"][0].get("devices", 1)) == (used, used)
+    assert any("one device does all" in note for note in plan.notes) is (used == 1)
     assert json.dumps(PlanRecord.of(plan).as_json()) == json.dumps(plan.as_json())
     for text in (plan_text(plan), plan._repr_html_()):
         assert ("2 devices" in text) is (used == 2)

@@ -41,6 +41,7 @@ FLOAT32 = (
     "fit.frozen_dtype: the frozen layers compute in float32, for this machine's processor is not "
     "known to have instructions for {}, or a GPU does the work"
 )
+ONE_DEVICE = "fit.devices: one device does all, for no stage trains layers of the backbone"
 MOST_CLASSES = 12  # with a column of their own in a notebook
 LAYER_FACTS = ("name", "kind", "block", "output_shape", "params", "other_params")
 
@@ -228,11 +229,13 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
     problems += setting_problems(experiment, splits.classes)
     if problems:
         raise ConfigError(problems, str(experiment.origin.path) if experiment.origin else "")
+    planned = _planned_stages(experiment, layers, stages)
+    shared = any(stage.devices > 1 for stage in planned)
     return Plan(
         classes=splits.classes,
         counts=counts,
         layers=layers,
-        stages=_planned_stages(experiment, layers, stages),
+        stages=planned,
         class_weights=weights,
         sampler=experiment.data.sampler,
         loss=unstructure(experiment.loss, registry=registries.losses),
@@ -254,6 +257,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
             *splits.notes,
             *_held_batch_norm(experiment.backbone, layers, all_stages),
             *([FLOAT32.format(wanted)] if wanted != _frozen_dtype(experiment) else []),
+            *([ONE_DEVICE] if experiment.fit.devices > 1 and not shared else []),
         ),
     )
 
