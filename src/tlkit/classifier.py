@@ -44,7 +44,7 @@ from tlkit.system.seal import seal_tree
 from tlkit.system.text import printable
 from tlkit.train.assemble import assemble
 from tlkit.train.features import Extractor
-from tlkit.train.int8 import in_int8
+from tlkit.train.frozen_dtype import as_trained
 from tlkit.train.plan import model_layers, prefix_batch
 from tlkit.weights.tensors import read_weights
 
@@ -189,7 +189,7 @@ class Classifier:
         averages_flip: Whether probabilities are averaged with those of the mirror image; `model`
             is unchanged.
         scores: The scores of its run, on the split that the run is judged on.
-        serves: What the extractor runs, if that is not `model`: with frozen layers in int8.
+        serves: What the extractor runs, if that is not `model`: with frozen layers in fewer bits.
     """
 
     model: keras.Model = field(repr=False)
@@ -421,6 +421,13 @@ class Classifier:
                 dark = looks_dark(item[1])
                 yield Prediction(item[0], self.classes[number], of_image, features, dark)
 
+    def in_float32(self) -> Classifier:
+        """Return the classifier with all layers in float32, as an export computes them."""
+        if self.serves is None:
+            return self
+        extractor = _extractor(self.model, self.experiment, self._layers, self.averages_flip)
+        return evolve(self, extractor=extractor, serves=None)
+
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""
         settings = self.experiment
@@ -566,9 +573,8 @@ def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model)
     metrics = read_record(folder, METRICS, MetricsRecord.from_json)
     plan = read_record(folder, PLAN, PlanRecord.from_json)
     layers = layer_table(model)
-    serves, cut = model, plan.cut(metrics.kept.epoch)
-    if plan.frozen_dtype == "int8" and cut:
-        serves = in_int8(model, layers, cut, experiment.backbone)
+    cut = plan.cut(metrics.kept.epoch)
+    serves = as_trained(model, layers, cut, experiment.backbone, plan.frozen_dtype)
     calibrator, threshold, averages_flip = Calibrator(), None, False
     if experiment.calibration.wanted:
         calibrator, threshold, averages_flip = read_record(
@@ -578,12 +584,7 @@ def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model)
         model=model,
         classes=plan.classes,
         experiment=experiment,
-        extractor=Extractor(
-            keras.Model(model.input, _outputs(serves, True)) if averages_flip else serves,
-            experiment.backbone,
-            experiment.augmentation,
-            prefix_batch(layers, len(layers), experiment.backbone.image_size),
-        ),
+        extractor=_extractor(serves, experiment, layers, averages_flip),
         stand_in=plan.stand_in or "",
         calibrator=calibrator,
         threshold=threshold,
@@ -591,6 +592,17 @@ def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model)
         averages_flip=averages_flip,
         scores=metrics.kept.scores[metrics.evaluated_on],
         serves=None if serves is model else serves,
+    )
+
+
+def _extractor(
+    model: keras.Model, experiment: Experiment, layers: LayerTable, averages_flip: bool
+) -> Extractor:
+    return Extractor(
+        keras.Model(model.input, _outputs(model, True)) if averages_flip else model,
+        experiment.backbone,
+        experiment.augmentation,
+        prefix_batch(layers, len(layers), experiment.backbone.image_size),
     )
 
 

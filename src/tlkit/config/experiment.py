@@ -91,8 +91,8 @@ class Fit:
         frozen_dtype: What the frozen layers compute in: `bfloat16` is several times faster for
             ordinary convolutions on processors with instructions for it, and rounds to 8 bits;
             `int8` is faster for all convolutions, rounds more and cannot be exported. Elsewhere
-            it stays float32, with a note. A loaded run computes in float32, or in `int8` if it
-            was trained so.
+            it stays float32, with a note. A loaded run computes as it was trained, but in float32
+            on a machine without bfloat16.
         feature_dtype: Type of the frozen layers' features: `float16` takes half the disk and
             rounds them to 11 bits. A loaded run always computes in float32.
         mixed_precision: Compute in `bfloat16` or `float16`; weights, loss and probabilities stay

@@ -91,11 +91,12 @@ def export(
     form = FORMATS[to]
     form.require()
     classifier = load(run, plugins=plugins, backbone=backbone)
-    if classifier.serves is not None:
+    if classifier.serves is not None and classifier.experiment.fit.frozen_dtype == "int8":
         raise PartError(
             f"{run}: its frozen layers compute in int8, which an export does not; train it again "
             'with fit.frozen_dtype = "float32"'
         )
+    classifier = classifier.in_float32()
     if form.keras_only:
         classifier = evolve(classifier, model=_with_keras_layers(classifier.model))
     model = with_preprocessing(classifier)

@@ -25,8 +25,8 @@ from tlkit.system.rows import Rows
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey
-from tlkit.train.int8 import Quantized
-from tlkit.train.lean import computing_in, lean
+from tlkit.train.frozen_dtype import computing
+from tlkit.train.lean import lean
 
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
 FLOAT16_MAX = 65504.0
@@ -87,7 +87,7 @@ class Extractor:
         size = backbone.image_size
         self.shape: tuple[int, ...] = prefix.output.shape[1:] if prefix else (size, size, 3)
         prefix = lean(prefix, winograd) if prefix else None
-        compute = _computing(prefix, backbone, batch, frozen_dtype) if prefix else None
+        compute = computing(prefix, backbone, batch, frozen_dtype) if prefix else None
 
         self.part = part_name(augmentation)
         self.problems: list[str] = []  # raised later: while tracing, they would get other messages
@@ -351,20 +351,6 @@ def rebatched(chunks: Iterable[npt.NDArray[Any]], size: int) -> Iterator[npt.NDA
         pending, count = [rows[whole:]], count - whole
     if count:
         yield np.concatenate(pending)
-
-
-def _computing(
-    prefix: keras.Model, backbone: Backbone, batch: int, frozen_dtype: str
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return what computes a prefix's output in a dtype, in a graph."""
-    if frozen_dtype == "int8":
-        return Quantized(prefix, backbone, batch)
-
-    def compute(images: tf.Tensor) -> tf.Tensor:
-        with computing_in(prefix, frozen_dtype):
-            return prefix(images, training=False)
-
-    return compute
 
 
 def _padded(rows: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:

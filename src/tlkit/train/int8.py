@@ -15,13 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tlkit.model.layers import LayerTable
 from tlkit.parts.kinds import Backbone
 from tlkit.parts.plugins import part_name
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras, quiet_stderr, tf, threads
-from tlkit.train.assemble import split_at
-from tlkit.train.lean import lean
 
 LAYERS = keras.layers
 # Last layers that only rearrange or average stay outside: their 8 bits would be fewer than those of
@@ -100,30 +97,6 @@ class Quantized:
         for start in range(0, len(prepared), self.batch):
             some = prepared[start : start + self.batch]
             yield [np.resize(some, (self.batch, *some.shape[1:]))]
-
-
-class _Int8Layers(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """A model for inference in int8 as one layer, for batches of one static size."""
-
-    def __init__(self, model: keras.Model, backbone: Backbone) -> None:
-        super().__init__(name="int8_layers", dtype="float32", autocast=False)
-        self.model, self.backbone = model, backbone
-        self.quantized: dict[int, Quantized] = {}
-
-    def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        return keras.KerasTensor((x.shape[0], *self.model.output.shape[1:]), "float32")
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        batch = x.shape[0]
-        if batch not in self.quantized:
-            self.quantized[batch] = Quantized(lean(self.model, False), self.backbone, batch)
-        return self.quantized[batch](x)
-
-
-def in_int8(model: keras.Model, layers: LayerTable, cut: int, backbone: Backbone) -> keras.Model:
-    """Return a model whose first layers, up to `cut`, compute in int8 as in training."""
-    prefix, above = split_at(model, layers, cut)
-    return keras.Model(model.input, above(_Int8Layers(prefix, backbone)(model.input)))
 
 
 def _interpreter(content: bytes) -> Any:
