@@ -20,7 +20,7 @@ from attrs import asdict
 from tlkit.model.layers import Layer, LayerTable
 from tlkit.system.cache import LAYERS, default_folder, entry_key
 from tlkit.system.files import write_text
-from tlkit.system.keras import start_keras
+from tlkit.system.keras import start_keras, uninitialized
 from tlkit.system.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ def cached_table(
     except (OSError, ValueError, TypeError, KeyError):  # missing, damaged or of an earlier version
         pass
     log.debug("building %s once to number its layers", name)
-    table = build()
+    start_keras()
+    with uninitialized():
+        table = build()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [asdict(layer) for layer in table.layers]
