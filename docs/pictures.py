@@ -276,6 +276,12 @@ def house_picture() -> str:
     return picture(800, y, "The rooms of src/tlkit; a room imports rooms below it only", *marks)
 
 
+def short(count: int) -> str:
+    """Return a count of images that fits under the end of an axis: 100k, 1M."""
+    millions, thousands = count / 1e6, count / 1e3
+    return f"{millions:g}M" if millions >= 1 else f"{thousands:g}k"
+
+
 def scale_picture() -> str:
     """Draw the processor seconds of commands over the number of images, as measured."""
     costs = {int(n): rows for n, rows in json.loads((IMAGES / "scale.json").read_text()).items()}
@@ -285,7 +291,7 @@ def scale_picture() -> str:
     bounds = 10 ** math.floor(math.log10(min(seconds))), 10 ** math.ceil(math.log10(max(seconds)))
     frame = Frame.of((counts[0], counts[-1]), bounds, 260, log_x=True, log_y=True)
     powers = [bounds[0] * 10**n for n in range(round(math.log10(bounds[1] / bounds[0])) + 1)]
-    columns, rows = [(n, f"{n:,}") for n in counts], [(y, f"{y:g}") for y in powers]
+    columns, rows = [(n, short(n)) for n in counts], [(y, f"{y:g}") for y in powers]
     parts = [frame.axes("images", columns, rows, "processor seconds")]
     for series, (name, points) in enumerate(lines.items()):
         parts += [frame.line(points, series), frame.dots(points, series)]

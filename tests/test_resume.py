@@ -276,8 +276,11 @@ def test_a_crash_changes_no_byte_of_what_keras_learns(
 
 
 @pytest.mark.slow
-def test_with_xla_too(file: Path, tmp_path: Path) -> None:
-    overrides = ["fit.xla=true", "fit.keep='last'", "freeze={name='layer_range', train='2-'}"]
+@pytest.mark.parametrize(
+    "setting", ["fit.xla=true", "fit.frozen_dtype='int8'", "fit.frozen_dtype='bfloat16'"]
+)
+def test_with_other_arithmetic_too(setting: str, file: Path, tmp_path: Path) -> None:
+    overrides = [setting, "fit.keep='last'", "freeze={name='layer_range', train='2-'}"]
     done = tlkit.run(file, tmp_path / "straight", overrides=overrides)
     folder = stopped(file, tmp_path / "run", 3, overrides=overrides)
     tlkit.resume(folder)

@@ -19,8 +19,8 @@ FITTED_KINDS = frozenset({"Standardize", "KernelFeatures"})
 INT8_KINDS = frozenset({
     "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
     "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling2D",
-    "GlobalMaxPooling2D", "MaxPooling2D", "Multiply", "ReLU", "Reshape", "SeparableConv2D",
-    "ZeroPadding2D",
+    "GlobalMaxPooling2D", "MaxPooling2D", "Multiply", "Preprocess", "ReLU", "Reshape",
+    "SeparableConv2D", "ZeroPadding2D",
 })  # fmt: skip
 
 
