@@ -42,7 +42,7 @@ from tlkit.system.notebook import data_frame, face, few_names, html_table
 from tlkit.system.renames import renamed_method, warn_renamed
 from tlkit.system.seal import seal_tree
 from tlkit.system.text import printable
-from tlkit.train.assemble import assemble
+from tlkit.train.assemble import model_of
 from tlkit.train.features import Extractor
 from tlkit.train.frozen_dtype import as_trained
 from tlkit.train.plan import model_layers, prefix_batch
@@ -556,14 +556,7 @@ def load(
     experiment = read_experiment(folder, plugins, backbone)
     plan = read_record(folder, PLAN, PlanRecord.from_json)
     folder.check(WEIGHTS, WeightsError)
-    model, _ = assemble(
-        experiment.backbone,
-        experiment.head,
-        len(plan.classes),
-        experiment.seed,
-        experiment.fit.mixed_precision,
-        load_weights=False,
-    )
+    model, _ = model_of(experiment, len(plan.classes), load_weights=False)
     read_weights(folder.path / WEIGHTS, model, layer_table(model))
     return classifier_of(folder, experiment, model)
 

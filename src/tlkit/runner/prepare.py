@@ -107,7 +107,7 @@ def prepare_run(
 
     from tlkit.data.checks import check_images  # from here on heavy
     from tlkit.data.images import DecodedImageIndex, Reader
-    from tlkit.train.assemble import assemble
+    from tlkit.train.assemble import model_of
     from tlkit.train.features import check_preprocessing
     from tlkit.train.stage import PreparedRun
 
@@ -133,13 +133,7 @@ def prepare_run(
     splits = checked.splits
     plan = make_plan(experiment, splits) if splits.skipped else evolve(plan, data=splits.facts())
     callback.on_images_checked(plan, splits)
-    model, weights = assemble(
-        experiment.backbone,
-        experiment.head,
-        len(plan.classes),
-        experiment.seed,
-        experiment.fit.mixed_precision,
-    )
+    model, weights = model_of(experiment, len(plan.classes))
     check_preprocessing(experiment.backbone)
     for number, phase in enumerate(experiment.phases, start=1):
         _check_own_parts(phase, plan, number)

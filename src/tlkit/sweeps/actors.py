@@ -20,7 +20,7 @@ from tlkit.runner.fill import SHARD_IMAGES, Compute, Shard
 from tlkit.sweeps.executors import ray_session
 from tlkit.sweeps.joining import thread_variables
 from tlkit.system.errors import ResourceError
-from tlkit.train.assemble import apply_rates, assemble, split_at
+from tlkit.train.assemble import apply_rates, model_of, split_at
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey
 from tlkit.train.features import Extractor
 from tlkit.train.stage import StageTrainer
@@ -82,14 +82,7 @@ class FeatureActor:
 
     def __init__(self, frozen_layers: FrozenLayers) -> None:
         experiment = frozen_layers.experiment
-        model, _ = assemble(
-            experiment.backbone,
-            experiment.head,
-            frozen_layers.classes,
-            experiment.seed,
-            experiment.fit.mixed_precision,
-            load_weights=False,
-        )
+        model, _ = model_of(experiment, frozen_layers.classes, load_weights=False)
         batch_norm = experiment.freeze.batch_norm
         apply_rates(model, frozen_layers.layers, frozen_layers.lr_multipliers, batch_norm)
         prefix, _ = split_at(model, frozen_layers.layers, frozen_layers.cut)

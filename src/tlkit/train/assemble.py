@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
+from tlkit.config.experiment import Experiment
 from tlkit.model.graph import layer_table, leaves
 from tlkit.model.layers import LayerTable, holds_batch_norm
 from tlkit.parts.backbones.applications import KerasApplication
@@ -72,6 +73,20 @@ def assemble(
                 inner.dtype_policy = f"mixed_{mixed_precision}"
     check_settings()  # parts have been at work
     return model, loaded
+
+
+def model_of(
+    experiment: Experiment, classes: int, load_weights: bool = True
+) -> tuple[keras.Model, Mapping[str, str]]:
+    """Assemble an experiment's model."""
+    return assemble(
+        experiment.backbone,
+        experiment.head,
+        classes,
+        experiment.seed,
+        experiment.fit.mixed_precision,
+        load_weights,
+    )
 
 
 def _assembled(

@@ -23,7 +23,7 @@ from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import NumericalError, PartError
 from tlkit.system.keras import autograph, check_settings, keras, tf
 from tlkit.system.signals import stop_if_asked
-from tlkit.train.assemble import above_cut, apply_rates, assemble, split_at
+from tlkit.train.assemble import above_cut, apply_rates, model_of, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
 from tlkit.train.features import KEPT_BYTES, Extractor, Images, Source
@@ -119,14 +119,7 @@ class StageTrainer:
         plan, experiment = self.run.plan, self.experiment
         mirrored = strategy(self.planned.devices)
         with mirrored.scope():
-            model, _ = assemble(
-                experiment.backbone,
-                experiment.head,
-                len(plan.classes),
-                experiment.seed,
-                experiment.fit.mixed_precision,
-                load_weights=False,
-            )
+            model, _ = model_of(experiment, len(plan.classes), load_weights=False)
             rates, batch_norm = self.planned.stage.lr_multipliers, experiment.freeze.batch_norm
             apply_rates(model, plan.layers, rates, batch_norm)
             _, twin = split_at(model, plan.layers, self.planned.cut)
