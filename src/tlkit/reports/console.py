@@ -164,7 +164,7 @@ def scores_text(split: str, scores: Scores) -> str:
 
     means = f"balanced accuracy {share('balanced_accuracy')}, macro F1 {decimal('macro_f1')}"
     lines = [
-        f"{split}: accuracy {share('accuracy')}, {scores.images} images (95 % intervals)",
+        f"{split}: accuracy {share('accuracy')}, {scores.images:,} images (95 % intervals)",
         f"{means}, kappa {decimal('kappa')}",
     ]
     if scores.log_loss is not None:

@@ -83,7 +83,7 @@ def curves(run: RunRecord) -> Drawing:
 
 def confusion(scores: Scores, split: str) -> Drawing:
     """Return the confusion matrix."""
-    title = f"Confusion matrix, {scores.images} images of {split}"
+    title = f"Confusion matrix, {scores.images:,} images of {split}"
     return _drawn(title, confusion=confusion_rows(scores), classes=scores.classes)
 
 
@@ -113,7 +113,7 @@ def top_losses(run: RunRecord, source: Source, count: int) -> Drawing:
 def most_confused(run: RunRecord, source: Source) -> Drawing:
     """Return the pairs of classes most often confused, with images."""
     pairs = [
-        (f"{pair.count} of {pair.of} images of {pair.label} were classified as {pair.predicted}",
+        (f"{pair.count:,} of {pair.of:,} images of {pair.label} were classified as {pair.predicted}",
          plain(shown, source))
         for pair, shown in confused_pairs(run.judged)
     ]  # fmt: skip

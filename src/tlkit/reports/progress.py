@@ -320,9 +320,9 @@ class Terminal(Callback):
         if self._time and self._staged:  # before the first epoch too: to standardize features
             self._time.images(done - self._through if done > self._through else done)
             self._through = done if done < count else 0
-            self._show(f"{self._epoch}  frozen layers: {done}/{count} {split} images".strip())
+            self._show(f"{self._epoch}  frozen layers: {done:,}/{count:,} {split} images".strip())
             return
-        text = f"frozen layers: {done}/{count} {split} images"
+        text = f"frozen layers: {done:,}/{count:,} {split} images"
         if not self._bar.shown:
             self._bar.start(text, count)
         self._bar.update(done, text)
@@ -417,7 +417,7 @@ class Terminal(Callback):
 
         run = read_run(RunFolder(folder))
         accuracy = format_share(run.scores.accuracy, run.scores.intervals["accuracy"])
-        self.say(f"{run.split}: accuracy {accuracy}, {run.scores.images} images")
+        self.say(f"{run.split}: accuracy {accuracy}, {run.scores.images:,} images")
         findings = diagnose(run)
         lines = [f"! {text}" for text in caveats(run)]
         lines += [f"- {finding}" for finding in findings]
