@@ -113,7 +113,7 @@ def top_losses(run: RunRecord, source: Source, count: int) -> Drawing:
 def most_confused(run: RunRecord, source: Source) -> Drawing:
     """Return the pairs of classes most often confused, with images."""
     pairs = [
-        (f"{pair.count:,} of {pair.of:,} images of {pair.label} were classified as {pair.predicted}",
+        (f"{pair.count:,} of {pair.of:,} images of {pair.label} called {pair.predicted}",
          plain(shown, source))
         for pair, shown in confused_pairs(run.judged)
     ]  # fmt: skip
