@@ -283,7 +283,7 @@ def test_an_augmentation_that_forgets_the_batch_size_works_with_winograd() -> No
             return tf.boolean_mask(images, tf.reduce_all(keys >= 0, 1))
 
     inputs = keras.layers.Input((16, 16, 3))
-    wide = keras.layers.Conv2D(128, 1)(inputs)
+    wide = keras.layers.Conv2D(256, 1)(inputs)
     prefix = keras.Model(inputs, keras.layers.Conv2D(64, 3, padding="same")(wide))
     assert suits(prefix.layers[-1])
     pixels = np.zeros((2, 16, 16, 3), np.uint8)

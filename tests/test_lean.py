@@ -18,7 +18,7 @@ def drawn(shape: tuple[int, ...], seed: int) -> Any:
 
 def branched() -> Any:
     """Return a model with a skip connection, BatchNorm and an operation that is no layer."""
-    inputs = keras.layers.Input((12, 12, 64), name="in")
+    inputs = keras.layers.Input((12, 12, 128), name="in")
     x = keras.layers.Conv2D(128, 3, padding="same", activation="relu", name="first")(inputs)
     y = keras.layers.Conv2D(128, 3, padding="same", use_bias=False, name="second")(x)
     y = keras.layers.BatchNormalization(name="norm")(y)
@@ -34,7 +34,7 @@ def test_the_tiled_model_shares_all_variables_and_says_the_same() -> None:
     kinds = [type(layer).__name__ for layer in tiled.layers]
     assert [kinds.count(kind) for kind in ("_Convolution", "_Nothing", "Conv2D")] == [2, 1, 1]
     assert {id(v) for v in tiled.weights} == {id(v) for v in model.weights}
-    x = drawn((3, 12, 12, 64), 0)
+    x = drawn((3, 12, 12, 128), 0)
     for _ in range(2):
         expected = model(x, training=False).numpy()
         np.testing.assert_allclose(tiled(x, training=False).numpy(), expected, rtol=1e-4, atol=1e-4)

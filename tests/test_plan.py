@@ -197,10 +197,10 @@ def test_xla_is_used_where_no_convolution_is_trained_unless_it_is_settled() -> N
 @pytest.mark.parametrize(
     ("train", "image_size", "settled", "used"),
     [
-        (122, 224, None, False),
-        (123, 224, None, True),
-        (506, 112, None, False),
-        (507, 112, None, True),
+        (10, 224, None, False),
+        (11, 224, None, True),
+        (58, 112, None, False),
+        (59, 112, None, True),
         (1, 224, True, True),
         (1000, 224, False, False),
     ],

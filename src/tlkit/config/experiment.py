@@ -84,7 +84,7 @@ class Fit:
             time on a CPU; elsewhere it only adds compile time.
         winograd: Compute the frozen layers' 3 × 3 convolutions by Winograd's algorithm, which
             needs a quarter of the multiplications with similar rounding; unset: only if the splits
-            have at least as many pixels as 128 images of 224 × 224, since compiling takes seconds.
+            have at least as many pixels as 16 images of 224 × 224.
             Trained layers never use it.
         cache: Keep the frozen layers' features on disk for later epochs and runs; results do not
             change.

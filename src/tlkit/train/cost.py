@@ -10,11 +10,11 @@ from attrs import frozen
 from tlkit.model.layers import Layer
 from tlkit.train.plan import Plan, PlannedStage
 
-# Measured on two cores (docs/performance.md): VGG-16 at 224 px, 15.3 G multiply-adds and 14 M
-# outputs, takes 0.145 s per image; networks of depthwise convolutions are held up by their outputs.
-MULTIPLY_ADDS_PER_S = 53e9  # per core
+# Measured: VGG-16 at 224 px, 15.3 G multiply-adds and 14 M outputs, takes 155 to 170 ms of
+# processor time per image; networks of depthwise convolutions are held up by their outputs.
+MULTIPLY_ADDS_PER_S = 100e9  # per core
 OUTPUTS_PER_S = 0.4e9  # per core: values that layers write
-WINOGRAD_GAIN = 0.57  # of the time, for frozen 3 × 3 convolutions
+WINOGRAD_GAIN = 0.7  # of the time, for frozen 3 × 3 convolutions
 # Of the time: VGG-16 takes 0.2 in bfloat16 and 0.1 in int8, ResNet-50 0.5 and 0.2, MobileNetV2 1.3
 # and 0.35.
 GAINS = {"bfloat16": 0.35, "int8": 0.25}

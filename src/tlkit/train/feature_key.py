@@ -58,7 +58,7 @@ class FeatureKey:
             "resize": experiment.data.resize,
             "occlude_centre": experiment.data.mask_center,  # its old name: renaming empties caches
             "batch": batch,
-            "winograd": winograd,
+            "winograd": winograd and 2,  # its second form, which rounds otherwise
             **({"computed_in": frozen_dtype} if frozen_dtype != "float32" else {}),
             **({"folded": True} if folded_norms(prefix) else {}),
             "dtype": experiment.fit.feature_dtype,
