@@ -65,8 +65,8 @@ class Quantized:
 
     def _converted(self) -> bytes:
         """Return the inner layers as a file of TensorFlow Lite."""
-        weights = [
-            [variable.numpy() for variable in variables]
+        weights = [  # tensors, so that weights can be folded while tracing
+            [tf.constant(variable.numpy()) for variable in variables]
             for variables in (self.inside.trainable_variables, self.inside.non_trainable_variables)
         ]
 
