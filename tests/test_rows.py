@@ -41,6 +41,9 @@ def test_rows_are_what_numpy_gives(
     for index in (np.array(numbers, np.int64), data.draw(st.slices(len(array)))):
         assert np.array_equal(rows[index], array[index], equal_nan=array.dtype.kind == "f")
     assert rows.whole().tobytes() == array.tobytes()
+    for missing in (len(array), -len(array) - 1):
+        with pytest.raises(IndexError, match=f"there are {len(array)} rows"):
+            rows[np.array([missing])]
 
 
 def test_a_file_that_is_cut_while_it_is_used_is_an_error(tmp_path: Path) -> None:

@@ -72,7 +72,13 @@ class Rows:
         """Return some rows: a slice, or those with these numbers."""
         import numpy as np
 
-        numbers = np.arange(len(self))[index]
+        # Called for every batch, so no step may take longer the more rows there are.
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        numbers = np.asarray(index, np.int64)
+        numbers = np.where(numbers < 0, numbers + len(self), numbers)
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise IndexError(f"there are {len(self)} rows, got {index}")
         rows = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         content = rows.reshape(-1).view(np.uint8).data
         jumps = np.flatnonzero(np.diff(numbers) != 1) + 1  # what lies together is read together

@@ -34,6 +34,8 @@ ROUNDING = 0.01  # by which augmented pixels may leave 0 to 255
 log = logging.getLogger(__name__)
 # Without a cache, features without augmentation are kept in memory up to this size.
 KEPT_BYTES = 2 << 30
+# Cached features up to this size are read once, not row by row for every batch.
+READ_WHOLE_BYTES = 1 << 26
 
 
 def _differs(images: Any, shape: tf.TensorShape | tuple[int, ...]) -> str:
@@ -301,7 +303,8 @@ class Source:
                     )
                     self.cache = None
                     return self._features(keys)
-            self._kept = name, features
+            small = features.size_bytes <= READ_WHOLE_BYTES
+            self._kept = name, features.whole() if small else features
         return self._kept[1]
 
     def _put(self, cache: FeatureCache, name: str, keys: AugmentationKeys | None) -> Rows:
