@@ -28,6 +28,7 @@ class JpegMarkers:
         self.frame = self.scans = metadata = self.end = 0
         # By component, the bits of each of its 64 coefficients that are still to come.
         self.missing: dict[int, list[int]] = {}
+        most_scans, most_metadata = limit("TLKIT_MAX_SCANS"), limit("TLKIT_MAX_METADATA_MB") << 20
         place = 2
         while match := _MARKER.search(content, place):
             code, place = match[1][0], match.end()
@@ -44,9 +45,9 @@ class JpegMarkers:
                 self._scan(body)
             elif code in APPS or code == COMMENT:
                 metadata += length
-            if self.scans > limit("TLKIT_MAX_SCANS"):
+            if self.scans > most_scans:
                 raise JpegError(f"has {beyond('TLKIT_MAX_SCANS')} scans")
-            if metadata > limit("TLKIT_MAX_METADATA_MB") << 20:
+            if metadata > most_metadata:
                 raise JpegError(f"has {beyond('TLKIT_MAX_METADATA_MB', ' MB')} of metadata")
 
     def _scan(self, body: bytes) -> None:
