@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlkit.train.lean import convolved, suits, tile_kernel, tiled
+from tlkit.train.lean import suits, tiled
 
 
 def drawn(shape: tuple[int, ...], seed: int, rectified: bool = False) -> Any:
@@ -50,7 +50,7 @@ def test_it_is_the_direct_convolution_but_for_rounding(
 ) -> None:
     x, bias = drawn((batch, height, width, channels), seed), drawn((filters,), seed + 1)
     kernel = drawn((3, 3, channels, filters), seed + 2)
-    found = convolved(tf.constant(x), tile_kernel(kernel), bias, pad, relu).numpy()
+    found = tiled(tf.constant(x), kernel, bias, pad, relu).numpy()
     expected = direct(x, kernel, bias, pad, relu)
     assert found.shape == expected.shape
     # The numbers of a tile reach 100 times its largest pixel, so their rounding does too.
@@ -67,14 +67,14 @@ def test_it_rounds_hardly_more_than_the_direct_one() -> None:
     x, kernel = drawn((2, 14, 14, 128), 0, rectified=True), drawn((3, 3, 128, 64), 1)
     bias = drawn((64,), 2)
     exact = direct(x, kernel, bias, pad=True, relu=True)
-    tiled = convolved(tf.constant(x), tile_kernel(kernel), bias, True, True)
+    by_tiles = tiled(tf.constant(x), kernel, bias, True, True)
     plain = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME") + bias)
-    errors = [rms(found.numpy() - exact) / rms(exact) for found in (tiled, plain)]
+    errors = [rms(found.numpy() - exact) / rms(exact) for found in (by_tiles, plain)]
     assert errors[0] < 5e-6
     assert errors[0] < 10 * errors[1]
 
 
-def layer(side: int | None = 8, channels: int = 128, **settings: Any) -> Any:
+def layer(side: int | None = 4, channels: int = 128, **settings: Any) -> Any:
     convolution = keras.layers.Conv2D(
         **{"filters": 128, "kernel_size": 3, "padding": "same"} | settings
     )
@@ -86,10 +86,10 @@ def layer(side: int | None = 8, channels: int = 128, **settings: Any) -> Any:
     ("settings", "suitable"),
     [
         ({}, True),
-        ({"padding": "valid", "side": 10}, True),
+        ({"padding": "valid", "side": 6}, True),
         ({"activation": "relu", "use_bias": False}, True),
-        ({"padding": "valid", "side": 9}, False),  # 7 × 7 come out
-        ({"side": 7}, False),
+        ({"padding": "valid", "side": 5}, False),  # 3 × 3 come out
+        ({"side": 3}, False),
         ({"side": None}, False),
         ({"channels": 127}, False),
         ({"filters": 127}, False),
@@ -120,7 +120,7 @@ def test_other_layers_are_not() -> None:
 
 
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, kernel = tf.constant(drawn((3, 20, 20, 8), 0)), tile_kernel(drawn((3, 3, 8, 4), 1))
+    x, kernel = tf.constant(drawn((3, 20, 20, 8), 0)), drawn((3, 3, 8, 4), 1)
     bias = drawn((4,), 2)
     whole = tiled(x, kernel, bias, True, True).numpy()
     monkeypatch.setattr("tlkit.train.lean.TILES_BYTES", 1)

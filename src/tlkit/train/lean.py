@@ -61,10 +61,10 @@ _ORDER = np.concatenate(  # of a tile's pixels: those of each block together
     ]
 )
 # Measured on two cores, in processor time per image. VGG-16 takes 155 ms at 224 px directly and 109
-# by tiles, which is the same if its layers with 64 × 128 channels are among them. At 64 px it takes
-# 15.9 ms directly, 11.7 by tiles, and 14.6 if maps below 12 × 12 are not. ResNet-50 hardly gains.
+# by tiles, the same if its layers with 64 × 128 channels are among them. At 64 px it takes 15.9 ms
+# directly and 11.1 by tiles; 11.7 without maps below 7 × 7, 14.6 without those below 12 × 12.
 MIN_CHANNELS = 128 * 128  # input times output channels
-MIN_SIDE = 8
+MIN_SIDE = 4
 TILES_BYTES = 2**23  # computed at a time, or as much as the kernel's numbers, to use them enough
 
 
@@ -84,60 +84,62 @@ def suits(layer: keras.Layer) -> bool:
     )
 
 
-def tile_kernel(kernel: tf.Tensor) -> tf.Tensor:
+def _tile_kernel(kernel: tf.Tensor) -> tf.Tensor:
     """Return a kernel's 36 numbers per input channel and filter, `(36, channels, filters)`."""
     channels, filters = kernel.shape[2:]
     numbers = _both_sides(_KERNEL) @ tf.reshape(kernel, (9, channels * filters))
     return tf.reshape(numbers, (IN**2, channels, filters))
 
 
-def tiled(x: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor, pad: bool, relu: bool) -> tf.Tensor:
-    """Return `convolved` of as many images at a time as is fastest."""
-    _, height, width, channels = x.shape
-    tiles_bytes = 4 * height * width * max(channels, weights.shape[-1]) * IN**2 // OUT**2
-    most = max(TILES_BYTES, 4 * math.prod(weights.shape)) // tiles_bytes
-    size = 1 << max(1, most).bit_length() >> 1  # a power of two, as batches are
-    portions: list[tf.Tensor] = []
-    for start in range(0, x.shape[0], size):
-        with tf.control_dependencies(portions[-1:]):  # never two in memory
-            portions.append(convolved(x[start : start + size], weights, bias, pad, relu))
-    return tf.concat(portions, 0)
-
-
-def convolved(
-    x: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor, pad: bool, relu: bool
-) -> tf.Tensor:
-    """Return the convolution of images with a kernel, computed by tiles.
+def tiled(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, pad: bool, relu: bool) -> tf.Tensor:
+    """Return the convolution of images with a kernel, computed by tiles, portion by portion.
 
     Args:
         x: `(batch, height, width, channels)` float32; the shape must be static.
-        weights: A kernel of 3 × 3 as `tile_kernel` returns it.
+        kernel: `(3, 3, channels, filters)`.
         bias: `(filters,)`.
         pad: Pad with zeros to keep height and width; otherwise they shrink by 2.
         relu: Apply ReLU.
     """
     batch, *sides, channels = x.shape
-    filters = weights.shape[-1]
-    sides = [side if pad else side - 2 for side in sides]
-    rows, columns = (-(-side // OUT) for side in sides)
+    filters = kernel.shape[-1]
+    outputs = [side if pad else side - 2 for side in sides]
+    counts = [-(-side // OUT) for side in outputs]  # of tiles
     margins = [
         (int(pad), (count + 1) * OUT - side - int(pad))
-        for count, side in zip((rows, columns), x.shape[1:3], strict=True)
+        for count, side in zip(counts, sides, strict=True)
     ]
-    # One position in blocks of 4 × 4 pixels at a time; tiles also reach into the blocks after them.
-    blocks = tf.space_to_batch(x, (OUT, OUT), margins)
-    blocks = tf.reshape(blocks, (OUT, OUT, batch, rows + 1, columns + 1, channels))
-    pixels = [
-        blocks[: IN - OUT * i, : IN - OUT * j, :, i : rows + i, j : columns + j] for i, j in _BLOCKS
+    crops = [(0, count * OUT - side) for count, side in zip(counts, outputs, strict=True)]
+    tiles_bytes = 4 * math.prod(sides) * max(channels, filters) * IN**2 // OUT**2
+    most = max(TILES_BYTES, 4 * IN**2 * channels * filters) // tiles_bytes
+    size = 1 << max(1, most).bit_length() >> 1  # a power of two, as batches are
+    portions: list[tf.Tensor] = []
+    for start in range(0, batch, size):
+        with tf.control_dependencies(portions[-1:]):  # never two in memory
+            blocks = tf.space_to_batch(x[start : start + size], (OUT, OUT), margins)
+            if not start:
+                with tf.control_dependencies([blocks]):  # all layers' take 0.2 GB in VGG-16
+                    weights = _tile_kernel(kernel)
+            # `(4, 4, images, rows, columns, channels)`
+            blocks = tf.reshape(blocks, (OUT, OUT, -1, *(n + 1 for n in counts), channels))
+            sums = tf.reshape(_sums(blocks, weights), (-1, *counts, filters))
+            sums = tf.nn.bias_add(tf.batch_to_space(sums, (OUT, OUT), crops), bias)
+            portions.append(tf.nn.relu(sums) if relu else sums)
+    return tf.concat(portions, 0)
+
+
+def _sums(blocks: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Return the 16 numbers of each tile's output, `(16, ...)`, from blocks of 4 × 4 pixels."""
+    _, _, images, rows, columns, channels = blocks.shape
+    tiles = images * (rows - 1) * (columns - 1)
+    pixels = [  # a tile reaches into the blocks after its own
+        blocks[: IN - OUT * i, : IN - OUT * j, :, i : rows - 1 + i, j : columns - 1 + j]
+        for i, j in _BLOCKS
     ]
-    pixels = tf.concat([tf.reshape(x, (-1, batch * rows * columns * channels)) for x in pixels], 0)
+    pixels = tf.concat([tf.reshape(x, (-1, tiles * channels)) for x in pixels], 0)
     pixels = _both_sides(_PIXELS)[:, _ORDER] @ pixels
-    sums = tf.reshape(pixels, (IN**2, batch * rows * columns, channels)) @ weights
-    sums = _both_sides(_SUMS) @ tf.reshape(sums, (IN**2, -1))
-    sums = tf.reshape(sums, (OUT**2 * batch, rows, columns, filters))
-    crops = [(0, count * OUT - side) for count, side in zip((rows, columns), sides, strict=True)]
-    sums = tf.nn.bias_add(tf.batch_to_space(sums, (OUT, OUT), crops), bias)
-    return tf.nn.relu(sums) if relu else sums
+    sums = tf.reshape(pixels, (IN**2, tiles, channels)) @ weights
+    return _both_sides(_SUMS) @ tf.reshape(sums, (IN**2, -1))
 
 
 def _both_sides(side: np.ndarray) -> np.ndarray:
@@ -230,9 +232,7 @@ class _Convolution(keras.layers.Layer):  # type: ignore[misc]  # Keras has no ty
             kernel, bias = self._weights()
         if self.tiles:
             pad, relu = layer.padding == "same", layer.activation is keras.activations.relu
-            with tf.control_dependencies([x]):  # each time: all of them take 0.2 GB in VGG-16
-                weights = tile_kernel(kernel)
-            return tiled(x, weights, bias, pad, relu)
+            return tiled(x, kernel, bias, pad, relu)
         strides, padding, dtype = (1, *layer.strides, 1), layer.padding.upper(), x.dtype
         # TensorFlow fuses `bias_add`, not a sum, with the convolution before and the ReLU after it.
         if isinstance(layer, keras.layers.DepthwiseConv2D):  # which bfloat16 makes slower on a CPU
