@@ -62,6 +62,19 @@ def normed(below: Any, shape: tuple[int, ...] = (7, 7, 4), **settings: Any) -> A
     return model
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_graph_reads_the_weights_for_every_batch_unless_they_are_constant(constant: bool) -> None:
+    model = normed(keras.layers.Conv2D(6, 3))
+    leaner, x = lean(model, False, constant), drawn((2, 7, 7, 4), 0)
+    traced = tf.function(lambda x: leaner(x, training=False))
+    first = traced(x).numpy()
+    np.testing.assert_allclose(first, model(x, training=False).numpy(), rtol=1e-5, atol=1e-5)
+    for variable in model.weights:
+        variable.assign(variable * 1.5 + 0.01)
+    expected = first if constant else model(x, training=False).numpy()
+    np.testing.assert_allclose(traced(x).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
 LAYERS = keras.layers
 
 

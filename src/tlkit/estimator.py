@@ -365,7 +365,7 @@ class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
                 rest = {key: value for key, value in backbone.items() if key != "name"}
                 backbone = structure(cls, rest, source="backbone")
             model = pooled_features(backbone, self.layer)
-            extractor = Extractor(model, backbone, NoAugmentation(), PREFIX_BATCH)
+            extractor = Extractor(model, backbone, NoAugmentation(), PREFIX_BATCH, constant=True)
             self._kept = asked, extractor, backbone.image_size
         return self._kept[1:]
 

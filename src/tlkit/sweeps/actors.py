@@ -96,6 +96,7 @@ class FeatureActor:
             frozen_layers.batch,
             experiment.fit.feature_dtype,
             *computing,
+            constant=True,
         )
         own = FeatureKey.of(prefix, experiment, frozen_layers.batch, *computing)
         wanted = frozen_layers.feature_key.depends_on

@@ -73,6 +73,7 @@ class Extractor:
         winograd: Compute the prefix's 3 × 3 convolutions by Winograd's algorithm where that is
             faster.
         frozen_dtype: What the prefix computes in.
+        constant: Whether the prefix's weights stay what they are at the first batch.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class Extractor:
         dtype: str = "float32",
         winograd: bool = False,
         frozen_dtype: str = "float32",
+        constant: bool = False,
     ) -> None:
         self.batch, self.dtype, self.frozen = batch, np.dtype(dtype), prefix is not None
         size = backbone.image_size
         self.shape: tuple[int, ...] = prefix.output.shape[1:] if prefix else (size, size, 3)
-        prefix = lean(prefix, winograd) if prefix else None
+        prefix = lean(prefix, winograd, constant) if prefix else None
         compute = computing(prefix, backbone, batch, frozen_dtype) if prefix else None
 
         self.part = part_name(augmentation)

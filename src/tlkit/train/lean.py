@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -147,10 +147,11 @@ def _both_sides(side: np.ndarray) -> np.ndarray:
     return np.kron(side, side).astype(np.float32)
 
 
-def lean(model: keras.Model, winograd: bool) -> keras.Model:
+def lean(model: keras.Model, winograd: bool, constant: bool = False) -> keras.Model:
     """Return a model with the same variables for inference that does less where that is possible.
 
-    On a GPU `winograd` changes nothing: TensorFlow uses the algorithm there.
+    On a GPU `winograd` changes nothing: TensorFlow uses the algorithm there. If the variables are
+    `constant`, BatchNorm is folded once, with their values at the first batch.
     """
     norms = folded_norms(model)
     tiles = winograd and not tf.config.list_physical_devices("GPU")
@@ -158,7 +159,8 @@ def lean(model: keras.Model, winograd: bool) -> keras.Model:
 
     def leaner(layer: keras.Layer) -> keras.Layer:
         if layer.name in norms or (tiles and suits(layer)):
-            return _Convolution(layer, norms.get(layer.name), tiles and suits(layer))
+            norm = norms.get(layer.name)
+            return _Convolution(layer, norm, tiles and suits(layer), constant)
         return _Nothing(name=f"{layer.name}_folded") if layer.name in left_out else layer
 
     if not norms and not (tiles and any(map(suits, model.layers))):
@@ -219,16 +221,19 @@ class _Nothing(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 class _Convolution(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """A convolution with that layer's variables and those of the BatchNorm folded into it."""
 
-    def __init__(self, layer: keras.Layer, norm: keras.Layer | None, tiles: bool) -> None:
+    def __init__(
+        self, layer: keras.Layer, norm: keras.Layer | None, tiles: bool, constant: bool
+    ) -> None:
         super().__init__(name=f"{layer.name}_lean", dtype="float32", autocast=False)
-        self.layer, self.norm, self.tiles = layer, norm, tiles
+        self.layer, self.norm, self.tiles, self.constant = layer, norm, tiles, constant
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return self.layer.compute_output_shape(input_shape)  # type: ignore[no-any-return]  # no types
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         layer = self.layer
-        with tf.init_scope():  # once: folding the weights takes as long as a tenth of a batch
+        # Folding takes a tenth of a small batch's time, so it is done once where that is safe.
+        with tf.init_scope() if self.constant else nullcontext():
             kernel, bias = self._weights()
         if self.tiles:
             pad, relu = layer.padding == "same", layer.activation is keras.activations.relu

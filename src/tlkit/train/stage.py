@@ -347,6 +347,7 @@ class StageTrainer:
             experiment.fit.feature_dtype if prefix is not None else "float32",
             plan.winograd,
             plan.frozen_dtype,
+            constant=True,
         )
         data, size = experiment.data, experiment.backbone.image_size
         reader = Reader(run.splits.read, size, data.resize, data.mask_center, store=run.pixels)
