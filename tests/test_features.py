@@ -123,7 +123,7 @@ def test_one_view_is_open_at_a_time_and_none_is_mapped(
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_features_that_are_cut_off_while_they_are_used_are_an_error_unless_all_were_read(
+def test_features_that_are_cut_off_while_they_are_used_are_an_error(
     large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:
