@@ -161,7 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(arguments.data.resolve(), epochs, Path(folder))
         bench.by_hand(1 if arguments.quick else min(arguments.measured, epochs))
-        bench.tlkit("no augmentation", "augmentation.name='none'", views=1)
+        bench.tlkit("no augmentation", "augmentation={name='none'}", views=1)
         views = min(3, epochs)
         took = [bench.tlkit("views = 3", VIEWS, views=views)]
         for setting in NEXT[: 1 if arguments.quick else None]:
