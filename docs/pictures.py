@@ -297,12 +297,8 @@ def scale_picture() -> str:
         parts += [frame.line(points, series), frame.dots(points, series)]
         x, y = (axis(value) for axis, value in zip((frame.x, frame.y), points[-2], strict=True))
         highest = points[-2][1] == max(row[-2][1] for row in lines.values())
-        place = (
-            {"x": x - 8, "y": y - 10, "text-anchor": "end"}
-            if highest
-            else {"x": x + 8, "y": y + 22}
-        )
-        parts.append(tag("text", name, class_="tick", **place))
+        dx, dy, anchor = (-8, -10, "end") if highest else (8, 22, None)
+        parts.append(tag("text", name, class_="tick", x=x + dx, y=y + dy, text_anchor=anchor))
     told = "; ".join(
         f"{name}: {points[0][1]:.3g} s for {points[0][0]:,}, {points[-1][1]:.3g} s for "
         f"{points[-1][0]:,}"
