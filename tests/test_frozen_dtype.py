@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.fakes import small
+from tests.pictures import picture
+from typer.testing import CliRunner
 
 import tlkit
+from tlkit.cli.app import app
 from tlkit.data.images import Reader
 from tlkit.parts.datasets import load_splits
 
@@ -33,11 +37,31 @@ def test_a_run_in_bfloat16_predicts_as_it_was_trained_or_in_float32_where_there_
     reader = Reader(splits.read, run.experiment.backbone.image_size)
     pixels = np.stack([reader(example.path) for example in splits.test])
     classifier = tlkit.load(run.folder)
+    assert classifier.notes == ()
     np.testing.assert_allclose(classifier.predict_proba(pixels), said, atol=1e-6)
     in_float32 = classifier.in_float32().predict_proba(pixels)
     assert 1e-5 < np.abs(in_float32 - said).max() < 0.02
     monkeypatch.setattr("tlkit.train.frozen_dtype.has_bfloat16", lambda: False)
-    np.testing.assert_array_equal(tlkit.load(run.folder).predict_proba(pixels), in_float32)
+    here = tlkit.load(run.folder)
+    np.testing.assert_array_equal(here.predict_proba(pixels), in_float32)
+    (note,) = here.notes
+    assert note.startswith("fit.frozen_dtype: the frozen layers compute in float32, for this machi")
+
+
+@pytest.mark.slow
+def test_commands_say_once_that_a_run_in_bfloat16_computes_in_float32(
+    run: tlkit.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, label in enumerate(run.plan.classes):
+        path = tmp_path / "images" / label / "a.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(picture(number, 32)).save(path)
+    images = str(tmp_path / "images")
+    note = "note: fit.frozen_dtype: the frozen layers compute in float32, for this machine"
+    commands = ["predict", str(run.folder), images], ["evaluate", str(run.folder), "--data", images]
+    assert [CliRunner().invoke(app, command).stderr.count(note) for command in commands] == [0, 0]
+    monkeypatch.setattr("tlkit.train.frozen_dtype.has_bfloat16", lambda: False)
+    assert [CliRunner().invoke(app, command).stderr.count(note) for command in commands] == [1, 1]
 
 
 @pytest.mark.slow

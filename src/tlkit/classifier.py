@@ -45,12 +45,16 @@ from tlkit.system.text import printable
 from tlkit.train.assemble import model_of
 from tlkit.train.features import Extractor
 from tlkit.train.frozen_dtype import as_trained
-from tlkit.train.plan import model_layers, prefix_batch
+from tlkit.train.plan import FLOAT32, model_layers, prefix_batch
 from tlkit.weights.tensors import read_weights
 
 if TYPE_CHECKING:
     import pandas
 
+IN_FLOAT32 = (
+    f"{FLOAT32.format('bfloat16')}; in training they computed in bfloat16, so a few predictions "
+    "may differ"
+)
 Images = Sequence[str | Path] | npt.NDArray[Any]
 Probabilities = npt.NDArray[np.float32]
 
@@ -190,6 +194,7 @@ class Classifier:
             is unchanged.
         scores: The scores of its run, on the split that the run is judged on.
         serves: What the extractor runs, if that is not `model`: with frozen layers in fewer bits.
+        notes: What is different on this machine, if anything; `evaluate` repeats it.
     """
 
     model: keras.Model = field(repr=False)
@@ -203,6 +208,7 @@ class Classifier:
     averages_flip: bool = False
     scores: Scores | None = field(default=None, repr=False)
     serves: keras.Model | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         facts = [
@@ -306,7 +312,7 @@ class Classifier:
         path = Path(data)
         top = ImageRoot(Path(root)) if root else own_root(self.experiment, path)
         images = read_evaluation_images(path, self.classes, split, top)
-        examples, notes = images.examples, images.notes
+        examples, notes = images.examples, (*self.notes, *images.notes)
         if getattr(self.experiment.data, "on_bad_image", "") == "skip":
             bad = bad_images(examples, images.root.read, DecodedImageIndex(default_folder()))
             examples = tuple(example for example in examples if example.path not in bad)
@@ -568,6 +574,7 @@ def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model)
     layers = layer_table(model)
     cut = plan.cut(metrics.kept.epoch)
     serves = as_trained(model, layers, cut, experiment.backbone, plan.frozen_dtype)
+    as_before = plan.frozen_dtype == "float32" or not cut or serves is not model
     calibrator, threshold, averages_flip = Calibrator(), None, False
     if experiment.calibration.wanted:
         calibrator, threshold, averages_flip = read_record(
@@ -585,6 +592,7 @@ def classifier_of(folder: RunFolder, experiment: Experiment, model: keras.Model)
         averages_flip=averages_flip,
         scores=metrics.kept.scores[metrics.evaluated_on],
         serves=None if serves is model else serves,
+        notes=() if as_before else (IN_FLOAT32,),
     )
 
 

@@ -180,6 +180,7 @@ def predict(
     if features is None and layer is not None:
         raise typer.BadParameter("needs --features", param_hint="--layer")
     classifier = load_run_or_ensemble(run, plugins)
+    print_notes(classifier.notes)
     files, rejected = named_images(images, classifier, root), list[Rejected]()
     if rows is not None:
         of = named_by(run, files := list(files), form, top)

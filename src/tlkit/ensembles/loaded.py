@@ -61,6 +61,11 @@ class Ensemble:
         return next((member.stand_in for member in self.members if member.stand_in), "")
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what is different on this machine from training, for any member."""
+        return tuple(dict.fromkeys(note for member in self.members for note in member.notes))
+
+    @property
     def experiment(self) -> Experiment:
         """Return how the first member was trained."""
         return self.members[0].experiment
