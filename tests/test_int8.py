@@ -10,15 +10,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.fakes import FakeBackbone, small
+from tests.fakes import FakeBackbone, OneConvolution, small
 
 import tlkit
 from tlkit.data.images import Reader
 from tlkit.parts.augmentations import NoAugmentation
 from tlkit.parts.datasets import load_splits
-from tlkit.system.errors import PartError
+from tlkit.parts.heads import Pooled
+from tlkit.parts.shapes import Shapes
+from tlkit.system.errors import ConfigError, PartError
 from tlkit.train.features import Extractor
-from tlkit.train.int8 import Quantized, photographs
+from tlkit.train.int8 import ACTIVATIONS, Quantized, check_int8, photographs
 
 LAYERS = keras.layers
 SIDE = FakeBackbone().image_size
@@ -100,19 +102,54 @@ def test_a_run_in_int8_is_the_same_without_the_cache_and_its_model_predicts_in_i
         tlkit.export(tmp_path / "0", tmp_path / "exported")
 
 
-class Unknown(keras.layers.Layer):  # type: ignore[misc,unused-ignore]  # Keras has no types
-    """TensorFlow Lite has no such operation."""
-
-    def call(self, x: Any) -> Any:
-        return tf.raw_ops.Betainc(a=x, b=x, x=x)
+def unknown(x: Any) -> Any:
+    """Return an operation that TensorFlow Lite does not have."""
+    return tf.raw_ops.Betainc(a=x, b=x, x=x)
 
 
-def test_what_cannot_be_computed_in_int8_is_said_with_the_way_out() -> None:
+class Odd(OneConvolution):
+    """A network whose layer's kind is known, but not its activation."""
+
+    def build(self) -> Any:
+        inputs = LAYERS.Input((8, 8, 3))
+        return keras.Model(inputs, LAYERS.Conv2D(2, 3, activation=unknown, name="conv")(inputs))
+
+
+def test_what_cannot_be_computed_in_int8_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.train.plan.has_int8", lambda: True)
+    experiment = tlkit.Experiment(
+        data=Shapes(train=6, val=3, test=0, image_px=16),
+        backbone=Odd(),
+        head=Pooled(),
+        fit=tlkit.Fit(epochs=1, cache=False, frozen_dtype="int8"),
+    )
+    rule = r'fit\.frozen_dtype: .*Odd.* computed in int8: .*; set fit\.frozen_dtype = "float32"'
+    with pytest.raises(ConfigError, match=rule):
+        tlkit.run(experiment, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_unusual_networks_are_converted_on_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(Quantized, "convert", lambda self: tried.append(self))
     inputs = keras.Input((SIDE, SIDE, 3))
-    quantized = Quantized(keras.Model(inputs, Unknown()(inputs)), FakeBackbone(), 2)
-    rule = 'FakeBackbone.*cannot be computed in int8: .*; set fit.frozen_dtype = "float32"'
-    with pytest.raises(PartError, match=rule):
-        quantized(tf.zeros((2, SIDE, SIDE, 3)))
+    for activation in ("relu", "silu", "sigmoid", None):
+        check_int8(
+            keras.Model(inputs, LAYERS.Conv2D(2, 3, activation=activation)(inputs)), FakeBackbone()
+        )
+    assert not tried
+    check_int8(keras.Model(inputs, LAYERS.Conv2D(2, 3, activation="mish")(inputs)), FakeBackbone())
+    assert len(tried) == 1
+
+
+@pytest.mark.slow
+def test_the_activations_that_need_no_trial_convert() -> None:
+    x = inputs = keras.Input((SIDE, SIDE, 3))
+    for activation in ACTIVATIONS:
+        x = LAYERS.Activation(activation)(x)
+    Quantized(keras.Model(inputs, x), FakeBackbone(), 1).convert()
 
 
 def test_photographs_are_two_pictures_and_six_parts_of_them() -> None:

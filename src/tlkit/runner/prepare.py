@@ -24,7 +24,7 @@ from tlkit.runfolder.results import MetricsRecord
 from tlkit.runfolder.tables import Learned
 from tlkit.runner.trackers import require_trackers
 from tlkit.system.cache import FeatureCache, default_folder
-from tlkit.system.errors import ConfigError, Problem, RunFolderError, WeightsError
+from tlkit.system.errors import ConfigError, PartError, Problem, RunFolderError, WeightsError
 from tlkit.system.files import exists, is_dir
 from tlkit.system.keras import check_settings
 from tlkit.system.notebook import argument
@@ -135,6 +135,8 @@ def prepare_run(
     callback.on_images_checked(plan, splits)
     model, weights = model_of(experiment, len(plan.classes))
     check_preprocessing(experiment.backbone)
+    if plan.frozen_dtype == "int8":
+        _check_int8(experiment, plan, model)
     for number, phase in enumerate(experiment.phases, start=1):
         _check_own_parts(phase, plan, number)
     check_settings()  # parts have been at work
@@ -169,6 +171,20 @@ def _check_own_parts(experiment: Experiment, plan: Plan, phase: int) -> None:
         stages = (planned.stage for planned in plan.stages if planned.phase == phase)
         rates = {rate for stage in stages for rate in stage.lr_multipliers if rate}
         check_rate(with_rates(optimizer, PROBES if rates - {1} else (1.0,)), optimizer)
+
+
+def _check_int8(experiment: Experiment, plan: Plan, model: Any) -> None:
+    """Refuse frozen layers that cannot be computed in int8."""
+    from tlkit.train.assemble import split_at
+    from tlkit.train.int8 import check_int8
+
+    prefix, _ = split_at(model, plan.layers, max(planned.cut for planned in plan.stages))
+    try:
+        if prefix is not None:
+            check_int8(prefix, experiment.backbone)
+    except PartError as error:
+        file = str(experiment.origin.path) if experiment.origin else ""
+        raise ConfigError([Problem("fit.frozen_dtype", str(error))], file) from error
 
 
 def _learned_before(experiment: Experiment) -> Iterator[Learned]:

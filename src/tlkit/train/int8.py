@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tlkit.model.graph import leaves
 from tlkit.parts.kinds import Backbone
 from tlkit.parts.plugins import part_name
 from tlkit.system.errors import PartError
 from tlkit.system.keras import keras, quiet_stderr, tf, threads
+from tlkit.train.lean import lean
 
 LAYERS = keras.layers
 # Last layers that only rearrange or average stay outside: their 8 bits would be fewer than those of
@@ -26,6 +28,21 @@ LAYERS = keras.layers
 OUTSIDE = {
     LAYERS.Concatenate, LAYERS.Flatten, LAYERS.GlobalAveragePooling2D, LAYERS.GlobalMaxPooling2D,
 }  # fmt: skip
+
+# Activations that are known to convert; with others, or layers of other packages, it is tried.
+ACTIVATIONS = {
+    keras.activations.linear, keras.activations.relu, keras.activations.sigmoid,
+    keras.activations.silu,
+}  # fmt: skip
+
+
+def check_int8(prefix: keras.Model, backbone: Backbone) -> None:
+    """Raise `PartError` if layers cannot be computed in int8; tlkit's networks need no trial."""
+    for _, layer in leaves(prefix):
+        own = type(layer).__module__.startswith(("keras.", "tlkit."))
+        if not own or getattr(layer, "activation", keras.activations.linear) not in ACTIVATIONS:
+            Quantized(lean(prefix, False), backbone, 1).convert()
+            return
 
 
 class Quantized:
@@ -51,7 +68,7 @@ class Quantized:
         """Return what the model returns for `batch` images; for use in a graph."""
         if self._interpreter is None:
             with tf.init_scope():
-                self._interpreter = _interpreter(self._converted())
+                self._interpreter = _interpreter(self.convert())
         maps = tf.numpy_function(self._outputs, [images], [tf.float32] * len(self.edges))
         shapes = [(self.batch, *edge.shape[1:]) for edge in self.edges]
         maps = [tf.ensure_shape(x, shape) for x, shape in zip(maps, shapes, strict=True)]
@@ -63,7 +80,7 @@ class Quantized:
         interpreter.invoke()
         return [interpreter.get_tensor(o["index"]) for o in interpreter.get_output_details()]
 
-    def _converted(self) -> bytes:
+    def convert(self) -> bytes:
         """Return the inner layers as a file of TensorFlow Lite."""
         weights = [  # tensors, so that weights can be folded while tracing
             [tf.constant(variable.numpy()) for variable in variables]
