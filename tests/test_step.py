@@ -20,9 +20,15 @@ import tlkit
 import tlkit.train.stage
 from tlkit.parts.augmentations import Affine
 from tlkit.parts.kinds import Stage
-from tlkit.parts.optimizers import SGD
+from tlkit.parts.optimizers import SGD, Adam
 from tlkit.train.features import Extractor, Images
-from tlkit.train.step import DeviceTotals, TrainStep, WeightAverage
+from tlkit.train.step import (
+    AT_ONCE_BYTES,
+    STEPS_AT_ONCE,
+    DeviceTotals,
+    TrainStep,
+    WeightAverage,
+)
 
 # TensorFlow takes what is below 1e-38 for 0.
 FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
@@ -121,6 +127,58 @@ def test_the_first_step_that_is_not_finite_is_known_at_the_end(bad: tuple[float,
     _, found = totals.read()
     assert found is not None
     np.testing.assert_equal(found, (2, bad[0]))
+
+
+def dropping() -> Any:
+    """Return a head with all that changes in a step: weights, statistics, random numbers."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.layers.Input((3,))
+    for layer in (keras.layers.Dense(4), keras.layers.BatchNormalization()):
+        x = layer(x)
+    x = keras.layers.Dropout(0.5, seed=1)(x)
+    return keras.Model(inputs, keras.layers.Dense(2, "softmax")(x))
+
+
+@pytest.mark.parametrize(("images", "batch"), [(7, 2), (6, 3), (3, 4)])
+def test_steps_taken_together_are_steps_one_by_one_to_the_bit(images: int, batch: int) -> None:
+    random = np.random.default_rng(images)
+    x = random.normal(size=(images, 3)).astype(np.float32)
+    labels = random.integers(0, 2, images).astype(np.int32)
+    weights = random.random(images).astype(np.float32)
+    rates = [0.1 / (step + 1) for step in range(-(-images // batch))]
+    found = []
+    for together in (True, False):
+        model, totals = dropping(), DeviceTotals()
+        step = TrainStep(model, Adam().build([1.0] * 6), xla=False, clip_norm=0.5, ema=0.9)
+        assert step.steps_at_once(12 * batch) == STEPS_AT_ONCE
+        if together:
+            step.add_all(totals, x, labels, weights, batch, rates)
+        for place, rate in enumerate(() if together else rates):
+            of_step = slice(place * batch, (place + 1) * batch)
+            step.optimizer.learning_rate.assign(rate)
+            step.add(totals, x[of_step], labels[of_step], weights[of_step])
+        state = [*model.variables, *step.state.values()]
+        found.append((totals.read(), [value.tobytes() for value in values(state)]))
+    assert found[0] == found[1]
+
+
+def test_of_steps_taken_together_the_first_that_is_not_finite_is_known() -> None:
+    step = TrainStep(dropping(), Adam().build([1.0] * 6), xla=False)
+    x, labels, weights = np.ones((10, 3), np.float32), np.zeros(10, np.int32), np.ones(10)
+    weights[5] = math.inf
+    totals = DeviceTotals()
+    step.add_all(totals, x, labels, weights.astype(np.float32), 2, [0.1] * 5)
+    assert totals.read()[1] == (2, math.inf)
+
+
+def test_only_small_steps_that_tensorflow_need_not_rewrite_are_taken_together() -> None:
+    def steps(*more: Any, **settings: Any) -> int:
+        step = TrainStep(dropping(), Adam().build([1.0] * 6), *more, **settings)
+        return step.steps_at_once(AT_ONCE_BYTES // 5)
+
+    assert steps(False) == 5
+    assert steps(True) == 1  # XLA has the whole step as one already
+    assert steps(False, lambda labels, p: -tf.gather(p, labels, batch_dims=1)) == 1  # not our code
 
 
 class Transfers(tlkit.Callback):

@@ -255,6 +255,7 @@ class Source:
         size: int,
         order: npt.NDArray[np.int64] | None = None,
         keys: AugmentationKeys | None = None,
+        at_once: int = 1,
     ) -> Iterator[Any]:
         """Yield features in batches, or `Images` if no layer is frozen.
 
@@ -262,13 +263,15 @@ class Source:
             size: Images per batch; the last one may have fewer.
             order: The image numbers in the order wanted; None: every image in order.
             keys: The augmentation key of each image, by its number; None: no augmentation.
+            at_once: How many batches of features come together if all features are kept.
         """
         if order is None:
             order = np.arange(len(self.paths))
         kept = self._features(keys)
         if kept is not None:
-            for start in range(0, len(order), size):
-                yield kept[order[start : start + size]]
+            together = size * at_once
+            for start in range(0, len(order), together):
+                yield kept[order[start : start + together]]
             return
         paths = [self.paths[number] for number in order]
         ordered_keys = None if keys is None else keys[order]

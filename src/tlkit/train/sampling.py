@@ -51,8 +51,9 @@ def reseed(model: keras.Model, layers: LayerTable, seed: int, epoch: int) -> Non
     Keras advances these states at every step and saves them nowhere. The names in the layer table
     are the same in every process.
     """
+    of_name = {layer.name: layer for layer in model.layers}
     for _, row in layers:
-        inner = model.get_layer(row.name)._flatten_layers()
+        inner = of_name[row.name]._flatten_layers()
         generators = [generator for layer in inner for generator in layer._seed_generators]
         for place, generator in enumerate(generators):
             generator.state.assign([seed_for(seed, "dropout", row.name, place, epoch), 0])

@@ -197,14 +197,16 @@ class StageTrainer:
         examples = self.run.splits.train
         trained = self._twin or self.run.model
         reseed(trained, self.run.plan.layers, self.experiment.seed, number)
-        on_device, steps, last_rate, read_s = DeviceTotals(), [], None, -math.inf
+        on_device, images, read_s = DeviceTotals(), 0, -math.inf
+        steps: list[npt.NDArray[np.int64]] = []
+        batch = self.experiment.fit.batch_size
+        at_once = step.steps_at_once(batch * self.sources["train"].size_bytes // len(examples))
         step.begin_epoch()
-        for rate, (x, numbers, labels, weights) in zip(rates, self.batches(number), strict=True):
-            if rate != last_rate:
-                step.optimizer.learning_rate.assign(rate)
-                last_rate = rate
-            step.add(on_device, x, labels, weights)
-            steps.append(numbers)
+        for x, numbers, labels, weights in self.batches(number, at_once):
+            of_steps = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
+            of_rates = rates[len(steps) : len(steps) + len(of_steps)]
+            step.add_all(on_device, x, labels, weights, batch, of_rates)
+            steps += of_steps
             if len(steps) == len(rates) or time.monotonic() >= read_s + READ_EVERY_S:
                 totals, bad = on_device.read()
                 if bad is not None:
@@ -212,8 +214,11 @@ class StageTrainer:
                     raise _not_finite(number, f"the training loss on {files}", bad[1])
                 loss, accuracy = totals.mean("loss"), totals.mean("correct")
                 read_s = time.monotonic()
-            self.callback.on_batch_end(on_device.images, loss, accuracy, rate)
+            for each, rate in zip(of_steps, of_rates, strict=True):
+                images += len(each)
+                self.callback.on_batch_end(images, loss, accuracy, rate)
             stop_if_asked()
+        assert len(steps) == len(rates)
         step.end_epoch()
         return totals
 
@@ -275,15 +280,18 @@ class StageTrainer:
         weights = [of_class[e.label] * of_image.get(e.path, 1.0) for e in examples]
         return np.array(weights, np.float32)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
-        """Yield the features, image numbers, labels and weights of each step of an epoch."""
+    def batches(self, epoch: int, at_once: int = 1) -> Iterator[tuple[Any, ...]]:
+        """Yield features, image numbers, labels and weights of each step of an epoch.
+
+        Of features that are kept, those of several steps come `at_once`.
+        """
         experiment, plan, examples = self.experiment, self.run.plan, self.run.splits.train
         labels = self._labels(examples)
         order = epoch_order(labels, plan.sampler, experiment.seed, epoch)
         weights = self._weights(examples)
         keys = self.keys(experiment.augmentation.view(epoch))
         start = 0
-        for x in self.sources["train"].batches(experiment.fit.batch_size, order, keys):
+        for x in self.sources["train"].batches(experiment.fit.batch_size, order, keys, at_once):
             numbers = order[start : start + len(x)]
             yield x, numbers, labels[numbers], weights[numbers]
             start += len(x)

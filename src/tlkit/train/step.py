@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,10 @@ from tlkit.train.features import Features, Images
 from tlkit.weights.tensors import Variables
 
 Probabilities = npt.NDArray[np.float32]
+# Of a linear head on 1,280 features a step takes 0.2 ms of processor time, and calling it 1.4 ms.
+# So small steps on features that are there are taken together: so many, with so much of features.
+STEPS_AT_ONCE, AT_ONCE_BYTES = 64, 2**23
+SMALL_PARAMS = 100_000
 
 
 @frozen
@@ -59,6 +65,11 @@ class DeviceTotals:
     def add(self, values: tuple[tf.Tensor, ...], images: int) -> None:
         """Add a step's weighted loss, unweighted loss and number of right predictions."""
         self._sums, self._seen = _added(self._sums, self._seen, *values)
+        self.images += images
+
+    def add_all(self, steps: Callable[..., Any], images: int) -> None:
+        """Let a function take several steps; it gets the sums and returns them with theirs."""
+        self._sums, self._seen = steps(self._sums, self._seen)
         self.images += images
 
     def add_range(self, low: tf.Tensor, high: tf.Tensor, check: Callable[..., None]) -> None:
@@ -196,9 +207,14 @@ class TrainStep(EvalStep):
                 self.average.update()
             return sums
 
+        self._in_graph = train
+        self._several: Any = None
         self._train = tf.function(
             train, jit_compile=xla, reduce_retracing=False, autograph=self.autograph
         )
+        # TensorFlow would not rewrite what is in a loop of its own.
+        small = sum(math.prod(v.shape) for v in self.variables) < SMALL_PARAMS
+        self.loops = small and not (xla or self.autograph or self.scales)
 
     def step(
         self,
@@ -281,6 +297,61 @@ class TrainStep(EvalStep):
         totals = DeviceTotals()
         self.add(totals, x, labels, weights)
         return totals.read()[0]
+
+    def steps_at_once(self, batch_bytes: int) -> int:
+        """Return how many steps to take together if a batch of features has this size."""
+        return max(1, min(STEPS_AT_ONCE, AT_ONCE_BYTES // batch_bytes)) if self.loops else 1
+
+    def add_all(
+        self,
+        totals: DeviceTotals,
+        x: Any,
+        labels: npt.NDArray[np.int32],
+        weights: npt.NDArray[np.float32],
+        batch: int,
+        rates: Sequence[float],
+    ) -> None:
+        """Take a step on each batch of images, at its rate, and add their sums.
+
+        Only the last batch may be smaller; `x` is features, or for a single step `Images`.
+        """
+        whole = len(labels) // batch if len(rates) > 1 else 0
+        images = whole * batch
+        if whole:
+            self._several = self._several or self._steps_on(x[:batch])
+            of_steps = [
+                each[:images].reshape(whole, batch, *each.shape[1:])
+                for each in (x, labels, weights)
+            ]
+            steps = partial(self._several, np.array(rates[:whole], np.float32), *of_steps)
+            totals.add_all(steps, images)
+        if whole < len(rates):
+            self.optimizer.learning_rate.assign(rates[-1])
+            rest = x[images:] if whole else x
+            self.add(totals, rest, labels[images:], weights[images:])
+
+    def _steps_on(self, x: Features) -> Any:
+        """Return a compiled loop of steps on batches of features like this one."""
+
+        def steps(
+            rates: tf.Tensor, x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, *sums: tf.Tensor
+        ) -> Any:
+            def step(number: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+                self.optimizer.learning_rate.assign(rates[number])
+                values = self._in_graph(x[number], labels[number], weights[number])
+                return number + 1, *_added(*sums, *values)
+
+            first = tf.constant(0), *sums
+            return tf.while_loop(lambda n, *_: n < tf.size(rates), step, first)[1:]
+
+        signature = [
+            tf.TensorSpec((None,), tf.float32),
+            tf.TensorSpec((None, *x.shape), x.dtype),
+            tf.TensorSpec((None, len(x)), tf.int32),
+            tf.TensorSpec((None, len(x)), tf.float32),
+            *(tf.TensorSpec((3,), tf.float64) for _ in range(2)),
+        ]
+        return tf.function(steps, input_signature=signature, autograph=False)
 
     def add(
         self,

@@ -29,10 +29,11 @@ CHUNK_BYTES = 8 << 20
 
 def numbered_weights(model: keras.Model, layers: LayerTable) -> dict[str, Any]:
     """Return a model's variables by `NNN.LAYER/VARIABLE`, which is the same in every process."""
+    of_name = {layer.name: layer for layer in model.layers}
     return {
         f"{number:03d}.{layer.name}/{name}": variable
         for number, layer in layers
-        for name, variable in named_weights(model.get_layer(layer.name))
+        for name, variable in named_weights(of_name[layer.name])
     }
 
 
