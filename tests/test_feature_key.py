@@ -78,6 +78,16 @@ def test_what_the_frozen_layers_compute_in_changes_the_name() -> None:
     assert key(mixed) != key(prefix())
 
 
+def test_matrix_products_in_place_of_convolutions_change_the_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = keras.Input((2, 2, 3))
+    pointwise = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    found = {key(pointwise)}
+    monkeypatch.setattr("tlkit.train.lean.FEW_PIXELS", 4 * 2 * 2 - 1)
+    assert key(pointwise) not in found
+
+
 @pytest.mark.parametrize("name", ["processor", "processors", "threads", "version"])
 def test_the_machine_and_the_packages_change_the_name(
     name: str, monkeypatch: pytest.MonkeyPatch

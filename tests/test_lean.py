@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tlkit.train.lean import computing_in, folded_norms, lean
+from tlkit.train.lean import FEW_PIXELS, computing_in, folded_norms, lean, products_of
 
 
 def drawn(shape: tuple[int, ...], seed: int) -> Any:
@@ -104,6 +104,35 @@ def test_batch_norm_is_folded_into_the_convolution_before_it(
     assert not any(type(layer) is LAYERS.BatchNormalization for layer in leaner.layers) or not folds
     expected = model(x, training=False).numpy()
     np.testing.assert_allclose(leaner(x, training=False).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["linear", "swish"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_convolution_of_few_pixels_is_a_matrix_product(norm: bool, activation: str) -> None:
+    inputs = LAYERS.Input((2, 3, 8))
+    y = LAYERS.Conv2D(6, 1, activation=activation)(inputs)
+    model = keras.Model(inputs, LAYERS.BatchNormalization()(y) if norm else y)
+    model.layers[1].bias.assign(drawn((6,), 1))
+    few = FEW_PIXELS // 6
+    products = [products_of(model, batch) for batch in (None, few, few + 1)]
+    assert products == [[], [model.layers[1]], []]
+    x = drawn((5, 2, 3, 8), 0)
+    traced = tf.function(lambda x: lean(model, False, batch=few)(x, training=False))
+    kinds = {node.op for node in traced.get_concrete_function(x).graph.as_graph_def().node}
+    assert "MatMul" in kinds
+    assert "Conv2D" not in kinds
+    expected = model(x, training=False).numpy()
+    np.testing.assert_allclose(traced(x).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"strides": 2}, {"groups": 2}, {"kernel_size": 3}, {"dtype": "mixed_bfloat16"}],
+)
+def test_any_other_convolution_is_no_matrix_product(other: dict[str, Any]) -> None:
+    layer = LAYERS.Conv2D(**{"filters": 6, "kernel_size": 1, **other})
+    inputs = LAYERS.Input((4, 4, 8))
+    assert not products_of(keras.Model(inputs, layer(inputs)), 1)
 
 
 def test_a_convolution_that_others_need_stays() -> None:

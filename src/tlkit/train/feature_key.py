@@ -22,7 +22,7 @@ from tlkit.parts.registry import PLUGIN
 from tlkit.system.cache import FeatureCache, entry_key
 from tlkit.system.keras import keras, processor, threads
 from tlkit.system.rows import Rows
-from tlkit.train.lean import folded_norms
+from tlkit.train.lean import folded_norms, products_of
 from tlkit.train.plan import seed_for
 
 AugmentationKeys = npt.NDArray[np.int32]  # (images, 2)
@@ -61,6 +61,7 @@ class FeatureKey:
             "winograd": winograd and 2,  # its second form, which rounds otherwise
             **({"computed_in": frozen_dtype} if frozen_dtype != "float32" else {}),
             **({"folded": True} if folded_norms(prefix) else {}),
+            **({"products": True} if products_of(prefix, batch) else {}),
             "dtype": experiment.fit.feature_dtype,
             "versions": {name: _version(name) for name in PACKAGES},
             "machine": [processor(), threads()],  # rounding follows the instructions and threads

@@ -90,7 +90,8 @@ class Extractor:
         self.batch, self.dtype, self.frozen = batch, np.dtype(dtype), prefix is not None
         size = backbone.image_size
         self.shape: tuple[int, ...] = prefix.output.shape[1:] if prefix else (size, size, 3)
-        prefix = lean(prefix, winograd, constant) if prefix else None
+        of_batch = None if frozen_dtype == "int8" else batch
+        prefix = lean(prefix, winograd, constant, of_batch) if prefix else None
         compute = computing(prefix, backbone, batch, frozen_dtype) if prefix else None
 
         self.part = part_name(augmentation)
