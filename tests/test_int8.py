@@ -21,6 +21,7 @@ from tlkit.parts.shapes import Shapes
 from tlkit.system.errors import ConfigError, PartError
 from tlkit.train.features import Extractor
 from tlkit.train.int8 import ACTIVATIONS, Quantized, check_int8, photographs
+from tlkit.train.lean import lean
 
 LAYERS = keras.layers
 SIDE = FakeBackbone().image_size
@@ -105,6 +106,24 @@ def test_a_run_in_int8_is_the_same_without_the_cache_and_its_model_predicts_in_i
 def unknown(x: Any) -> Any:
     """Return an operation that TensorFlow Lite does not have."""
     return tf.raw_ops.Betainc(a=x, b=x, x=x)
+
+
+@pytest.mark.slow
+def test_networks_without_a_common_layer_are_converted_apart_and_keep_their_order() -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((SIDE, SIDE, 3))
+    shared = LAYERS.Conv2D(4, 3, activation="relu")(inputs)
+    starts = (inputs, shared, inputs, shared, shared)
+    vectors = [
+        LAYERS.GlobalAveragePooling2D()(LAYERS.Conv2D(filters, 3)(start))
+        for filters, start in enumerate(starts, start=5)
+    ]
+    model = keras.Model(inputs, LAYERS.Concatenate()(vectors))
+    quantized = Quantized(lean(model, False), FakeBackbone(), 4)
+    assert [len(network.outputs) for network in quantized.networks] == [1, 1, 3]
+    np.testing.assert_allclose(
+        features(model, frozen_dtype="int8"), features(model), rtol=0.1, atol=0.02
+    )
 
 
 class Odd(OneConvolution):

@@ -9,7 +9,8 @@ no rounding: neither the batch nor the number of threads changes a feature.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -58,40 +59,47 @@ class Quantized:
 
     def __init__(self, model: keras.Model, backbone: Backbone, batch: int) -> None:
         self.backbone, self.batch = backbone, batch
-        self.edges = _edges(model.output)
-        self.inside = keras.Model(model.input, self.edges)
+        self.networks = _networks(model.input, _edges(model.output))
+        self.edges = [edge for network in self.networks for edge in network.outputs]
         whole = self.edges[0] is model.output
         self.outside = None if whole else keras.Model(self.edges, model.output)
-        self._interpreter: Any = None
+        self._interpreters: list[tuple[Any, list[int]]] = []
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Return what the model returns for `batch` images; for use in a graph."""
-        if self._interpreter is None:
-            with tf.init_scope():
-                self._interpreter = _interpreter(self.convert())
+        if not self._interpreters:
+            # In a thread that traces nothing: elsewhere TensorFlow cannot save the model, and
+            # converts it in twice the time.
+            with ThreadPoolExecutor(1) as pool:
+                self._interpreters = [*map(_interpreter, pool.submit(self.convert).result())]
         maps = tf.numpy_function(self._outputs, [images], [tf.float32] * len(self.edges))
         shapes = [(self.batch, *edge.shape[1:]) for edge in self.edges]
         maps = [tf.ensure_shape(x, shape) for x, shape in zip(maps, shapes, strict=True)]
         return self.outside(maps) if self.outside else maps[0]
 
     def _outputs(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        interpreter = self._interpreter
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
-        interpreter.invoke()
-        return [interpreter.get_tensor(o["index"]) for o in interpreter.get_output_details()]
+        maps = []
+        for interpreter, outputs in self._interpreters:
+            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+            interpreter.invoke()
+            maps += [interpreter.get_tensor(index) for index in outputs]
+        return maps
 
-    def convert(self) -> bytes:
-        """Return the inner layers as a file of TensorFlow Lite."""
+    def convert(self) -> list[bytes]:
+        """Return the inner layers as files of TensorFlow Lite; one by one, for the memory."""
+        return [*map(self._converted, self.networks)]
+
+    def _converted(self, network: keras.Model) -> bytes:
         weights = [  # tensors, so that weights can be folded while tracing
             [tf.constant(variable.numpy()) for variable in variables]
-            for variables in (self.inside.trainable_variables, self.inside.non_trainable_variables)
+            for variables in (network.trainable_variables, network.non_trainable_variables)
         ]
 
         def forward(images: tf.Tensor) -> list[tf.Tensor]:
-            outputs, _ = self.inside.stateless_call(*weights, images, training=False)
+            outputs, _ = network.stateless_call(*weights, images, training=False)
             return outputs  # type: ignore[no-any-return]  # no types
 
-        signature = [tf.TensorSpec((self.batch, *self.inside.input.shape[1:]), tf.float32)]
+        signature = [tf.TensorSpec((self.batch, *network.input.shape[1:]), tf.float32)]
         try:
             with quiet_stderr(), warnings.catch_warnings(action="ignore"):
                 traced = tf.function(forward, input_signature=signature, autograph=False)
@@ -116,14 +124,16 @@ class Quantized:
             yield [np.resize(some, (self.batch, *some.shape[1:]))]
 
 
-def _interpreter(content: bytes) -> Any:
+def _interpreter(content: bytes) -> tuple[Any, list[int]]:
+    """Return what computes a file, and where its outputs are, in their order."""
     count = threads()
     with quiet_stderr(), warnings.catch_warnings(action="ignore"):
         interpreter = tf.lite.Interpreter(
             model_content=content, num_threads=count["intra_op"] or count["processors"]
         )
         interpreter.allocate_tensors()
-        return interpreter
+        named = interpreter.get_signature_runner().get_output_details()
+        return interpreter, [named[f"output_{number}"]["index"] for number in range(len(named))]
 
 
 def photographs(size: int) -> npt.NDArray[np.float32]:
@@ -150,3 +160,16 @@ def _edges(output: keras.KerasTensor) -> list[keras.KerasTensor]:
         return [output]
     below = [edge for x in layer._inbound_nodes[node].input_tensors for edge in _edges(x)]
     return list({id(edge): edge for edge in below}.values())
+
+
+def _networks(images: keras.KerasTensor, edges: Sequence[keras.KerasTensor]) -> list[keras.Model]:
+    """Return a model per network: edges that have layers in common stay together."""
+    networks: list[keras.Model] = []
+    for edge in edges:
+        network = keras.Model(images, [edge])
+        inner = {id(layer) for layer in network.layers[1:]}
+        for other in [x for x in networks if inner & {id(layer) for layer in x.layers}]:
+            networks.remove(other)
+            network = keras.Model(images, [*other.outputs, *network.outputs])
+        networks.append(network)
+    return networks
