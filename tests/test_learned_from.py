@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import shutil
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tlkit.reports.caveats import threshold_caveats
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.results import CalibrationRecord, RawFigures, Threshold, calibration_text
+from tlkit.system.errors import RunFolderError
 
 pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
@@ -89,17 +92,43 @@ def test_the_command_prints_it(trained: Path) -> None:
 
 def test_a_run_of_an_earlier_version_knows_its_files_only(trained: Path, tmp_path: Path) -> None:
     known = LearnedFrom(RunFolder(trained / "run"))
-    assert len(known.images) == sum(bool(image.bits) for image in known.images) == 12
+    images = [*known.images()]
+    assert len(images) == sum(bool(image.bits) for image in images) == 12
     missing = shutil.ignore_patterns("looks.csv", "seal*.json")
     shutil.copytree(trained / "run", tmp_path / "old", ignore=missing)
     old = LearnedFrom(RunFolder(tmp_path / "old"))
-    assert [image.bits for image in old.images] == [""] * 12
-    val = next(image for image in known.images if image.split == "val")
-    images = [(val.sha256, "0" * 64), ("other", val.bits)]
-    assert list(old.caveats(images)) == [
+    assert [image.bits for image in old.images()] == [""] * 12
+    val = next(image for image in images if image.split == "val")
+    shown = [(val.sha256, "0" * 64), ("other", val.bits)]
+    assert list(old.caveats(shown)) == [
         "The model was chosen or calibrated on 1 of the 2 images: the scores are too good."
     ]
-    assert list(LearnedFrom().caveats(images)) == []
+    assert list(LearnedFrom().caveats(shown)) == []
+
+
+def test_a_run_of_many_images_is_compared_in_little_memory(tmp_path: Path) -> None:
+    hashes = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(10_000)]
+    manifest = ["path,sha256,split"] + [f"{n}.png,{x},train" for n, x in enumerate(hashes)]
+    looks = ["path,bits"] + [f"{n}.png,{x[::-1]}" for n, x in enumerate(hashes)]
+    (tmp_path / "manifest.csv").write_text("\n".join(manifest))
+    (tmp_path / "looks.csv").write_text("\n".join(looks))
+    known = LearnedFrom(RunFolder(tmp_path))
+    shown = [(hashes[7], "0" * 64), ("other", hashes[8][::-1])]
+    tracemalloc.start()
+    caveats = list(known.caveats(shown))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [caveat.partition(":")[0] for caveat in caveats] == [
+        "The model was trained on 1 of the 2 images and on near-copies of 1 of them"
+    ]
+    assert peak_bytes < 400 * len(hashes)  # the two files are half of it
+
+
+def test_difference_hashes_of_other_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text(f"path,sha256,split\na.png,{'ab' * 32},train\n")
+    (tmp_path / "looks.csv").write_text(f"path,bits\nb.png,{'ab' * 32}\n")
+    with pytest.raises(RunFolderError, match=r"looks\.csv: has other images than manifest\.csv"):
+        list(LearnedFrom(RunFolder(tmp_path)).images())
 
 
 def test_a_threshold_tells_its_images_and_the_recall_it_met(trained: Path) -> None:

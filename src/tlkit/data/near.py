@@ -74,17 +74,19 @@ def _box(size: int, to: int) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.
 
 
 def near_pairs(
-    hashes: Sequence[Bits], near_bits: int = NEAR_BITS, others: Sequence[Bits] | None = None
+    hashes: Sequence[Bits] | Bits,
+    near_bits: int = NEAR_BITS,
+    others: Sequence[Bits] | Bits | None = None,
 ) -> Iterator[tuple[int, int, int]]:
     """Yield the pairs whose hashes differ in few bits, with the number of these, in order.
 
     Hashes that differ in k bits agree in at least one of any k + 1 groups of bits. Only those that
     agree in one are compared, so the time hardly grows faster than the number of images.
     """
-    if not hashes or (others is not None and not others):
+    if not len(hashes) or (others is not None and not len(others)):
         return
-    words = np.stack(hashes).view(np.uint64)
-    against = words if others is None else np.stack(others).view(np.uint64)
+    words = _words(hashes)
+    against = words if others is None else _words(others)
     numbers, numbers_against = (np.flatnonzero(_informative(each)) for each in (words, against))
     count = max(near_bits + 1, LEAST_GROUPS)
     groups = [slice(place, None, count) for place in range(count)]
@@ -104,7 +106,12 @@ def near_pairs(
             bits = np.bitwise_count(words[one] ^ against[other]).sum(-1, dtype=np.int64)
             found.append(np.stack([one, other, bits], 1)[bits <= near_bits])
         near = np.unique(np.concatenate(found), axis=0)
-    yield from map(tuple, near.tolist())
+    for start in range(0, len(near), ROWS):  # as lists, all would take ten times the memory
+        yield from map(tuple, near[start : start + ROWS].tolist())
+
+
+def _words(hashes: Sequence[Bits] | Bits) -> npt.NDArray[np.uint64]:
+    return (hashes if isinstance(hashes, np.ndarray) else np.stack(hashes)).view(np.uint64)
 
 
 def _keys(words: npt.NDArray[np.uint64], bits: slice) -> npt.NDArray[np.uint64]:

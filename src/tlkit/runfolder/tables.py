@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -111,12 +111,27 @@ def write_looks(folder: RunFolder, splits: Splits, looks: Mapping[str, str]) -> 
     folder.write_csv(LOOKS, ["path", "bits"], [[e.path, looks[e.path]] for e in learned])
 
 
-def read_looks(folder: RunFolder) -> dict[str, str]:
-    """Return the difference hashes by path; empty for a run of an earlier version."""
-    if not folder.has(LOOKS):
-        return {}
-    rows = _rows(folder, LOOKS, lambda row: (csv_text(row["path"]), bytes.fromhex(row["bits"])))
-    return {path: bits.hex() for path, bits in rows if len(bits) == LOOK_BYTES}
+def read_learned(folder: RunFolder) -> Iterator[Learned]:
+    """Yield the images that a run itself has learned from; of an earlier version, without `bits`.
+
+    Both files are written in the same order, so a million images need not be held at once.
+    """
+    looks = None
+    if folder.has(LOOKS):
+        looks = _rows(
+            folder, LOOKS, lambda row: (csv_text(row["path"]), bytes.fromhex(row["bits"]))
+        )
+    names = ("split", "path", "sha256")
+    for split, path, sha256 in _rows(
+        folder, MANIFEST, lambda row: [csv_text(row[name]) for name in names]
+    ):
+        if split == "test":
+            continue
+        look, bits = next(looks, ("", b"")) if looks else (path, b"")
+        if look != path:
+            raise RunFolderError(f"{folder.path / LOOKS}: has other images than {MANIFEST}")
+        known = bits.hex() if len(bits) == LOOK_BYTES else ""
+        yield Learned("", split, sha256.lower(), known)
 
 
 def write_learned_before(folder: RunFolder, images: Sequence[Learned]) -> None:
@@ -237,13 +252,13 @@ def _by_split(
     return {split: tuple(values) for split, values in splits.items()}
 
 
-def _rows(folder: RunFolder, name: str, make: Callable[[Mapping[str, str]], T]) -> list[T]:
-    """Return what is made of each row; an error names the file and the line."""
+def _rows(folder: RunFolder, name: str, make: Callable[[Mapping[str, str]], T]) -> Iterator[T]:
+    """Yield what is made of each row; an error names the file and the line."""
     content = io.BytesIO(folder.read_bytes(name, TABLE_BYTES))
     lines = io.TextIOWrapper(content, encoding="utf-8", newline="")
     reader = csv.DictReader(lines, strict=True)
     try:
-        return [make(row) for row in reader]
+        yield from map(make, reader)
     except KeyError as error:
         raise RunFolderError(f"{folder.path / name}: has no column {error}") from None
     except UnicodeDecodeError as error:
