@@ -26,6 +26,7 @@ from tlkit.train.step import (
     AT_ONCE_BYTES,
     STEPS_AT_ONCE,
     DeviceTotals,
+    EvalStep,
     TrainStep,
     WeightAverage,
 )
@@ -159,6 +160,18 @@ def test_steps_taken_together_are_steps_one_by_one_to_the_bit(images: int, batch
             step.add(totals, x[of_step], labels[of_step], weights[of_step])
         state = [*model.variables, *step.state.values()]
         found.append((totals.read(), [value.tobytes() for value in values(state)]))
+    assert found[0] == found[1]
+
+
+def test_batches_evaluated_together_are_batches_one_by_one_to_the_bit() -> None:
+    random = np.random.default_rng(0)
+    x, labels = random.normal(size=(11, 3)).astype(np.float32), random.integers(0, 2, 11)
+    step, weights = EvalStep(dropping()), random.random(11).astype(np.float32)
+    assert step.batches_at_once(AT_ONCE_BYTES // 2) == 2
+    found = []
+    for features in ([x[:6], x[6:]], [x[start : start + 3] for start in range(0, 11, 3)]):
+        totals, of_x = step.evaluate(features, labels.astype(np.int32), weights, 3)
+        found.append((totals, of_x.tobytes()))
     assert found[0] == found[1]
 
 

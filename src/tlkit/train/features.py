@@ -236,9 +236,14 @@ class Source:
         return (len(self.paths), *self.extractor.shape)
 
     @property
+    def image_bytes(self) -> int:
+        """Return the size of an image's features."""
+        return self.extractor.dtype.itemsize * math.prod(self.extractor.shape)
+
+    @property
     def size_bytes(self) -> int:
         """Return the size of all features."""
-        return self.extractor.dtype.itemsize * math.prod(self.shape)
+        return self.image_bytes * len(self.paths)
 
     @property
     def flipped(self) -> Source:

@@ -200,7 +200,7 @@ class StageTrainer:
         on_device, images, read_s = DeviceTotals(), 0, -math.inf
         steps: list[npt.NDArray[np.int64]] = []
         batch = self.experiment.fit.batch_size
-        at_once = step.steps_at_once(batch * self.sources["train"].size_bytes // len(examples))
+        at_once = step.steps_at_once(batch * self.sources["train"].image_bytes)
         step.begin_epoch()
         for x, numbers, labels, weights in self.batches(number, at_once):
             of_steps = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
@@ -262,10 +262,8 @@ class StageTrainer:
         kernel.assign(solution[:-1])
         bias.assign(solution[-1])
         keys = self.keys(self.planned.views[0])
-        batches = self.sources["train"].batches(self.planned.eval_batch, keys=keys)
         weights = self._weights(self.run.splits.train)
-        totals, _ = self.step.evaluate(batches, self._labels(self.run.splits.train), weights)
-        return totals
+        return self._evaluate("train", keys=keys, weights=weights)[0]
 
     def _solver_weights(self, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
         """Return each image's weight; what the sampler draws more often weighs more."""
@@ -336,11 +334,17 @@ class StageTrainer:
         return [float(of_epoch if rate is None else rate) for rate in of_steps]
 
     def _evaluate(
-        self, split: str, source: Source | None = None
+        self,
+        split: str,
+        source: Source | None = None,
+        keys: AugmentationKeys | None = None,
+        weights: npt.NDArray[np.float32] | None = None,
     ) -> tuple[StepTotals, Probabilities]:
         labels = self._labels(dict(self.run.splits.items())[split])
-        source = source or self.sources[split]
-        return self.step.evaluate(source.batches(self.planned.eval_batch), labels)
+        source, batch = source or self.sources[split], self.planned.eval_batch
+        at_once = self.step.batches_at_once(batch * source.image_bytes)
+        features = source.batches(batch, keys=keys, at_once=at_once)
+        return self.step.evaluate(features, labels, weights, batch)
 
     def _sources(
         self, prefix: keras.Model | None, only: Collection[str] | None
