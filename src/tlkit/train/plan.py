@@ -100,6 +100,7 @@ class Plan:
         prefix_batch: Images per pass through the frozen prefix.
         frozen_dtype: What the frozen prefix computes in.
         tta: Whether mirror images are evaluated too; not part of the record.
+        file_bytes: The mean size of an image file, if it is known; not part of the record.
         notes: What the user should know about the data and the model; not part of the record.
     """
 
@@ -119,6 +120,7 @@ class Plan:
     frozen_dtype: str = "float32"
     data: Mapping[str, Any] = field(factory=dict)
     tta: bool = False
+    file_bytes: float | None = field(default=None, eq=False)
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -247,6 +249,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         cache=experiment.fit.cache,
         winograd=_uses_winograd(experiment, splits),
         tta=experiment.calibration.tta is not None,
+        file_bytes=splits.file_bytes(),
         prefix_batch=prefix_batch(
             layers,
             max((layers.frozen_prefix(stage.lr_multipliers) for stage in all_stages), default=0),
