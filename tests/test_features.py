@@ -22,7 +22,7 @@ from tlkit.parts.augmentations import NoAugmentation
 from tlkit.system.cache import FeatureCache
 from tlkit.train.feature_key import FeatureKey
 from tlkit.train.features import Extractor, Source
-from tlkit.train.lean import suits
+from tlkit.train.winograd import suits
 
 SIDE, BATCH = 8, 4
 DTYPES = ("float32", "float16")

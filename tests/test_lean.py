@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tlkit.train.lean import FEW_PIXELS, computing_in, folded_norms, lean, products_of
+from tlkit.train.winograd import tiled
 
 
 def drawn(shape: tuple[int, ...], seed: int) -> Any:
@@ -30,26 +31,69 @@ def test_the_tiled_model_shares_all_variables_and_says_the_same() -> None:
     model = branched()
     names = [layer.name for layer in model.layers]
     outputs = [layer.output for layer in model.layers]
-    tiled = lean(model, winograd=True)
-    kinds = [type(layer).__name__ for layer in tiled.layers]
+    leaner = lean(model, winograd=True)
+    kinds = [type(layer).__name__ for layer in leaner.layers]
     assert [kinds.count(kind) for kind in ("_Convolution", "_Nothing", "Conv2D")] == [2, 1, 1]
-    assert {id(v) for v in tiled.weights} == {id(v) for v in model.weights}
+    assert {id(v) for v in leaner.weights} == {id(v) for v in model.weights}
     x = drawn((3, 12, 12, 128), 0)
     for _ in range(2):
         expected = model(x, training=False).numpy()
-        np.testing.assert_allclose(tiled(x, training=False).numpy(), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            leaner(x, training=False).numpy(), expected, rtol=1e-4, atol=1e-4
+        )
         for variable in model.weights:  # it computes with what the variables hold at the time
             variable.assign(variable * 1.5 + 0.01)
     assert [layer.name for layer in model.layers] == names
     assert [layer.output is output for layer, output in zip(model.layers, outputs, strict=True)]
 
 
+def test_a_tiled_model_that_is_trained_keeps_its_batch_norm_and_has_the_same_gradients() -> None:
+    model = branched()
+    leaner = lean(model, winograd=True, trained=True)
+    kinds = [type(layer).__name__ for layer in leaner.layers]
+    assert [kinds.count(kind) for kind in ("_Convolution", "_Nothing", "Conv2D")] == [2, 0, 1]
+    variables = model.trainable_variables
+    assert [id(v) for v in leaner.trainable_variables] == [id(v) for v in variables]
+    x, found = drawn((3, 12, 12, 128), 0), []
+    for each in (model, leaner):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(each(x, training=True) ** 2)
+        found.append(tape.gradient(loss, variables))
+    for expected, gradient in zip(*found, strict=True):
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-4 * largest + 1e-3)
+
+
+NEEDED = [  # by both layers: the gradient of the input, and that of the kernel
+    ("neither", [(False, True), (True, True)]),
+    ("first", [(False, False), (False, True)]),
+    ("second", [(False, True), (True, False)]),
+]
+
+
+@pytest.mark.parametrize(("frozen", "needed"), NEEDED)
+def test_gradients_that_nobody_needs_are_not_computed(
+    frozen: str, needed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = branched(), []
+    for layer in model.layers:
+        layer.trainable = layer.name != frozen
+
+    def asking(x: Any, kernel: Any, bias: Any, pad: bool, relu: bool, *of: bool) -> Any:
+        asked.append(of)
+        return tiled(x, kernel, bias, pad, relu)
+
+    monkeypatch.setattr("tlkit.train.lean.tiled_with_gradient", asking)
+    lean(model, winograd=True, trained=True)(drawn((1, 12, 12, 128), 0))
+    assert asked == needed
+
+
 def test_a_gpu_has_convolutions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"a {kind}"])
-    tiled = [
+    tiles = [
         layer.tiles for layer in lean(branched(), winograd=True).layers if hasattr(layer, "tiles")
     ]
-    assert tiled == [False]  # the one with BatchNorm
+    assert tiles == [False]  # the one with BatchNorm
 
 
 def normed(below: Any, shape: tuple[int, ...] = (7, 7, 4), **settings: Any) -> Any:

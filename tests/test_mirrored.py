@@ -42,7 +42,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "tolerance"), [("whole", 1e-5), ("average", 1e-5), ("upper", 1e-5), ("half", 5e-3)]
+    ("case", "tolerance"),
+    [("whole", 1e-5), ("average", 1e-5), ("upper", 1e-5), ("half", 5e-3), ("tiles", 1e-4)],
 )
 def test_two_devices_give_what_one_does(made: Any, case: str, tolerance: float) -> None:
     """Also for a last batch of one image, clipped gradients, regularizers and an average."""
@@ -52,6 +53,13 @@ def test_two_devices_give_what_one_does(made: Any, case: str, tolerance: float) 
     assert two["accuracy"] == one["accuracy"]
     for row, other in zip(two["losses"], one["losses"], strict=True):
         assert row == pytest.approx(other, abs=tolerance)
+
+
+@pytest.mark.slow
+def test_training_by_tiles_is_training_but_for_rounding(made: Any) -> None:
+    direct, tiles = made["whole 1"]["weights"], made["tiles 1"]["weights"]
+    assert tiles != direct
+    assert tiles == pytest.approx(direct, abs=1e-3)
 
 
 @pytest.mark.slow

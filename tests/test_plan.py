@@ -214,6 +214,31 @@ def test_tiles_are_used_where_compiling_pays_unless_it_is_settled(
     assert make_plan(evolve(EXPERIMENT, backbone=backbone, fit=fit), images).winograd is used
 
 
+@pytest.mark.parametrize(
+    ("freeze", "fit", "used"),
+    [
+        (TrainAll(), {}, True),
+        (TrainAll(), {"winograd": False}, False),
+        (TrainAll(), {"mixed_precision": "bfloat16"}, False),
+        (TrainAll(), {"xla": True}, False),
+        (HeadOnly(), {}, False),  # there are none above the frozen prefix
+    ],
+)
+def test_trained_convolutions_use_tiles_where_frozen_ones_would(
+    freeze: FreezePolicy, fit: dict[str, Any], used: bool
+) -> None:
+    """Which is recorded, so that a run that began otherwise is not resumed."""
+    images = splits(train=(1000, 1, 1))
+    chosen = evolve(EXPERIMENT, freeze=freeze, fit=evolve(EXPERIMENT.fit, **fit))
+    plan = make_plan(chosen, images)
+    (stage,) = plan.as_json()["stages"]
+    assert (plan.stages[0].winograd, stage.get("winograd", False)) == (used, used)
+    assert json.dumps(PlanRecord.of(plan).as_json()) == json.dumps(plan.as_json())
+    direct = make_plan(evolve(chosen, fit=evolve(chosen.fit, winograd=False)), images)
+    ratio = estimated_seconds(plan, 1) / estimated_seconds(direct, 1)
+    assert 0.6 < ratio < 0.8 if used else ratio <= 1
+
+
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_cheaper_numbers_are_planned_where_the_processor_has_them_and_else_noted(

@@ -43,7 +43,7 @@ class TwoConvolutions(FakeBackbone):
     def layers(self) -> tlkit.LayerTable:
         rows = [
             tlkit.Layer("first", "Conv2D", "block1", (6, 6, 4), params=112),
-            tlkit.Layer("second", "Conv2D", "block2", (4, 4, 4), params=144),
+            tlkit.Layer("second", "Conv2D", "block2", (4, 4, 4), params=144, kernel_size=3),
             tlkit.Layer("norm", "BatchNormalization", "block2", (4, 4, 4), 8, 8, batch_norm=True),
             tlkit.Layer("drop", "SpatialDropout2D", "block2", (4, 4, 4)),
         ]
@@ -277,14 +277,26 @@ def test_a_crash_changes_no_byte_of_what_keras_learns(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "setting", ["fit.xla=true", "fit.frozen_dtype='int8'", "fit.frozen_dtype='bfloat16'"]
+    "setting",
+    [
+        "fit.xla=true",
+        "fit.frozen_dtype='int8'",
+        "fit.frozen_dtype='bfloat16'",
+        "fit.winograd=true",
+    ],
 )
-def test_with_other_arithmetic_too(setting: str, file: Path, tmp_path: Path) -> None:
+def test_with_other_arithmetic_too(
+    setting: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("plan", "winograd"):
+        monkeypatch.setattr(f"tlkit.train.{module}.MIN_CHANNELS", 1)
     overrides = [setting, "fit.keep='last'", "freeze={name='layer_range', train='2-'}"]
     done = tlkit.run(file, tmp_path / "straight", overrides=overrides)
     folder = stopped(file, tmp_path / "run", 3, overrides=overrides)
     tlkit.resume(folder)
     assert contents(folder) == contents(done.folder)
+    (stage,) = json.loads((folder / "plan.json").read_text())["stages"]
+    assert ("winograd" in stage) is ("winograd" in setting)
 
 
 def test_what_a_stopped_run_says(file: Path, tmp_path: Path) -> None:

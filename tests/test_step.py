@@ -22,6 +22,7 @@ from tlkit.parts.augmentations import Affine
 from tlkit.parts.kinds import Stage
 from tlkit.parts.optimizers import SGD, Adam
 from tlkit.train.features import Extractor, Images
+from tlkit.train.lean import has_tiles, lean
 from tlkit.train.step import (
     AT_ONCE_BYTES,
     STEPS_AT_ONCE,
@@ -290,6 +291,25 @@ def test_a_step_on_images_is_a_step_on_what_they_become(keys: bool) -> None:
         of_all, probabilities = step.evaluate([x], labels)
         found.append((totals, of_all, probabilities.tobytes(), *values(model.weights)))
     np.testing.assert_equal(found[0], found[1])
+
+
+def test_a_step_by_tiles_is_a_step_whatever_the_number_of_images() -> None:
+    random, ended = np.random.default_rng(0), []
+    x, labels = random.normal(size=(5, 4, 4, 128)).astype(np.float32), np.arange(5, dtype=np.int32)
+    for winograd in (False, True):
+        keras.utils.set_random_seed(0)
+        inputs = keras.layers.Input((4, 4, 128))
+        y = keras.layers.Conv2D(128, 3, padding="same", activation="relu")(inputs)
+        y = keras.layers.Dense(5, "softmax")(keras.layers.Flatten()(y))
+        model = lean(keras.Model(inputs, y), winograd, trained=True)
+        assert has_tiles(model) is winograd
+        step = TrainStep(model, SGD(learning_rate=0.1).build([1.0] * 4), xla=False)
+        for size in (5, 3):
+            step.train(x[:size], labels[:size], np.ones(size, np.float32))
+        probabilities = step.evaluate([x[:3], x[3:]], labels)[1]
+        ended.append([probabilities, *values(model.trainable_variables)])
+    for direct, tiles in zip(*ended, strict=True):
+        np.testing.assert_allclose(tiles, direct, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

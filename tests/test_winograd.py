@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlkit.train.lean import suits, tiled
+import tlkit
+from tlkit.model.graph import layer_table
+from tlkit.train.plan import tileable
+from tlkit.train.winograd import suits, tiled, tiled_with_gradient
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Shapes that are used once are not worth a graph."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def drawn(shape: tuple[int, ...], seed: int, rectified: bool = False) -> Any:
@@ -38,6 +50,7 @@ def direct(x: Any, kernel: Any, bias: Any, pad: bool, relu: bool) -> Any:
     relu=st.booleans(),
     seed=st.integers(0, 9),
 )
+@pytest.mark.usefixtures("eagerly")
 def test_it_is_the_direct_convolution_but_for_rounding(
     batch: int,
     height: int,
@@ -108,6 +121,19 @@ def test_which_layers_are_convolved_by_tiles(settings: dict[str, Any], suitable:
     assert suits(layer(**settings)) is suitable
 
 
+@pytest.mark.parametrize(
+    "network",
+    ["vgg16", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet50", "efficientnet_b0"))],
+)
+def test_the_plan_knows_them_without_the_network(network: str) -> None:
+    backbone = tlkit.registries.backbones.get(network)(weights="none", image_size=64)
+    model = backbone.build()
+    expected = [each.name for each in model.layers if suits(each)]
+    assert [row.name for _, row in backbone.layers() if tileable(row)] == expected
+    assert [row.name for _, row in layer_table(model) if tileable(row)] == expected
+    assert len(expected) == {"vgg16": 10, "resnet50": 10, "efficientnet_b0": 0}[network]
+
+
 def test_other_layers_are_not() -> None:
     class Own(keras.layers.Conv2D):  # type: ignore[misc]  # Keras has no types
         pass
@@ -123,6 +149,74 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, kernel = tf.constant(drawn((3, 20, 20, 8), 0)), drawn((3, 3, 8, 4), 1)
     bias = drawn((4,), 2)
     whole = tiled(x, kernel, bias, True, True).numpy()
-    monkeypatch.setattr("tlkit.train.lean.TILES_BYTES", 1)
+    monkeypatch.setattr("tlkit.train.winograd.TILES_BYTES", 1)
     each = tiled(x, kernel, bias, True, True).numpy()
     np.testing.assert_allclose(each, whole, rtol=0, atol=1e-3)  # values of up to 100
+
+
+@settings(max_examples=12)
+@given(
+    batch=st.integers(1, 5),
+    sides=st.tuples(st.integers(3, 15), st.integers(3, 15)),
+    channels=st.integers(1, 5),
+    filters=st.integers(1, 5),
+    pad=st.booleans(),
+    relu=st.booleans(),
+    needed=st.tuples(st.booleans(), st.booleans()),
+    portion=st.sampled_from([1, 2, 8]),
+    seed=st.integers(0, 9),
+)
+@pytest.mark.usefixtures("eagerly")
+def test_its_gradients_are_those_of_the_direct_convolution_but_for_rounding(
+    batch: int,
+    sides: tuple[int, int],
+    channels: int,
+    filters: int,
+    pad: bool,
+    relu: bool,
+    needed: tuple[bool, bool],
+    portion: int,
+    seed: int,
+) -> None:
+    shapes = (batch, *sides, channels), (3, 3, channels, filters), (filters,)
+    x, kernel, bias = (tf.constant(drawn(s, seed + n)) for n, s in enumerate(shapes))
+    with pytest.MonkeyPatch.context() as patch, tf.GradientTape() as tape:
+        of_one = 4 * sides[0] * sides[1] * max(channels, filters) * 9 // 4
+        patch.setattr("tlkit.train.winograd.TILES_BYTES", portion * of_one)
+        tape.watch([x, kernel, bias])
+        output = tiled_with_gradient(x, kernel, bias, pad, relu, *needed)
+        np.testing.assert_array_equal(output, tiled(x, kernel, bias, pad, relu))
+        above = drawn(output.shape, seed + 3)
+        found = tape.gradient(output, [x, kernel, bias], above)
+    above = (above * (output.numpy() > 0) if relu else above).astype(np.float64)
+    with tf.GradientTape() as tape:
+        exact = [tf.cast(each, tf.float64) for each in (x, kernel, bias)]
+        tape.watch(exact)
+        output = tf.nn.conv2d(*exact[:2], 1, "SAME" if pad else "VALID") + exact[2]
+    for one, other, wanted in zip(
+        found, tape.gradient(output, exact, above), (*needed, True), strict=True
+    ):
+        assert (one is not None) is wanted
+        if wanted:
+            largest = np.abs(other).max() + 1  # as before, rounding is that of a tile's largest
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * largest)
+
+
+def test_the_gradient_of_many_portions_keeps_no_tiles() -> None:
+    """The graph of a loop is as large for any number of images."""
+
+    def nodes(batch: int) -> int:
+        @tf.function(autograph=False)  # type: ignore[untyped-decorator,unused-ignore]  # no types
+        def step(x: Any, kernel: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel])
+                output = tiled_with_gradient(x, kernel, kernel[0, 0, 0], True, True, True, True)
+            return tape.gradient(output, [x, kernel])
+
+        specs = tf.TensorSpec((batch, 64, 64, 64)), tf.TensorSpec((3, 3, 64, 64))
+        functions = step.get_concrete_function(*specs).graph.as_graph_def().library.function
+        kinds = [node.op for function in functions for node in function.node_def]
+        assert sum("While" in kind for kind in kinds) == 2, sorted({*kinds})
+        return len(kinds)
+
+    assert nodes(8) == nodes(32)

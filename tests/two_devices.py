@@ -19,6 +19,8 @@ from attrs import evolve  # noqa: E402  # see above
 from tests.fakes import RESULTS  # noqa: E402
 
 import tlkit  # noqa: E402
+import tlkit.train.plan  # noqa: E402
+import tlkit.train.winograd  # noqa: E402
 from tlkit.model.layers import LayerRange  # noqa: E402
 from tlkit.parts.augmentations import Affine  # noqa: E402
 from tlkit.parts.freezes import HeadOnly, TrainAll, TrainRange  # noqa: E402
@@ -102,11 +104,14 @@ def steps_taken(chosen: tlkit.Experiment, top: Path) -> dict[str, int]:
 
 
 def main(top: Path) -> None:
+    for module in (tlkit.train.plan, tlkit.train.winograd):
+        vars(module)["MIN_CHANNELS"] = 8 * 8
     both = {"devices": 2}
     cases: dict[str, dict[str, Any]] = {
         "whole": {},
         "average": {"ema": 0.9},
         "half": {"mixed_precision": "float16"},
+        "tiles": {"winograd": True},
     }
     found: dict[str, Any] = {}
     for name, fit in cases.items():

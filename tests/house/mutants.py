@@ -52,10 +52,18 @@ MUTANTS = (
     ),
     Mutant(
         "a convolution by tiles forgets its bias",
-        "train/lean.py",
-        "tf.nn.bias_add(tf.batch_to_space(sums, (OUT, OUT), crops), bias)",
-        "tf.batch_to_space(sums, (OUT, OUT), crops)",
+        "train/winograd.py",
+        "tf.nn.bias_add(tiling.output(sums), bias)",
+        "tiling.output(sums)",
         "tests/test_winograd.py::test_it_is_the_direct_convolution_but_for_rounding",
+    ),
+    Mutant(
+        "a kernel's gradient by tiles is that of the last portion",
+        "train/winograd.py",
+        "total = products if total is None else total + products",
+        "total = products",
+        "tests/test_winograd.py::"
+        "test_its_gradients_are_those_of_the_direct_convolution_but_for_rounding",
     ),
     Mutant(
         "BatchNorm is folded without its mean",
@@ -165,7 +173,7 @@ MUTANTS = (
     ),
     Mutant(
         "bfloat16 layers are convolved by tiles, in float32",
-        "train/lean.py",
+        "train/winograd.py",
         ' or layer.compute_dtype != "float32"',
         "",
         "tests/test_winograd.py::test_which_layers_are_convolved_by_tiles",

@@ -82,10 +82,10 @@ class Fit:
         xla: Compile the training step with XLA; unset: only in stages where no convolution is
             trained or passed and 100,000 parameters or more are trained. There it halves a step's
             time on a CPU; elsewhere it only adds compile time.
-        winograd: Compute the frozen layers' 3 × 3 convolutions by Winograd's algorithm, which
-            needs a quarter of the multiplications with similar rounding; unset: only if the splits
-            have at least as many pixels as 16 images of 224 × 224.
-            Trained layers never use it.
+        winograd: Compute 3 × 3 convolutions by Winograd's algorithm, which needs a quarter of the
+            multiplications with similar rounding; unset: only if the splits have at least as many
+            pixels as 16 images of 224 × 224. Trained layers use it too, in both directions, unless
+            they compute in other numbers or with XLA.
         cache: Keep the frozen layers' features on disk for later epochs and runs; results do not
             change.
         frozen_dtype: What the frozen layers compute in: `bfloat16` is several times faster for

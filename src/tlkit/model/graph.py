@@ -51,6 +51,7 @@ def layer_table(model: keras.Model) -> LayerTable:
         output = getattr(layer, "output", None)  # a layer that was never called has no output
         shape = getattr(output, "shape", (None,))[1:]
         params = sum(map(_size, learnable_variables(layer)))
+        kernel = {*layer.kernel_size} if type(layer) is keras.layers.Conv2D else {0}
         layers.append(
             Layer(
                 name,
@@ -61,6 +62,7 @@ def layer_table(model: keras.Model) -> LayerTable:
                 sum(map(_size, layer.weights)) - params,
                 isinstance(layer, keras.layers.BatchNormalization),
                 is_cut_point=id(layer) in cuttable,
+                kernel_size=kernel.pop() if len(kernel) == 1 else 0,
             )
         )
     return LayerTable(tuple(layers))

@@ -112,6 +112,7 @@ class Layer:
             earlier layers, so that the model can be cut in two after it and them.
         fixed: Whether it has no parameters and computes the same in training, so that it belongs
             to the frozen prefix whatever its rate.
+        kernel_size: The side of a `Conv2D` layer's square kernel; 0 for all else.
         network: The member of a `joined` backbone that it belongs to; empty in all others.
         is_network_cut: Whether it is a cut point of that member on its own.
     """
@@ -126,6 +127,7 @@ class Layer:
     is_cut_point: bool = True
     is_cut_beside_pools: bool = False
     fixed: bool = False
+    kernel_size: int = 0
     network: str = ""
     is_network_cut: bool = False
 

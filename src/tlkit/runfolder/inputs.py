@@ -156,6 +156,7 @@ class StageRecord:
     phase: int = 1
     l2: tuple[float, ...] = ()
     devices: int = 1
+    winograd: bool = False
 
 
 @frozen(kw_only=True)
@@ -220,6 +221,8 @@ class PlanRecord:
                 del stage["l2"]
             if stage["devices"] == 1:
                 del stage["devices"]
+            if not stage["winograd"]:
+                del stage["winograd"]
         return table
 
 

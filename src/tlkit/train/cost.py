@@ -8,13 +8,13 @@ import os
 from attrs import frozen
 
 from tlkit.model.layers import Layer
-from tlkit.train.plan import Plan, PlannedStage
+from tlkit.train.plan import Plan, PlannedStage, tileable
 
 # Measured: VGG-16 at 224 px, 15.3 G multiply-adds and 14 M outputs, takes 155 to 170 ms of
 # processor time per image; networks of depthwise convolutions are held up by their outputs.
 MULTIPLY_ADDS_PER_S = 100e9  # per core
 OUTPUTS_PER_S = 0.4e9  # per core: values that layers write
-WINOGRAD_GAIN = 0.7  # of the time, for frozen 3 × 3 convolutions
+WINOGRAD_GAIN = 0.55  # of the multiplications' time, for convolutions by tiles
 # Of the time: VGG-16 takes 0.2 in bfloat16 and 0.1 in int8, ResNet-50 0.5 and 0.2, MobileNetV2 1.3
 # and 0.35.
 GAINS = {"bfloat16": 0.35, "int8": 0.25}
@@ -77,7 +77,7 @@ def estimated_seconds(plan: Plan, cores: int | None = None) -> float:
     work = sum(stage.left(0) for stage in stage_works(plan, cores))
     if plan.tta:
         mirrored = images - sum(plan.counts["train"].values())
-        work += mirrored * _forward_s(plan, 1, len(plan.layers))
+        work += mirrored * _forward_s(plan, 1, len(plan.layers), plan.winograd)
     refits = [len(planned.views) * images for planned in plan.stages if planned.refit]
     refit_s = sum(sum(_solver_s(plan, count)) for count in refits[:1])
     decode_s = IMAGE_S + BYTE_S * (PHOTO_BYTES if plan.file_bytes is None else plan.file_bytes)
@@ -97,11 +97,9 @@ def _stage_work(
 ) -> StageWork:
     images = {split: sum(counts.values()) for split, counts in plan.counts.items()}
     train, others = images["train"], sum(images.values()) - images["train"]
-    below = _forward_s(plan, 1, planned.cut)
-    if plan.winograd:
-        below *= WINOGRAD_GAIN
+    below = _forward_s(plan, 1, planned.cut, plan.winograd)
     below *= GAINS.get(plan.frozen_dtype, 1)
-    above = _forward_s(plan, planned.cut + 1, len(plan.layers))
+    above = _forward_s(plan, planned.cut + 1, len(plan.layers), planned.winograd)
     new = {(planned.cut, view) for view in planned.views} - done
     done |= new
     epochs = planned.stage.epochs
@@ -121,11 +119,15 @@ def _stage_work(
     )
 
 
-def _forward_s(plan: Plan, first: int, last: int) -> float:
+def _forward_s(plan: Plan, first: int, last: int, winograd: bool) -> float:
     """Return the seconds of one image's pass through layers, on one core."""
     layers = [layer for number, layer in plan.layers if first <= number <= last]
     outputs = sum(math.prod(layer.output_shape) for layer in layers)
-    return sum(map(multiply_adds, layers)) / MULTIPLY_ADDS_PER_S + outputs / OUTPUTS_PER_S
+    work = sum(
+        multiply_adds(layer) * (WINOGRAD_GAIN if winograd and tileable(layer) else 1)
+        for layer in layers
+    )
+    return work / MULTIPLY_ADDS_PER_S + outputs / OUTPUTS_PER_S
 
 
 def available_cores() -> int:

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
 from tlkit.data.splits import Splits
-from tlkit.model.layers import HEAD, LayerTable
+from tlkit.model.layers import HEAD, Layer, LayerTable
 from tlkit.parts.kinds import Backbone, Head, Stage, checked_table, registries
 from tlkit.parts.optimizers import LBFGS
 from tlkit.system.errors import ConfigError, FieldError, Problem
@@ -35,6 +35,14 @@ HEAD_BATCH = 64
 # Compiling a step with XLA takes 0.7 s. With so many parameters that pays after 100 to 200 steps;
 # a linear head of 4,000 gains nothing.
 XLA_PARAMS = 100_000
+# Which convolutions take less by Winograd's algorithm: measured on two cores, in processor time.
+# VGG-16's frozen layers take 155 ms per image of 224 px directly and 109 by tiles, the same if one
+# with 64 × 128 channels is among them. At 64 px they take 15.9 ms directly and 11.1 by tiles; 11.7
+# without maps below 7 × 7, 14.6 without those below 12 × 12. Forward and backward, a layer of 512 ×
+# 512 channels takes 0.43 to 0.55 of the time by tiles (0.65 with maps of 4 × 4), of 256 × 256 0.51
+# to 0.57, of 128 × 128 0.75, of 64 × 128 0.86 and of 64 × 64 1.3.
+MIN_CHANNELS = 128 * 128  # input times output channels
+MIN_SIDE = 4
 # For VGG-16's frozen convolutions the graph takes 0.65 s more to build; each image takes 46 ms less
 # at 224 px, 17 at 128, 10 at 96 and 4 at 64 (processor time).
 WINOGRAD_PIXELS = 16 * 224**2
@@ -64,6 +72,7 @@ class PlannedStage:
         l2: With the solver, the strength of L2 regularization in each of its epochs.
         refit: Whether the solver solves one of them again with the validation images.
         devices: The number of devices that share each training step.
+        winograd: Whether 3 × 3 convolutions of the step use Winograd's algorithm.
     """
 
     stage: Stage
@@ -77,6 +86,7 @@ class PlannedStage:
     l2: tuple[float, ...] = ()
     refit: bool = False
     devices: int = 1
+    winograd: bool = False
 
 
 @frozen(kw_only=True)
@@ -96,7 +106,7 @@ class Plan:
         data: Facts about the images for readers of the results; see `Splits.facts`.
         steps_per_epoch: Optimizer steps per epoch.
         cache: Whether features are kept on disk.
-        winograd: Whether frozen 3 × 3 convolutions use Winograd's algorithm.
+        winograd: Whether 3 × 3 convolutions use Winograd's algorithm, if they are frozen.
         prefix_batch: Images per pass through the frozen prefix.
         frozen_dtype: What the frozen prefix computes in.
         tta: Whether mirror images are evaluated too; not part of the record.
@@ -191,6 +201,7 @@ class Plan:
                     **({"phase": planned.phase} if self.phases > 1 else {}),
                     **({"l2": list(planned.l2)} if planned.l2 else {}),
                     **({"devices": planned.devices} if planned.devices > 1 else {}),
+                    **({"winograd": True} if planned.winograd else {}),
                 }
                 for planned in self.stages
             ],
@@ -232,7 +243,8 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
     problems += setting_problems(experiment, splits.classes)
     if problems:
         raise ConfigError(problems, str(experiment.origin.path) if experiment.origin else "")
-    planned = _planned_stages(experiment, layers, stages)
+    winograd = _uses_winograd(experiment, splits)
+    planned = _planned_stages(experiment, layers, stages, winograd)
     shared = any(stage.devices > 1 for stage in planned)
     return Plan(
         classes=splits.classes,
@@ -247,7 +259,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         data=splits.facts(),
         steps_per_epoch=-(-len(splits.train) // experiment.fit.batch_size),
         cache=experiment.fit.cache,
-        winograd=_uses_winograd(experiment, splits),
+        winograd=winograd,
         tta=experiment.calibration.tta is not None,
         file_bytes=splits.file_bytes(),
         prefix_batch=prefix_batch(
@@ -310,6 +322,15 @@ def _uses_winograd(experiment: Experiment, splits: Splits) -> bool:
     return images * experiment.backbone.image_size**2 >= WINOGRAD_PIXELS
 
 
+def tileable(layer: Layer) -> bool:
+    """Tell whether a layer is a convolution that takes less by Winograd's algorithm."""
+    return (
+        layer.kernel_size == 3
+        and layer.params >= 3 * 3 * MIN_CHANNELS
+        and min(layer.output_shape[:2]) >= MIN_SIDE
+    )
+
+
 def _stages(
     experiment: Experiment, layers: LayerTable
 ) -> tuple[tuple[tuple[Stage, ...], ...], list[Problem]]:
@@ -325,7 +346,10 @@ def _stages(
 
 
 def _planned_stages(
-    experiment: Experiment, layers: LayerTable, stages: Sequence[Sequence[Stage]]
+    experiment: Experiment,
+    layers: LayerTable,
+    stages: Sequence[Sequence[Stage]],
+    winograd: bool,
 ) -> tuple[PlannedStage, ...]:
     planned, first = [], 1
     of_phases = zip(experiment.phases, stages, strict=True)
@@ -334,7 +358,8 @@ def _planned_stages(
         cut = layers.frozen_prefix(stage.lr_multipliers)
         # Measured on two cores: a step of VGG-16's two dense layers takes 46 ms with XLA and 99 ms
         # without. A step of the whole VGG-16 takes the same either way, but compiles twice as long.
-        convolves = any("Conv" in layer.kind for number, layer in layers if number > cut)
+        above = [layer for number, layer in layers if number > cut]
+        convolves = any("Conv" in layer.kind for layer in above)
         devices = _devices(experiment, layers, stage)
         params = layers.trainable_params(stage.lr_multipliers)
         xla = experiment.fit.xla
@@ -358,6 +383,10 @@ def _planned_stages(
                 l2,
                 isinstance(phase.optimizer, LBFGS) and phase.optimizer.refit,
                 devices,
+                # Tiles are float32, and XLA has convolutions of its own.
+                winograd
+                and not (experiment.fit.mixed_precision or xla)
+                and any(map(tileable, above)),
             )
         )
         first += stage.epochs

@@ -27,6 +27,7 @@ from tlkit.train.assemble import above_cut, apply_rates, model_of, split_at
 from tlkit.train.callback import Callback, Epoch
 from tlkit.train.feature_key import AugmentationKeys, FeatureKey, augmentation_keys
 from tlkit.train.features import KEPT_BYTES, Extractor, Images, Source
+from tlkit.train.lean import lean
 from tlkit.train.plan import Plan
 from tlkit.train.refusals import FITTED_KINDS
 from tlkit.train.sampling import epoch_order, reseed
@@ -87,14 +88,17 @@ class StageTrainer:
         trained = apply_rates(run.model, run.plan.layers, rates, batch_norm)
         prefix, tail = split_at(run.model, run.plan.layers, self.planned.cut)
         self._twin: keras.Model | None = None  # of the model, on several devices
-        self.step = self._step(tail, trained.variable_rates)
+        self._assert_as_planned(tail)
+        self.step = self._step(self._lean(tail), trained.variable_rates)
         check_settings()  # loss and optimizer have been at work
         self.sources = self._sources(prefix, only)
         self._regression: LogisticRegression | None = None
         self.on_val: Probabilities = np.empty((0, len(run.plan.classes)), np.float32)
 
+    def _lean(self, tail: keras.Model) -> keras.Model:
+        return lean(tail, True, trained=True) if self.planned.winograd else tail
+
     def _step(self, tail: keras.Model, multipliers: Sequence[float]) -> TrainStep | EvalStep:
-        self._assert_as_planned(tail)
         if isinstance(self.experiment.optimizer, LBFGS):
             return EvalStep(tail)
         loss = self.experiment.loss.build(self.run.plan.counts["train"])
@@ -131,7 +135,7 @@ class StageTrainer:
             if int(name.partition(".")[0]) > self.planned.cut
         ]
         self._twin = model
-        return MirroredStep(tail, twin, weights, mirrored, optimizer, *more)
+        return MirroredStep(tail, self._lean(twin), weights, mirrored, optimizer, *more)
 
     def fit_statistics(self) -> None:
         """Set the statistics and landmarks of layers if this is the first stage to train them.

@@ -17,6 +17,7 @@ from tlkit.system.errors import PartError
 from tlkit.system.keras import autograph, keras, tf
 from tlkit.train.assemble import refuse_others
 from tlkit.train.features import Features, Images
+from tlkit.train.lean import has_tiles
 from tlkit.weights.tensors import Variables
 
 Probabilities = npt.NDArray[np.float32]
@@ -133,7 +134,9 @@ class EvalStep:
 
         self._autograph = autograph(*tail._flatten_layers())
         self._whole: dict[Any, Any] = {}
-        self._evaluate = tf.function(evaluate, reduce_retracing=True, autograph=self._autograph)
+        self._evaluate = tf.function(
+            evaluate, reduce_retracing=not has_tiles(tail), autograph=self._autograph
+        )
         self._evaluate_all = tf.function(evaluate_all, reduce_retracing=True, autograph=False)
         self._evaluates_together = _is_small(tail.variables) and not self._autograph
 

@@ -66,10 +66,9 @@ class VGG(Backbone):
         for block, (convolutions, width) in enumerate(self.blocks, start=1):
             name = f"block{block}"
             for number in range(1, convolutions + 1):
-                params = (3 * 3 * channels + 1) * width
-                rows.append(
-                    Layer(f"{name}_conv{number}", "Conv2D", name, (size, size, width), params)
-                )
+                shape, params = (size, size, width), (3 * 3 * channels + 1) * width
+                layer = f"{name}_conv{number}"
+                rows.append(Layer(layer, "Conv2D", name, shape, params, kernel_size=3))
                 channels = width
             size //= 2
             rows.append(Layer(f"{name}_pool", "MaxPooling2D", name, (size, size, width)))
