@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tlkit.train.lean import FEW_PIXELS, computing_in, folded_norms, lean, products_of
+from tlkit.train.lean import (
+    FEW_PIXELS,
+    _above_trained,
+    computing_in,
+    folded_norms,
+    lean,
+    products_of,
+)
 from tlkit.train.winograd import tiled
+
+LAYERS = keras.layers
 
 
 def drawn(shape: tuple[int, ...], seed: int) -> Any:
@@ -96,6 +105,17 @@ def test_a_gpu_has_convolutions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert tiles == [False]  # the one with BatchNorm
 
 
+def test_what_stands_above_a_trained_layer_needs_the_gradient_of_its_input() -> None:
+    x = inputs = LAYERS.Input((8, 8, 4))
+    for name in ("frozen", "trained", "above"):
+        x = LAYERS.MaxPooling2D(name=f"pool_below_{name}")(x)
+        x = LAYERS.Conv2D(4, 3, padding="same", name=name)(x)
+    model = keras.Model(inputs, x)
+    for name in ("frozen", "above"):
+        model.get_layer(name).trainable = False
+    assert _above_trained(model) == {"pool_below_above", "above"}
+
+
 def normed(below: Any, shape: tuple[int, ...] = (7, 7, 4), **settings: Any) -> Any:
     """Return a model of a layer and BatchNorm with statistics that matter."""
     inputs = keras.layers.Input(shape)
@@ -117,9 +137,6 @@ def test_a_graph_reads_the_weights_for_every_batch_unless_they_are_constant(cons
         variable.assign(variable * 1.5 + 0.01)
     expected = first if constant else model(x, training=False).numpy()
     np.testing.assert_allclose(traced(x).numpy(), expected, rtol=1e-5, atol=1e-5)
-
-
-LAYERS = keras.layers
 
 
 @pytest.mark.parametrize(
