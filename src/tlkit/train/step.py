@@ -121,16 +121,12 @@ class EvalStep:
             return cross_entropy(labels, probabilities), probabilities
 
         def evaluate_all(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            of_batch = (
-                tf.TensorSpec(x.shape[1:2]),
-                tf.TensorSpec((x.shape[1], *tail.output_shape[1:])),
-            )
+            classes = tail.output_shape[1:]
+            of_batch = tf.TensorSpec(x.shape[1:2]), tf.TensorSpec((x.shape[1], *classes))
             losses, probabilities = tf.map_fn(
                 lambda batch: evaluate(*batch), (x, labels), fn_output_signature=of_batch
             )
-            return tf.reshape(losses, (-1,)), tf.reshape(
-                probabilities, (-1, *tail.output_shape[1:])
-            )
+            return tf.reshape(losses, (-1,)), tf.reshape(probabilities, (-1, *classes))
 
         self._autograph = autograph(*tail._flatten_layers())
         self._whole: dict[Any, Any] = {}
