@@ -77,6 +77,7 @@ class MirroredStep(TrainStep):
         self._spread()  # the average begins with the weights
         with strategy.scope():
             super().__init__(tail, optimizer, False, loss, clip_norm, ema, trained=twin)
+        self._steps_together = False  # each is shared out by itself
         self._steps: dict[Any, Any] = {}
 
     def begin_epoch(self) -> None:
