@@ -16,19 +16,19 @@ tf.config.set_logical_device_configuration(
 )
 
 from attrs import evolve  # noqa: E402  # see above
-from tests.fakes import RESULTS  # noqa: E402
+from tests.fakes import RESULTS  # noqa: E402  # see above
 
-import tlkit  # noqa: E402
-import tlkit.train.plan  # noqa: E402
-import tlkit.train.winograd  # noqa: E402
-from tlkit.model.layers import LayerRange  # noqa: E402
-from tlkit.parts.augmentations import Affine  # noqa: E402
-from tlkit.parts.freezes import HeadOnly, TrainAll, TrainRange  # noqa: E402
-from tlkit.parts.heads import Pooled  # noqa: E402
-from tlkit.parts.optimizers import SGD  # noqa: E402
-from tlkit.parts.shapes import Shapes  # noqa: E402
-from tlkit.system.keras import keras  # noqa: E402
-from tlkit.train.stage import StageTrainer  # noqa: E402
+import tlkit  # noqa: E402  # see above
+import tlkit.train.plan  # noqa: E402  # see above
+import tlkit.train.winograd  # noqa: E402  # see above
+from tlkit.model.layers import LayerRange  # noqa: E402  # see above
+from tlkit.parts.augmentations import Affine  # noqa: E402  # see above
+from tlkit.parts.freezes import HeadOnly, TrainAll, TrainRange  # noqa: E402  # see above
+from tlkit.parts.heads import Pooled  # noqa: E402  # see above
+from tlkit.parts.optimizers import SGD  # noqa: E402  # see above
+from tlkit.parts.shapes import Shapes  # noqa: E402  # see above
+from tlkit.system.keras import keras  # noqa: E402  # see above
+from tlkit.train.stage import StageTrainer  # noqa: E402  # see above
 
 
 def network() -> Any:
