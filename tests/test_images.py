@@ -21,8 +21,10 @@ from PIL import Image
 import tlkit
 from tlkit.data.decoding import decode
 from tlkit.data.images import (
+    SMALL_FILE_BYTES,
     Reader,
     Resize,
+    decoding_threads,
     in_parallel,
     picture_of,
     pictures_of,
@@ -312,6 +314,16 @@ def test_batches_keep_the_order_whatever_the_workers(workers: int) -> None:
     batches = list(reader.batches(list(files), 3))
     assert [len(batch) for batch in batches] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(batches)[:, 0, 0, 0], range(7))
+
+
+@pytest.mark.parametrize(
+    ("file_bytes", "threads"), [(1, 1), (SMALL_FILE_BYTES - 1, 1), (SMALL_FILE_BYTES, 8), (None, 8)]
+)
+def test_small_files_are_decoded_by_one_thread(
+    file_bytes: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert decoding_threads(file_bytes) == threads
 
 
 @given(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tlkit.data.root import ImageRoot, read_file
+from tlkit.data.root import LOOKED_AT, ImageRoot, mean_file_bytes, read_file
 
 
 @pytest.fixture
@@ -128,3 +128,14 @@ def test_a_file_anywhere_is_read_unless_it_is_not_regular(folder: Path) -> None:
     for name, problem in (("fifo.png", "is not a regular file"), ("none.png", "No such file")):
         with pytest.raises(OSError, match=problem):
             read_file(folder / name)
+
+
+def test_the_mean_size_is_that_of_a_few_files_and_unknown_without_any(tmp_path: Path) -> None:
+    names = [f"{number}" for number in range(3 * LOOKED_AT)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(bytes(10 if number % 3 else 40))
+    assert mean_file_bytes(names[:3], tmp_path) == 20
+    assert mean_file_bytes(names, tmp_path) == 40  # every third, no more
+    assert mean_file_bytes([names[1], "gone", "a\0b"], tmp_path) == 10
+    assert mean_file_bytes([str(tmp_path / "0")]) == 40
+    assert mean_file_bytes(["gone"], tmp_path) is mean_file_bytes([]) is None

@@ -15,8 +15,16 @@ from attrs import evolve, field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.data.checks import bad_images, skipped_note
-from tlkit.data.images import DecodedImageIndex, Looks, Pixels, Reader, in_parallel, looks_dark
-from tlkit.data.root import ImageRoot, read_file
+from tlkit.data.images import (
+    DecodedImageIndex,
+    Looks,
+    Pixels,
+    Reader,
+    decoding_threads,
+    in_parallel,
+    looks_dark,
+)
+from tlkit.data.root import LOOKED_AT, ImageRoot, mean_file_bytes, read_file
 from tlkit.data.sources import Rejected, read_evaluation_images
 from tlkit.data.splits import Example
 from tlkit.explain import Explainer, Method
@@ -320,8 +328,9 @@ class Classifier:
             if not examples:
                 raise DataError(f"{path}: none of the images can be decoded; {notes[-1]}")
         looks = Looks(DecodedImageIndex(default_folder()))
-        reader = evolve(self._reader(images.root.read), on_decoded=looks)
         paths = [example.path for example in examples]
+        file_bytes = mean_file_bytes(paths, images.root.path)
+        reader = evolve(self._reader(images.root.read, file_bytes), on_decoded=looks)
         kept = None if keep is None else self._kept(Path(keep), examples)
         rows, done = [], 0
         if kept:
@@ -388,7 +397,10 @@ class Classifier:
         Raises:
             ResourceError: If memory or handles run short, after the images before that one.
         """
-        reader = self._reader(read_file)
+        files = iter(files)
+        first = [*itertools.islice(files, LOOKED_AT)]
+        names = [file for file in first if not isinstance(file, Rejected)]
+        reader = self._reader(read_file, mean_file_bytes(names))
 
         def read(file: str | Rejected) -> tuple[str, Pixels] | Rejected | ResourceError:
             if isinstance(file, Rejected):
@@ -401,7 +413,8 @@ class Classifier:
                 return error
 
         batch = self.extractor.batch
-        images = in_parallel(read, files, reader.workers, ahead=4 * batch)
+        every = itertools.chain(first, files)
+        images = in_parallel(read, every, reader.workers, ahead=4 * batch)
         while chunk := list(itertools.islice(images, batch)):
             sound = [*itertools.takewhile(lambda item: not isinstance(item, ResourceError), chunk)]
             yield cast("list[tuple[str, Pixels] | Rejected]", sound)
@@ -445,7 +458,8 @@ class Classifier:
     def _outputs(self, extractor: Extractor, images: Images) -> Probabilities:
         if not isinstance(images, np.ndarray):
             paths = [str(path) for path in images]
-            return _joined(extractor, extractor.stream(self._reader(read_file), paths))
+            reader = self._reader(read_file, mean_file_bytes(paths))
+            return _joined(extractor, extractor.stream(reader, paths))
         size = self.experiment.backbone.image_size
         if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
             raise DataError(
@@ -456,9 +470,10 @@ class Classifier:
         starts = range(0, len(images), batch)
         return _joined(extractor, (extractor(images[start : start + batch]) for start in starts))
 
-    def _reader(self, read: Callable[[str], bytes]) -> Reader:
+    def _reader(self, read: Callable[[str], bytes], file_bytes: float | None = None) -> Reader:
         data, size = self.experiment.data, self.experiment.backbone.image_size
-        return Reader(read, size, data.resize, data.mask_center)
+        workers = decoding_threads(file_bytes)
+        return Reader(read, size, data.resize, data.mask_center, workers=workers)
 
     probabilities = renamed_method("probabilities", "predict_proba")
     answers = renamed_method("answers", "iter_predict")

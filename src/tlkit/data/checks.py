@@ -19,6 +19,7 @@ from tlkit.data.images import (
     Picture,
     Pixels,
     Reader,
+    decoding_threads,
     in_parallel,
     picture_of,
     pictures_of,
@@ -98,7 +99,8 @@ def check_images(
         index: The files that are known to be sound; new ones are added.
         reader: Keeps the pixels of images that are decoded here.
     """
-    checks = _check_all(list(splits.rows()), splits.read, on_image, index, reader)
+    workers = decoding_threads(splits.file_bytes())
+    checks = _check_all(list(splits.rows()), splits.read, on_image, index, reader, workers)
     _refuse_bad(splits, checks, skip_bad)
     splits = _without_bad(splits, checks)
     hashes = {check.example.path: check.sha256 for check in checks if check.picture}
@@ -123,7 +125,8 @@ def bad_images(
     index: DecodedImageIndex | None = None,
 ) -> dict[str, str]:
     """Return the images that cannot be decoded, by path, and why."""
-    checks = _check_all([("", example) for example in examples], read, lambda done, of: None, index)
+    rows = [("", example) for example in examples]
+    checks = _check_all(rows, read, lambda done, of: None, index)
     for check in checks:
         if check.is_other_file:
             raise DataError(f"{printable(check.example.path)}: {check.problem}")
@@ -142,12 +145,12 @@ def _check_all(
     on_image: Callable[[int, int], None],
     index: DecodedImageIndex | None,
     reader: Reader | None = None,
+    workers: int = os.cpu_count() or 1,
 ) -> list[_Check]:
     """Check every image, and remember the sound ones even if this is interrupted."""
     known = index.read() if index else {}
     checks: list[_Check] = []
     try:
-        workers = os.cpu_count() or 1
         size = max(1, min(TOGETHER, len(rows) // (4 * workers)))
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         work = partial(_check_some, read, known, reader)

@@ -33,7 +33,7 @@ class PixelStore:
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             limit = min(MAX_BYTES, shutil.disk_usage(folder).free // 4)
-            self._file = tempfile.TemporaryFile(prefix=".pixels-", dir=folder)  # noqa: SIM115  # it stays open
+            self._file = tempfile.TemporaryFile(prefix=".pixels-", dir=folder, buffering=0)  # noqa: SIM115  # it stays open
             weakref.finalize(self, self._file.close)
             self._rows = {p: n for n, p in enumerate(paths) if (n + 1) * self._bytes <= limit}
 
@@ -52,9 +52,10 @@ class PixelStore:
         with self._lock:
             try:
                 self._file.seek(self._rows[path] * self._bytes)
-                self._file.write(pixels)
-                self._file.flush()
-            except OSError:  # the disk is full
+                written = self._file.write(pixels)
+            except OSError:
+                written = 0
+            if written < self._bytes:  # the disk is full
                 self._rows = {known: self._rows[known] for known in self._kept}
                 return
         self._kept.add(path)

@@ -7,8 +7,8 @@ import io
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
 from attrs import field, frozen
@@ -16,6 +16,8 @@ from attrs import field, frozen
 from tlkit.system.limits import beyond, limit
 from tlkit.system.seal import MAX_FILE_BYTES
 from tlkit.system.untrusted import NOT_REGULAR, opened
+
+LOOKED_AT = 100  # files whose size is asked for
 
 
 @frozen
@@ -30,12 +32,17 @@ class ImageRoot:
     path: Path
     follow_links: bool = False
     _real: str = field(init=False, eq=False, repr=False)
+    _text: str = field(init=False, eq=False, repr=False)
     _folders: dict[str, str] = field(factory=dict, init=False, eq=False, repr=False)
     _names: dict[str, dict[str, str]] = field(factory=dict, init=False, eq=False, repr=False)
 
     @_real.default
     def _real_path(self) -> str:
         return os.path.realpath(self.path)
+
+    @_text.default
+    def _path_as_text(self) -> str:
+        return str(self.path)
 
     def problem(self, name: str) -> str:
         """Return why there is no usable file of this name, or an empty string; opens no file."""
@@ -88,7 +95,7 @@ class ImageRoot:
         The location is checked after the file is open, so replacing the file by a link in between
         gains nothing.
         """
-        path = self.path / name
+        path = os.path.join(self._text, name)  # noqa: PTH118  # called per image
         with _opened(path) as (file, status):
             if not self.follow_links:
                 real = os.path.realpath(path)
@@ -105,6 +112,15 @@ def read_file(path: str | Path) -> bytes:
     """Return the bytes of an image file anywhere."""
     with _opened(path) as (file, _):
         return file.read()
+
+
+def mean_file_bytes(paths: Sequence[str], folder: str | Path = "") -> float | None:
+    """Return the mean size of a few of the files in a folder; None if it is not known."""
+    sizes = []
+    for path in paths[:: max(1, -(-len(paths) // LOOKED_AT))]:
+        with suppress(OSError, ValueError):  # a missing file is told when it is read
+            sizes.append(Path(folder, path).stat().st_size)
+    return sum(sizes) / len(sizes) if sizes else None
 
 
 @contextmanager

@@ -5,18 +5,16 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
 
+from tlkit.data.root import mean_file_bytes
 from tlkit.system.errors import DataError
 from tlkit.system.text import printable
 
 SPLITS = ("train", "val", "test")
-LOOKED_AT = 100  # files whose size is asked for
 # Characters that leave no trace, besides those of the category Cf: joiners, fillers, variants.
 INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5").union(map(chr, range(0xFE00, 0xFE10)))
 # Cyrillic and Greek letters, lower case, that look like Latin ones in either case.
@@ -197,11 +195,7 @@ class Splits:
     def file_bytes(self) -> float | None:
         """Return the mean size of a few of the files; None if it is not known."""
         paths = [example.path for _, example in self.rows()]
-        sizes = []
-        for path in paths[:: -(-len(paths) // LOOKED_AT)] if self.root else ():
-            with suppress(OSError, ValueError):  # a missing file is told when it is read
-                sizes.append(Path(self.root, path).stat().st_size)
-        return sum(sizes) / len(sizes) if sizes else None
+        return mean_file_bytes(paths, self.root) if self.root else None
 
     def where(self, path: str) -> str:
         """Return an image's path for a message: as the user would type it, made printable."""

@@ -23,7 +23,7 @@ Units = npt.NDArray[np.intp]
 RESAMPLES, LEAST_RESAMPLES = 2000, 200
 # With 1,000 classes and 50,000 images, 2,000 resamples would take a quarter of an hour.
 MOST_CELLS = 4_000_000_000
-CHUNK_CELLS = 1 << 21  # weights held at a time: 16 MB
+CHUNK_CELLS = 1 << 19  # weights held at a time: 4 MB, which a processor keeps at hand
 
 
 def unit_numbers(images: int, patients: Sequence[str]) -> Units:

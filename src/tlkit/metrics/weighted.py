@@ -47,8 +47,10 @@ def figures_of(outputs: Outputs, weights: Floats) -> dict[str, Floats]:
 
 def _class_figures(outputs: Outputs, weights: Floats) -> dict[str, Floats]:
     """Return the figures that depend on the predicted classes only."""
-    truth, guess = (np.eye(outputs.classes)[n] for n in (outputs.labels, outputs.predicted))
-    truths, guesses, hits = weights @ truth, weights @ guess, weights @ (truth * guess)
+    labels, right = outputs.labels, outputs.labels == outputs.predicted
+    truths = _counts(weights, labels, outputs.classes)
+    guesses = _counts(weights, outputs.predicted, outputs.classes)
+    hits = _counts(weights[:, right], labels[right], outputs.classes)
     total = weights.sum(axis=1, keepdims=True)
     accuracy = ratio(hits.sum(axis=1), total[:, 0])
     by_chance = ratio((truths * guesses).sum(axis=1), total[:, 0] ** 2)
@@ -64,6 +66,14 @@ def _class_figures(outputs: Outputs, weights: Floats) -> dict[str, Floats]:
         "specificity": ratio(total - truths - guesses + hits, total - truths),
         "f1": f1,
     }
+
+
+def _counts(weights: Floats, numbers: Numbers, classes: int) -> Floats:
+    """Return the sums of the weights in each class, without a matrix product.
+
+    That would be handed to threads, which then keep a core busy while they wait for the next one.
+    """
+    return np.stack([np.bincount(numbers, row, minlength=classes) for row in weights])
 
 
 def _probability_figures(
@@ -115,19 +125,31 @@ def _rankings(truth: Floats, probabilities: Floats, weights: Floats) -> tuple[Fl
 def _ranking(
     positive: npt.NDArray[np.bool_], score: Floats, weights: Floats
 ) -> tuple[Floats, Floats]:
+    """Return AUROC and average precision, from sums where an image of the class is."""
     order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # last image of each score
-    drawn = weights[:, order]
-    true = np.cumsum(drawn * positive[order], axis=1)[:, last]
-    false = np.cumsum(drawn * ~positive[order], axis=1)[:, last]
-    true_steps, false_steps = (np.diff(x, axis=1, prepend=0) for x in (true, false))
-    area = (false_steps * (true - true_steps / 2)).sum(axis=1)
-    drawn_so_far = true + false
-    precision = np.divide(true, drawn_so_far, out=np.zeros_like(true), where=drawn_so_far > 0)
+    own = np.flatnonzero(positive[order])
+    changes = np.flatnonzero(np.diff(score[order])) + 1
+    starts, ends = np.append(0, changes), np.append(changes, len(order))  # of equal scores
+    with_own = np.searchsorted(own, starts) < np.searchsorted(own, ends)
+    starts, ends = starts[with_own], ends[with_own]
+    seen, true = _sums(weights, order), _sums(weights, order[own])
+    all_true, all_false = true[:, -1], seen[:, -1] - true[:, -1]
+    true, seen_before, seen = true[:, np.searchsorted(own, ends)], seen[:, starts], seen[:, ends]
+    steps = np.diff(true, axis=1, prepend=0)
+    false, false_before = seen - true, seen_before - (true - steps)
+    below = all_false[:, None] - (false + false_before) / 2  # equal scores count half
+    precision = np.divide(true, seen, out=np.zeros_like(true), where=seen > 0)
     return (
-        ratio(area, true[:, -1] * false[:, -1]),
-        ratio((true_steps * precision).sum(axis=1), true[:, -1]),
+        ratio((steps * below).sum(axis=1), all_true * all_false),
+        ratio((steps * precision).sum(axis=1), all_true),
     )
+
+
+def _sums(weights: Floats, images: Numbers) -> Floats:
+    """Return the sums of the weights of the first 0, 1, 2 ... of some images."""
+    sums = np.zeros((len(weights), len(images) + 1))
+    np.cumsum(np.take(weights, images, axis=1), axis=1, out=sums[:, 1:])
+    return sums
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.data.images import Reader
+from tlkit.data.images import Reader, decoding_threads
 from tlkit.data.pixel_store import PixelStore
 from tlkit.data.splits import Example, Splits
 from tlkit.parts.losses import cross_entropy
@@ -366,7 +366,14 @@ class StageTrainer:
             constant=True,
         )
         data, size = experiment.data, experiment.backbone.image_size
-        reader = Reader(run.splits.read, size, data.resize, data.mask_center, store=run.pixels)
+        reader = Reader(
+            run.splits.read,
+            size,
+            data.resize,
+            data.mask_center,
+            workers=decoding_threads(plan.file_bytes),
+            store=run.pixels,
+        )
         cache, feature_key = run.cache if prefix is not None else None, None
         if cache is not None:
             settings = plan.prefix_batch, plan.winograd, plan.frozen_dtype
