@@ -218,3 +218,18 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     found = Disk()
     monkeypatch.setattr("tlkit.system.files.disk_operation", found)
     return found
+
+
+@pytest.fixture
+def decoding_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """With how many threads images were decoded each time, on a machine with eight cores."""
+    used: list[int] = []
+
+    def listening(work: Any, items: Any, workers: int, ahead: int = 64) -> Any:
+        used.append(workers)
+        return map(work, items)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for module in ("classifier", "data.checks", "data.images"):
+        monkeypatch.setattr(f"tlkit.{module}.in_parallel", listening)
+    return used

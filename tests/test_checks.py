@@ -283,19 +283,14 @@ def test_a_near_copy_in_another_split_is_a_note_that_says_where_to_look() -> Non
 @pytest.mark.usefixtures("no_pages")
 @pytest.mark.parametrize(("limit", "threads"), [(10**9, 1), (0, 8)])
 def test_a_run_decodes_small_files_by_one_thread(
-    limit: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: int,
+    threads: int,
+    decoding_threads: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    used: list[int] = []
-
-    def listening(work: Any, items: Any, workers: int, ahead: int = 64) -> Any:
-        used.append(workers)
-        return map(work, items)
-
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr("tlkit.data.images.SMALL_FILE_BYTES", limit)
-    for module in ("images", "checks"):
-        monkeypatch.setattr(f"tlkit.data.{module}.in_parallel", listening)
     for number in range(8):
         folder = tmp_path / ("train" if number < 4 else "val") / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -309,4 +304,4 @@ def test_a_run_decodes_small_files_by_one_thread(
         },
         out=tmp_path / "run",
     )
-    assert used == [threads] * 3  # the check, and the features of two splits
+    assert decoding_threads == [threads] * 3  # the check, and the features of two splits

@@ -494,21 +494,16 @@ def test_old_names_work_and_name_the_new_ones(finished: RunRecord) -> None:
 
 @pytest.mark.parametrize(("limit", "threads"), [(10**9, 1), (0, 8)])
 def test_small_files_are_decoded_by_one_thread(
-    limit: int, threads: int, finished: RunRecord, monkeypatch: pytest.MonkeyPatch
+    limit: int,
+    threads: int,
+    finished: RunRecord,
+    decoding_threads: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    used: list[int] = []
-
-    def listening(work: Any, items: Any, workers: int, ahead: int = 64) -> Any:
-        used.append(workers)
-        return map(work, items)
-
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr("tlkit.data.images.SMALL_FILE_BYTES", limit)
-    for module in ("data.images", "classifier"):
-        monkeypatch.setattr(f"tlkit.{module}.in_parallel", listening)
     files = [str(path) for path in finished.test_files]
     finished.classifier.predict_proba(files)
     answers = list(finished.classifier.iter_predict(iter(files)))
     assert [answer.path for answer in answers] == files
     finished.classifier.evaluate(finished.images / "test")
-    assert used == [threads] * 3
+    assert decoding_threads == [threads] * 3
