@@ -10,6 +10,13 @@ import pytest
 from tlkit.data.root import LOOKED_AT, ImageRoot, mean_file_bytes, read_file
 
 
+@pytest.fixture(params=[True, False], ids=["as Linux says", "by its path"], autouse=True)
+def place_is_known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the system says where an open file is."""
+    if not request.param:
+        monkeypatch.setattr("tlkit.data.root._place", lambda file: "")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Files inside and outside of a folder, and links of every kind."""
