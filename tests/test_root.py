@@ -145,4 +145,5 @@ def test_the_mean_size_is_that_of_a_few_files_and_unknown_without_any(tmp_path: 
     assert mean_file_bytes(names, tmp_path) == 40  # every third, no more
     assert mean_file_bytes([names[1], "gone", "a\0b"], tmp_path) == 10
     assert mean_file_bytes([str(tmp_path / "0")]) == 40
-    assert mean_file_bytes(["gone"], tmp_path) is mean_file_bytes([]) is None
+    assert mean_file_bytes(["gone"], tmp_path) is None
+    assert mean_file_bytes([]) is None
