@@ -16,8 +16,8 @@ from PIL import Image
 from tests.pictures import picture
 
 import tlkit
-from tlkit.data import checks, decoding
-from tlkit.data.checks import Checked, check_images
+from tlkit.data import decoding
+from tlkit.data.checks import Checked, check_images, first_look
 from tlkit.data.images import DecodedImageIndex, Reader
 from tlkit.parts.datasets import Folder
 
@@ -48,7 +48,7 @@ def splits_of(train: dict[str, bytes], val: dict[str, bytes] | None = None) -> t
 
 
 def look(splits: tlkit.Splits, index: DecodedImageIndex | None = None, **settings: Any) -> Checked:
-    return check_images(splits, index=index, **settings)
+    return check_images(splits, first_look(splits, index), **settings)
 
 
 def test_every_image_is_looked_at_and_hashed() -> None:
@@ -235,7 +235,7 @@ class TestIndex:
             with decoding.decoded(content) as image:
                 yield image
 
-        monkeypatch.setattr(checks, "decoded", listening)
+        monkeypatch.setattr("tlkit.data.first_look.decoded", listening)
         return done
 
     def test_what_was_sound_is_decoded_once_and_found_the_same(

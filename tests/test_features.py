@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.fakes import FakeBackbone, Listener
 import tlkit
 from tlkit.data.images import Reader
 from tlkit.parts.augmentations import NoAugmentation
+from tlkit.parts.backbones.vgg import VGG16
 from tlkit.system.cache import FeatureCache
 from tlkit.train.feature_key import FeatureKey
 from tlkit.train.features import Extractor, Source
@@ -99,6 +102,52 @@ def test_features_are_kept_in_memory_if_they_are_no_more_than_allowed(
     for _ in range(2):
         assert sum(len(batch) for batch in source.batches(3)) == len(PIXELS)
     assert len(read) == times * len(PIXELS)
+
+
+class TestPasses:
+    @staticmethod
+    def extractor(prefix: bool = True, augmentation: tlkit.Augmentation | None = None) -> Extractor:
+        inputs = keras.layers.Input((32, 32, 3))
+        model = keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs))
+        backbone = VGG16(weights="none", image_size=32)
+        plain = NoAugmentation()
+        return Extractor(model if prefix else None, backbone, augmentation or plain, BATCH)
+
+    @pytest.mark.parametrize("count", [0, 1, BATCH, 5 * BATCH + 1])
+    def test_two_at_a_time_give_in_order_what_one_gives(self, count: int) -> None:
+        paths = [f"{number % len(PIXELS)}.png" for number in range(count)]
+        files, found = reader()[0], self.extractor()
+        assert found.passes == 2
+        both = list(found.stream(evolve(files, size=32), paths))
+        found.passes = 1
+        one = list(found.stream(evolve(files, size=32), paths))
+        assert [len(x) for x in both] == [len(x) for x in one]
+        assert all(np.array_equal(a, b) for a, b in zip(both, one, strict=True))
+
+    def test_two_pass_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.extractor()
+        meeting, run = threading.Barrier(2, timeout=20), found.run
+        calls = itertools.count()
+
+        def meets(*arguments: Any) -> Any:
+            if next(calls):  # the first one traces, alone
+                meeting.wait()
+            return run(*arguments)
+
+        monkeypatch.setattr(found, "run", meets)
+        files = evolve(reader()[0], size=32)
+        assert len(list(found.stream(files, ["0.png"] * (5 * BATCH)))) == 5
+
+    def test_some_pass_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        @frozen(kw_only=True)
+        class Others(tlkit.Augmentation):
+            def augment(self, images: Any, keys: Any) -> Any:
+                return images
+
+        assert self.extractor(prefix=False).passes == 1
+        assert self.extractor(augmentation=Others()).passes == 1
+        monkeypatch.setattr("tlkit.train.features.has_gpu", lambda: True)
+        assert self.extractor().passes == 1
 
 
 FILES = Path("/proc/self/fd")

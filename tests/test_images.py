@@ -6,9 +6,7 @@ import contextlib
 import io
 import resource
 import struct
-import time
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,6 @@ from tlkit.data.images import (
     Reader,
     Resize,
     decoding_threads,
-    in_parallel,
     picture_of,
     pictures_of,
     small_pixels,
@@ -324,53 +321,6 @@ def test_small_files_are_decoded_by_one_thread(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert decoding_threads(file_bytes) == threads
-
-
-@given(
-    count=st.integers(0, 20), workers=st.integers(1, 4), ahead=st.integers(1, 8), taken=st.data()
-)
-def test_in_parallel_is_a_map_that_looks_no_further_than_it_may(
-    count: int, workers: int, ahead: int, taken: st.DataObject
-) -> None:
-    looked_at: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(count):
-            looked_at.append(number)
-            yield number
-
-    results = in_parallel(lambda number: number * number, items(), workers, ahead)
-    stop = taken.draw(st.integers(0, count))
-    for number in range(stop):
-        assert next(results) == number * number
-        assert len(looked_at) <= number + 1 + ahead
-    assert stop < count or list(results) == []
-
-
-@pytest.mark.parametrize("ahead", [1, 2, 64])
-def test_the_first_error_in_order_ends_it(ahead: int) -> None:
-    def work(number: int) -> int:
-        if number >= 2:
-            raise KeyError(f"item {number}")
-        return number
-
-    results = in_parallel(work, range(6), workers=4, ahead=ahead)
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(KeyError, match="item 2"):
-        next(results)
-
-
-def test_what_was_not_asked_for_is_not_done() -> None:
-    done: list[int] = []
-
-    def work(number: int) -> None:
-        time.sleep(0.005)
-        done.append(number)
-
-    results = in_parallel(work, range(100), workers=1, ahead=50)
-    next(results)
-    results.close()  # type: ignore[attr-defined]  # an iterator that is a generator
-    assert len(done) < 25  # and not all that was looked at
 
 
 def with_exif(kind: str) -> bytes:

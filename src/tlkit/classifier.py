@@ -21,7 +21,6 @@ from tlkit.data.images import (
     Pixels,
     Reader,
     decoding_threads,
-    in_parallel,
     looks_dark,
 )
 from tlkit.data.root import LOOKED_AT, ImageRoot, mean_file_bytes, read_file
@@ -47,6 +46,7 @@ from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError, WeightsError
 from tlkit.system.keras import keras
 from tlkit.system.notebook import data_frame, face, few_names, html_table
+from tlkit.system.parallel import in_parallel
 from tlkit.system.renames import renamed_method, warn_renamed
 from tlkit.system.seal import seal_tree
 from tlkit.system.text import printable

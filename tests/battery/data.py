@@ -611,10 +611,12 @@ CASES = (
     Case(
         id="D45",
         what="Many large images at once",
-        expected="threads share one budget of memory; a larger image is decoded alone",
+        expected="threads and processes share one budget of memory; a larger image is decoded alone",
         tests=(
             "test_limits.py::test_threads_share_one_budget",
             "test_limits.py::test_a_picture_larger_than_the_budget_is_read_alone",
+            "test_first_look.py::"
+            "test_what_needs_more_memory_than_a_process_may_take_is_decoded_here",
         ),
     ),
     Case(
@@ -647,5 +649,15 @@ CASES = (
         what="5,000 images, DICOM, .safetensors and .h5 files with random damage",
         expected="read, or refused in one line; within 10 s each and 1 GB in all",
         tests=("battery/test_fuzz.py::test_damaged_files_are_read_or_refused",),
+    ),
+    Case(
+        id="D50",
+        what="A process that reads ahead is killed, or there can be no more processes",
+        expected="its images are read by the command itself; none outlives the command",
+        tests=(
+            "test_parallel.py::test_what_a_process_leaves_undone_is_done_here",
+            "test_parallel.py::test_without_further_processes_all_is_done_here",
+            "test_parallel.py::test_no_process_outlives_one_that_is_killed",
+        ),
     ),
 )

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.battery.hostile import WEIGHTS
 
 import tlkit
-from tlkit.data.checks import check_images
+from tlkit.data.checks import check_images, first_look
 from tlkit.data.images import DecodedImageIndex
 from tlkit.model.graph import layer_table
 from tlkit.parts.datasets import Folder, load_splits
@@ -124,7 +124,8 @@ def test_many_images_take_little_memory(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     index = DecodedImageIndex(tmp_path)
     for _ in range(2):
-        check_images(splits, on_image=lambda done, count: heard.append(done), index=index)
+        looks = first_look(splits, index)
+        check_images(splits, looks, on_image=lambda done, count: heard.append(done))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert heard == [*range(1, 20_001)] * 2
     assert grown < 100_000  # kB; 5 kB an image

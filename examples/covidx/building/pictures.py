@@ -65,7 +65,7 @@ def write_pictures(
         on_image: Called with the number of finished images.
     """
     from tlkit.data.decoding import ImageError
-    from tlkit.data.images import in_parallel  # starts TensorFlow: not for --help
+    from tlkit.system.parallel import in_parallel  # slow to import: not for --help
 
     rules = f"1 max_side={max_side or 'none'}"
     for folder in {(out / image.path).parent for image in images}:

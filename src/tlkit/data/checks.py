@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from attrs import evolve, frozen
 
-from tlkit.data.decoding import ImageError, decoded
-from tlkit.data.images import (
-    LESS,
-    LOOKS_DARK,
-    TOGETHER,
-    DecodedImageIndex,
-    Picture,
-    Pixels,
-    Reader,
-    decoding_threads,
-    in_parallel,
-    picture_of,
-    pictures_of,
-    small_pixels,
-)
+from tlkit.data.decoding import ImageError
+from tlkit.data.first_look import FirstLook, Look
+from tlkit.data.images import LOOKS_DARK, DecodedImageIndex, Picture, Reader
 from tlkit.data.leakage import Shared, refuse, shared_pictures
 from tlkit.data.near import near_pairs
 from tlkit.data.splits import Example, Skipped, Splits
-from tlkit.system.errors import DataError, named_shortage
+from tlkit.system.errors import DataError
 from tlkit.system.notebook import hint
 from tlkit.system.text import first_lines, printable
 
@@ -37,7 +24,6 @@ SMALL_PX = 32  # VGG-16 reduces a smaller picture to nothing
 # Bits in which a near copy may differ to be noted: alike drawings of one digit differ in 5, a good
 # half of the copies of X-rays in 4 or fewer. `tlkit data verify` takes `NEAR_BITS`.
 SURE_BITS = 4
-AHEAD = 64  # images that wait at least
 CHANGED = "has changed since the run started; restore the file, or start a new run"
 
 
@@ -70,9 +56,9 @@ class _Check:
 
     split: str
     example: Example
-    sha256: str = ""
-    picture: Picture | None = None
-    problem: str = ""
+    sha256: str
+    picture: Picture | None
+    problem: str
 
     @property
     def is_other_file(self) -> bool:
@@ -80,27 +66,33 @@ class _Check:
         return bool(self.problem and self.picture)
 
 
+def first_look(
+    splits: Splits, index: DecodedImageIndex | None = None, reader: Reader | None = None
+) -> FirstLook:
+    """Begin to look at every image of the splits."""
+    paths = [example.path for _, example in splits.rows()]
+    return FirstLook(paths, splits.read, index, reader, splits.file_bytes())
+
+
 def check_images(
     splits: Splits,
+    looks: FirstLook | None = None,
     *,
     skip_bad: bool = False,
     allow_leakage: bool = False,
     on_image: Callable[[int, int], None] = lambda done, count: None,
-    index: DecodedImageIndex | None = None,
-    reader: Reader | None = None,
 ) -> Checked:
-    """Decode every image once, unless `index` knows its bytes, and compare all of them.
+    """Look at every image once, and compare all of them.
 
     Args:
         splits: The images.
+        looks: A look at all of them, in order, that has begun; None: it begins here.
         skip_bad: Leave out images that cannot be decoded, instead of raising.
         allow_leakage: Accept pictures that are in two splits.
         on_image: Called with the number of images done and of all images.
-        index: The files that are known to be sound; new ones are added.
-        reader: Keeps the pixels of images that are decoded here.
     """
-    workers = decoding_threads(splits.file_bytes())
-    checks = _check_all(list(splits.rows()), splits.read, on_image, index, reader, workers)
+    with looks or first_look(splits) as found:
+        checks = _check_all(list(splits.rows()), found, on_image)
     _refuse_bad(splits, checks, skip_bad)
     splits = _without_bad(splits, checks)
     hashes = {check.example.path: check.sha256 for check in checks if check.picture}
@@ -115,8 +107,8 @@ def check_images(
     notes = (*splits.notes, *_copies(shared), *_near_copies(splits, pictures))
     notes = (*notes, *_odd(splits, pictures))
     read = partial(_unchanged, splits.read, hashes)
-    looks = {path: picture.bits for path, picture in pictures.items()}
-    return Checked(evolve(splits, notes=notes, read=read), hashes, looks)
+    bits = {path: picture.bits for path, picture in pictures.items()}
+    return Checked(evolve(splits, notes=notes, read=read), hashes, bits)
 
 
 def bad_images(
@@ -126,7 +118,8 @@ def bad_images(
 ) -> dict[str, str]:
     """Return the images that cannot be decoded, by path, and why."""
     rows = [("", example) for example in examples]
-    checks = _check_all(rows, read, lambda done, of: None, index)
+    with FirstLook([example.path for example in examples], read, index) as looks:
+        checks = _check_all(rows, looks)
     for check in checks:
         if check.is_other_file:
             raise DataError(f"{printable(check.example.path)}: {check.problem}")
@@ -141,63 +134,15 @@ def skipped_note(problems: Mapping[str, str]) -> str:
 
 def _check_all(
     rows: Sequence[tuple[str, Example]],
-    read: Callable[[str], bytes],
-    on_image: Callable[[int, int], None],
-    index: DecodedImageIndex | None,
-    reader: Reader | None = None,
-    workers: int = os.cpu_count() or 1,
+    looks: Iterable[tuple[str, Look]],
+    on_image: Callable[[int, int], None] = lambda done, count: None,
 ) -> list[_Check]:
-    """Check every image, and remember the sound ones even if this is interrupted."""
-    known = index.read() if index else {}
+    """Check every image, given what a look at it has found."""
     checks: list[_Check] = []
-    try:
-        size = max(1, min(TOGETHER, len(rows) // (4 * workers)))
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        work = partial(_check_some, read, known, reader)
-        for some in in_parallel(work, parts, workers, AHEAD // size + 2 * workers):
-            for check in some:
-                checks.append(check)
-                on_image(len(checks), len(rows))
-    finally:
-        new = {check.sha256: check.picture for check in checks if check.picture}
-        if index and new.keys() - known.keys():
-            index.add(new)
-    return checks
-
-
-def _check_some(
-    read: Callable[[str], bytes],
-    known: Mapping[str, Picture],
-    reader: Reader | None,
-    rows: Sequence[tuple[str, Example]],
-) -> list[_Check]:
-    """Check some images, of which small ones are looked at together."""
-    checks: list[_Check] = []
-    small: dict[int, Pixels] = {}
-    for split, example in rows:
-        try:
-            with named_shortage(printable(example.path), LESS):
-                content = read(example.path)
-                sha256 = hashlib.sha256(content).hexdigest()
-                picture = known.get(sha256)
-                if picture is None:
-                    with decoded(content) as image:
-                        pixels = small_pixels(image)
-                        if pixels is None:
-                            picture = picture_of(image)
-                        else:
-                            small[len(checks)] = pixels
-                        if reader:
-                            reader.keep(example.path, image, pixels)
-        except OSError as error:
-            problem = f"cannot be read: {error.strerror or error}"
-            checks.append(_Check(split, example, problem=problem))
-        except ImageError as error:
-            checks.append(_Check(split, example, problem=str(error)))
-        else:
-            checks.append(_Check(split, example, sha256, picture, hash_problem(example, sha256)))
-    for place, picture in zip(small, pictures_of([*small.values()]), strict=True):
-        checks[place] = evolve(checks[place], picture=picture)
+    for (split, example), (_, look) in zip(rows, looks, strict=True):
+        problem = look.problem or hash_problem(example, look.sha256)
+        checks.append(_Check(split, example, look.sha256, look.picture, problem))
+        on_image(len(checks), len(rows))
     return checks
 
 

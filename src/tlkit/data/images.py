@@ -10,12 +10,11 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from tlkit.data.near import Bits, difference_hash, difference_hashes
 from tlkit.data.pixel_store import PixelStore
 from tlkit.system.errors import DataError, named_shortage
 from tlkit.system.files import write_bytes
+from tlkit.system.parallel import in_parallel
 from tlkit.system.text import printable
 from tlkit.system.untrusted import TABLE_BYTES, read_bytes
 
@@ -42,8 +42,6 @@ MAX_INDEXED = 300_000  # images; 65 MB
 
 Pixels = npt.NDArray[np.uint8]
 Resize = Literal["stretch", "pad", "crop"]
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @frozen
@@ -369,19 +367,3 @@ class Reader:
         images = itertools.chain.from_iterable(some)
         while chunk := list(itertools.islice(images, batch)):
             yield np.stack(chunk)
-
-
-def in_parallel(
-    work: Callable[[A], B], items: Iterable[A], workers: int, ahead: int = 64
-) -> Iterator[B]:
-    """Yield `work(item)` for each item, in order, computed by threads at most `ahead` ahead."""
-    with named_shortage("images"), ThreadPoolExecutor(workers) as pool:
-        left = iter(items)
-        waiting = deque(pool.submit(work, item) for item in itertools.islice(left, ahead))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, item) for item in itertools.islice(left, 1))
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -17,7 +19,8 @@ class PixelStore:
     """Pixels of one size in a temporary file, which vanishes with the process.
 
     Images beyond the limit, and those for which there is no room, are not kept. The file is not
-    mapped, so it takes no memory that the system cannot take back.
+    mapped, so it takes no memory that the system cannot take back. Forked processes write to it
+    too; what they have written is `add`ed here.
 
     Args:
         folder: Where the file is.
@@ -42,8 +45,7 @@ class PixelStore:
         if path not in self._kept:
             return None
         with self._lock:
-            self._file.seek(self._rows[path] * self._bytes)
-            return self._file.read(self._bytes)
+            return _read_at(self._file.fileno(), self._bytes, self._rows[path] * self._bytes)
 
     def put(self, path: str, pixels: bytes) -> None:
         """Keep an image's pixels if there is room."""
@@ -51,11 +53,31 @@ class PixelStore:
             return
         with self._lock:
             try:
-                self._file.seek(self._rows[path] * self._bytes)
-                written = self._file.write(pixels)
+                written = _write_at(self._file.fileno(), pixels, self._rows[path] * self._bytes)
             except OSError:
                 written = 0
             if written < self._bytes:  # the disk is full
                 self._rows = {known: self._rows[known] for known in self._kept}
                 return
         self._kept.add(path)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._kept
+
+    def add(self, path: str) -> None:
+        """Note that a forked process has put an image's pixels."""
+        self._kept.add(path)
+
+
+if sys.platform == "win32":
+
+    def _read_at(file: int, count: int, place: int) -> bytes:
+        os.lseek(file, place, os.SEEK_SET)
+        return os.read(file, count)
+
+    def _write_at(file: int, content: bytes, place: int) -> int:
+        os.lseek(file, place, os.SEEK_SET)
+        return os.write(file, content)
+
+else:  # forked processes share the file's position, so it must not matter
+    _read_at, _write_at = os.pread, os.pwrite

@@ -13,12 +13,13 @@ from attrs import field, frozen
 from PIL import Image
 
 from tlkit.data.decoding import ImageError, decoded, stored_as
-from tlkit.data.images import LESS, in_parallel, picture_of
+from tlkit.data.images import LESS, picture_of
 from tlkit.data.leakage import linked, same_patient
 from tlkit.data.near import NEAR_BITS as NEAR_BITS
 from tlkit.data.near import Bits, difference_hash, near_pairs
 from tlkit.data.sources import LabeledImage, LabeledImages
 from tlkit.system.errors import named_shortage
+from tlkit.system.parallel import in_parallel
 
 THUMB_SIDE = 48
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from tlkit.metrics.bootstrap import (
 from tlkit.metrics.intervals import FEW, Interval
 from tlkit.metrics.scores import OVERALL, PER_CLASS, ClassScores, Scores
 from tlkit.metrics.weighted import BINS, Outputs, figures_of
+from tlkit.system.parallel import in_parallel
 
 SHARES = ("precision", "recall", "specificity")  # these and accuracy have Wilson's interval
 Labels = Sequence[int] | npt.NDArray[Any]
@@ -115,7 +118,8 @@ def _scores(outputs: Outputs, classes: Sequence[str], patients: Sequence[str]) -
     values = {
         name: figures[0] for name, figures in figures_of(outputs, np.ones((1, len(units)))).items()
     }
-    chunks = [figures_of(outputs, weights) for weights in draws(units, resampling)]
+    cores = os.cpu_count() or 1
+    chunks = [*in_parallel(partial(figures_of, outputs), draws(units, resampling), cores, cores)]
     resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in values}
 
     def bootstrap(name: str, *index: int) -> Interval | None:

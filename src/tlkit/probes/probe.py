@@ -114,14 +114,11 @@ def probe(
     if workers != 1 or threads is not None:
         fill_ahead((_experiment(dataset, one.backbone) for one in candidates), workers, threads)
 
-    from tlkit.data.checks import check_images  # from here on heavy
+    from tlkit.data.checks import check_images, first_look  # from here on heavy
     from tlkit.data.images import DecodedImageIndex
 
-    checked = check_images(
-        splits,
-        on_image=callback.on_image_checked,
-        index=DecodedImageIndex(default_folder()),
-    )
+    looks = first_look(splits, DecodedImageIndex(default_folder()))
+    checked = check_images(splits, looks, on_image=callback.on_image_checked)
     splits = checked.splits
     pooled = _with_patients(data, patient, splits.train + splits.val)
     groups = groups_of(pooled, contents_of(pooled, splits.read))

@@ -102,34 +102,30 @@ def prepare_run(
     experiment = as_experiment(experiment, overrides)
     require_trackers(experiment.track)
     splits = load_splits(experiment.data, callback.on_image_checked)
-    plan = make_plan(experiment, splits)
-    check_start(experiment, plan)
 
-    from tlkit.data.checks import check_images  # from here on heavy
+    from tlkit.data.checks import check_images, first_look  # from here on heavy
     from tlkit.data.images import DecodedImageIndex, Reader
+
+    data, size = experiment.data, experiment.backbone.image_size
+    store = PixelStore(default_folder(), (row.path for _, row in splits.rows()), size)
+    reader = Reader(splits.read, size, data.resize, data.mask_center, store=store)
+    with first_look(splits, DecodedImageIndex(default_folder()), reader) as looks:
+        plan = make_plan(experiment, splits)
+        check_start(experiment, plan)
+        _check_folder_and_devices(out, experiment, splits, plan)
+        callback.on_plan(plan, splits)
+        checked = check_images(
+            splits,
+            looks,
+            skip_bad=data.on_bad_image == "skip",
+            allow_leakage=data.allow_leakage,
+            on_image=callback.on_image_checked,
+        )
+
     from tlkit.train.assemble import model_of
     from tlkit.train.features import check_preprocessing
     from tlkit.train.stage import PreparedRun
 
-    if out is not None and exists(out):
-        raise RunFolderError(folder_exists(out))
-    _refuse_among_images(out, experiment, splits)
-    devices = max(planned.devices for planned in plan.stages)
-    if devices > 1:
-        from tlkit.train.mirrored import require_devices
-
-        require_devices(devices)
-    callback.on_plan(plan, splits)
-    data, size = experiment.data, experiment.backbone.image_size
-    store = PixelStore(default_folder(), (row.path for _, row in splits.rows()), size)
-    checked = check_images(
-        splits,
-        skip_bad=experiment.data.on_bad_image == "skip",
-        allow_leakage=experiment.data.allow_leakage,
-        on_image=callback.on_image_checked,
-        index=DecodedImageIndex(default_folder()),
-        reader=Reader(splits.read, size, data.resize, data.mask_center, store=store),
-    )
     splits = checked.splits
     plan = make_plan(experiment, splits) if splits.skipped else evolve(plan, data=splits.facts())
     callback.on_images_checked(plan, splits)
@@ -158,6 +154,20 @@ def prepare_run(
         learned_before=tuple(_learned_before(experiment)),
         cache=FeatureCache(default_folder()) if plan.cache else None,
     )
+
+
+def _check_folder_and_devices(
+    out: Path | None, experiment: Experiment, splits: Splits, plan: Plan
+) -> None:
+    """Check where the results will go, and whether there are as many devices as planned."""
+    if out is not None and exists(out):
+        raise RunFolderError(folder_exists(out))
+    _refuse_among_images(out, experiment, splits)
+    devices = max(planned.devices for planned in plan.stages)
+    if devices > 1:
+        from tlkit.train.mirrored import require_devices
+
+        require_devices(devices)
 
 
 def _check_own_parts(experiment: Experiment, plan: Plan, phase: int) -> None:

@@ -55,6 +55,16 @@ def own_process() -> None:
     _hidden[:] = UNUSED
 
 
+def is_own_process() -> bool:
+    """Tell whether this process runs nothing but tlkit."""
+    return bool(_hidden)
+
+
+def is_started() -> bool:
+    """Tell whether TensorFlow has been loaded, by whomever."""
+    return "tensorflow" in sys.modules
+
+
 def start_keras() -> None:
     """Import TensorFlow and Keras once, without their startup messages.
 
@@ -99,8 +109,8 @@ def _start_keras() -> int:
         import tensorflow as tf
 
         tf.constant(0)  # setting up the devices prints too
-    if _hidden:  # what is loaded stays: the garbage collector need not look at it, over and over
-        gc.freeze()
+    if is_own_process():
+        gc.freeze()  # what is loaded stays: the garbage collector need not look at it again
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # "retracing" in a second run
     if keras.backend.backend() != "tensorflow":  # as set in keras.json
         raise ResourceError(

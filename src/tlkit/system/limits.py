@@ -46,16 +46,22 @@ def beyond(name: str, unit: str = "") -> str:
 
 
 class MemoryBudget:
-    """Memory that threads share: who wants more than is left waits; alone, one may have it all."""
+    """Memory that threads share: who wants more than is left waits; alone, one may have it all.
+
+    Attributes:
+        processes: How many processes have the same share of it; what needs more is refused there.
+    """
 
     def __init__(self) -> None:
-        self.used = 0
+        self.used, self.processes = 0, 1
         self.changed = threading.Condition()
 
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
         """Hold `size` bytes while the body runs."""
-        total = limit("TLKIT_DECODING_MB") << 20
+        total = (limit("TLKIT_DECODING_MB") << 20) // self.processes
+        if self.processes > 1 and size > total:
+            raise ResourceError("more memory is needed than one of several processes may take")
         with self.changed:
             self.changed.wait_for(lambda: not self.used or self.used + size <= total)
             self.used += size

@@ -6,6 +6,7 @@ the features of an image depend neither on the other images in its batch nor on 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from tlkit.parts.kinds import Augmentation, Backbone
 from tlkit.parts.plugins import guarded, part_name
 from tlkit.system.cache import FeatureCache
 from tlkit.system.errors import PartError
-from tlkit.system.keras import autograph, keras, start_keras, tf
+from tlkit.system.keras import autograph, has_gpu, keras, start_keras, tf
+from tlkit.system.parallel import in_parallel
 from tlkit.system.rows import Rows
 from tlkit.system.signals import stop_if_asked
 from tlkit.train.callback import Callback
@@ -31,6 +33,9 @@ from tlkit.train.lean import lean
 Features = npt.NDArray[Any]  # float32, or float16 if the experiment says so
 FLOAT16_MAX = 65504.0
 ROUNDING = 0.01  # by which augmented pixels may leave 0 to 255
+# Passes at a time: one leaves cores idle between two operations. On two cores, two take 5 to 11 %
+# less by the clock with VGG-16, ResNet-50 and MobileNetV2, and up to 12 % more memory.
+PASSES = 2
 log = logging.getLogger(__name__)
 # Without a cache, features without augmentation are kept in memory up to this size.
 KEPT_BYTES = 2 << 30
@@ -74,6 +79,9 @@ class Extractor:
             faster.
         frozen_dtype: What the prefix computes in.
         constant: Whether the prefix's weights stay what they are at the first batch.
+
+    Attributes:
+        passes: How many batches of many images pass at the same time.
     """
 
     def __init__(
@@ -112,6 +120,9 @@ class Extractor:
         keys = tf.TensorSpec((batch, 2), tf.int32)
         rewritten = autograph(backbone, *(prefix._flatten_layers() if prefix else ()))
         self.autograph = rewritten or autograph(augmentation)
+        # TensorFlow Lite takes one, a GPU is busy with one, and others' parts may count on one.
+        alone = prefix is None or frozen_dtype == "int8" or has_gpu() or self.autograph
+        self.passes = 1 if alone else PASSES
 
         def plain(images: tf.Tensor) -> tf.Tensor:
             return forward(tf.cast(images, tf.float32))
@@ -175,11 +186,21 @@ class Extractor:
         self, reader: Reader, paths: Sequence[str], keys: AugmentationKeys | None = None
     ) -> Iterator[Features]:
         """Yield the features of many images in order, `batch` images at a time."""
-        start = 0
-        for pixels in reader.batches(paths, self.batch):
-            batch_keys = None if keys is None else keys[start : start + len(pixels)]
-            yield self(pixels, batch_keys)
-            start += len(pixels)
+
+        def batches() -> Iterator[tuple[Pixels, AugmentationKeys | None]]:
+            start = 0
+            for pixels in reader.batches(paths, self.batch):
+                yield pixels, None if keys is None else keys[start : start + len(pixels)]
+                start += len(pixels)
+
+        def features(batch: tuple[Pixels, AugmentationKeys | None]) -> Features:
+            return self(*batch)
+
+        left = batches()
+        yield from map(features, itertools.islice(left, 1))  # it traces, in this thread
+        some = in_parallel(features, left, self.passes, self.passes)
+        for found in map(features, left) if self.passes == 1 else some:
+            yield found
             stop_if_asked()
 
 

@@ -1,0 +1,151 @@
+"""The first look at every image of a run: one read gives its hash, what it shows and its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+
+from attrs import evolve, frozen
+
+from tlkit.data.decoding import ImageError, decoded
+from tlkit.data.images import (
+    LESS,
+    TOGETHER,
+    DecodedImageIndex,
+    Picture,
+    Pixels,
+    Reader,
+    decoding_threads,
+    picture_of,
+    pictures_of,
+    small_pixels,
+)
+from tlkit.data.root import ImageRoot
+from tlkit.system.errors import named_shortage
+from tlkit.system.limits import decoding_budget
+from tlkit.system.parallel import Forked, can_fork, in_parallel
+from tlkit.system.text import printable
+
+AHEAD = 64  # images that wait at least
+MANY = 500  # images for which processes are worth their start, a few hundredths of a second
+
+
+@frozen
+class Look:
+    """What a look at one image's file has found.
+
+    Attributes:
+        sha256: The hash of the file; empty if it cannot be read.
+        picture: What it shows; None if it cannot be decoded.
+        problem: Why it cannot be used; empty if it can.
+        kept: Whether its pixels are in the store.
+    """
+
+    sha256: str = ""
+    picture: Picture | None = None
+    problem: str = ""
+    kept: bool = False
+
+
+class FirstLook:
+    """A look at every image, in order.
+
+    In a process of tlkit's own, forked processes begin with many images at once, while TensorFlow
+    starts; elsewhere, threads look when the results are asked for.
+
+    Args:
+        paths: The images.
+        read: Returns the bytes at a path.
+        index: The files that are known to be sound; new ones are added.
+        reader: Keeps the pixels of images that are decoded here.
+        file_bytes: The mean size of the files; None: it is not known.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        read: Callable[[str], bytes],
+        index: DecodedImageIndex | None = None,
+        reader: Reader | None = None,
+        file_bytes: float | None = None,
+    ) -> None:
+        self.index, self.store = index, reader and reader.store
+        self.known = index.read() if index else {}
+        self.workers = decoding_threads(file_bytes)
+        cores = os.cpu_count() or 1
+        size = max(1, min(TOGETHER, len(paths) // (4 * cores)))
+        self.parts = [paths[start : start + size] for start in range(0, len(paths), size)]
+        self.ahead = AHEAD // size + 2 * self.workers
+        self.work = partial(_look_at_some, read, self.known, reader)
+        # Another `read` may share something with its copies in other processes, such as an archive.
+        own = isinstance(getattr(read, "__self__", None), ImageRoot)
+        self._found: dict[str, Picture] = {}
+        self._forked: Forked[Sequence[str], list[Look]] | None = None
+        if own and cores > 1 and len(paths) >= MANY and can_fork():
+            divide = partial(setattr, decoding_budget, "processes", cores)
+            self._forked = Forked(self.work, self.parts, cores, divide)
+
+    def __iter__(self) -> Iterator[tuple[str, Look]]:
+        """Yield each path and what was found."""
+        some = self._forked or in_parallel(self.work, self.parts, self.workers, self.ahead)
+        for part, looks in zip(self.parts, some, strict=True):
+            for path, look in zip(part, looks, strict=True):
+                if look.kept and self.store:
+                    self.store.add(path)
+                if look.picture:
+                    self._found[look.sha256] = look.picture
+                yield path, look
+
+    def __enter__(self) -> FirstLook:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the processes; remember the sound files, even of a look that did not come far."""
+        if self._forked:
+            self._forked.end()
+        if self.index and self._found.keys() - self.known.keys():
+            self.index.add(self._found)
+
+
+def _look_at_some(
+    read: Callable[[str], bytes],
+    known: Mapping[str, Picture],
+    reader: Reader | None,
+    paths: Sequence[str],
+) -> list[Look]:
+    """Look at some images, of which small ones are compared together."""
+    looks: list[Look] = []
+    small: dict[int, Pixels] = {}
+    for path in paths:
+        try:
+            with named_shortage(printable(path), LESS):
+                content = read(path)
+                sha256 = hashlib.sha256(content).hexdigest()
+                picture = known.get(sha256)
+                if picture is None:
+                    with decoded(content) as image:
+                        pixels = small_pixels(image)
+                        if pixels is None:
+                            picture = picture_of(image)
+                        else:
+                            small[len(looks)] = pixels
+                        if reader:
+                            reader.keep(path, image, pixels)
+        except OSError as error:
+            looks.append(Look(problem=f"cannot be read: {error.strerror or error}"))
+        except ImageError as error:
+            looks.append(Look(problem=str(error)))
+        else:
+            kept = bool(reader and reader.store and path in reader.store)
+            looks.append(Look(sha256, picture, kept=kept))
+    for place, picture in zip(small, pictures_of([*small.values()]), strict=True):
+        looks[place] = evolve(looks[place], picture=picture)
+    return looks
