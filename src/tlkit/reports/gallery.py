@@ -6,8 +6,10 @@ import base64
 import hashlib
 import io
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +21,11 @@ from tlkit.data.images import Pixels, Reader
 from tlkit.reports.heatmap import overlay
 from tlkit.runfolder.tables import Prediction
 from tlkit.system.errors import DataError
+from tlkit.system.parallel import in_parallel
 
 WORST, RIGHT, PAIRS, OF_PAIR = 6, 6, 3, 6  # how many are shown
 MAX_SIDE_PX, QUALITY = 224, 80  # about 8 kB per picture
+CORES = os.cpu_count() or 1  # that read and draw pictures
 
 # Gives a heatmap for each image and class number.
 Explain = Callable[[Pixels, Sequence[int]], npt.NDArray[np.float32]]
@@ -163,24 +167,30 @@ def _by_confidence(predictions: Iterable[Prediction]) -> list[Prediction]:
 
 def plain(predictions: Sequence[Prediction], source: Source) -> tuple[Picture, ...]:
     """Return the images of predictions."""
-    return tuple(Picture(answer, data_url(source.reader(answer.path))) for answer in predictions)
+
+    def draw(answer: Prediction) -> Picture:
+        return Picture(answer, data_url(source.reader(answer.path)))
+
+    return tuple(in_parallel(draw, predictions, CORES))
 
 
 def explained(predictions: Sequence[Prediction], source: Source) -> tuple[Picture, ...]:
     """Return the images of predictions with heatmaps, if there can be any."""
     if not predictions or source.explainer is None:
         return plain(predictions, source)
-    pixels = np.stack([source.reader(answer.path) for answer in predictions])
+    pixels = [*in_parallel(source.reader, (answer.path for answer in predictions), CORES)]
     numbers = [source.classes.index(answer.predicted) for answer in predictions]
     try:
-        maps = source.explainer(pixels, numbers)
+        maps = source.explainer(np.stack(pixels), numbers)
     except Exception as error:  # from the user's own layers; it must not fail a finished run
         logging.getLogger("tlkit").warning("no heatmaps in the report: %s", error)
         return plain(predictions, source)
-    return tuple(
-        Picture(answer, data_url(image), data_url(overlay(image, heat)))
-        for answer, image, heat in zip(predictions, pixels, maps, strict=True)
-    )
+
+    def draw(shown: tuple[Prediction, Pixels, Any]) -> Picture:
+        answer, image, heat = shown
+        return Picture(answer, data_url(image), data_url(overlay(image, heat)))
+
+    return tuple(in_parallel(draw, zip(predictions, pixels, maps, strict=True), CORES))
 
 
 def data_url(pixels: Pixels) -> str:
