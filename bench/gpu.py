@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import tlkit
 from tlkit.parts.augmentations import NoAugmentation
-from tlkit.parts.heads import FlattenDense
+from tlkit.parts.heads import FlattenDense, Linear
 from tlkit.parts.optimizers import Adam, with_rates
 from tlkit.system.keras import keras, tf
 from tlkit.train.features import Extractor
 from tlkit.train.plan import prefix_batch
 from tlkit.train.step import DeviceTotals, TrainStep
 
-CLASSES, BATCH, REPEATS = 10, 64, 3
+CLASSES, BATCH, REPEATS, RATE = 10, 64, 3, 1e-3
 
 
 def fastest(work: Callable[[], object]) -> float:
@@ -38,7 +38,7 @@ def fastest(work: Callable[[], object]) -> float:
     return min(seconds[1:])
 
 
-def starts(images: int, batch: int) -> Iterable[int]:
+def starts(images: int, batch: int) -> range:
     """Return where whole batches begin."""
     return range(0, images - batch + 1, batch)
 
@@ -65,11 +65,15 @@ def steps(model: Any, x: Any, labels: Any, xla: bool) -> tuple[float, float]:
     weights = np.ones(len(labels), np.float32)
     step = TrainStep(model, with_rates(Adam(), [1.0] * len(model.trainable_variables)), xla)
 
+    together = BATCH * step.steps_at_once(x[:BATCH].nbytes)  # a small head takes several in a call
+    whole = len(x) // BATCH * BATCH
+
     def own() -> None:
         totals = DeviceTotals()
-        for n in starts(len(x), BATCH):
-            rows = slice(n, n + BATCH)
-            step.add(totals, x[rows], labels[rows], weights[rows])
+        for n in range(0, whole, together):
+            rows = slice(n, min(n + together, whole))
+            rates = [RATE] * len(starts(rows.stop - n, BATCH))
+            step.add_all(totals, x[rows], labels[rows], weights[rows], BATCH, rates)
         totals.read()
 
     optimizer = keras.optimizers.Adam()
@@ -113,12 +117,12 @@ def main() -> None:
     for network in arguments.networks:
         show(f"{network}, frozen layers", *features(network, side, pixels))
         backbone = tlkit.registries.backbones.get(network)(weights="none", image_size=side)
-        for xla in (False, True):
+        for units, xla in ((1024, False), (1024, True), (0, False)):
             base = backbone.build()
-            head = FlattenDense(units=(1024,)).attach(base.output, CLASSES)
-            tail = keras.Model(base.output, head)
+            made = FlattenDense(units=(units,)) if units else Linear()
+            tail = keras.Model(base.output, made.attach(base.output, CLASSES))
             maps = random.normal(size=(arguments.images, *base.output.shape[1:]))
-            what = f"{network}, head{', XLA' if xla else ''}"
+            what = f"{network}, {'head' if units else 'linear head'}{', XLA' if xla else ''}"
             show(what, *steps(tail, maps.astype(np.float32), labels, xla))
         base = backbone.build()
         pooled = keras.layers.GlobalAveragePooling2D()(base.output)
