@@ -230,6 +230,6 @@ def decoding_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return map(work, items)
 
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    for module in ("classifier", "data.first_look", "data.images"):
+    for module in ("classifier", "data.images"):
         monkeypatch.setattr(f"tlkit.{module}.in_parallel", listening)
     return used

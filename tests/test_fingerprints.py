@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
-from tests.pictures import facts_of, picture, png, two_classes
+from tests.pictures import facts_of, noise, picture, png, two_classes
+from tests.processes import output_of
 
 from tlkit.data.sources import read_labeled
 from tlkit.inspect.fingerprints import ImageFacts, all_image_facts, find_duplicates, group_numbers
@@ -89,3 +91,41 @@ def test_one_patient_and_images_alike_are_one_group_however_long_the_chain() -> 
         facts_of(png(picture(5)), 5),
     ]
     assert group_numbers(looks, find_duplicates(looks)) == [0, 0, 0, 0, 4, 5]
+
+
+FACTS = """
+import attrs, os, sys
+from pathlib import Path
+from tlkit.data.sources import read_labeled
+from tlkit.inspect.fingerprints import all_image_facts
+from tlkit.system.keras import own_process
+
+processes, fork = [], os.fork
+os.fork = lambda: processes.append(fork()) or processes[-1]
+os.cpu_count = lambda: 2
+labeled = read_labeled(Path(sys.argv[1]))
+
+def facts():
+    images, problems = all_image_facts(labeled, lambda done, count: heard.append(done))
+    assert all(one.image is any_one for one, any_one in zip(images, labeled.images))
+    return [[str(value) for value in attrs.astuple(one, recurse=False)] for one in images], problems
+
+heard = []
+threads = facts()
+own_process()
+assert facts() == threads
+print(len(processes), heard == [*range(1, 522)] * 2, *threads[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
+def test_processes_find_what_threads_find(tmp_path: Path) -> None:
+    for number in range(521):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number:03}.png").write_bytes(png(noise(number, 8, 9)))
+    (tmp_path / "b" / "999.png").write_bytes(b"text")
+    (tmp_path / "b" / "519.png").unlink()
+    found = output_of(FACTS, "", tmp_path)
+    assert found.startswith("2 True ")
+    assert "999.png: is not an image" in found

@@ -611,12 +611,11 @@ CASES = (
     Case(
         id="D45",
         what="Many large images at once",
-        expected="threads and processes share one budget of memory; a larger image is decoded alone",
+        expected="threads and processes share one budget; a larger image is decoded alone",
         tests=(
             "test_limits.py::test_threads_share_one_budget",
             "test_limits.py::test_a_picture_larger_than_the_budget_is_read_alone",
-            "test_first_look.py::"
-            "test_what_needs_more_memory_than_a_process_may_take_is_decoded_here",
+            "test_first_look.py::test_what_needs_more_than_a_process_may_take_is_decoded_here",
         ),
     ),
     Case(

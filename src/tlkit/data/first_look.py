@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 
@@ -13,24 +13,17 @@ from attrs import evolve, frozen
 from tlkit.data.decoding import ImageError, decoded
 from tlkit.data.images import (
     LESS,
-    TOGETHER,
     DecodedImageIndex,
     Picture,
     Pixels,
     Reader,
-    decoding_threads,
+    over_files,
     picture_of,
     pictures_of,
     small_pixels,
 )
-from tlkit.data.root import ImageRoot
 from tlkit.system.errors import named_shortage
-from tlkit.system.limits import decoding_budget
-from tlkit.system.parallel import Forked, can_fork, in_parallel
 from tlkit.system.text import printable
-
-AHEAD = 64  # images that wait at least
-MANY = 500  # images for which processes are worth their start, a few hundredths of a second
 
 
 @frozen
@@ -53,8 +46,7 @@ class Look:
 class FirstLook:
     """A look at every image, in order.
 
-    In a process of tlkit's own, forked processes begin with many images at once, while TensorFlow
-    starts; elsewhere, threads look when the results are asked for.
+    It begins at once where `over_files` forks processes, so that TensorFlow can start meanwhile.
 
     Args:
         paths: The images.
@@ -74,30 +66,19 @@ class FirstLook:
     ) -> None:
         self.index, self.store = index, reader and reader.store
         self.known = index.read() if index else {}
-        self.workers = decoding_threads(file_bytes)
-        cores = os.cpu_count() or 1
-        size = max(1, min(TOGETHER, len(paths) // (4 * cores)))
-        self.parts = [paths[start : start + size] for start in range(0, len(paths), size)]
-        self.ahead = AHEAD // size + 2 * self.workers
-        self.work = partial(_look_at_some, read, self.known, reader)
-        # Another `read` may share something with its copies in other processes, such as an archive.
-        own = isinstance(getattr(read, "__self__", None), ImageRoot)
-        self._found: dict[str, Picture] = {}
-        self._forked: Forked[Sequence[str], list[Look]] | None = None
-        if own and cores > 1 and len(paths) >= MANY and can_fork():
-            divide = partial(setattr, decoding_budget, "processes", cores)
-            self._forked = Forked(self.work, self.parts, cores, divide)
+        self._paths, self._found = paths, dict[str, Picture]()
+        self._end = ExitStack()
+        work = partial(_look_at_some, read, self.known, reader)
+        self._looks = self._end.enter_context(over_files(work, paths, read, file_bytes))
 
     def __iter__(self) -> Iterator[tuple[str, Look]]:
         """Yield each path and what was found."""
-        some = self._forked or in_parallel(self.work, self.parts, self.workers, self.ahead)
-        for part, looks in zip(self.parts, some, strict=True):
-            for path, look in zip(part, looks, strict=True):
-                if look.kept and self.store:
-                    self.store.add(path)
-                if look.picture:
-                    self._found[look.sha256] = look.picture
-                yield path, look
+        for path, look in zip(self._paths, self._looks, strict=True):
+            if look.kept and self.store:
+                self.store.add(path)
+            if look.picture:
+                self._found[look.sha256] = look.picture
+            yield path, look
 
     def __enter__(self) -> FirstLook:
         return self
@@ -109,8 +90,7 @@ class FirstLook:
         traceback: TracebackType | None,
     ) -> None:
         """End the processes; remember the sound files, even of a look that did not come far."""
-        if self._forked:
-            self._forked.end()
+        self._end.close()
         if self.index and self._found.keys() - self.known.keys():
             self.index.add(self._found)
 

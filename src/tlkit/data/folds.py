@@ -113,10 +113,12 @@ def contents_of(
     examples: Sequence[Example],
     read: Callable[[str], bytes],
     on_image: Callable[[int, int], None] = lambda done, count: None,
+    unreadable: bool = False,
 ) -> list[list[Hashable]]:
     """Return what each image's copies share with it: its file, its pixels, a near copy.
 
     An image that cannot be decoded has its file only; whether that is an error, the run decides.
+    With `unreadable`, a file that cannot be read counts as one that has its name as content.
     """
     import numpy as np
 
@@ -124,7 +126,8 @@ def contents_of(
     from tlkit.data.near import near_pairs
 
     paths, hashes = [e.path for e in examples], [e.sha256 for e in examples]
-    looks = look_at(read, paths, hashes, DecodedImageIndex(default_folder()), on_image)
+    index = DecodedImageIndex(default_folder())
+    looks = look_at(read, paths, hashes, index, on_image, unreadable)
     keys: list[list[Hashable]] = [[("file", sha256)] for sha256, _ in looks]
     numbers = [number for number, (_, picture) in enumerate(looks) if picture]
     pictures = [picture for _, picture in looks if picture]

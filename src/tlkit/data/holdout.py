@@ -31,14 +31,7 @@ def hold_out(
     Images of one patient, copies and near copies are in one split. An image that cannot be decoded
     gets a split too; the check before training reports it.
     """
-
-    def read_or_name(path: str) -> bytes:
-        try:
-            return read(path)
-        except OSError:
-            return path.encode(errors="replace")
-
-    contents = contents_of(examples, read_or_name, on_image)
+    contents = contents_of(examples, read, on_image, unreadable=True)
     groups, doubtful = separate_groups(examples, contents)
     names = [str(own[0]) for own in contents]
     splits = assign([example.label for example in examples], groups, names, shares, seed)

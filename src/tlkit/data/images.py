@@ -11,10 +11,11 @@ import hashlib
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,11 @@ from PIL import Image
 from tlkit.data.decoding import RULES, ImageError, decoded
 from tlkit.data.near import Bits, difference_hash, difference_hashes
 from tlkit.data.pixel_store import PixelStore
+from tlkit.data.root import ImageRoot
 from tlkit.system.errors import DataError, named_shortage
 from tlkit.system.files import write_bytes
-from tlkit.system.parallel import in_parallel
+from tlkit.system.limits import decoding_budget
+from tlkit.system.parallel import Forked, can_fork, in_parallel
 from tlkit.system.text import printable
 from tlkit.system.untrusted import TABLE_BYTES, read_bytes
 
@@ -38,10 +41,14 @@ TOGETHER = 32  # images per piece of work of a thread, if there are many
 # Decoding smaller files is nearly all Python, which threads cannot share: with two threads on two
 # cores, files of 2 to 10 kB took 1.1 to 1.3 times as long as with one, and 1.4 times the processor.
 SMALL_FILE_BYTES = 10_000
+AHEAD = 64  # files that threads have done, at least, before their results are used
+MANY = 500  # files for which processes are worth their start, a few hundredths of a second
 MAX_INDEXED = 300_000  # images; 65 MB
 
 Pixels = npt.NDArray[np.uint8]
 Resize = Literal["stretch", "pad", "crop"]
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @frozen
@@ -180,10 +187,12 @@ def look_at(
     hashes: Sequence[str],
     index: DecodedImageIndex,
     on_image: Callable[[int, int], None] = lambda done, count: None,
+    unreadable: bool = False,
 ) -> list[tuple[str, Picture | None]]:
     """Return each file's hash and what it shows; None if it cannot be decoded.
 
-    Only files that the index does not know are decoded, and then added.
+    Only files that the index does not know are decoded, and then added. With `unreadable`, a file
+    that cannot be read counts as one that has its name as content.
     """
     known = index.read()
 
@@ -192,7 +201,12 @@ def look_at(
         if sha256 in known:
             return sha256, known[sha256]
         with named_shortage(printable(path), LESS):
-            content = read(path)
+            try:
+                content = read(path)
+            except OSError:
+                if not unreadable:
+                    raise
+                content = path.encode(errors="replace")
             sha256 = hashlib.sha256(content).hexdigest()
             if sha256 in known:
                 return sha256, known[sha256]
@@ -203,9 +217,11 @@ def look_at(
                 return sha256, None
 
     looks: list[tuple[str, Picture | None]] = []
-    for found in in_parallel(look, zip(paths, hashes, strict=True), os.cpu_count() or 1):
-        looks.append(found)
-        on_image(len(looks), len(paths))
+    files = [*zip(paths, hashes, strict=True)]
+    with over_files(lambda some: [*map(look, some)], files, read) as found:
+        for each in found:
+            looks.append(each)
+            on_image(len(looks), len(paths))
     new = {sha256: picture for sha256, picture in looks if picture}
     if new.keys() - known.keys():
         index.add(new)
@@ -240,6 +256,42 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # DICOM is an extra
         return ""
+
+
+@contextlib.contextmanager
+def over_files(
+    work: Callable[[Sequence[A]], Sequence[B]],
+    items: Sequence[A],
+    read: Callable[[str], bytes],
+    file_bytes: float | None = None,
+) -> Iterator[Iterable[B]]:
+    """Yield the results of work on many files, in order.
+
+    In a process of tlkit's own, forked processes begin with many files at once; elsewhere, threads
+    begin when the results are asked for.
+
+    Args:
+        work: Returns a result for each of some items, whose files it decodes.
+        items: What it is done for.
+        read: How it reads a file.
+        file_bytes: The mean size of the files; None: it is not known.
+    """
+    cores = os.cpu_count() or 1
+    size = max(1, min(TOGETHER, len(items) // (4 * cores)))
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    # Another `read` may share something with its copies in other processes, such as an archive.
+    own = isinstance(getattr(read, "__self__", None), ImageRoot)
+    if own and cores > 1 and len(items) >= MANY and can_fork():
+        share = partial(setattr, decoding_budget, "processes", cores)
+        forked = Forked(work, parts, cores, share)
+        try:
+            yield itertools.chain.from_iterable(forked)
+        finally:
+            forked.end()
+        return
+    threads = decoding_threads(file_bytes)
+    ahead = AHEAD // size + 2 * threads
+    yield itertools.chain.from_iterable(in_parallel(work, parts, threads, ahead))
 
 
 def decoding_threads(file_bytes: float | None) -> int:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from PIL import Image
 
 from tlkit.data.decoding import ImageError, decoded, stored_as
-from tlkit.data.images import LESS, picture_of
+from tlkit.data.images import LESS, over_files, picture_of
 from tlkit.data.leakage import linked, same_patient
 from tlkit.data.near import NEAR_BITS as NEAR_BITS
 from tlkit.data.near import Bits, difference_hash, near_pairs
 from tlkit.data.sources import LabeledImage, LabeledImages
 from tlkit.system.errors import named_shortage
-from tlkit.system.parallel import in_parallel
 
 THUMB_SIDE = 48
 
@@ -73,13 +71,14 @@ def all_image_facts(
 
     facts: list[ImageFacts] = []
     problems: list[str] = []
-    results: Iterable[ImageFacts | str] = in_parallel(attempt, labeled.images, os.cpu_count() or 1)
-    for done, result in enumerate(results, start=1):
-        if isinstance(result, ImageFacts):
-            facts.append(result)
-        else:
-            problems.append(result)
-        on_image(done, len(labeled.images))
+    images = labeled.images
+    with over_files(lambda some: [*map(attempt, some)], images, labeled.root.read) as results:
+        for done, (image, result) in enumerate(zip(images, results, strict=True), start=1):
+            if isinstance(result, ImageFacts):
+                facts.append(evolve(result, image=image))  # one from a process has a copy
+            else:
+                problems.append(result)
+            on_image(done, len(images))
     return facts, problems
 
 

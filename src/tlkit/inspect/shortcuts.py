@@ -8,6 +8,7 @@ et al., Nature Machine Intelligence 2021; Maguolo & Nanni, Information Fusion 20
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -170,19 +171,21 @@ def _areas(
     table: Table, labels: npt.NDArray[Any], groups: npt.NDArray[Any], seed: int
 ) -> tuple[ClassArea, dict[str, ClassArea]]:
     """Return the mean area and that of each class, of predictions for unseen images."""
+    from joblib import parallel_config
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     model = ExtraTreesClassifier(
-        TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed
+        TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed, n_jobs=1
     )
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A fold may lack a class where patients are few; that class then counts as not predicted.
         warnings.simplefilter("ignore")
-        scores = cross_val_predict(
-            model, table, labels, groups=groups, cv=folds, method="predict_proba"
-        )
+        with parallel_config("threading", n_jobs=os.cpu_count()):  # a fold each
+            scores = cross_val_predict(
+                model, table, labels, groups=groups, cv=folds, method="predict_proba"
+            )
     names = np.unique(labels)
     members = [np.flatnonzero(groups == group) for group in dict.fromkeys(groups.tolist())]
     draw = np.random.default_rng(seed)

@@ -174,8 +174,13 @@ def with_bar(items: Iterable[T], total: int | None, text: str = "images") -> Ite
 def counting_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar for work that reports how many of how many items are done."""
     with progress_bar() as bar:
-        bar.start(text, None)
-        yield lambda done, count: bar.update(done, total=count)
+
+        def show(done: int, count: int) -> None:
+            if done == 1:  # not before: a process with the bar's thread could not be forked
+                bar.start(text, count)
+            bar.update(done)
+
+        yield show
 
 
 class TimeLeft:
