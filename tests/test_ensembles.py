@@ -18,9 +18,9 @@ from tests.fakes import rewrite
 
 import tlkit
 from tlkit import cli
-from tlkit.classifier import Evaluation, evaluation_of
 from tlkit.data.splits import Example
 from tlkit.ensembles import loaded
+from tlkit.evaluation import Evaluation, evaluation_of
 from tlkit.metrics.scoring import score
 from tlkit.runfolder.folder import RunFolder
 from tlkit.runfolder.tables import read_predictions

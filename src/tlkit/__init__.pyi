@@ -1,7 +1,6 @@
 """The one list of public names and their modules; `__init__.py` loads a name on first use."""
 
 from .classifier import Classifier as Classifier
-from .classifier import Evaluation as Evaluation
 from .classifier import Prediction as Prediction
 from .classifier import load as load
 from .config.experiment import Calibration as Calibration
@@ -26,6 +25,7 @@ from .ensembles.loaded import Ensemble as Ensemble
 from .ensembles.loaded import load_ensemble as load_ensemble
 from .estimator import TransferClassifier as TransferClassifier
 from .estimator import TransferFeatures as TransferFeatures
+from .evaluation import Evaluation as Evaluation
 from .explain import Explainer as Explainer
 from .explain import heatmaps as heatmaps
 from .exporter.export import Exported as Exported

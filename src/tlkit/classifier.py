@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,10 @@ from tlkit.data.images import (
 from tlkit.data.root import LOOKED_AT, ImageRoot, mean_file_bytes, read_file
 from tlkit.data.sources import Rejected, read_evaluation_images
 from tlkit.data.splits import Example
+from tlkit.evaluation import Evaluation, Probabilities, evaluation_of
 from tlkit.explain import Explainer, Method
 from tlkit.metrics.calibration import Calibrator
 from tlkit.metrics.scores import Scores
-from tlkit.metrics.scoring import score_examples
 from tlkit.model.graph import flip_average, layer_table
 from tlkit.model.layers import HEAD, LayerTable
 from tlkit.parts.kinds import Backbone
@@ -41,14 +41,12 @@ from tlkit.runfolder.kept_outputs import KeptOutputs, named_by
 from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord, Threshold
-from tlkit.runfolder.tables import write_predictions
 from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError, WeightsError
 from tlkit.system.keras import keras
-from tlkit.system.notebook import data_frame, face, few_names, html_table
+from tlkit.system.notebook import face, few_names, html_table
 from tlkit.system.parallel import in_parallel
-from tlkit.system.renames import renamed_method, warn_renamed
-from tlkit.system.seal import seal_tree
+from tlkit.system.renames import renamed_method
 from tlkit.system.text import printable
 from tlkit.train.assemble import model_of
 from tlkit.train.features import Extractor
@@ -56,15 +54,11 @@ from tlkit.train.frozen_dtype import as_trained
 from tlkit.train.plan import FLOAT32, model_layers, prefix_batch
 from tlkit.weights.tensors import read_weights
 
-if TYPE_CHECKING:
-    import pandas
-
 IN_FLOAT32 = (
     f"{FLOAT32.format('bfloat16')}; in training they computed in bfloat16, so a few predictions "
     "may differ"
 )
 Images = Sequence[str | Path] | npt.NDArray[Any]
-Probabilities = npt.NDArray[np.float32]
 
 
 @frozen(eq=False)
@@ -84,105 +78,6 @@ class Prediction:
     probabilities: Probabilities
     features: npt.NDArray[np.float32] | None = None
     dark: bool = False
-
-
-@frozen(kw_only=True)
-class Evaluation:
-    """A classifier's predictions for labeled images, with their scores.
-
-    Attributes:
-        split: `train`, `val` or `test`, or `data` for images without splits.
-        examples: The images.
-        probabilities: `(images, classes)` float32.
-        predicted: Predicted class numbers, `(images,)`.
-        scores: Scores on all images.
-        sources: Scores on the images of each source by name; empty with fewer than two sources.
-        notes: What was left out or skipped, and what else is worth knowing.
-        caveats: The reasons to distrust the scores, such as images that were trained on.
-    """
-
-    split: str
-    examples: tuple[Example, ...] = field(repr=False)
-    probabilities: Probabilities = field(repr=False, eq=False)
-    predicted: npt.NDArray[np.int64] = field(repr=False, eq=False)
-    scores: Scores
-    sources: Mapping[str, Scores]
-    notes: tuple[str, ...] = ()
-    caveats: tuple[str, ...] = ()
-
-    def __getattr__(self, name: str) -> Any:
-        # `Classifier.evaluate` returned the scores alone until now.
-        if name.startswith("_") or not hasattr(Scores, name):
-            raise AttributeError(name)
-        warn_renamed(f"evaluate(...).{name}", f"evaluate(...).scores.{name}")
-        return getattr(self.scores, name)
-
-    def __repr__(self) -> str:
-        return f"Evaluation({self.split}, {self.scores!r}, {len(self.caveats)} caveats)"
-
-    def _repr_html_(self) -> str:
-        cautions = html_table(["before you believe this"], [[text] for text in self.caveats])
-        blocks = [self.scores._repr_html_(), *([cautions] if self.caveats else [])]
-        return face(f"Evaluation on {self.split}", *blocks)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return a row per image as a pandas DataFrame: labels, prediction, probabilities.
-
-        Raises:
-            ResourceError: If pandas is not installed.
-        """
-        classes, rows = self.scores.classes, zip(self.predicted, self.probabilities, strict=True)
-        return data_frame(
-            {"path": example.path, "label": example.label, "predicted": classes[number]}
-            | {f"p_{name}": share for name, share in zip(classes, shares.tolist(), strict=True)}
-            for example, (number, shares) in zip(self.examples, rows, strict=True)
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values for `metrics.json`."""
-        return {
-            "evaluated_on": self.split,
-            "classes": list(self.scores.classes),
-            self.split: self.scores.as_json(),
-            "sources": {name: scores.as_json() for name, scores in self.sources.items()},
-            "caveats": list(self.caveats),
-        }
-
-    def write(self, folder: RunFolder) -> None:
-        """Write `predictions.csv` and `metrics.json`."""
-        predictions = (self.examples, self.probabilities, self.predicted)
-        write_predictions(folder, self.scores.classes, {self.split: predictions})
-        folder.write_json(METRICS, self.as_json())
-        seal_tree(folder.path)
-
-
-def evaluation_of(
-    split: str | None,
-    examples: Sequence[Example],
-    probabilities: Probabilities,
-    predicted: npt.NDArray[np.int64],
-    classes: Sequence[str],
-    notes: Sequence[str],
-) -> Evaluation:
-    """Score predictions on all images and by source; the caveats are left to the caller."""
-
-    def scores(chosen: npt.NDArray[np.intp]) -> Scores:
-        some = [examples[number] for number in chosen]
-        return score_examples(some, probabilities[chosen], classes, predicted[chosen])
-
-    source = np.array([example.source for example in examples], dtype=object)
-    names = sorted(set(source))
-    return Evaluation(
-        split=split or "data",
-        examples=tuple(examples),
-        probabilities=probabilities,
-        predicted=predicted,
-        scores=scores(np.arange(len(examples))),
-        sources={name: scores(np.flatnonzero(source == name)) for name in names}
-        if len(names) > 1
-        else {},
-        notes=tuple(notes),
-    )
 
 
 @frozen(kw_only=True)

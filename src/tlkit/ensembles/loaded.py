@@ -11,17 +11,10 @@ from typing import Any
 import numpy as np
 from attrs import evolve, field, frozen
 
-from tlkit.classifier import (
-    Classifier,
-    Evaluation,
-    Images,
-    Prediction,
-    Probabilities,
-    evaluation_of,
-    load,
-)
+from tlkit.classifier import Classifier, Images, Prediction, load
 from tlkit.config.experiment import Experiment
 from tlkit.data.sources import Rejected
+from tlkit.evaluation import Evaluation, Probabilities, evaluation_of
 from tlkit.reports.caveats import score_caveats
 from tlkit.runfolder.folder import ENSEMBLE, WEIGHTS
 from tlkit.system.errors import ConfigError, DataError, Problem, RunFolderError
