@@ -123,17 +123,23 @@ def test_what_native_code_writes_is_held_back(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().err == "after\n"
 
 
-def failing_import() -> None:
+def failing_import(error: BaseException) -> None:
     with quiet_stderr():
         os.write(2, b"the reason\n")
-        raise ImportError("no such library")
+        raise error
 
 
-def test_a_failure_shows_what_was_held_back(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ImportError, match="no such library"):
-        failing_import()
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [(ImportError("no such library"), "the reason\n"), (KeyboardInterrupt("no such library"), "")],
+)
+def test_a_failure_shows_what_was_held_back_and_a_stop_does_not(
+    error: BaseException, shown: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(type(error), match="no such library"):
+        failing_import(error)
     os.write(2, b"after\n")
-    assert capfd.readouterr().err == "the reason\nafter\n"
+    assert capfd.readouterr().err == f"{shown}after\n"
 
 
 @pytest.mark.parametrize(

@@ -716,6 +716,27 @@ MUTANTS = (
         "if False else (None, 0.0)",
         "tests/test_exporter.py::test_the_script_reads_and_decides_as_the_run_does",
     ),
+    Mutant(
+        "what a process leaves undone is lost",
+        "system/parallel.py",
+        "if message else self.work(item)",
+        "if message else None",
+        "tests/test_parallel.py::TestForked::test_what_a_process_leaves_undone_is_done_here",
+    ),
+    Mutant(
+        "processes share the archive that others' parts read",
+        "data/images.py",
+        "    if own and cores > 1",
+        "    if cores > 1",
+        "tests/test_first_look.py::test_when_processes_are_used",
+    ),
+    Mutant(
+        "others' augmentations are called twice at a time",
+        "train/features.py",
+        " or has_gpu() or self.autograph",
+        " or has_gpu()",
+        "tests/test_features.py::TestPasses::test_some_pass_alone",
+    ),
 )
 
 

@@ -255,7 +255,7 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:  # a Ctrl-C needs no explanation
             os.dup2(terminal, 2)
             held.seek(0)
             with suppress(OSError):  # standard error is broken
