@@ -3,15 +3,17 @@
 Methods: the file that `tlkit init --from SET` writes (`default`), its recipe `fine_tune`, a
 logistic regression on pooled features (`sklearn`) and a hand-written script in two phases (`keras`,
 both in `bench/two_phase.py`). Validation is the test, for all alike: all choose on it but
-`sklearn`, which cross-validates on `train`. Every run is a process of its own with an empty feature
-cache. Seconds, seconds of processor time and peak memory are the processes'. `default` and
-`sklearn` draw nothing at random, so they run once. Results go to a file of JSON lines, runs in it
-are not repeated, and the table is made from it.
+`sklearn`, which cross-validates on `train`. In a set with `test/CLASS`, that is the test, and
+`sklearn` learns `val` too. Every run is a process of its own with an empty feature cache. Seconds,
+seconds of processor time and peak memory are the processes'. `default` and `sklearn` draw nothing
+at random, so they run once. Results go to a file of JSON lines, runs in it are not repeated, and
+the table is made from it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import json
 import os
@@ -58,10 +60,14 @@ def by_tlkit(method: str, data: Path, weights: str, seed: int, options: argparse
         command = [*program, "run", file, "--json", "--out", str(folder / "run")]
         command += [word for setting in settings for word in ("--set", setting)]
         _, memory, found = timed(command, environment)
-    scores = found["val"]
+        split = found["evaluated_on"]
+        with Path(found["run"], "predictions.csv").open(newline="", encoding="utf-8") as lines:
+            rows = [row for row in csv.DictReader(lines) if row["split"] == split]
+    scores = found[split]
+    wrong = [row["path"] for row in rows if row["predicted"] != row["label"]]
     return memory, {
         "accuracy": scores["accuracy"], "balanced": scores["balanced_accuracy"],
-        "count": scores["images"],
+        "count": scores["images"], "wrong": ["/".join(path.split("/")[-2:]) for path in wrong],
     }  # fmt: skip
 
 

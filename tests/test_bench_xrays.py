@@ -85,3 +85,30 @@ def test_a_package_that_has_changed_is_refused(
     shard.write_text(shard.read_text() + " ")
     with pytest.raises(SystemExit, match="has SHA-256"):
         xrays.nsfwjs_arrays(folder)
+
+
+def test_a_fold_chooses_by_its_training_part_alone() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    rest = np.arange(90)
+    telling = np.eye(3)[labels] + random.normal(0, 0.3, (120, 3))
+    members = [random.normal(size=(120, 3)), telling, random.normal(size=(120, 3))]
+    averages, bandwidths = [[0], [1], [2], [0, 1, 2]], (0.8, 1.6)
+    groups = np.arange(120)
+    relative = [xrays.distances(x, rest) for x in members]
+    chosen = xrays.choose(relative, averages, bandwidths, labels, groups, rest)
+    assert chosen.members == [1]
+    labels[90:] = 0
+    assert xrays.choose(relative, averages, bandwidths, labels, groups, rest) == chosen
+
+
+def test_each_image_is_tested_once_by_what_its_fold_chose() -> None:
+    labels = np.arange(60) % 2
+    telling = labels[:, None] + np.random.default_rng(0).normal(0, 0.1, (60, 2))
+    noise = np.random.default_rng(1).normal(size=(60, 2))
+    predicted, chosen = xrays.cross_validate(
+        [noise, telling], [[0], [1]], [0.8], labels, np.arange(60)
+    )
+    assert [choice.members for choice in chosen] == [[1]] * 5
+    assert np.isnan(predicted[0]).all()
+    assert (predicted[1].argmax(axis=1) == labels).all()
