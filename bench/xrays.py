@@ -76,7 +76,7 @@ COLUMNS = "{:<12}  {:>6}  {:<21}  {:>8}  {:>15}  {:>8}"
 FOLDS, BATCH = 5, 19
 BANDWIDTH = 0.8  # of the kernel exp(-d² / (BANDWIDTH · median d²))
 BANDWIDTHS = 0.4, 0.8, 1.6  # with --nested
-INNER_TOLERANCE = 1e-6  # to choose, probabilities within 1e-3 will do, in half the time
+INNER_TOLERANCE = 1e-5  # to choose, probabilities within 1e-3 will do, in a third of the time
 STRENGTHS = (1e-4, 3e-5, 1e-5, 3e-6, 1e-6)  # the strongest first: each solution starts the next
 # What JavaScript writes unlike JSON: booleans, keys, and numbers without a digit before the point.
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|![01]|\b[A-Za-z_]\w*|(?<!\d)\.')
