@@ -15,9 +15,9 @@ fold the one with the lowest log loss of the average in ten inner folds of the t
 Networks, depths, views and bandwidth were chosen in inner folds too, but by the mean over all five
 training parts, so each image had a say in the choice that it tests.
 
-With `--nested`, it has none: each fold chooses in its own training part, from averages of at most
-five networks (VGG-16 and EfficientNet-Lite2 too), two depths or views of three of them, and three
-bandwidths.
+With `--nested`, it has none: each fold chooses in its own training part, from averages of one, two
+or all of the networks, each in one or six views and, but for MobileNet, of its lower or all depths,
+and from three bandwidths.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ import base64
 import hashlib
 import itertools
 import json
+import os
 import re
 import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,11 +48,10 @@ from tlkit.data.folds import INNER_FOLDS, contents_of, groups_of, stratified_fol
 from tlkit.metrics.intervals import format_share, format_value
 from tlkit.metrics.scores import Scores
 from tlkit.metrics.scoring import score
-from tlkit.parts.backbones.efficientnet_lite import EfficientNetLite2
 from tlkit.parts.datasets import Folder
 from tlkit.parts.kernel import SMALLEST
 from tlkit.system.cache import FeatureCache, entry_key
-from tlkit.train.solver import TOLERANCE, LogisticRegression
+from tlkit.train.solver import TOLERANCE, LogisticRegression, one_thread
 
 Array = npt.NDArray[Any]
 Box = tuple[float, float, float, float]
@@ -194,21 +195,13 @@ def inception_v3(package: Path, depths: int | None) -> Network:
     return pooled(base, activations[:depths], lambda pixels: pixels / 255)
 
 
-def of_tlkit(backbone: str, weights: Any, size: int) -> Network:
-    """Return a backbone of tlkit: its activations, VGG-16's pools and the sums of residuals."""
-    from tlkit.system.keras import keras
-
-    made = tlkit.registries.backbones.get(backbone)(weights=weights, image_size=size)
-    base = made.build()
-    made.load_weights(base)
-    kinds = keras.layers.ReLU, keras.layers.Add, keras.layers.MaxPooling2D
-    relu = keras.activations.relu
-    layers = [
-        layer
-        for layer in base.layers
-        if isinstance(layer, kinds) or getattr(layer, "activation", None) is relu
-    ]
-    return pooled(base, layers, made.preprocess_native)
+def mobilenet(path: Path) -> Network:
+    """Return MobileNet."""
+    backbone = tlkit.registries.backbones.get("mobilenet")(weights=path)
+    base = backbone.build()
+    backbone.load_weights(base)
+    layers = [x for x in base.layers if x.name.endswith("_relu")]
+    return pooled(base, layers, lambda pixels: pixels / 127.5 - 1)
 
 
 def thin_resnet(path: Path, depths: int | None) -> Network:
@@ -308,6 +301,18 @@ def predict(
     return np.stack(predicted)
 
 
+def inner_predictions(
+    labels: Array, rest: Array, parts: Sequence[set[int]], bandwidth: float, relative: Array
+) -> Array:
+    """Predict each part of a training part from the others, `(strengths, rest, classes)`."""
+    points = kernel_points(relative, rest, bandwidth)
+    predicted = np.zeros((len(STRENGTHS), len(rest), labels.max() + 1))
+    for left_out in map(sorted, parts):
+        arguments = labels, np.delete(rest, left_out), rest[left_out], *STRENGTHS
+        predicted[:, left_out] = predict(points, *arguments, tolerance=INNER_TOLERANCE)
+    return predicted
+
+
 def choose(
     members: Sequence[Array], averages: Sequence[Sequence[int]], bandwidths: Sequence[float],
     labels: Array, groups: Array, rest: Array,
@@ -325,12 +330,9 @@ def choose(
     parts = stratified_folds(list(labels[rest]), list(groups[rest]), INNER_FOLDS, seed=0)
     found: list[tuple[float, Choice]] = []
     for bandwidth in bandwidths:
-        tried = np.zeros((len(members), len(STRENGTHS), len(rest), labels.max() + 1))
-        for own, relative in zip(tried, members, strict=True):
-            points = kernel_points(relative, rest, bandwidth)
-            for left_out in map(sorted, parts):
-                arguments = labels, np.delete(rest, left_out), rest[left_out], *STRENGTHS
-                own[:, left_out] = predict(points, *arguments, tolerance=INNER_TOLERANCE)
+        one = partial(inner_predictions, labels, rest, parts, bandwidth)
+        with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads:
+            tried = np.stack(list(threads.map(one, members)))
         right = tried[..., np.arange(len(rest)), labels[rest]]  # probabilities of the true class
         for average in averages:
             losses = -np.log(right[list(average)].mean(axis=0)).mean(axis=1)
@@ -375,7 +377,7 @@ def menu(options: argparse.Namespace) -> list[Member]:
     inception = partial(inception_v3, options.nsfwjs)
     resnet = partial(thin_resnet, options.opennsfw)
     sha256 = hashlib.sha256(options.mobilenet.read_bytes()).hexdigest()
-    small = partial(of_tlkit, "mobilenet", options.mobilenet, 224)
+    small = partial(mobilenet, options.mobilenet)
     lower, low = INCEPTION_DEPTHS, RESNET_DEPTHS
     members = [
         Member("inception_v3", NSFWJS, partial(inception, lower), 299, depths=lower),
@@ -383,17 +385,12 @@ def menu(options: argparse.Namespace) -> list[Member]:
         Member("mobilenet", sha256, small, 224, [*VIEWS]),
     ]
     if options.nested:
-        sha256_vgg16 = hashlib.sha256(options.vgg16.read_bytes()).hexdigest()
-        vgg16 = partial(of_tlkit, "vgg16", options.vgg16, 224)
-        lite2 = partial(of_tlkit, "efficientnet_lite2", "imagenet", 260)
         members += [
             Member("inception_v3", NSFWJS, partial(inception, lower), 299, [*VIEWS], lower),
             Member("inception_v3", NSFWJS, partial(inception, None), 299),
             Member("thin_resnet", OPENNSFW, partial(resnet, low), 224, [*VIEWS], low),
             Member("thin_resnet", OPENNSFW, partial(resnet, None), 224),
             Member("mobilenet", sha256, small, 224),
-            Member("vgg16", sha256_vgg16, vgg16, 224),
-            Member("efficientnet_lite2", EfficientNetLite2.imagenet.sha256, lite2, 260),
         ]
     return members
 
@@ -406,11 +403,8 @@ def main() -> None:
     parser.add_argument("--opennsfw", type=Path, required=True, help="open-nsfw.onnx")
     parser.add_argument("--mobilenet", type=Path, required=True, help="MobileNet's .h5 file")
     parser.add_argument("--nested", action="store_true", help="let each fold choose all")
-    parser.add_argument("--vgg16", type=Path, help="VGG-16's .h5 file, for --nested")
     parser.add_argument("--cache", type=Path, default=Path("xrays"), help="the features' folder")
     options = parser.parse_args()
-    if options.nested and not options.vgg16:
-        parser.error("--nested needs --vgg16")
     began = time.perf_counter()
     members = menu(options)
     data = Folder(path=options.data).load()
