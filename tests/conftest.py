@@ -229,7 +229,7 @@ def decoding_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         used.append(workers)
         return map(work, items)
 
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
     for module in ("classifier", "data.images"):
         monkeypatch.setattr(f"tlkit.{module}.in_parallel", listening)
     return used

@@ -230,7 +230,7 @@ def test_executors_that_are_not_there(workers: Any, error: type[Exception], mess
 
 def test_processors_are_shared_out_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
-    monkeypatch.setattr("tlkit.sweeps.executors.usable_processors", lambda: 8)
+    monkeypatch.setattr("tlkit.sweeps.executors.available_cores", lambda: 8)
     monkeypatch.setattr("tlkit.sweeps.executors.graphics_cards", lambda: ["0", "1"])
     local: Any = executor_of(3)
     shares = [local.environment(number, 3) for number in range(3)]

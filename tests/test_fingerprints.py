@@ -102,7 +102,7 @@ from tlkit.system.keras import own_process
 
 processes, fork = [], os.fork
 os.fork = lambda: processes.append(fork()) or processes[-1]
-os.cpu_count = lambda: 2
+os.sched_getaffinity = lambda _: range(2)
 labeled = read_labeled(Path(sys.argv[1]))
 
 def facts():

@@ -23,7 +23,7 @@ from tlkit.data.root import ImageRoot
 from tlkit.system.keras import own_process
 images, cache = map(Path, sys.argv[1:])
 root, names = ImageRoot(images), [f"{n:03}.png" for n in range(520)]
-os.cpu_count = lambda: 3
+os.sched_getaffinity = lambda _: range(3)
 processes, fork = [], os.fork
 os.fork = lambda: processes.append(fork()) or processes[-1]
 
@@ -103,7 +103,7 @@ def test_what_needs_more_than_a_process_may_take_is_decoded_here(
         ("", True),
         ("read = lambda name: root.read(name)", False),  # may hold a file that is open
         ("del names[499:]", False),  # too few
-        ("os.cpu_count = lambda: 1", False),
+        ("os.sched_getaffinity = lambda _: range(1)", False),
     ],
 )
 def test_when_processes_are_used(change: str, forked: bool, images: Path, tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ import os, signal, sys, threading, time
 from tlkit.system.parallel import Forked, can_fork
 from tlkit.system.keras import own_process
 here = os.getpid()
+
+def start(work, items, processes):
+    return Forked(work, items, processes, lambda value: value, lambda item, value: value)
 """
 
 
@@ -86,8 +89,8 @@ class TestForked:
             """
             for count in (0, 1, 2, 7, 40):
                 for processes in (1, 2, 3, 8):
-                    forked = Forked(lambda n: (n * n, os.getpid() == here), range(count), processes)
-                    assert [*forked] == [(n * n, False) for n in range(count)]
+                    forked = start(lambda n: [n * n, os.getpid() == here], range(count), processes)
+                    assert [*forked] == [[n * n, False] for n in range(count)]
                     forked.end()
             print(threading.active_count())
         """,
@@ -99,13 +102,13 @@ class TestForked:
         output_of(
             HEAD,
             """
-            large = bytes(200_000)
+            large = "x" * 200_000
             done = [os.pipe() for _ in range(2)]
             def work(n):
                 if n >= 18:
                     os.write(done[n % 2][1], b"x")
                 return large
-            forked = Forked(work, range(20), 2)
+            forked = start(work, range(20), 2)
             for out, _ in done:
                 os.read(out, 1)
             assert [*forked] == [large] * 20
@@ -121,7 +124,7 @@ class TestForked:
                 if n == 3:
                     raise KeyError("three")
                 return n
-            forked = Forked(work, range(6), 2)
+            forked = start(work, range(6), 2)
             results = iter(forked)
             print([next(results) for _ in range(3)])
             try:
@@ -140,13 +143,13 @@ class TestForked:
             def work(n):
                 if n == 4 and os.getpid() != here:
                     os.kill(os.getpid(), signal.SIGSEGV)
-                return n, os.getpid() == here
-            forked = Forked(work, range(8), 2)
+                return [n, os.getpid() == here]
+            forked = start(work, range(8), 2)
             print([*forked])
             forked.end()
         """,
         )
-        expected = [(n, n in {4, 6}) for n in range(8)]  # 0 and 2 had been sent
+        expected = [[n, n in {4, 6}] for n in range(8)]  # 0 and 2 had been sent
         assert found == f"{expected}\n"
 
     def test_without_further_processes_all_is_done_here(self) -> None:
@@ -161,7 +164,7 @@ class TestForked:
                     raise BlockingIOError(11, "Resource temporarily unavailable")
                 return real()
             os.fork = fork
-            forked = Forked(lambda n: os.getpid() == here, range(6), 3)
+            forked = start(lambda n: os.getpid() == here, range(6), 3)
             print([*forked])
             forked.end()
         """,
@@ -172,7 +175,7 @@ class TestForked:
         output_of(
             HEAD,
             """
-            forked = Forked(time.sleep, [100, 100], 2)
+            forked = start(time.sleep, [100, 100], 2)
             began = time.monotonic()
             forked.end()
             forked.end()
@@ -191,7 +194,7 @@ class TestForked:
             HEAD,
             """
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-            forked = Forked(lambda n: n, [1, 2], 2)
+            forked = start(lambda n: n, [1, 2], 2)
             assert [*forked] == [1, 2]
             time.sleep(0.3)
             forked.end()
@@ -202,8 +205,8 @@ class TestForked:
         code = """
             def work(n):
                 time.sleep(0.02)
-                return bytes(1000)
-            forked = Forked(work, range(100_000), 2)
+                return "x" * 1000
+            forked = start(work, range(100_000), 2)
             print(*(child.process for child in forked._children), flush=True)
             time.sleep(60)
         """
@@ -226,7 +229,7 @@ class TestForked:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     os.kill(os.getpid(), number)
                 return n
-            forked = Forked(work, range(4), 2)
+            forked = start(work, range(4), 2)
             print([*forked])
             forked.end()
         """,

@@ -214,7 +214,7 @@ CASES = (
         what="An error in a thread that reads images",
         expected="4, with the file",
         tests=(
-            "test_images.py::test_the_first_error_in_order_ends_it",
+            "test_parallel.py::test_the_first_error_in_order_ends_it",
             "test_images.py::test_the_reader_names_what_it_cannot_read",
         ),
     ),

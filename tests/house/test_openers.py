@@ -41,6 +41,7 @@ OPENERS = {
     "system/lease.py": "makes new files; the system's own files",
     "system/lock.py": "locks, never through a link",
     "system/limits.py": "the system's own files",
+    "system/parallel.py": "what processes of its own say",
     "system/stdio.py": "the null device",
     "system/untrusted.py": "the one place",
     "train/feature_key.py": "a part's own source",

@@ -23,6 +23,7 @@ from tlkit.cli.app import MACHINE, AsJson, Group, app, command
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ResourceError, TlkitError
 from tlkit.system.keras import processor, start_keras
+from tlkit.system.parallel import available_cores
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -136,8 +137,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding("machine", "processor", processor())
     if flags:
         yield Finding("machine", "instructions", known or "none of the fast ones")
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("machine", "processors", f"{allowed} of {os.cpu_count()} may be used")
+    yield Finding("machine", "processors", f"{available_cores()} of {os.cpu_count()} may be used")
     total, free = (int((_proc("/proc/meminfo", key) or ["0"])[0]) * 1024 for key in MEMORY_KEYS)
     if total:
         small = total < LOW_MEMORY

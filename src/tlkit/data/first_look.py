@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 from attrs import evolve, frozen
 
@@ -42,6 +43,16 @@ class Look:
     problem: str = ""
     kept: bool = False
 
+    def pack(self) -> list[str | bool]:
+        """Return plain values."""
+        return [self.sha256, str(self.picture or ""), self.problem, self.kept]
+
+    @classmethod
+    def unpack(cls, path: str, plain: Sequence[Any]) -> Look:
+        """Return the look of which these are the values."""
+        sha256, picture, problem, kept = plain
+        return cls(sha256, Picture.parse(picture) if picture else None, problem, kept)
+
 
 class FirstLook:
     """A look at every image, in order.
@@ -69,7 +80,8 @@ class FirstLook:
         self._paths, self._found = paths, dict[str, Picture]()
         self._end = ExitStack()
         work = partial(_look_at_some, read, self.known, reader)
-        self._looks = self._end.enter_context(over_files(work, paths, read, file_bytes))
+        looks = over_files(work, paths, read, Look.pack, Look.unpack, file_bytes)
+        self._looks = self._end.enter_context(looks)
 
     def __iter__(self) -> Iterator[tuple[str, Look]]:
         """Yield each path and what was found."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
+from attrs import field, frozen
 from PIL import Image
 
 from tlkit.data.decoding import RULES, ImageError, decoded
@@ -29,7 +28,7 @@ from tlkit.data.root import ImageRoot
 from tlkit.system.errors import DataError, named_shortage
 from tlkit.system.files import write_bytes
 from tlkit.system.limits import decoding_budget
-from tlkit.system.parallel import Forked, can_fork, in_parallel
+from tlkit.system.parallel import Forked, available_cores, can_fork, in_parallel
 from tlkit.system.text import printable
 from tlkit.system.untrusted import TABLE_BYTES, read_bytes
 
@@ -218,7 +217,8 @@ def look_at(
 
     looks: list[tuple[str, Picture | None]] = []
     files = [*zip(paths, hashes, strict=True)]
-    with over_files(lambda some: [*map(look, some)], files, read) as found:
+    pack, unpack = _pack_look, _unpack_look
+    with over_files(lambda some: [*map(look, some)], files, read, pack, unpack) as found:
         for each in found:
             looks.append(each)
             on_image(len(looks), len(paths))
@@ -226,6 +226,16 @@ def look_at(
     if new.keys() - known.keys():
         index.add(new)
     return looks
+
+
+def _pack_look(look: tuple[str, Picture | None]) -> list[str]:
+    sha256, picture = look
+    return [sha256, str(picture or "")]
+
+
+def _unpack_look(file: object, plain: Sequence[str]) -> tuple[str, Picture | None]:
+    sha256, picture = plain
+    return sha256, Picture.parse(picture) if picture else None
 
 
 class Looks:
@@ -263,6 +273,8 @@ def over_files(
     work: Callable[[Sequence[A]], Sequence[B]],
     items: Sequence[A],
     read: Callable[[str], bytes],
+    pack: Callable[[B], Any],
+    unpack: Callable[[A, Any], B],
     file_bytes: float | None = None,
 ) -> Iterator[Iterable[B]]:
     """Yield the results of work on many files, in order.
@@ -274,16 +286,24 @@ def over_files(
         work: Returns a result for each of some items, whose files it decodes.
         items: What it is done for.
         read: How it reads a file.
+        pack: Makes plain values of a result, to be sent by a process.
+        unpack: Returns the result for an item, given these.
         file_bytes: The mean size of the files; None: it is not known.
     """
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     size = max(1, min(TOGETHER, len(items) // (4 * cores)))
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     # Another `read` may share something with its copies in other processes, such as an archive.
     own = isinstance(getattr(read, "__self__", None), ImageRoot)
     if own and cores > 1 and len(items) >= MANY and can_fork():
-        share = partial(setattr, decoding_budget, "processes", cores)
-        forked = Forked(work, parts, cores, share)
+        forked = Forked(
+            work,
+            parts,
+            cores,
+            pack=lambda results: [*map(pack, results)],
+            unpack=lambda part, plain: [*map(unpack, part, plain)],
+            on_start=partial(setattr, decoding_budget, "processes", cores),
+        )
         try:
             yield itertools.chain.from_iterable(forked)
         finally:
@@ -297,7 +317,7 @@ def over_files(
 def decoding_threads(file_bytes: float | None) -> int:
     """Return how many threads should decode files of a mean size; None: it is not known."""
     small = file_bytes is not None and file_bytes < SMALL_FILE_BYTES
-    return 1 if small else os.cpu_count() or 1
+    return 1 if small else available_cores()
 
 
 def to_pixels(
@@ -381,7 +401,7 @@ class Reader:
     resize: Resize = "stretch"
     mask_center: float = 0.0
     flip: bool = False
-    workers: int = os.cpu_count() or 1
+    workers: int = field(factory=available_cores)
     store: PixelStore | None = None
     on_decoded: Callable[[str, bytes, Image.Image], None] | None = None
 

@@ -23,7 +23,7 @@ class PixelStore:
     too; what they have written is `add`ed here.
 
     Args:
-        folder: Where the file is.
+        folder: Where the file is, or in the nearest folder above it that is there.
         paths: The images.
         size: Height and width of the pixels.
     """
@@ -34,7 +34,8 @@ class PixelStore:
         self._rows: dict[str, int] = {}
         self._kept: set[str] = set()
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+            while not folder.exists():
+                folder = folder.parent
             limit = min(MAX_BYTES, shutil.disk_usage(folder).free // 4)
             self._file = tempfile.TemporaryFile(prefix=".pixels-", dir=folder, buffering=0)  # noqa: SIM115  # it stays open
             weakref.finalize(self, self._file.close)

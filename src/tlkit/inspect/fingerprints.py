@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import evolve, field, frozen
+from attrs import asdict, field, frozen
 from PIL import Image
 
 from tlkit.data.decoding import ImageError, decoded, stored_as
@@ -72,14 +73,36 @@ def all_image_facts(
     facts: list[ImageFacts] = []
     problems: list[str] = []
     images = labeled.images
-    with over_files(lambda some: [*map(attempt, some)], images, labeled.root.read) as results:
-        for done, (image, result) in enumerate(zip(images, results, strict=True), start=1):
+    attempts = over_files(
+        lambda some: [*map(attempt, some)], images, labeled.root.read, _pack, _unpack
+    )
+    with attempts as results:
+        for done, result in enumerate(results, start=1):
             if isinstance(result, ImageFacts):
-                facts.append(evolve(result, image=image))  # one from a process has a copy
+                facts.append(result)
             else:
                 problems.append(result)
             on_image(done, len(images))
     return facts, problems
+
+
+def _pack(result: ImageFacts | str) -> Any:
+    """Return plain values: the facts but for the image, or the problem."""
+    if isinstance(result, str):
+        return result
+    plain = asdict(result, filter=lambda key, _: key.name not in {"image", "bits", "thumb"})
+    arrays = {"bits": result.bits, "thumb": result.thumb}
+    return plain | {name: array.tobytes().hex() for name, array in arrays.items()}
+
+
+def _unpack(image: LabeledImage, plain: Any) -> ImageFacts | str:
+    if isinstance(plain, str):
+        return plain
+    bits, thumb = (
+        np.frombuffer(bytes.fromhex(plain[name]), np.uint8) for name in ("bits", "thumb")
+    )
+    arrays = {"bits": bits, "thumb": thumb.reshape(THUMB_SIDE, THUMB_SIDE)}
+    return ImageFacts(image=image, **plain | arrays)
 
 
 def image_facts(image: LabeledImage, content: bytes) -> ImageFacts:

@@ -8,7 +8,6 @@ et al., Nature Machine Intelligence 2021; Maguolo & Nanni, Information Fusion 20
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from attrs import evolve, field, frozen
 
 from tlkit.inspect.fingerprints import THUMB_SIDE, ImageFacts
+from tlkit.system.parallel import available_cores, in_parallel
 
 FOLDS = 5
 TREES = 200
@@ -84,22 +84,28 @@ def find_shortcuts(
     images, groups = [images[n] for n in chosen], [groups[n] for n in chosen]
     labels = np.array([one.image.label for one in images])
     controls = {_masked(mask_center), WHOLE}
-    shortcuts = []
-    for what, table in _tables(images, mask_center).items():
+
+    def measured(named: tuple[str, Table]) -> Shortcut:
+        what, table = named
         reason = _unusable(table, labels, groups)
         if what == "source" and not any(one.image.source for one in images):
             reason = "not measured: is not known"
         shortcut = Shortcut(what=what, auc=None, verdict=reason, control=what in controls)
-        if not reason:
-            mean, classes = _areas(table, labels, np.array(groups), seed)
-            low = max(area.low for area in (mean, *classes.values()))
-            verdict = "strong" if low >= STRONG else "some" if low >= SOME else "none"
-            shortcut = evolve(
-                shortcut, auc=mean.auc, low=mean.low, high=mean.high, classes=classes,
-                verdict=verdict,
-            )  # fmt: skip
-        shortcuts.append(shortcut)
-    return shortcuts
+        if reason:
+            return shortcut
+        mean, classes = _areas(table, labels, np.array(groups), seed)
+        low = max(area.low for area in (mean, *classes.values()))
+        verdict = "strong" if low >= STRONG else "some" if low >= SOME else "none"
+        return evolve(
+            shortcut, auc=mean.auc, low=mean.low, high=mean.high, classes=classes, verdict=verdict
+        )
+
+    cores = available_cores()
+    with warnings.catch_warnings():  # here, since threads share what is ignored
+        # A fold may lack a class where patients are few, which then counts as not predicted; a
+        # sample may lack one too, or all.
+        warnings.simplefilter("ignore")
+        return [*in_parallel(measured, _tables(images, mask_center).items(), cores, cores)]
 
 
 def evenly(labels: Sequence[str], seed: int) -> list[int]:
@@ -171,21 +177,16 @@ def _areas(
     table: Table, labels: npt.NDArray[Any], groups: npt.NDArray[Any], seed: int
 ) -> tuple[ClassArea, dict[str, ClassArea]]:
     """Return the mean area and that of each class, of predictions for unseen images."""
-    from joblib import parallel_config
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     model = ExtraTreesClassifier(
-        TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed, n_jobs=1
+        TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed
     )
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # A fold may lack a class where patients are few; that class then counts as not predicted.
-        warnings.simplefilter("ignore")
-        with parallel_config("threading", n_jobs=os.cpu_count()):  # a fold each
-            scores = cross_val_predict(
-                model, table, labels, groups=groups, cv=folds, method="predict_proba"
-            )
+    scores = cross_val_predict(
+        model, table, labels, groups=groups, cv=folds, method="predict_proba"
+    )
     names = np.unique(labels)
     members = [np.flatnonzero(groups == group) for group in dict.fromkeys(groups.tolist())]
     draw = np.random.default_rng(seed)
@@ -197,9 +198,7 @@ def _areas(
         )
     ])  # fmt: skip
     areas = _class_areas(labels, scores, names)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class may be missing from a sample, or from all
-        means = np.nanmean(drawn, axis=1)
+    means = np.nanmean(drawn, axis=1)
     classes = {str(n): _area(a, column) for n, a, column in zip(names, areas, drawn.T, strict=True)}
     return _area(np.nanmean(areas), means), classes
 

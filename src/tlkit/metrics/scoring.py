@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from tlkit.metrics.bootstrap import (
 from tlkit.metrics.intervals import FEW, Interval
 from tlkit.metrics.scores import OVERALL, PER_CLASS, ClassScores, Scores
 from tlkit.metrics.weighted import BINS, Outputs, figures_of
-from tlkit.system.parallel import in_parallel
+from tlkit.system.parallel import available_cores, in_parallel
 
 SHARES = ("precision", "recall", "specificity")  # these and accuracy have Wilson's interval
 Labels = Sequence[int] | npt.NDArray[Any]
@@ -118,7 +117,7 @@ def _scores(outputs: Outputs, classes: Sequence[str], patients: Sequence[str]) -
     values = {
         name: figures[0] for name, figures in figures_of(outputs, np.ones((1, len(units)))).items()
     }
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     chunks = [*in_parallel(partial(figures_of, outputs), draws(units, resampling), cores, cores)]
     resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in values}
 

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -21,11 +20,10 @@ from tlkit.data.images import Pixels, Reader
 from tlkit.reports.heatmap import overlay
 from tlkit.runfolder.tables import Prediction
 from tlkit.system.errors import DataError
-from tlkit.system.parallel import in_parallel
+from tlkit.system.parallel import available_cores, in_parallel
 
 WORST, RIGHT, PAIRS, OF_PAIR = 6, 6, 3, 6  # how many are shown
 MAX_SIDE_PX, QUALITY = 224, 80  # about 8 kB per picture
-CORES = os.cpu_count() or 1  # that read and draw pictures
 
 # Gives a heatmap for each image and class number.
 Explain = Callable[[Pixels, Sequence[int]], npt.NDArray[np.float32]]
@@ -171,14 +169,16 @@ def plain(predictions: Sequence[Prediction], source: Source) -> tuple[Picture, .
     def draw(answer: Prediction) -> Picture:
         return Picture(answer, data_url(source.reader(answer.path)))
 
-    return tuple(in_parallel(draw, predictions, CORES))
+    return tuple(in_parallel(draw, predictions, available_cores()))
 
 
 def explained(predictions: Sequence[Prediction], source: Source) -> tuple[Picture, ...]:
     """Return the images of predictions with heatmaps, if there can be any."""
     if not predictions or source.explainer is None:
         return plain(predictions, source)
-    pixels = [*in_parallel(source.reader, (answer.path for answer in predictions), CORES)]
+    pixels = [
+        *in_parallel(source.reader, (answer.path for answer in predictions), available_cores())
+    ]
     numbers = [source.classes.index(answer.predicted) for answer in predictions]
     try:
         maps = source.explainer(np.stack(pixels), numbers)
@@ -190,7 +190,7 @@ def explained(predictions: Sequence[Prediction], source: Source) -> tuple[Pictur
         answer, image, heat = shown
         return Picture(answer, data_url(image), data_url(overlay(image, heat)))
 
-    return tuple(in_parallel(draw, zip(predictions, pixels, maps, strict=True), CORES))
+    return tuple(in_parallel(draw, zip(predictions, pixels, maps, strict=True), available_cores()))
 
 
 def data_url(pixels: Pixels) -> str:

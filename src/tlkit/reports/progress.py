@@ -17,10 +17,11 @@ from tlkit.metrics.intervals import format_share, format_value
 from tlkit.reports.console import leakage_text, stand_in_banner, style_of
 from tlkit.runfolder.folder import RunFolder
 from tlkit.system import notebook
+from tlkit.system.parallel import available_cores
 from tlkit.system.stdio import quiet
 from tlkit.system.text import printable_lines
 from tlkit.train.callback import Callback, Epoch
-from tlkit.train.cost import available_cores, cost_text, duration_text, stage_works
+from tlkit.train.cost import cost_text, duration_text, stage_works
 from tlkit.train.plan import Plan, PlannedStage
 from tlkit.weights.earlier_run import lineage
 

@@ -22,11 +22,12 @@ from attrs import field, frozen
 from tlkit.parts.registry import Registry
 from tlkit.parts.validators import at_least, unless_none
 from tlkit.sweeps.board import Board
-from tlkit.sweeps.joining import POLL_S, take_part, thread_variables, usable_processors, work_off
+from tlkit.sweeps.joining import POLL_S, take_part, thread_variables, work_off
 from tlkit.sweeps.processes import Worker
 from tlkit.system.cache import default_folder
 from tlkit.system.errors import ConfigError, PartError, Problem
 from tlkit.system.notebook import argument
+from tlkit.system.parallel import available_cores
 
 # What makes Ray's processes listen on the loopback address alone, also on Linux, by its old name.
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -94,7 +95,7 @@ class Local(Executor):
         """Return the variables that give a process its share of the machine."""
         threads = self.threads
         if threads is None and count > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
-            threads = max(1, usable_processors() // count)
+            threads = max(1, available_cores() // count)
         shares = thread_variables(threads)
         cards = graphics_cards()
         if count > 1 and len(cards) > 1:

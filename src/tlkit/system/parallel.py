@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from tlkit.system.errors import named_shortage
 from tlkit.system.keras import is_own_process, is_started
@@ -29,6 +29,13 @@ from tlkit.system.signals import SIGNALS
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_parallel(
@@ -61,9 +68,11 @@ class Forked(Generic[A, B]):
     are those of a plain loop.
 
     Args:
-        work: What is done. Its results are pickled.
+        work: What is done.
         items: What it is done for.
         processes: How many do it.
+        pack: Makes plain values of a result, which JSON can hold.
+        unpack: Returns the result for an item, given these.
         on_start: Called in each process before its first item.
     """
 
@@ -72,9 +81,11 @@ class Forked(Generic[A, B]):
         work: Callable[[A], B],
         items: Sequence[A],
         processes: int,
+        pack: Callable[[B], Any],
+        unpack: Callable[[A, Any], B],
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
-        self.work, self.items = work, items
+        self.work, self.items, self.pack, self.unpack = work, items, pack, unpack
         self._children: list[_Child] = []
         for number in range(processes):
             try:
@@ -92,7 +103,7 @@ class Forked(Generic[A, B]):
             process = os.fork()
             if process == 0:
                 receiver.close()  # or this one would not notice that its parent has ended
-                _serve(self.work, items, sender, on_start)
+                _serve(lambda item: self.pack(self.work(item)), items, sender, on_start)
         return _Child(process, receiver)
 
     def __iter__(self) -> Iterator[B]:
@@ -100,7 +111,7 @@ class Forked(Generic[A, B]):
             place = number % self._processes
             child = self._children[place] if place < len(self._children) else None
             message = child.next() if child else None
-            yield pickle.loads(message) if message else self.work(item)  # noqa: S301  # our own
+            yield self.unpack(item, json.loads(message)) if message else self.work(item)
 
     def end(self) -> None:
         """End the processes, whatever they are doing; nothing if they have been ended."""
@@ -143,7 +154,7 @@ class _Child:
 
 
 def _serve(
-    work: Callable[[A], B], items: Sequence[A], sender: Connection, on_start: Callable[[], None]
+    work: Callable[[A], Any], items: Sequence[A], sender: Connection, on_start: Callable[[], None]
 ) -> NoReturn:
     """Send the result for each item, an empty one where `work` raises, and end the process."""
     try:
@@ -153,7 +164,7 @@ def _serve(
         on_start()
         for item in items:
             try:
-                message = pickle.dumps(work(item), pickle.HIGHEST_PROTOCOL)
+                message = json.dumps(work(item)).encode()
             except Exception:  # the parent will see it too
                 message = b""
             sender.send_bytes(message)

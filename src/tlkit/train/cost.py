@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 
 from attrs import frozen
 
 from tlkit.model.layers import Layer
+from tlkit.system.parallel import available_cores
 from tlkit.train.plan import Plan, PlannedStage, tileable
 
 # Measured: VGG-16 at 224 px, 15.3 G multiply-adds and 14 M outputs, takes 155 to 170 ms of
@@ -128,13 +128,6 @@ def _forward_s(plan: Plan, first: int, last: int, winograd: bool) -> float:
         for layer in layers
     )
     return work / MULTIPLY_ADDS_PER_S + outputs / OUTPUTS_PER_S
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def duration_text(seconds: float) -> str:
