@@ -64,8 +64,7 @@ class Forked(Generic[A, B]):
     """`work(item)` for each item, in order, begun at once by forked processes.
 
     Process n of N does the items n, n + N, and so on. What a process leaves undone, because `work`
-    raised there or the process came to its end, is done here when its turn comes, so that errors
-    are those of a plain loop.
+    raised or the process died, is done here in its turn, so errors are those of a plain loop.
 
     Args:
         work: What is done.
@@ -129,7 +128,7 @@ class _Child:
         self.thread = threading.Thread(target=self._receive, daemon=True)
 
     def listen(self) -> None:
-        """Take in what comes, however long it waits here: a full pipe would stop the process."""
+        """Collect results as they come: a full pipe would stop the process."""
         self.thread.start()
 
     def _receive(self) -> None:
@@ -139,7 +138,7 @@ class _Child:
         self.messages.put(None)
 
     def next(self) -> bytes | None:
-        """Return the next result; nothing if there is none."""
+        """Return the next result; None if the process has ended."""
         message = None if self.ended else self.messages.get()
         self.ended = message is None
         return message
