@@ -230,6 +230,6 @@ def decoding_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return map(work, items)
 
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
-    for module in ("classifier", "data.images"):
+    for module in ("classifier", "data.file_work", "data.images"):
         monkeypatch.setattr(f"tlkit.{module}.in_parallel", listening)
     return used

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +29,23 @@ def noise(number: int, height: int = 32, width: int = 32) -> Pixels:
     return random.integers(60, 200, (height, width), dtype=np.uint8)
 
 
+def random_pixels(height: int = 16, width: int = 24, channels: int = 3) -> Pixels:
+    """Return noise over all values, `(height, width, channels)`, or `(height, width)` for one."""
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(pixels: npt.NDArray[Any] | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return pixels as a file of one of Pillow's formats."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def png(pixels: Pixels | Image.Image) -> bytes:
     """Return pixels as a PNG file."""
-    buffer = io.BytesIO()
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(pixels)
 
 
 def facts_of(content: bytes, number: int = 0, **known: str) -> ImageFacts:

@@ -18,7 +18,8 @@ from tests.pictures import picture
 import tlkit
 from tlkit.data import decoding
 from tlkit.data.checks import Checked, check_images, first_look
-from tlkit.data.images import DecodedImageIndex, Reader
+from tlkit.data.images import Reader
+from tlkit.data.pictures import DecodedImageIndex
 from tlkit.parts.datasets import Folder
 
 pytestmark = pytest.mark.usefixtures("slim_vgg")
@@ -290,7 +291,7 @@ def test_a_run_decodes_small_files_by_one_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("tlkit.data.images.SMALL_FILE_BYTES", limit)
+    monkeypatch.setattr("tlkit.data.file_work.SMALL_FILE_BYTES", limit)
     for number in range(8):
         folder = tmp_path / ("train" if number < 4 else "val") / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)

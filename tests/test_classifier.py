@@ -19,7 +19,8 @@ from tests.fakes import rewrite, unseal
 
 import tlkit
 from tlkit.data.decoding import decoded
-from tlkit.data.images import DecodedImageIndex, Reader
+from tlkit.data.images import Reader
+from tlkit.data.pictures import DecodedImageIndex
 from tlkit.data.sources import Rejected
 from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.heads import Pooled
@@ -269,7 +270,8 @@ def test_evaluate_decodes_each_image_once(
         contents.append(content)
         return decoded(content)
 
-    monkeypatch.setattr("tlkit.data.images.decoded", counted)
+    for module in ("images", "pictures"):
+        monkeypatch.setattr(f"tlkit.data.{module}.decoded", counted)
     for known in (False, True):  # by the index of decoded images
         evaluation = finished.classifier.evaluate(finished.images, "val")
         assert len(contents) == len({*contents}) == len(evaluation.examples)
@@ -500,7 +502,7 @@ def test_small_files_are_decoded_by_one_thread(
     decoding_threads: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tlkit.data.images.SMALL_FILE_BYTES", limit)
+    monkeypatch.setattr("tlkit.data.file_work.SMALL_FILE_BYTES", limit)
     files = [str(path) for path in finished.test_files]
     finished.classifier.predict_proba(files)
     answers = list(finished.classifier.iter_predict(iter(files)))

@@ -17,7 +17,8 @@ import itertools, os, sys
 from pathlib import Path
 from tlkit.data import first_look
 from tlkit.data.first_look import FirstLook
-from tlkit.data.images import DecodedImageIndex, Reader
+from tlkit.data.images import Reader
+from tlkit.data.pictures import DecodedImageIndex
 from tlkit.data.pixel_store import PixelStore
 from tlkit.data.root import ImageRoot
 from tlkit.system.keras import own_process

@@ -13,7 +13,7 @@ from .config.experiment import PublishedResult as PublishedResult
 from .config.experiment import Track as Track
 from .config.sweep import SearchTable as SearchTable
 from .config.toml import load_experiment as load_experiment
-from .data.images import Picture as Picture
+from .data.pictures import Picture as Picture
 from .data.sources import LabeledImage as LabeledImage
 from .data.sources import Rejected as Rejected
 from .data.splits import Example as Example

@@ -15,14 +15,9 @@ from attrs import evolve, field, frozen
 
 from tlkit.config.experiment import Experiment
 from tlkit.data.checks import bad_images, skipped_note
-from tlkit.data.images import (
-    DecodedImageIndex,
-    Looks,
-    Pixels,
-    Reader,
-    decoding_threads,
-    looks_dark,
-)
+from tlkit.data.file_work import decoding_threads
+from tlkit.data.images import Pixels, Reader
+from tlkit.data.pictures import DecodedImageIndex, Looks, looks_dark
 from tlkit.data.root import LOOKED_AT, ImageRoot, mean_file_bytes, read_file
 from tlkit.data.sources import Rejected, read_evaluation_images
 from tlkit.data.splits import Example

@@ -32,7 +32,8 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.structure import keys, structure
 from tlkit.config.toml import load_experiment
 from tlkit.data.decoding import ImageError, decode
-from tlkit.data.images import Reader, picture_of, to_pixels
+from tlkit.data.images import Reader, to_pixels
+from tlkit.data.pictures import picture_of
 from tlkit.data.root import read_file
 from tlkit.data.splits import refuse_missing
 from tlkit.exporter.compact import restore_frozen, trained_only

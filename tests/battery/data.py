@@ -166,7 +166,7 @@ CASES = (
         what="An image cut off at each tenth of its length",
         expected="4; never padded with gray",
         tests=(
-            "test_images.py::test_a_truncated_image_is_refused_and_never_filled_with_grey",
+            "test_decoding.py::test_a_truncated_image_is_refused_and_never_filled_with_grey",
             "test_checks.py::test_what_cannot_be_decoded_is_left_out_told_and_recorded",
         ),
     ),
@@ -174,7 +174,7 @@ CASES = (
         id="D05",
         what="One changed byte, anywhere",
         expected="decoded, or reported; nothing else",
-        tests=("test_images.py::test_a_damaged_byte_gives_an_image_or_a_value_error",),
+        tests=("test_decoding.py::test_a_damaged_byte_gives_an_image_or_a_value_error",),
     ),
     Case(
         id="D06",
@@ -199,8 +199,8 @@ CASES = (
         what="Animated GIF, multi-page TIFF, EPS, SVG, FITS, HEIC",
         expected="4, with the formats that are read",
         tests=(
-            "test_images.py::test_other_content_is_no_image_and_the_formats_are_listed",
-            "test_images.py::test_several_frames_are_refused",
+            "test_decoding.py::test_other_content_is_no_image_and_the_formats_are_listed",
+            "test_decoding.py::test_several_frames_are_refused",
             "battery/test_hostile.py::test_a_hostile_file_is_refused_and_nothing_else_is_touched",
         ),
     ),
@@ -209,12 +209,12 @@ CASES = (
         what="1 bit, palette, 16-bit gray, floats, CMYK, transparency",
         expected="converted by stated rules; 16 bits are scaled; floats are refused",
         tests=(
-            "test_images.py::test_16_bit_grey_is_scaled_and_not_clipped",
-            "test_images.py::test_floating_point_grey_is_refused",
-            "test_images.py::test_one_bit_becomes_black_and_white",
-            "test_images.py::test_a_palette_becomes_its_colours",
-            "test_images.py::test_cmyk_becomes_rgb",
-            "test_images.py::test_transparency_is_laid_over_black",
+            "test_decoding.py::test_16_bit_grey_is_scaled_and_not_clipped",
+            "test_decoding.py::test_floating_point_grey_is_refused",
+            "test_decoding.py::test_one_bit_becomes_black_and_white",
+            "test_decoding.py::test_a_palette_becomes_its_colours",
+            "test_decoding.py::test_cmyk_becomes_rgb",
+            "test_decoding.py::test_transparency_is_laid_over_black",
         ),
     ),
     Case(
@@ -222,7 +222,7 @@ CASES = (
         what="EXIF rotation, an embedded color profile",
         expected="rotation is applied, a profile is not; the same in training and prediction",
         tests=(
-            "test_images.py::test_rotation_noted_by_the_camera_is_applied",
+            "test_decoding.py::test_rotation_noted_by_the_camera_is_applied",
             "test_classifier.py::test_probabilities_of_files_are_those_of_the_run_to_the_digit",
         ),
     ),
@@ -244,7 +244,7 @@ CASES = (
                 "in PNG", png(20_000, 20_000), "declares 20000×20000 pixels, more than 81,000,000"
             ),
         ),
-        tests=("test_images.py::test_too_many_declared_pixels_are_refused_before_decoding",),
+        tests=("test_decoding.py::test_too_many_declared_pixels_are_refused_before_decoding",),
     ),
     Case(
         id="D12",

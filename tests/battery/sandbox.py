@@ -32,7 +32,7 @@ def readers() -> dict[str, Callable[[Path], object]]:
     import pillow_heif  # noqa: F401  # the first HEIC file loads it
 
     from tlkit.data.decoding import decode
-    from tlkit.data.images import picture_of
+    from tlkit.data.pictures import picture_of
     from tlkit.weights.files import read_arrays
 
     def image(path: Path) -> list[int]:

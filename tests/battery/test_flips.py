@@ -15,7 +15,7 @@ from tests.battery.counts import CACHES, FINISHED, SWEEPS, UNFINISHED
 from tests.battery.strange import Ended, command
 
 import tlkit
-from tlkit.data.images import DecodedImageIndex, picture_of
+from tlkit.data.pictures import DecodedImageIndex, picture_of
 from tlkit.model.graph import cached_table
 from tlkit.model.layers import Layer, LayerTable
 from tlkit.system.cache import FeatureCache

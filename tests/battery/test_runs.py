@@ -12,7 +12,7 @@ from tests.battery.hostile import WEIGHTS
 
 import tlkit
 from tlkit.data.checks import check_images, first_look
-from tlkit.data.images import DecodedImageIndex
+from tlkit.data.pictures import DecodedImageIndex
 from tlkit.model.graph import layer_table
 from tlkit.parts.datasets import Folder, load_splits
 from tlkit.train.assemble import assemble

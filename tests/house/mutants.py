@@ -523,14 +523,14 @@ MUTANTS = (
         "data/decoding.py",
         '    if image.width * image.height > limit("TLKIT_MAX_PIXELS"):',
         "    if False:",
-        "tests/test_images.py::test_too_many_declared_pixels_are_refused_before_decoding",
+        "tests/test_decoding.py::test_too_many_declared_pixels_are_refused_before_decoding",
     ),
     Mutant(
         "16-bit grey is clipped",
         "data/decoding.py",
         "(values.astype(np.uint32) * 255 + white // 2) // white",
         "values.clip(0, 255)",
-        "tests/test_images.py::test_16_bit_grey_is_scaled_and_not_clipped",
+        "tests/test_decoding.py::test_16_bit_grey_is_scaled_and_not_clipped",
     ),
     Mutant(
         "white-is-zero stays as it is",
@@ -725,7 +725,7 @@ MUTANTS = (
     ),
     Mutant(
         "processes share the archive that others' parts read",
-        "data/images.py",
+        "data/file_work.py",
         "    if own and cores > 1",
         "    if cores > 1",
         "tests/test_first_look.py::test_when_processes_are_used",

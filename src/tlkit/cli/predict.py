@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     AddRow = Callable[[npt.NDArray[np.float32]], None]
 
 T = TypeVar("T")
-LOOKS_DARK = "no value above 16 of 255, as 12-bit values in a 16-bit file"  # tlkit.data.images'
+LOOKS_DARK = "no value above 16 of 255, as 12-bit values in a 16-bit file"  # tlkit.data.pictures'
 
 Images = Annotated[
     list[str],

@@ -11,9 +11,10 @@ from attrs import evolve, frozen
 
 from tlkit.data.decoding import ImageError
 from tlkit.data.first_look import FirstLook, Look
-from tlkit.data.images import LOOKS_DARK, DecodedImageIndex, Picture, Reader
+from tlkit.data.images import Reader
 from tlkit.data.leakage import Shared, refuse, shared_pictures
 from tlkit.data.near import near_pairs
+from tlkit.data.pictures import LOOKS_DARK, DecodedImageIndex, Picture
 from tlkit.data.splits import Example, Skipped, Splits
 from tlkit.system.errors import DataError
 from tlkit.system.notebook import hint

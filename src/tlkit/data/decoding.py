@@ -54,6 +54,7 @@ FILLED_UP = (
     "PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is on in this process, so that damaged images would be "
     "filled up with gray; set it to False"
 )
+LESS = "; free some, or lower TLKIT_DECODING_MB"  # where memory does not suffice for a picture
 HEAD_BYTES = 132  # enough of a file for `image_format`
 HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 MISSING_HEIF = "is a HEIC file; to read it: pip install 'tlkit[heic]'"

@@ -11,18 +11,10 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from tlkit.data.decoding import ImageError, decoded
-from tlkit.data.images import (
-    LESS,
-    DecodedImageIndex,
-    Picture,
-    Pixels,
-    Reader,
-    over_files,
-    picture_of,
-    pictures_of,
-    small_pixels,
-)
+from tlkit.data.decoding import LESS, ImageError, decoded
+from tlkit.data.file_work import over_files
+from tlkit.data.images import Pixels, Reader
+from tlkit.data.pictures import DecodedImageIndex, Picture, picture_of, pictures_of, small_pixels
 from tlkit.system.errors import named_shortage
 from tlkit.system.text import printable
 

@@ -122,8 +122,8 @@ def contents_of(
     """
     import numpy as np
 
-    from tlkit.data.images import DecodedImageIndex, look_at
     from tlkit.data.near import near_pairs
+    from tlkit.data.pictures import DecodedImageIndex, look_at
 
     paths, hashes = [e.path for e in examples], [e.sha256 for e in examples]
     index = DecodedImageIndex(default_folder())

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from attrs import asdict, field, frozen
 from PIL import Image
 
-from tlkit.data.decoding import ImageError, decoded, stored_as
-from tlkit.data.images import LESS, over_files, picture_of
+from tlkit.data.decoding import LESS, ImageError, decoded, stored_as
+from tlkit.data.file_work import over_files
 from tlkit.data.leakage import linked, same_patient
 from tlkit.data.near import NEAR_BITS as NEAR_BITS
 from tlkit.data.near import Bits, difference_hash, near_pairs
+from tlkit.data.pictures import picture_of
 from tlkit.data.sources import LabeledImage, LabeledImages
 from tlkit.system.errors import named_shortage
 
@@ -37,7 +38,7 @@ class ImageFacts:
         mode: Pillow's name for the kind of pixels, before conversion.
         bytes: The file size.
         sha256: The hash of the file.
-        pixels: The hash of the picture; see `tlkit.data.images.picture_of`.
+        pixels: The hash of the picture; see `tlkit.data.pictures.picture_of`.
         brightest: The highest value of any channel.
         bits: The difference hash, `(32,)` uint8.
         thumb: A thumbnail, `(48, 48)` uint8.

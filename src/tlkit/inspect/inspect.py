@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from tlkit.data.images import DARK, LOOKS_DARK
 from tlkit.data.leakage import same_patient
+from tlkit.data.pictures import DARK, LOOKS_DARK
 from tlkit.data.sources import LabeledImages, read_labeled
 from tlkit.data.splits import SPLITS
 from tlkit.inspect.fingerprints import (

@@ -115,7 +115,7 @@ def probe(
         fill_ahead((_experiment(dataset, one.backbone) for one in candidates), workers, threads)
 
     from tlkit.data.checks import check_images, first_look  # from here on heavy
-    from tlkit.data.images import DecodedImageIndex
+    from tlkit.data.pictures import DecodedImageIndex
 
     looks = first_look(splits, DecodedImageIndex(default_folder()))
     checked = check_images(splits, looks, on_image=callback.on_image_checked)

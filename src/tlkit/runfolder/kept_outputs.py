@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tlkit.data.images import Picture
+from tlkit.data.pictures import Picture
 from tlkit.data.splits import Example
 from tlkit.system.errors import RunFolderError
 from tlkit.system.untrusted import read_bytes

@@ -104,7 +104,8 @@ def prepare_run(
     splits = load_splits(experiment.data, callback.on_image_checked)
 
     from tlkit.data.checks import check_images, first_look  # from here on heavy
-    from tlkit.data.images import DecodedImageIndex, Reader
+    from tlkit.data.images import Reader
+    from tlkit.data.pictures import DecodedImageIndex
 
     data, size = experiment.data, experiment.backbone.image_size
     store = PixelStore(default_folder(), (row.path for _, row in splits.rows()), size)

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from attrs import field, frozen
 
 from tlkit.config.experiment import Experiment
-from tlkit.data.images import Reader, decoding_threads
+from tlkit.data.file_work import decoding_threads
+from tlkit.data.images import Reader
 from tlkit.data.pixel_store import PixelStore
 from tlkit.data.splits import Example, Splits
 from tlkit.parts.losses import cross_entropy
