@@ -23,7 +23,8 @@ from tlkit.parts.optimizers import Adam, with_rates
 from tlkit.system.keras import keras, tf
 from tlkit.train.features import Extractor
 from tlkit.train.plan import prefix_batch
-from tlkit.train.step import DeviceTotals, TrainStep
+from tlkit.train.step import TrainStep
+from tlkit.train.totals import DeviceTotals
 
 CLASSES, BATCH, REPEATS, RATE = 10, 64, 3, 1e-3
 

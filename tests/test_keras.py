@@ -16,7 +16,7 @@ import keras
 import pytest
 from keras.src.random.seed_generator import make_default_seed
 
-from tlkit.keras_tools import FromModel
+from tlkit.from_python import FromModel
 from tlkit.parts.augmentations import Natural
 from tlkit.parts.compose import Compose
 from tlkit.parts.losses import Focal, cross_entropy

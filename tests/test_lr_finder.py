@@ -23,7 +23,8 @@ from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.heads import FlattenDense, Pooled
 from tlkit.parts.optimizers import SGD
 from tlkit.parts.shapes import Shapes
-from tlkit.train.step import StepTotals, TrainStep
+from tlkit.train.step import TrainStep
+from tlkit.train.totals import StepTotals
 
 pytestmark = pytest.mark.usefixtures("slim_vgg")
 

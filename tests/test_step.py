@@ -26,11 +26,11 @@ from tlkit.train.lean import has_tiles, lean
 from tlkit.train.step import (
     AT_ONCE_BYTES,
     STEPS_AT_ONCE,
-    DeviceTotals,
     EvalStep,
     TrainStep,
     WeightAverage,
 )
+from tlkit.train.totals import DeviceTotals
 
 # TensorFlow takes what is below 1e-38 for 0.
 FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)

@@ -30,6 +30,8 @@ from .explain import Explainer as Explainer
 from .explain import heatmaps as heatmaps
 from .exporter.export import Exported as Exported
 from .exporter.export import export as export
+from .from_python import FromImages as FromImages
+from .from_python import FromModel as FromModel
 from .inspect.fingerprints import Duplicates as Duplicates
 from .inspect.fingerprints import ImageFacts as ImageFacts
 from .inspect.fingerprints import Pair as Pair
@@ -41,8 +43,6 @@ from .inspect.split import SplitResult as SplitResult
 from .inspect.split import split_data as split_data
 from .inspect.verify import Verification as Verification
 from .inspect.verify import verify_manifest as verify_manifest
-from .keras_tools import FromImages as FromImages
-from .keras_tools import FromModel as FromModel
 from .keras_tools import build_model as build_model
 from .keras_tools import class_weights as class_weights
 from .keras_tools import freeze as freeze

@@ -37,7 +37,7 @@ from tlkit.data.pictures import picture_of
 from tlkit.data.root import read_file
 from tlkit.data.splits import refuse_missing
 from tlkit.exporter.compact import restore_frozen, trained_only
-from tlkit.keras_tools import FromImages, FromModel, png
+from tlkit.from_python import FromImages, FromModel, png
 from tlkit.parts.augmentations import NoAugmentation
 from tlkit.parts.available import published_files
 from tlkit.parts.kinds import Backbone, registries

@@ -23,7 +23,7 @@ OPENERS = {
     "estimator.py": "images that the user names, and its own temporary run",
     "exporter/compact.py": "the estimator's own temporary run",
     "exporter/formats.py": "the exported script, which stands alone",
-    "keras_tools.py": "images that the user names",
+    "from_python.py": "images that the user names",
     "model/graph.py": "Keras's own source",
     "parts/compose.py": "a part's own keys",
     "parts/datasets.py": "a file of scikit-learn's",

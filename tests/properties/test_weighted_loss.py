@@ -30,7 +30,8 @@ from tlkit.train.checkpoint import Checkpoints
 from tlkit.train.checkpointer import Checkpointer
 from tlkit.train.fit import Training, fit
 from tlkit.train.plan import make_plan
-from tlkit.train.step import StepTotals, TrainStep
+from tlkit.train.step import TrainStep
+from tlkit.train.totals import StepTotals
 
 Floats = npt.NDArray[np.float32]
 FEATURES, CLASSES = 4, 3

@@ -14,7 +14,8 @@ from tlkit.parts.losses import cross_entropy
 from tlkit.system.errors import ResourceError
 from tlkit.system.keras import keras, tf
 from tlkit.train.features import Features, Images
-from tlkit.train.step import DeviceTotals, TrainStep
+from tlkit.train.step import TrainStep
+from tlkit.train.totals import DeviceTotals
 
 SUM = tf.distribute.ReduceOp.SUM
 

@@ -33,7 +33,8 @@ from tlkit.train.plan import Plan
 from tlkit.train.refusals import FITTED_KINDS
 from tlkit.train.sampling import epoch_order, reseed
 from tlkit.train.solver import LogisticRegression
-from tlkit.train.step import DeviceTotals, EvalStep, Probabilities, StepTotals, TrainStep
+from tlkit.train.step import EvalStep, Probabilities, TrainStep
+from tlkit.train.totals import DeviceTotals, StepTotals
 from tlkit.weights.tensors import numbered_weights
 
 READ_EVERY_S = 0.5  # how often sums are read from the device, for people to see

@@ -13,9 +13,9 @@ import tensorflow as tf
 from attrs import evolve
 
 import tlkit
-from tlkit import keras_tools
 from tlkit.config.toml import load_experiment
 from tlkit.data.images import to_pixels
+from tlkit.from_python import png
 from tlkit.parts.backbones.vgg import VGG16
 from tlkit.parts.freezes import TrainAll
 from tlkit.parts.heads import Pooled
@@ -208,7 +208,7 @@ def test_what_keras_reads_from_a_directory_is_accepted(tmp_path: Path) -> None:
     for number in range(8):
         path = tmp_path / CLASSES[number % len(CLASSES)] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(keras_tools.png(images(8)[0][number]))
+        path.write_bytes(png(images(8)[0][number]))
     given = keras.utils.image_dataset_from_directory(
         tmp_path, image_size=(9, 9), batch_size=3, shuffle=False, verbose=False
     )
