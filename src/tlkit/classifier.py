@@ -25,8 +25,9 @@ from tlkit.evaluation import Evaluation, Probabilities, evaluation_of
 from tlkit.explain import Explainer, Method
 from tlkit.metrics.calibration import Calibrator
 from tlkit.metrics.scores import Scores
-from tlkit.model.graph import flip_average, layer_table
-from tlkit.model.layers import HEAD, LayerTable
+from tlkit.model.graph import layer_table
+from tlkit.model.layers import LayerTable
+from tlkit.model.outputs import outputs_of, with_features
 from tlkit.parts.kinds import Backbone
 from tlkit.reports.caveats import score_caveats, threshold_caveats
 from tlkit.runfolder.experiment import read_experiment
@@ -37,7 +38,7 @@ from tlkit.runfolder.learned_from import LearnedFrom
 from tlkit.runfolder.record import read_record
 from tlkit.runfolder.results import CalibrationRecord, MetricsRecord, Threshold
 from tlkit.system.cache import default_folder
-from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError, WeightsError
+from tlkit.system.errors import DataError, ResourceError, WeightsError
 from tlkit.system.keras import keras
 from tlkit.system.notebook import face, few_names, html_table
 from tlkit.system.parallel import in_parallel
@@ -340,7 +341,7 @@ class Classifier:
     def _with_features(self, layer: str | None) -> Extractor:
         """Return an extractor of a layer's features and the probabilities after them."""
         settings = self.experiment
-        model = _with_features(
+        model = with_features(
             self.model, self.serves or self.model, self._layers, layer, self.averages_flip
         )
         return Extractor(model, settings.backbone, settings.augmentation, self.extractor.batch)
@@ -384,59 +385,6 @@ def own_root(experiment: Experiment, manifest: Path) -> ImageRoot | None:
 
 def _joined(extractor: Extractor, batches: Iterable[Any]) -> Probabilities:
     return np.concatenate([np.empty((0, *extractor.shape), np.float32), *batches])
-
-
-def _with_features(
-    model: keras.Model,
-    serves: keras.Model,
-    layers: LayerTable,
-    layer: str | None,
-    averages_flip: bool,
-) -> keras.Model:
-    """Return a model that outputs a layer's features and the probabilities in one pass.
-
-    Returns:
-        A model with outputs `(images, channels + classes)` float32.
-    """
-    if layer is None:
-        name = next(row.name for row in reversed(layers.layers) if row.block != HEAD)
-    else:
-        try:
-            name = layers[layers.choose(layer)].name
-        except ValueError as error:
-            raise ConfigError([Problem("layer", str(error))]) from None
-    features = _pooled(model.get_layer(name).output)
-    outputs = _outputs(serves, averages_flip)
-    both = keras.layers.Concatenate(dtype="float32")([features, outputs])
-    return keras.Model(model.input, both)
-
-
-def _pooled(features: Any) -> Any:
-    """Return a layer's output, averaged over positions."""
-    if len(features.shape) > 2:
-        positions = tuple(range(1, len(features.shape) - 1))
-        features = keras.ops.mean(keras.ops.cast(features, "float32"), axis=positions)
-    return features
-
-
-def pooled_features(backbone: Backbone, layer: str | int | None) -> keras.Model:
-    """Return a pretrained network up to a layer, the last one if None, averaged over positions."""
-    model = backbone.build()
-    backbone.load_weights(model)
-    output = model.output
-    if layer is not None:
-        layers = backbone.layers()
-        try:
-            output = model.get_layer(layers[layers.choose(str(layer))].name).output
-        except ValueError as error:
-            raise ConfigError([Problem("layer", str(error))]) from None
-    return keras.Model(model.input, _pooled(output))
-
-
-def _outputs(model: keras.Model, averages_flip: bool) -> Any:
-    """Return a model's outputs, averaged with those for the mirror images if so wanted."""
-    # Preprocessing treats all pixels alike, so the images may be mirrored after it.
-    return flip_average(model, model.input, model.output) if averages_flip else model.output
 
 
 def load(
@@ -505,7 +453,7 @@ def _extractor(
     model: keras.Model, experiment: Experiment, layers: LayerTable, averages_flip: bool
 ) -> Extractor:
     return Extractor(
-        keras.Model(model.input, _outputs(model, True)) if averages_flip else model,
+        keras.Model(model.input, outputs_of(model, averages_flip=True)) if averages_flip else model,
         experiment.backbone,
         experiment.augmentation,
         prefix_batch(layers, len(layers), experiment.backbone.image_size),

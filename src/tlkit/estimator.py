@@ -22,12 +22,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tlkit.classifier import (
-    Classifier,
-    classifier_of,
-    load,
-    pooled_features,
-)
+from tlkit.classifier import Classifier, classifier_of, load
 from tlkit.config.experiment import Experiment
 from tlkit.config.structure import keys, structure
 from tlkit.config.toml import load_experiment
@@ -38,6 +33,7 @@ from tlkit.data.root import read_file
 from tlkit.data.splits import refuse_missing
 from tlkit.exporter.compact import restore_frozen, trained_only
 from tlkit.from_python import FromImages, FromModel, png
+from tlkit.model.outputs import pooled_features
 from tlkit.parts.augmentations import NoAugmentation
 from tlkit.parts.available import published_files
 from tlkit.parts.kinds import Backbone, registries
@@ -365,7 +361,10 @@ class TransferFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
                 cls = registries.backbones.get(backbone["name"])
                 rest = {key: value for key, value in backbone.items() if key != "name"}
                 backbone = structure(cls, rest, source="backbone")
-            model = pooled_features(backbone, self.layer)
+            network = backbone.build()
+            backbone.load_weights(network)
+            layer = None if self.layer is None else str(self.layer)
+            model = pooled_features(network, backbone.layers(), layer)
             extractor = Extractor(model, backbone, NoAugmentation(), PREFIX_BATCH, constant=True)
             self._kept = asked, extractor, backbone.image_size
         return self._kept[1:]

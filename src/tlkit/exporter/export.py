@@ -18,7 +18,7 @@ from tlkit.classifier import Classifier, Prediction, load
 from tlkit.data.sources import Rejected
 from tlkit.exporter.formats import FACTS, FORMATS, SCRIPT, Format, installed
 from tlkit.metrics.calibration import TINY
-from tlkit.model.graph import flip_average
+from tlkit.model.outputs import flip_average
 from tlkit.parts.heads import standardize_layer
 from tlkit.parts.kernel import kernel_layer
 from tlkit.parts.kinds import Backbone

@@ -31,15 +31,6 @@ PACKAGES = ("tlkit", "keras", "keras-cv", "keras-hub")  # the packages that laye
 log = logging.getLogger(__name__)
 
 
-def flip_average(model: keras.Model, images: Any, outputs: Any) -> Any:
-    """Return the means of a model's outputs for images and for their horizontal mirror images."""
-    start_keras()
-    import keras
-
-    flipped = model(keras.ops.flip(images, axis=2))
-    return keras.layers.Average(dtype="float32")([outputs, flipped])
-
-
 def layer_table(model: keras.Model) -> LayerTable:
     """Return the numbered layers of any Keras model; blocks are read off the layers' names."""
     start_keras()
