@@ -13,7 +13,7 @@ from tlkit.data.splits import Example, Splits
 from tlkit.parts.datasets import Folder, Manifest, load_splits
 from tlkit.parts.kinds import Dataset, StandIn
 from tlkit.parts.shapes import Shapes
-from tlkit.system.errors import ConfigError, DataError, PartError
+from tlkit.system.errors import ConfigError, DataError, FieldError, PartError
 
 SHAPES = StandIn.parse("shapes")
 
@@ -127,6 +127,40 @@ class TestFolder:
         make(images, "train/A/1.png", "val/A/1.png")
         with pytest.raises(DataError, match="class names must differ by more than case"):
             Folder(path=images).load()
+
+
+class TestPatientsInFileNames:
+    PATTERN = "^(p[0-9]+)_"
+
+    @pytest.mark.parametrize("kind", ["folder", "manifest"])
+    def test_stay_in_one_split_of_those_that_are_drawn(self, kind: str, tmp_path: Path) -> None:
+        names = [f"{label}/p{n}_{view}.png" for label in "ab" for n in range(9) for view in (1, 2)]
+        dataset: Folder | Manifest = Folder(path=make(tmp_path, *names), patient=self.PATTERN)
+        if kind == "manifest":
+            rows = [f"{name},{name[0]}" for name in names]
+            (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]))
+            dataset = Manifest(path=tmp_path / "all.csv", patient=self.PATTERN)
+        splits = load_splits(dataset)
+        of_split = [{example.patient for example in part} for _, part in splits.items()]
+        assert len(of_split) == 3
+        assert set.union(*of_split) == {f"p{n}" for n in range(9)}
+        assert sum(map(len, of_split)) == 9
+        plain = load_splits(evolve(dataset, patient=None))
+        assert {example.patient for _, part in plain.items() for example in part} == {""}
+
+    def test_may_not_be_in_two_splits_that_the_data_have(self, images: Path) -> None:
+        make(images, "train/a/p1_1.png", "val/a/p1_2.png")
+        assert Folder(path=images).load().val
+        with pytest.raises(DataError, match=r"patient 'p1'"):
+            load_splits(Folder(path=images, patient=self.PATTERN))
+
+    @pytest.mark.parametrize(
+        ("pattern", "message"),
+        [("(", r"^patient: '\(' is not a regular"), ("^p[0-9]+", r"^patient: .* must have one gr")],
+    )
+    def test_need_a_pattern_with_one_group(self, pattern: str, message: str) -> None:
+        with pytest.raises(FieldError, match=message):
+            Folder(path=Path("images"), patient=pattern)
 
 
 class TestManifest:

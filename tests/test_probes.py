@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
+from tlkit.config.toml import load_experiment
 from tlkit.parts.available import Available
 from tlkit.parts.kinds import registries
 from tlkit.probes.crossval import Folds
@@ -158,6 +159,28 @@ def test_networks_are_ranked_and_the_best_goes_on_without_passing_an_image_again
     run = tlkit.run(found.experiment, tmp_path / "run", callback=callback)
     assert set(callback.splits) == {"test"}
     assert run.result.accuracy > 0.9
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    """A folder per class without splits: two pictures of each of twelve patients."""
+    names = [f"{label}/{label}{n}_{view}.png" for label in "ab" for n in range(12) for view in "12"]
+    files = {name: png(picture(number)) for number, name in enumerate(names)}
+    return write(tmp_path / "patients", files)
+
+
+def test_patients_in_file_names_are_kept_from_the_test_images_too(
+    images: Path, patients: Path, tmp_path: Path
+) -> None:
+    pattern = "^([ab][0-9]+)_"
+    options: dict[str, Any] = {"folds": 3, "patient": pattern, "backbones": ["vgg16"]}
+    found = tlkit.probe(patients, tmp_path / "out", **options)
+    with (found.folder / "predictions.csv").open(encoding="utf-8") as file:
+        folds = [(row["path"], row["fold"]) for row in csv.DictReader(file)]
+    of_patient = [(path.split("/")[1].split("_")[0], fold) for path, fold in folds]
+    assert len(set(of_patient)) == len(dict(of_patient)) < 24  # others are in the test split
+    data = load_experiment(found.experiment).data
+    assert {example.patient for example in data.load().test}.isdisjoint(dict(of_patient))
 
 
 class TestMistakes:

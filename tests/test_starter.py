@@ -232,6 +232,23 @@ def test_data_without_splits_get_shares_that_can_be_changed() -> None:
     assert "# train: a 6, b 6\n# val: a 1, b 1\n# test: a 1, b 1\n" in text
 
 
+def test_patients_in_file_names_are_a_key_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in "ab":
+        Path("images", label).mkdir(parents=True)
+        for number in range(8):
+            path = Path("images", label, f"p{number // 2}{label}_{number}.png")
+            Image.new("L", (8, 8), 8 * number + (label == "b")).save(path)
+    assert command(monkeypatch, "init", "--from", "images", "--patient", "^(p[^_]+)_") == 0
+    data = load_experiment("experiment.toml").data
+    assert all(example.patient.startswith("p") for example in data.load().train)
+    assert 'patient = "^(p[^_]+)_"            # finds' in Path("experiment.toml").read_text()
+    capsys.readouterr()
+    assert command(monkeypatch, "init", "--patient", "^(p[^_]+)_", "--out", "no.toml") == 3
+    assert capsys.readouterr().err == "--patient: needs --from DATA\n"
+
+
 def test_the_recipe_fits_the_data_and_the_machine() -> None:
     small, large = (Facts(images=n, backbone={"name": "vgg16"}, gpu=True) for n in (400, 40_000))
     assert recommended(small) == ("probe", "400 training images")

@@ -210,7 +210,8 @@ class Classifier:
         """
         path = Path(data)
         top = ImageRoot(Path(root)) if root else own_root(self.experiment, path)
-        images = read_evaluation_images(path, self.classes, split, top)
+        patient = getattr(self.experiment.data, "patient", None)
+        images = read_evaluation_images(path, self.classes, split, top, patient)
         examples, notes = images.examples, (*self.notes, *images.notes)
         if getattr(self.experiment.data, "on_bad_image", "") == "skip":
             bad = bad_images(examples, images.root.read, DecodedImageIndex(default_folder()))

@@ -13,6 +13,7 @@ import typer
 
 import tlkit
 from tlkit.cli.app import LOOK_UP, TRAIN, AsJson, Overrides, command, echo, hanging
+from tlkit.cli.data import Patient
 from tlkit.cli.predict import must_be_new
 from tlkit.system.text import nearest, suggest
 
@@ -219,6 +220,7 @@ def init(
             "blocks too. study: a new head, by gradient descent. Unset: one that fits the data.",
         ),
     ] = None,
+    patient: Patient = None,
     full: Annotated[bool, typer.Option("--full", help="Write every key with its meaning.")] = False,
     part: Annotated[
         str | None,
@@ -239,7 +241,9 @@ def init(
     from tlkit.config.starter import write_starter
     from tlkit.train.cost import cost_text
 
-    made = write_starter(data, out, recipe, full=full)
+    if patient is not None and data is None:
+        raise tlkit.ConfigError([tlkit.Problem("--patient", "needs --from DATA")])
+    made = write_starter(data, out, recipe, full=full, patient=patient)
     because = f", because of {made.reason}" if made.reason else ""
     typer.echo(f"{out}: recipe {made.recipe}{because}")
     typer.echo(cost_text(tlkit.check(out)))

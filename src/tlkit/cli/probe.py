@@ -60,9 +60,6 @@ def probe(
     Each network is used frozen, at its own image size, with a linear classifier on its features,
     which is fitted and scored in folds of train and val. A test split is put aside.
     """
-    if then and patient:
-        message = "a run takes patients from a CSV file: tlkit data split PATH --patient REGEX"
-        raise tlkit.ConfigError([tlkit.Problem("--then", message)])
     with stoppable("interrupted; features that were computed stay in the cache") as callback:
         result = tlkit.probe(
             data,
@@ -93,12 +90,12 @@ def probe(
 
 def _experiment(result: tlkit.ProbeResult, recipe: Recipe) -> Path:
     """Return an experiment file with the best backbone, writing it if it is not there yet."""
-    from tlkit.config.starter import write_starter
+    from tlkit.probes.probe import write_best
 
     if recipe == Recipe.probe:
         return result.experiment
     path = result.folder / f"best_{recipe}.toml"
-    write_starter(result.data, path, recipe, backbone=dict(result.best.table))
+    write_best(result, path, recipe)
     return path
 
 

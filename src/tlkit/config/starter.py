@@ -28,7 +28,7 @@ from tlkit.config.schema import describe_keys
 from tlkit.config.structure import keys, toml_value
 from tlkit.parts.datasets import Folder, Manifest
 from tlkit.parts.kinds import Dataset
-from tlkit.system.errors import ConfigError, DataError, Problem, ResourceError
+from tlkit.system.errors import ConfigError, DataError, FieldError, Problem, ResourceError
 from tlkit.system.files import exists, is_dir
 from tlkit.system.notebook import choose_another
 
@@ -60,6 +60,7 @@ def write_starter(
     *,
     full: bool = False,
     backbone: Table | None = None,
+    patient: str | None = None,
 ) -> Starter:
     """Write a starter file.
 
@@ -70,8 +71,9 @@ def write_starter(
         recipe: The name of a recipe; None: the one for these data and this machine.
         full: Write every key with its meaning.
         backbone: The backbone's table; None: the best one on this machine.
+        patient: The key `data.patient`.
     """
-    made = starter(data, out, recipe, full=full, backbone=backbone)
+    made = starter(data, out, recipe, full=full, backbone=backbone, patient=patient)
     try:
         text = made.text.encode()
     except UnicodeEncodeError:
@@ -99,6 +101,7 @@ def starter(
     *,
     full: bool = False,
     backbone: Table | None = None,
+    patient: str | None = None,
 ) -> Starter:
     """Return a starter file for a place; see `write_starter`."""
     about_backbone = "the best in tlkit probe"
@@ -110,7 +113,7 @@ def starter(
         size = {"image_size": DIGITS_PX.get(str(backbone["name"]), 64)}
         facts = evolve(facts, backbone={**backbone, **size})
     else:
-        table, about_data, facts = _inspect(data, out, facts)
+        table, about_data, facts = _inspect(data, out, facts, patient)
     name, reason = (recipe, "") if recipe else recommended(facts)
     reason = reason if facts.images else ""
     chosen = recipe_named(name, facts)
@@ -135,6 +138,7 @@ def _short(
         f"run {out.name}. Every key with its meaning: tlkit init --full."
     )
     why = {
+        "data.patient": "finds whose an image is in its file name",
         "data.val": "the share held out for validation; see split_seed",
         "data.test": "the share held out for the final score",
         "data.resize": 'to a square; "pad" and "crop" keep the aspect ratio',
@@ -214,11 +218,22 @@ def _keys(cls: type, table: Table) -> list[str]:
     return lines
 
 
-def _inspect(data: Path, out: Path, facts: Facts) -> tuple[Table, list[str], Facts]:
-    """Return the table of a path's dataset, notes about it, and what a recipe depends on."""
+def dataset_at(data: Path, patient: str | None = None) -> Folder | Manifest:
+    """Return the dataset of a folder or CSV file; `patient` is its key of that name."""
     if not exists(data):
         raise DataError(f"{data}: there is no such folder or CSV file")
-    dataset: Folder | Manifest = Folder(path=data) if is_dir(data) else Manifest(path=data)
+    part = Folder if is_dir(data) else Manifest
+    try:
+        return part(path=data, patient=patient)
+    except FieldError as error:
+        raise DataError(str(error)) from None
+
+
+def _inspect(
+    data: Path, out: Path, facts: Facts, patient: str | None
+) -> tuple[Table, list[str], Facts]:
+    """Return the table of a path's dataset, notes about it, and what a recipe depends on."""
+    dataset = dataset_at(data, patient)
     splits = dataset.load()
     notes = [note for note in splits.notes if "held out" not in note]
     for split, _ in splits.items():
@@ -227,6 +242,7 @@ def _inspect(data: Path, out: Path, facts: Facts) -> tuple[Table, list[str], Fac
     train = splits.counts("train").values()
     table = {
         **_dataset_table(dataset, data, out),
+        **({} if patient is None else {"patient": patient}),
         "classes": list(splits.classes),
         "resize": "stretch",
         **splits.held_out,

@@ -106,21 +106,33 @@ def read_labeled(
     labeled = read_manifest(path, root=where) if is_file(path) else read_folder(path)
     if not labeled.images and not labeled.problems:
         raise DataError(f"{path}: has no images in folders per class, and no rows; see the help")
-    if patient is None:
+    try:
+        return with_patients(labeled, patient)
+    except ValueError as error:
+        raise DataError(f"patient: {error}") from None
+
+
+def with_patients(labeled: LabeledImages, pattern: str | None) -> LabeledImages:
+    """Return images with the patients that a pattern finds in their file names, if there is one."""
+    if pattern is None:
         return labeled
-    return evolve(labeled, images=tuple(_with_patients(labeled.images, patient)))
+    rule = patient_rule(pattern)
+    images = []
+    for image in labeled.images:
+        match = rule.search(PurePosixPath(image.path).name)
+        images.append(evolve(image, patient=match[1] if match and match[1] else image.patient))
+    return evolve(labeled, images=tuple(images))
 
 
-def _with_patients(images: Iterable[LabeledImage], pattern: str) -> Iterable[LabeledImage]:
+def patient_rule(pattern: str) -> re.Pattern[str]:
+    """Return a pattern that finds a patient in a file name; raise `ValueError` for another."""
     try:
         rule = re.compile(pattern)
     except re.error as error:
-        raise DataError(f"patient: {pattern!r} is not a regular expression: {error}") from None
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
     if rule.groups != 1:
-        raise DataError(f"patient: {pattern!r} must have one group, such as '^([^_]+)_'")
-    for image in images:
-        match = rule.search(PurePosixPath(image.path).name)
-        yield evolve(image, patient=match[1] if match and match[1] else image.patient)
+        raise ValueError(f"{pattern!r} must have one group, such as '^([^_]+)_'")
+    return rule
 
 
 def read_folder(top: Path, classes: Sequence[str] | None = None) -> LabeledImages:
@@ -222,10 +234,11 @@ def read_evaluation_images(
     classes: Sequence[str],
     split: str | None = None,
     root: ImageRoot | None = None,
+    patient: str | None = None,
 ) -> EvaluationImages:
-    """Return labeled images to evaluate a classifier on."""
+    """Return labeled images to evaluate a classifier on; `patient` is as for `with_patients`."""
     if is_file(path):
-        labeled = read_manifest(path, classes, root)
+        labeled = with_patients(read_manifest(path, classes, root), patient)
         refuse_rows(path, labeled.problems)
         splits = {image.split for image in labeled.images}
         if "" in splits and len(splits) > 1:
@@ -244,7 +257,7 @@ def read_evaluation_images(
                 f"{path}: has folders of other classes than the run's: {', '.join(others)}; "
                 f"the run knows {', '.join(classes)}"
             )
-        labeled = read_folder(path, classes)
+        labeled = with_patients(read_folder(path, classes), patient)
         examples = labeled.examples(classes=classes)
     if not examples:
         way_out = "" if is_file(path) else f"; they belong in {path}/CLASS/"

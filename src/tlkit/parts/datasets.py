@@ -22,9 +22,11 @@ from tlkit.data.root import ImageRoot
 from tlkit.data.sources import (
     LabeledImages,
     class_folders,
+    patient_rule,
     read_folder,
     read_manifest,
     split_folders,
+    with_patients,
 )
 from tlkit.data.splits import SPLITS, Example, Splits, alike_notes
 from tlkit.parts.kinds import Dataset, part, typed_init
@@ -47,12 +49,20 @@ class Files(Dataset):
             not moved.
         test: The share held out for the final score if the data have no `test`. Unset: 0.15 if the
             data have no splits at all and `folds` is unset, otherwise none.
+        patient: For data that do not state patients: a regular expression whose one group,
+            searched in the file name, is the patient, such as '^(p[0-9]+)_'.
     """
 
     val: float | None = field(default=None, validator=unless_none(open_interval(0, 1)))
     test: float | None = field(default=None, validator=unless_none(fraction(1)))
+    patient: str | None = None
 
     def __attrs_post_init__(self) -> None:
+        if self.patient is not None:
+            try:
+                patient_rule(self.patient)
+            except ValueError as error:
+                raise FieldError("patient", str(error)) from None
         if (self.val or SHARE) + (self.test or 0) >= 1:
             raise FieldError("test", "and val must be shares that leave some to train")
         if self.folds is not None and self.val is not None:
@@ -142,7 +152,7 @@ class Folder(Files):
                 f"{top}: needs one folder for each of two or more classes, "
                 f"got {', '.join(classes) or 'none'}"
             )
-        labeled = read_folder(self.path, self.classes)
+        labeled = with_patients(read_folder(self.path, self.classes), self.patient)
         for split, name in names.items():
             self._check_classes(split, self.path / name, classes, labeled)
         parts = {split: labeled.examples(split, classes) for split in names}
@@ -200,6 +210,7 @@ class Manifest(Files):
         if "" in present and len(present) > 1:  # each row without a split is a problem then
             labeled = read_manifest(self.path, self.classes, root, ("path", "label", "split"))
         refuse_rows(self.path, labeled.problems)
+        labeled = with_patients(labeled, self.patient)
         classes = self.classes or labeled.classes
         if len(classes) < 2:
             raise DataError(

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, fields, frozen
 
 from tlkit.config.experiment import Experiment, Fit
-from tlkit.config.starter import write_starter
+from tlkit.config.starter import dataset_at, write_starter
 from tlkit.config.structure import is_key, unstructure
 from tlkit.data.folds import contents_of, groups_of
-from tlkit.data.sources import read_labeled
 from tlkit.data.splits import Example, Splits
 from tlkit.metrics.scoring import score_examples
 from tlkit.parts.available import available_backbones
-from tlkit.parts.datasets import Folder, Manifest, load_splits
+from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Backbone, Dataset, registries
 from tlkit.parts.optimizers import LBFGS
 from tlkit.parts.probe import Probe
@@ -29,14 +28,13 @@ from tlkit.runfolder.folder import RUNS, RunFolder, folder_exists
 from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import (
     ConfigError,
-    DataError,
     FieldError,
     Problem,
     RunFolderError,
     TlkitError,
     WeightsError,
 )
-from tlkit.system.files import exists, is_dir, write_text
+from tlkit.system.files import exists, write_text
 from tlkit.system.notebook import argument, hint
 from tlkit.system.seal import seal_tree
 from tlkit.train.callback import Callback
@@ -108,7 +106,7 @@ def probe(
         raise ConfigError([Problem("folds", f"must be at least 2, got {folds}")])
     if out is not None and exists(out):
         raise RunFolderError(folder_exists(out))
-    dataset = _dataset(data)
+    dataset = dataset_at(data, patient)
     candidates = _candidates(backbones)
     splits = load_splits(dataset, callback.on_image_checked)
     if workers != 1 or threads is not None:
@@ -120,7 +118,7 @@ def probe(
     looks = first_look(splits, DecodedImageIndex(default_folder()))
     checked = check_images(splits, looks, on_image=callback.on_image_checked)
     splits = checked.splits
-    pooled = _with_patients(data, patient, splits.train + splits.val)
+    pooled = splits.train + splits.val
     groups = groups_of(pooled, contents_of(pooled, splits.read))
     cut = Folds.cut(splits.labels(pooled), groups, splits.classes, folds, seed)
     base = (Path(RUNS) if out is None else out.parent) / "probe"
@@ -148,6 +146,7 @@ def probe(
                 paired_answers(_answers(ranked[0], other, pooled)) for other in ranked[1:]
             ),
             experiment=Path(),
+            patient=patient,
         ),
         trial,
     )
@@ -189,7 +188,7 @@ def _written(out: Path | None, result: ProbeResult, trial: _Trial) -> ProbeResul
             "predictions.csv", [*columns, *(f"p_{name}" for name in result.classes)], rows
         )
         path = folder.path / BEST
-        write_starter(result.data, path, "probe", backbone=dict(result.best.table))
+        write_best(result, path, "probe")
 
     folder = RunFolder.create(out, "probe", fill).path
     placed = evolve(result, folder=folder, experiment=folder / BEST)
@@ -198,10 +197,10 @@ def _written(out: Path | None, result: ProbeResult, trial: _Trial) -> ProbeResul
     return placed
 
 
-def _dataset(data: Path) -> Folder | Manifest:
-    if not exists(data):
-        raise DataError(f"{data}: there is no such folder or CSV file")
-    return Folder(path=data) if is_dir(data) else Manifest(path=data)
+def write_best(result: ProbeResult, path: Path, recipe: str) -> None:
+    """Write an experiment file with the best backbone."""
+    backbone = dict(result.best.table)
+    write_starter(result.data, path, recipe, backbone=backbone, patient=result.patient)
 
 
 def _candidates(names: Sequence[str]) -> list[_Candidate]:
@@ -258,16 +257,6 @@ def _joined(pair: Sequence[_Candidate]) -> list[_Candidate]:
         return []
     name, source = (" + ".join(getattr(one, key) for one in pair) for key in ("name", "source"))
     return [_Candidate(name, source, backbone)]
-
-
-def _with_patients(
-    data: Path, pattern: str | None, examples: Sequence[Example]
-) -> tuple[Example, ...]:
-    """Return the images with the patients that a pattern finds in their names."""
-    if pattern is None:
-        return tuple(examples)
-    patients = {image.path: image.patient for image in read_labeled(data, pattern).images}
-    return tuple(evolve(example, patient=patients[example.path]) for example in examples)
 
 
 def _notes(splits: Splits, pooled: Sequence[Example]) -> Iterator[str]:

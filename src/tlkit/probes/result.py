@@ -81,6 +81,7 @@ class ProbeResult:
         backbones: The backbones, the best first.
         against_best: Each other backbone's comparison with the best, in the same order.
         experiment: The experiment file with the best backbone.
+        patient: The regular expression that found patients in file names, if there was one.
     """
 
     folder: Path
@@ -94,6 +95,7 @@ class ProbeResult:
     backbones: tuple[ProbedBackbone, ...]
     against_best: tuple[Paired, ...]
     experiment: Path
+    patient: str | None = None
 
     @property
     def best(self) -> ProbedBackbone:
@@ -109,6 +111,7 @@ class ProbeResult:
             "groups": self.groups,
             "folds": self.folds,
             "seed": self.seed,
+            "patient": self.patient,
             "notes": list(self.notes),
             "backbones": [_backbone_json(backbone) for backbone in self.backbones],
             "against_best": [attrs.asdict(pair) for pair in self.against_best],
