@@ -127,6 +127,28 @@ def stated(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.parametrize(
+    ("stated_size", "expected"),
+    [
+        ({"image_size": [64, 64]}, 64),
+        ({"image_size": 96}, 96),
+        ({"image_size": [64, 48]}, 224),  # not a square
+        ({"image_size": None}, 224),
+        ({"image_size": []}, 224),
+        ({"image_size": [True, True]}, 224),
+        ({}, 224),
+    ],
+)
+def test_the_usual_size_is_the_presets_own(stated_size: Any, expected: int, stated: Path) -> None:
+    with_json(stated, "image_converter.json", "VGGImageConverter", {"scale": 0.5, **stated_size})
+    assert KerasHub(preset=stated).image_size == expected
+    assert KerasHub(preset=stated, image_size=32).image_size == 32
+    (stated / "image_converter.json").write_text("{")
+    assert KerasHub(preset=stated).image_size == 224
+    (stated / "image_converter.json").unlink()
+    assert KerasHub(preset=stated).image_size == 224
+
+
 @needs_hub
 @every_network
 def test_it_is_kerashubs_own_network_with_its_weights_to_the_byte(

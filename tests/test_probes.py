@@ -21,8 +21,11 @@ import tlkit
 from tlkit.cli import app
 from tlkit.config.toml import load_experiment
 from tlkit.parts.available import Available
+from tlkit.parts.backbones.keras_hub import KerasHub
 from tlkit.parts.kinds import registries
 from tlkit.probes.crossval import Folds
+from tlkit.probes.probe import _candidates
+from tlkit.train.cost import START_S
 
 pytestmark = pytest.mark.usefixtures("slim_vgg")
 
@@ -181,6 +184,62 @@ def test_patients_in_file_names_are_kept_from_the_test_images_too(
     assert len(set(of_patient)) == len(dict(of_patient)) < 24  # others are in the test split
     data = load_experiment(found.experiment).data
     assert {example.patient for example in data.load().test}.isdisjoint(dict(of_patient))
+
+
+def test_a_copy_of_a_network_is_left_out_and_not_joined_with_it(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = registries.backbones.get("vgg16")(weights="none", image_size=32)
+    here = [Available("vgg16", source, part) for source in ("none", "shelf/copy")]
+    monkeypatch.setattr("tlkit.probes.probe.available_backbones", lambda: tuple(here))
+    found = tlkit.probe(images, tmp_path / "out", folds=3)
+    assert [one.source for one in found.backbones] == ["none"]
+    last = found.notes[-1]
+    assert last == "vgg16 (shelf/copy) is left out: it predicts exactly what vgg16 (none) does"
+
+
+class Notes(tlkit.Callback):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_what_it_costs_is_said_before_an_image_passes(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr("tlkit.data.checks.first_look", stop)
+    seconds: list[float] = []
+
+    def said(value: float) -> str:
+        seconds.append(value)
+        return "so long"
+
+    monkeypatch.setattr("tlkit.probes.probe.takes_text", said)
+    for options in ({}, {"joined": False}, {"backbones": ["vgg16"]}):
+        callback = Notes()
+        with pytest.raises(InterruptedError, match=r"^$"):
+            tlkit.probe(images, tmp_path / "out", callback=callback, **options)
+        assert callback.notes == ["so long"]
+    both, one_by_one, alone = (value - START_S for value in seconds)
+    assert both == pytest.approx(2 * one_by_one)
+    assert one_by_one > alone > 0
+
+
+class TestSources:
+    def test_of_a_preset_is_a_name_or_a_folder(self, tmp_path: Path) -> None:
+        for source in (str(tmp_path / "vit"), "resnet_50_imagenet"):
+            (candidate,) = _candidates([f"keras_hub={source}"])
+            assert isinstance(candidate.backbone, KerasHub)
+            assert str(candidate.backbone.preset) == candidate.source == source
+
+    def test_of_a_backbone_with_other_keys_are_refused(self) -> None:
+        with pytest.raises(tlkit.ConfigError, match=r"^--backbone joined=x: joined needs members;"):
+            _candidates(["joined=x"])
 
 
 class TestMistakes:

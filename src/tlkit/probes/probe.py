@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, fields, frozen
+from attrs import NOTHING, evolve, fields, frozen
 
 from tlkit.config.experiment import Experiment, Fit
 from tlkit.config.starter import dataset_at, write_starter
-from tlkit.config.structure import is_key, unstructure
+from tlkit.config.structure import is_key, keys, unstructure
 from tlkit.data.folds import contents_of, groups_of
 from tlkit.data.splits import Example, Splits
 from tlkit.metrics.scoring import score_examples
 from tlkit.parts.available import available_backbones
+from tlkit.parts.backbones.keras_hub_presets import PRESETS
 from tlkit.parts.datasets import load_splits
 from tlkit.parts.kinds import Backbone, Dataset, registries
 from tlkit.parts.optimizers import LBFGS
@@ -38,6 +41,7 @@ from tlkit.system.files import exists, write_text
 from tlkit.system.notebook import argument, hint
 from tlkit.system.seal import seal_tree
 from tlkit.train.callback import Callback
+from tlkit.train.cost import START_S, estimated_seconds, takes_text
 from tlkit.train.plan import make_plan
 
 if TYPE_CHECKING:
@@ -109,6 +113,7 @@ def probe(
     dataset = dataset_at(data, patient)
     candidates = _candidates(backbones)
     splits = load_splits(dataset, callback.on_image_checked)
+    callback.on_note(takes_text(_seconds(candidates, dataset, splits, joined)))
     if workers != 1 or threads is not None:
         fill_ahead((_experiment(dataset, one.backbone) for one in candidates), workers, threads)
 
@@ -124,7 +129,7 @@ def probe(
     base = (Path(RUNS) if out is None else out.parent) / "probe"
     trial = _Trial(dataset, splits, checked.hashes, pooled, cut, base, callback)
     notes = [*splits.notes, *_notes(splits, pooled)]
-    probed = _probed(candidates, trial, notes)
+    probed = _once_each(_probed(candidates, trial, notes), notes)
     if joined and len(probed) > 1:
         both = _joined([candidate for _, candidate in probed[:2]])
         probed += _probed(both, trial, notes, before=len(candidates))
@@ -172,6 +177,34 @@ def _probed(
     return sorted(probed, key=lambda pair: pair[0].rank)
 
 
+def _once_each(
+    probed: Sequence[tuple[ProbedBackbone, _Candidate]], notes: list[str]
+) -> list[tuple[ProbedBackbone, _Candidate]]:
+    """Return the candidates without copies, such as a packed folder beside the original."""
+    firsts: dict[Any, ProbedBackbone] = {}
+    kept = []
+    for one, candidate in probed:
+        first = firsts.setdefault(one.probabilities, one)
+        if first is one:
+            kept.append((one, candidate))
+        else:
+            notes.append(f"{one.label} is left out: it predicts exactly what {first.label} does")
+    return kept
+
+
+def _seconds(
+    candidates: Sequence[_Candidate], dataset: Dataset, splits: Splits, joined: bool
+) -> float:
+    """Return about how long all of it takes without features in the cache."""
+    costs = []
+    for candidate in candidates:
+        with suppress(TlkitError, FieldError):  # told when it is its turn
+            plan = make_plan(_experiment(dataset, candidate.backbone), splits)
+            costs.append(estimated_seconds(plan) - START_S)
+    both = 2 * statistics.fmean(costs) if joined and len(costs) > 1 else 0.0
+    return START_S + sum(costs) + both
+
+
 def _written(out: Path | None, result: ProbeResult, trial: _Trial) -> ProbeResult:
     """Write everything into a new folder; return the result with its places."""
     examples = trial.pooled
@@ -217,13 +250,9 @@ def _candidates(names: Sequence[str]) -> list[_Candidate]:
     chosen: list[_Candidate] = []
     for text in names:
         name, _, source = text.partition("=")
-        part: Any = registries.backbones.get(name)
+        registries.backbones.get(name)  # a name that is not known is an error
         if source:
-            if source in {"imagenet", "bsds500", "none"}:
-                own = [_Candidate(name, source, part(weights=source))]
-            else:
-                file = Path(source).expanduser()
-                own = [_Candidate(name, file.name, part(weights=file))]
+            own = [_with_source(text, name, source)]
         else:
             own = [one for one in here if one.name == name]
         if not own:
@@ -234,6 +263,22 @@ def _candidates(names: Sequence[str]) -> list[_Candidate]:
             )
         chosen += own
     return chosen
+
+
+def _with_source(text: str, name: str, source: str) -> _Candidate:
+    """Return a backbone with a source of weights: a named one, a file, or a preset."""
+    part: Any = registries.backbones.get(name)
+    needed = {key.name for key in keys(part) if key.default is NOTHING}
+    if needed == {"preset"}:
+        preset = source if source in PRESETS else Path(source).expanduser()
+        return _Candidate(name, str(source), part(preset=preset))
+    if needed:
+        message = f"{name} needs {', '.join(sorted(needed))}; a file for tlkit run can set that"
+        raise ConfigError([Problem(f"{argument('--backbone')} {text}", message)])
+    if source in {"imagenet", "bsds500", "none"}:
+        return _Candidate(name, source, part(weights=source))
+    file = Path(source).expanduser()
+    return _Candidate(name, file.name, part(weights=file))
 
 
 def _experiment(dataset: Dataset, backbone: Backbone) -> Experiment:

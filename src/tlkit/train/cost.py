@@ -147,6 +147,10 @@ def duration_text(seconds: float) -> str:
 
 def cost_text(plan: Plan) -> str:
     """Return about how long the run takes, for people."""
+    return takes_text(estimated_seconds(plan))
+
+
+def takes_text(seconds: float) -> str:
+    """Return that something takes about so long on this machine."""
     cores = available_cores()
-    machine = f"{cores} core{'s' if cores > 1 else ''}"
-    return f"takes about {duration_text(estimated_seconds(plan, cores))} on {machine}"
+    return f"takes about {duration_text(seconds)} on {cores} core{'s' if cores > 1 else ''}"

@@ -24,6 +24,7 @@ from tlkit.model.layers import LayerTable
 from tlkit.parts.backbones.keras_hub_blocks import BLOCKS, CLOSED, STEPS, by_layer, opened
 from tlkit.parts.backbones.keras_hub_presets import PRESETS
 from tlkit.parts.kinds import Backbone, check_sources, part
+from tlkit.parts.validators import at_least
 from tlkit.system.cache import home_folder
 from tlkit.system.errors import PartError, WeightsError
 from tlkit.system.keras import extra_package
@@ -221,6 +222,17 @@ def _files_if_there(part: KerasHub) -> str | None:
     return str(PresetFiles.read(folder)) if (folder / CONFIG).is_file() else None
 
 
+def _own_size(part: KerasHub) -> int:
+    """Return the size that the preset's images have, or 224 if it does not say."""
+    folder = preset_folder(part.preset)
+    with suppress(WeightsError):
+        size = PresetFiles.read(folder).config(CONVERTER)[1].get("image_size")
+        sides: list[Any] = size if isinstance(size, list) else [size]
+        if {*map(type, sides)} == {int} and len({*sides}) == 1 and sides[0] > 0:
+            return int(sides[0])
+    return 224
+
+
 @part("keras_hub")
 class KerasHub(Backbone):
     """The network of a KerasHub preset for image classifiers (extra `hub`).
@@ -232,12 +244,15 @@ class KerasHub(Backbone):
             folder), `none` (random), or the path of a weights file.
         preprocess: How pixels become the network's input: `native` scales and shifts them as the
             preset's `image_converter.json` says, `unit` divides by 255.
+        image_size: Height and width of the input, in pixels; unset: as the preset's
+            `image_converter.json` says, or 224.
         recorded: The preset's JSON files. A run records them, so that it can be loaded where the
             preset is not; unset: read from the folder.
     """
 
     preset: Preset = field()
     weights: Source | tuple[Source, ...] = field(default="preset", validator=check_sources)  # type: ignore[assignment]  # other sources than the base class
+    image_size: int = field(default=Factory(_own_size, takes_self=True), validator=at_least(1))
     recorded: str | None = field(default=Factory(_files_if_there, takes_self=True), repr=False)
 
     def layers(self) -> LayerTable:
