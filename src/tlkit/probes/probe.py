@@ -273,7 +273,7 @@ def _with_source(text: str, name: str, source: str) -> _Candidate:
         preset = source if source in PRESETS else Path(source).expanduser()
         return _Candidate(name, str(source), part(preset=preset))
     if needed:
-        message = f"{name} needs {', '.join(sorted(needed))}; a file for tlkit run can set that"
+        message = f"{name} needs {', '.join(sorted(needed))}; an experiment file can set that"
         raise ConfigError([Problem(f"{argument('--backbone')} {text}", message)])
     if source in {"imagenet", "bsds500", "none"}:
         return _Candidate(name, source, part(weights=source))
