@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -49,10 +50,14 @@ def diagnose(run: RunRecord, hint: Hint = hint) -> list[Finding]:
     """
     if run.stand_in or not run.history:
         return []
+    kept, last = _phase(run, _kept(run)), _phase(run, run.history[-1])
+    collapse = [*_collapse(run, kept, hint)]
+    one_class = len(run.scores.never_predicted) == len(run.classes) - 1
     return [
-        *_collapse(run),
-        *_loss(run, hint),
-        *_overfitting(run),
+        *collapse,
+        *_strength(run, kept, hint),
+        *([] if one_class else _loss(run, last, hint)),
+        *_overfitting(run, kept),
         *_few_images(run, hint),
     ]
 
@@ -77,48 +82,131 @@ def _guessing(run: RunRecord) -> float:
     return -sum(count / total * math.log(count / total) for count in counts)
 
 
-def _solver(run: RunRecord) -> bool:
-    """Tell whether the optimizer fits to convergence, so that rates and epochs are not at fault."""
-    return bool(run.experiment.table.get("optimizer", {}).get("name") == "lbfgs")
+@frozen
+class _Phase:
+    """A phase, or the only one.
+
+    Attributes:
+        number: Its number in the file; None if that has no phases.
+        tables: What the file says of it.
+        epochs: Its epochs.
+    """
+
+    number: int | None
+    tables: Mapping[str, Any]
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def solver(self) -> bool:
+        """Tell whether it is fitted to convergence, so that rates and epochs are not at fault."""
+        return bool(self.tables.get("optimizer", {}).get("name") == "lbfgs")
+
+    @property
+    def standardizing(self) -> str:
+        """Return how its head would standardize features; empty if it does."""
+        head = self.tables.get("head", {})
+        if head.get("standardize") or head.get("name") == "kernel":
+            return ""
+        pooled = "" if "standardize" in head else 'name = "pooled", '
+        return f"[head] {pooled}standardize = true"
+
+    @property
+    def name(self) -> str:
+        """Return what follows a noun, such as ` of phase 2`."""
+        return "" if self.number is None else f" of phase {self.number}"
+
+    @property
+    def learning_rate(self) -> str:
+        """Return the name of its learning rate."""
+        return f"[optimizer] learning_rate{self.name}"
+
+    def finds_rate(self, hint: Hint) -> str:
+        """Return the command that finds a learning rate, which knows only the first phase."""
+        return f": {hint('lr-find', 'FILE')}" if self.number in {None, 1} else ""
 
 
-def _collapse(run: RunRecord) -> Iterator[Finding]:
+def _phase(run: RunRecord, epoch: Epoch) -> _Phase:
+    """Return the phase of an epoch."""
+    stages, tables = run.plan.stages, run.experiment.table
+    number, phases = stages[epoch.stage - 1].phase, tables.get("phase")
+    return _Phase(
+        number if phases else None,
+        {**tables, **phases[number - 1]} if phases else tables,
+        tuple(each for each in run.history if stages[each.stage - 1].phase == number),
+    )
+
+
+def _kept(run: RunRecord) -> Epoch:
+    kept = (epoch for epoch in run.history if epoch.epoch == run.metrics.kept.epoch)
+    return next(kept, run.history[-1])
+
+
+def _collapse(run: RunRecord, phase: _Phase, hint: Hint) -> Iterator[Finding]:
     scores, counts = run.scores, run.plan.counts["train"].values()
     missing = scores.never_predicted
     balanced = max(counts) <= 1.5 * max(1, min(counts))
     if len(missing) == len(run.classes) - 1:
         only = next(name for name in run.classes if name not in missing)
-        advice = "a tenth of [optimizer] learning_rate, or [head] standardize = true."
-        if not balanced:
-            advice = f'[class_weights] name = "balanced", or {advice}'
-        yield Finding(f"Every image is called {only}.", f"Try {advice}")
+        options = [] if balanced else ['[class_weights] name = "balanced"']
+        if phase.solver:
+            options.append(f"larger images or another backbone: {hint('probe', 'FOLDER')}")
+        else:
+            options.append(f"a tenth of {phase.learning_rate}")
+            options += [phase.standardizing] if phase.standardizing else []
+        yield Finding(f"Every image is called {only}.", f"Try {', or '.join(options)}.")
     elif missing and not balanced:
         names = ", ".join(missing)
         yield Finding(f"No image is called {names}.", 'Try [class_weights] name = "balanced".')
 
 
-def _loss(run: RunRecord, hint: Hint) -> Iterator[Finding]:
-    first, last, guess = run.history[0], run.history[-1], _guessing(run)
-    if _solver(run):
+def _strength(run: RunRecord, phase: _Phase, hint: Hint) -> Iterator[Finding]:
+    """Yield a finding if the solver would regularize more strongly than it may."""
+    kept, guess = _kept(run), _guessing(run)
+    chosen = phase.solver and run.metrics.keep == "best" and len(phase.epochs) > 1
+    if chosen and kept is phase.epochs[0] and kept.val_loss > FLAT * guess:
+        strongest = phase.tables["optimizer"].get("strongest", 10.0)
+        yield Finding(
+            f"The strongest regularization that was tried{phase.name} is the best on val, where "
+            f"the loss is {kept.val_loss:.2f}; guessing has {guess:.2f}.",
+            f"Try optimizer.strongest = {10 * strongest:g}. If that changes little, these features "
+            f"do not tell the classes apart: try larger images or another backbone: "
+            f"{hint('probe', 'FOLDER')}.",
+        )
+
+
+def _loss(run: RunRecord, phase: _Phase, hint: Hint) -> Iterator[Finding]:
+    if phase.solver:
         return
-    if far := first.loss_unweighted > FAR * guess:
+    first, last, guess = phase.epochs[0], phase.epochs[-1], _guessing(run)
+    began_far = first.loss_unweighted > FAR * guess
+    if began_far and phase.standardizing and phase.number in {None, 1}:
         yield Finding(
             f"The training loss began at {first.loss_unweighted:.1f}, where guessing has "
             f"{guess:.1f}: the features are far from the range that a new layer expects.",
-            f"Try [head] standardize = true, or the recipe: {hint('init --recipe', 'probe')}.",
+            f"Try {phase.standardizing}, or the recipe: {hint('init --recipe', 'probe')}.",
         )
-    if _still_falling(run.history):
+    elif began_far or last.loss_unweighted > FAR * guess:
+        did, loss = ("began", first) if began_far else ("ended", last)
         yield Finding(
-            "The loss was still falling in the last epoch, in training and on val: training was "
-            "not finished.",
-            f"Try fit.epochs = {2 * last.epoch}, or a higher learning rate: "
-            f"{hint('lr-find', 'FILE')}.",
+            f"The training loss{phase.name} {did} at {loss.loss_unweighted:.1f}, where guessing "
+            f"has {guess:.1f}: the steps are too large.",
+            f"Try a tenth of {phase.learning_rate}.",
         )
-    elif not far and min(epoch.loss_unweighted for epoch in run.history) > FLAT * guess:
+    elif _still_falling(run.history):
+        count = 2 * len(phase.epochs)
+        longer = f"fit.epochs = {2 * last.epoch}" if phase.number is None else f"epochs = {count}"
         yield Finding(
-            f"The training loss stayed at {last.loss_unweighted:.2f}; guessing has {guess:.2f}.",
-            f"Try another learning rate ({hint('lr-find', 'FILE')}), [head] standardize = true, or "
-            "train more layers with [freeze]. If nothing helps, look at the labels: "
+            f"The loss{phase.name} was still falling in the last epoch, in training and on val: "
+            "training was not finished.",
+            f"Try {longer}, or a higher learning rate{phase.finds_rate(hint)}.",
+        )
+    elif min(epoch.loss_unweighted for epoch in phase.epochs) > FLAT * guess:
+        standardize = f"{phase.standardizing}, " if phase.standardizing else ""
+        yield Finding(
+            f"The training loss{phase.name} stayed at {last.loss_unweighted:.2f}; guessing has "
+            f"{guess:.2f}.",
+            f"Try {standardize}more trained layers with [freeze], or another learning rate"
+            f"{phase.finds_rate(hint)}. If nothing helps, look at the labels: "
             f"{hint('data inspect', 'FOLDER')}.",
         )
 
@@ -134,20 +222,29 @@ def _still_falling(history: Sequence[Epoch]) -> bool:
     )
 
 
-def _overfitting(run: RunRecord) -> Iterator[Finding]:
+def _overfitting(run: RunRecord, phase: _Phase) -> Iterator[Finding]:
     last, best = run.history[-1], best_of(run.history, "val_loss")
-    if run.metrics.keep == "last" and not _solver(run):
+    if run.metrics.keep == "last":
         rises = last.val_loss > RISING * best.val_loss
         if rises and last.loss_unweighted < best.loss_unweighted:
+            lowest = f"The loss on val was lowest in epoch {best.epoch}"
+            if phase.solver:
+                yield Finding(
+                    f"{lowest}, with a stronger regularization, and rose from there.",
+                    'Try fit.keep = "best", which chooses the strength on val.',
+                )
+                return
             yield Finding(
-                f"The loss on val was lowest in epoch {best.epoch} and rose while the training "
-                "loss fell: the model learned the training images.",
+                f"{lowest} and rose while the training loss fell: the model learned the training "
+                "images.",
                 'Try fit.keep = "best" and fit.early_stop_patience = 3; an [augmentation]; fewer '
                 "trained layers.",
             )
             return
-    kept = next((e for e in run.history if e.epoch == run.metrics.kept.epoch), last)
-    if kept.accuracy >= BY_HEART and kept.accuracy - kept.val_accuracy > GAP:
+    # A solver of more features than images always fits them; its strength is chosen on val.
+    kept = _kept(run)
+    by_heart = kept.accuracy >= BY_HEART and kept.accuracy - kept.val_accuracy > GAP
+    if by_heart and not phase.solver:
         yield Finding(
             f"Accuracy is {format_value(kept.accuracy)} in training and "
             f"{format_value(kept.val_accuracy)} on val: the training images were learned by heart.",
