@@ -14,10 +14,14 @@ from attrs import evolve
 import tlkit
 from tlkit.config.structure import structure, unstructure
 from tlkit.parts.backbones.joined import Joined
+from tlkit.parts.backbones.keras_hub import KerasHub
 from tlkit.parts.backbones.vgg import VGG16
-from tlkit.parts.freezes import LayerDecay
+from tlkit.parts.freezes import LayerDecay, TrainAll
+from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import registries
+from tlkit.parts.shapes import Shapes
 from tlkit.train.assemble import assemble, seeded
+from tlkit.train.plan import make_plan
 
 pytestmark = pytest.mark.usefixtures("slim_vgg", "no_pages")
 
@@ -228,3 +232,36 @@ def test_a_run_can_be_loaded_and_predicts_the_same(tmp_path: Path) -> None:
     assert weights["source"] == "vgg16 none, mobilenet none"
     loaded = tlkit.load(run.folder)
     assert [name for name, _ in loaded.experiment.backbone.named()] == ["vgg16", "mobilenet"]  # type: ignore[attr-defined]  # it is a Joined
+
+
+@pytest.mark.parametrize(
+    ("weights", "held"),
+    [(("none", "none"), 54), (("imagenet", "none"), 27), (("imagenet",) * 2, 0)],
+)
+def test_batch_norm_that_stands_still_is_noted_of_members_with_random_weights(
+    weights: tuple[str, str], held: int
+) -> None:
+    joined: Any = Joined
+    members = tuple(member("mobilenet", weights=source) for source in weights)
+    experiment = tlkit.Experiment(
+        data=Shapes(train=6, val=3, test=0),
+        backbone=joined(members=members, image_size=32),
+        head=Pooled(),
+        freeze=TrainAll(),
+    )
+    notes = make_plan(experiment, experiment.data.load()).notes
+    assert [note.split(", ")[1].split(" of")[0] for note in notes] == ([f"and {held}"] * (held > 0))
+
+
+def test_a_preset_has_a_size_of_its_own_to_begin_with(tmp_path: Path) -> None:
+    for name, size in (("one", 64), ("other", 96)):
+        (tmp_path / name).mkdir()
+        sizes = {"class_name": "ImageConverter", "config": {"image_size": size}}
+        (tmp_path / name / "image_converter.json").write_text(json.dumps(sizes))
+    hubs = [KerasHub(preset=tmp_path / name) for name in ("one", "other")]
+    assert [hub.image_size for hub in hubs] == [64, 96]
+    joined: Any = Joined
+    both = joined(members=tuple(hubs), image_size=64)
+    assert [part.image_size for _, part in both.named()] == [64, 64]
+    with pytest.raises(tlkit.FieldError, match=r"members\[1\]\.image_size: 64 is common to all"):
+        joined(members=(hubs[0], evolve(hubs[1], image_size=128)), image_size=64)

@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 from tests.fakes import FakeBackbone
 
 import tlkit.train.plan
-from tlkit.config.experiment import Experiment, Fit, Origin, PublishedResult
+from tlkit.config.experiment import Experiment, Fit, Origin, Phase, PublishedResult
 from tlkit.data.splits import Example, Splits
 from tlkit.model.layers import Layer, LayerRange, LayerTable
 from tlkit.parts.class_weights import Balanced, Fixed
@@ -19,6 +19,7 @@ from tlkit.parts.freezes import Gradual, HeadOnly, HeadThen, TrainAll, TrainName
 from tlkit.parts.heads import Pooled
 from tlkit.parts.kinds import FreezePolicy, Stage
 from tlkit.parts.losses import Focal, LogitAdjusted
+from tlkit.parts.schedules import Constant, Cosine, OneCycle
 from tlkit.parts.shapes import Shapes
 from tlkit.reports.console import plan_text
 from tlkit.runfolder.inputs import PlanRecord
@@ -508,6 +509,35 @@ def test_batch_norm_that_stands_still_in_a_random_backbone_is_noted(
     assert [
         note.startswith("the backbone's weights are random, and 1 ") for note in plan.notes
     ] == ([True] if noted else [])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "noted"),
+    [
+        (Cosine(warmup_epochs=2), True),
+        (Cosine(warmup_epochs=5), True),
+        (Cosine(warmup_epochs=1), False),
+        (Cosine(), False),
+        (Constant(warmup_epochs=3), True),
+        (Constant(), False),
+        (OneCycle(), False),
+    ],
+)
+def test_a_warm_up_that_takes_all_epochs_is_noted(schedule: Any, noted: bool) -> None:
+    experiment = evolve(EXPERIMENT, schedule=schedule, fit=Fit(epochs=2), freeze=HeadOnly())
+    notes = make_plan(experiment, splits()).notes
+    assert len(notes) == noted
+    for note in notes:
+        assert note.startswith(
+            f"schedule.warmup_epochs = {schedule.warmup_epochs}, and a stage has 2"
+        )
+
+
+def test_a_phases_warm_up_is_noted_with_its_number() -> None:
+    phases = (Phase(epochs=2), Phase(epochs=1, schedule=Cosine(warmup_epochs=1)))
+    experiment = evolve(EXPERIMENT, phase=phases, fit=Fit())
+    (note,) = make_plan(experiment, splits()).notes
+    assert note.startswith("phase 2: schedule.warmup_epochs = 1, and a stage has 1 epoch: the")
 
 
 def test_a_plan_has_the_notes_on_its_data_but_the_record_has_not() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
@@ -13,6 +13,7 @@ from tlkit.config.experiment import Experiment
 from tlkit.config.structure import unstructure
 from tlkit.data.splits import Splits
 from tlkit.model.layers import HEAD, Layer, LayerTable
+from tlkit.parts.backbones.joined import Joined
 from tlkit.parts.kinds import Backbone, Head, Stage, checked_table, registries
 from tlkit.parts.optimizers import LBFGS
 from tlkit.system.errors import ConfigError, FieldError, Problem
@@ -272,6 +273,7 @@ def make_plan(experiment: Experiment, splits: Splits) -> Plan:
         notes=(
             *splits.notes,
             *_held_batch_norm(experiment.backbone, layers, all_stages),
+            *_long_warm_ups(experiment, stages),
             *([FLOAT32.format(wanted)] if wanted != _frozen_dtype(experiment) else []),
             *([ONE_DEVICE] if experiment.fit.devices > 1 and not shared else []),
         ),
@@ -282,16 +284,37 @@ def _held_batch_norm(
     backbone: Backbone, layers: LayerTable, stages: Sequence[Stage]
 ) -> tuple[str, ...]:
     """Note that a backbone with random weights is to train while its BatchNorm stands still."""
-    if backbone.weights != "none" or hasattr(backbone, "record"):  # which has its own weights
-        return ()
+    random = _random_layers(backbone)
     rates = [max(stage.lr_multipliers[n - 1] for stage in stages) for n, _ in layers]
     own = [(layer, rate) for (_, layer), rate in zip(layers, rates, strict=True)
-           if layer.block != HEAD]  # fmt: skip
+           if layer.block != HEAD and layer.name.startswith(random)]  # fmt: skip
     held = sum(layer.batch_norm and not rate for layer, rate in own)
     if not held or not any(rate for _, rate in own):
         return ()
     trap = f"the backbone's weights are random, and {held} of its BatchNorm layers keep their "
     return (f'{trap}initial statistics, so it hardly learns; set freeze.batch_norm = "train"',)
+
+
+def _random_layers(backbone: Backbone) -> tuple[str, ...]:
+    """Return how the names of layers begin whose weights are random; nothing if none are."""
+    if isinstance(backbone, Joined):
+        return tuple(f"{name}." for name, part in backbone.named() if part.weights == "none")
+    own = hasattr(backbone, "record")  # it is made from a model, which has weights
+    return ("",) if backbone.weights == "none" and not own else ()
+
+
+def _long_warm_ups(experiment: Experiment, stages: Sequence[Sequence[Stage]]) -> Iterator[str]:
+    """Note where the learning rate rises until the end, so that it is never the full one."""
+    phases = zip(experiment.phases, stages, strict=True)
+    for number, (phase, of_phase) in enumerate(phases, start=1):
+        warmup = getattr(phase.schedule, "warmup_epochs", None) or 0
+        epochs = min((stage.epochs for stage in of_phase), default=0)
+        if epochs <= warmup:
+            where = f"phase {number}: " if len(stages) > 1 else ""
+            yield (
+                f"{where}schedule.warmup_epochs = {warmup:g}, and a stage has "
+                f"{epochs} epoch{'s' * (epochs != 1)}: the learning rate is never the full one"
+            )
 
 
 def prefix_batch(layers: LayerTable, cut: int, image_size: int, images: int | None = None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import asdict, evolve, field, fields_dict
+from attrs import Factory, asdict, evolve, field, fields_dict
 
 from tlkit.model.graph import cached_table, copy_onto, layer_table
 from tlkit.model.layers import LayerTable
@@ -31,7 +31,9 @@ def _check_members(instance: Joined, attribute: object, members: tuple[Backbone,
             raise FieldError(where, "must not be joined itself; list its members")
         if hasattr(member, "record"):
             raise FieldError(where, "must be a registered backbone; a FromModel stands alone")
-        usual = fields_dict(type(member))["image_size"].default
+        usual: Any = fields_dict(type(member))["image_size"].default
+        if isinstance(usual, Factory):  # type: ignore[arg-type]  # attrs types it as a function
+            usual = usual.factory(member)
         if member.image_size not in {usual, instance.image_size}:
             message = f"{instance.image_size} is common to all; set backbone.image_size"
             raise FieldError(f"{where}.image_size", message)
