@@ -20,7 +20,7 @@ from PIL import Image
 
 import tlkit
 from tlkit.cli import main
-from tlkit.config.recipes import RECIPES, Facts, backbone_here, recipe_named, recommended
+from tlkit.config.recipes import FLIPS, RECIPES, Facts, backbone_here, recipe_named, recommended
 from tlkit.config.schema import describe_keys, json_schema
 from tlkit.config.starter import starter, write_starter
 from tlkit.config.structure import keys
@@ -259,6 +259,16 @@ def test_the_recipe_fits_the_data_and_the_machine() -> None:
         for name in ("vgg16", "efficientnet_lite2")
     ]
     assert [phase["freeze"]["steps"] for phase in phases] == [1, 2]
+
+
+def test_fine_tune_mirrors_pictures_but_not_digits() -> None:
+    data = folder(Path("images"), {"a": 2, "b": 2})
+    of_images, of_digits = (
+        tomllib.loads(starter(source, Path("x.toml"), "fine_tune").text)["phase"][1]
+        for source in (data, None)
+    )
+    assert of_images["augmentation"]["operations"] == [FLIPS]
+    assert "augmentation" not in of_digits
 
 
 def test_fine_tune_begins_with_probe() -> None:

@@ -38,12 +38,14 @@ class Facts:
         imbalance: The ratio of the largest class to the smallest.
         backbone: The backbone's table.
         gpu: Whether the machine has a GPU.
+        mirrored: Whether a mirror image is still of its class, which digits' are not.
     """
 
     images: int
     imbalance: float = 1.0
     backbone: Table
     gpu: bool = False
+    mirrored: bool = True
 
 
 @frozen(kw_only=True)
@@ -86,6 +88,7 @@ def probe(facts: Facts) -> Recipe:
 def fine_tune(facts: Facts) -> Recipe:
     """Fit the linear classifier first, then train the network's last blocks too."""
     blocks = 1 if facts.backbone["name"] in VGG else 2
+    flips = {"name": "compose", "views": 2, "operations": [dict(FLIPS)]}
     return Recipe(
         summary="a linear classifier on frozen features, then the network's last blocks with it",
         tables={
@@ -104,7 +107,7 @@ def fine_tune(facts: Facts) -> Recipe:
                 "freeze": {"name": "layer_decay", "steps": blocks},
                 "optimizer": {"name": "adamw", "learning_rate": 1e-4, "clip_norm": 1.0},
                 "schedule": {"name": "cosine", "warmup_epochs": 1, "per_step": True},
-                "augmentation": {"name": "compose", "views": 2, "operations": [dict(FLIPS)]},
+                **({"augmentation": flips} if facts.mirrored else {}),
                 "early_stop_patience": 4,
                 "ema": 0.98,
             },
@@ -117,7 +120,8 @@ def fine_tune(facts: Facts) -> Recipe:
             "phase[0]": "first the head alone, as in the recipe probe",
             "phase[0].epochs": "strengths of regularization to try",
             "phase[0].optimizer": "a solver: needs no learning rate",
-            "phase[1]": "then the last blocks too, with small steps from there",
+            "phase[1]": "then the last blocks too, with small steps"
+            + ("; no flips if these change the meaning" if facts.mirrored else ""),
             "phase[1].epochs": "passes over the training images, at most",
             "phase[1].freeze": "half the rate at each step down",
             "phase[1].optimizer": "a high rate would undo what the network knows",

@@ -111,7 +111,7 @@ def starter(
     if data is None:
         table, about_data = {"name": "digits"}, ["handwriting that comes with scikit-learn"]
         size = {"image_size": DIGITS_PX.get(str(backbone["name"]), 64)}
-        facts = evolve(facts, backbone={**backbone, **size})
+        facts = evolve(facts, backbone={**backbone, **size}, mirrored=False)
     else:
         table, about_data, facts = _inspect(data, out, facts, patient)
     name, reason = (recipe, "") if recipe else recommended(facts)
