@@ -116,11 +116,12 @@ class Trained:
         optimizers: Sequence[tlkit.Optimizer] = (),
         schedule: tlkit.Schedule | None = None,
         augmentation: tlkit.Augmentation | None = None,
+        data: tlkit.Dataset | None = None,
         **settings: Any,
     ) -> None:
         length = sum(stage.epochs for stage in stages)
         experiment = tlkit.Experiment(
-            data=Shapes(train=8, val=6, test=3, image_px=16),
+            data=data or Shapes(train=8, val=6, test=3, image_px=16),
             backbone=TwoConvolutions(),
             head=Pooled(),
             freeze=Given(given=stages, batch_norm=batch_norm),

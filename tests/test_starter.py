@@ -276,7 +276,9 @@ def test_fine_tune_begins_with_probe() -> None:
     alone, both = recipe_named("probe", facts), recipe_named("fine_tune", facts)
     tables, fit = dict(alone.tables), dict(alone.tables["fit"])
     assert fit.pop("keep") == both.tables["fit"]["keep"]
-    assert {"optimizer": tables.pop("optimizer"), **fit} == both.phases[0]
+    solver = dict(tables.pop("optimizer"))
+    assert solver.pop("refit") is both.tables["fit"]["refit"] is True  # there of both phases
+    assert {"optimizer": solver, **fit} == both.phases[0]
     assert {**tables, "fit": both.tables["fit"]} == both.tables
 
 

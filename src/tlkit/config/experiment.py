@@ -74,6 +74,9 @@ class Fit:
         monitor: What makes an epoch the best: the lowest `val_loss` or the highest
             `val_accuracy`, both unweighted; of equal epochs the first. `val_loss_and_accuracy`: the
             lowest loss, but of a later stage only if its accuracy is not below the best so far.
+        refit: Finally train once more on the training and validation images together, as many
+            epochs as led to the kept weights, and keep that. The validation figures stay those of
+            the choice.
         early_stop_patience: End a stage when `monitor` has not improved for this many epochs of
             it; unset: never. The next stage starts counting again.
         ema: Keep an exponential moving average of the weights with this decay per step, such as
@@ -114,6 +117,7 @@ class Fit:
     monitor: Literal["val_loss", "val_accuracy", "val_loss_and_accuracy"] = field(
         default="val_loss", metadata={"formerly": "best_by"}
     )
+    refit: bool = False
     early_stop_patience: int | None = field(default=None, validator=unless_none(at_least(1)))
     ema: float | None = field(default=None, validator=unless_none(open_interval(0, 1)))
     xla: bool | None = None

@@ -94,12 +94,17 @@ def fine_tune(facts: Facts) -> Recipe:
         tables={
             "backbone": facts.backbone,
             "head": {"name": "probe"},
-            "fit": {"batch_size": 16, "keep": "best", "monitor": "val_loss_and_accuracy"},
+            "fit": {
+                "batch_size": 16,
+                "keep": "best",
+                "monitor": "val_loss_and_accuracy",
+                "refit": True,
+            },
         },
         phases=(
             {
                 "epochs": STRENGTHS,
-                "optimizer": dict(SOLVER),
+                "optimizer": {"name": SOLVER["name"]},
                 "early_stop_patience": PATIENCE,
             },
             {
@@ -117,6 +122,7 @@ def fine_tune(facts: Facts) -> Recipe:
             "fit.batch_size": "images per step",
             "fit.keep": "the second phase counts only if it is better on val",
             "fit.monitor": "better: a lower loss, and no lower accuracy",
+            "fit.refit": "finally the same once more, on train and val together",
             "phase[0]": "first the head alone, as in the recipe probe",
             "phase[0].epochs": "strengths of regularization to try",
             "phase[0].optimizer": "a solver: needs no learning rate",

@@ -31,8 +31,8 @@ class MetricsRecord:
         data: What a reader should know about the images.
         weights: The initial weights: `source`, `file`, `sha256`.
         keep: Whether the `last` or the `best` epoch's weights were kept.
-        refit_images: The number of training and validation images on which the solver fitted these
-            once more; None: it did not.
+        refit_images: The number of training and validation images to which these were fitted once
+            more; None: they were not.
         kept: Scores of the kept weights.
         other: Scores of the best epoch's weights if the last were kept, and vice versa.
     """

@@ -48,6 +48,8 @@ class Checkpointer:
         frozen = snapshot({n: v for n, v in variables.items() if n not in self.variables})
         self.frozen_sha256 = sha256(frozen)
         self.fit, self.checkpoints, self.clock = fit, checkpoints, clock
+        steps = (planned for planned in plan.stages if not planned.l2)
+        self._initial = snapshot(self.variables) if any(each.refit for each in steps) else None
         self.history: tuple[Epoch, ...] = ()
         self.on_val: Probabilities = np.empty((0, 0), np.float32)
         self.best_on_val = self.on_val
@@ -113,6 +115,12 @@ class Checkpointer:
             self.checkpoints.commit(self._held)
             self._held = self._best_weights = None
             self._committed_s = self.clock()
+
+    def load_initial(self) -> None:
+        """Load the weights that the model had at first, which a run that fits again keeps."""
+        assert self._initial is not None
+        for name, variable in self.variables.items():
+            variable.assign(self._initial[name])
 
     def load_best(self) -> None:
         """Load the best epoch's weights into the model, once the last stage is over."""

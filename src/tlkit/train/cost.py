@@ -78,10 +78,19 @@ def estimated_seconds(plan: Plan, cores: int | None = None) -> float:
     if plan.tta:
         mirrored = images - sum(plan.counts["train"].values())
         work += mirrored * _forward_s(plan, 1, len(plan.layers), plan.winograd)
-    refits = [len(planned.views) * images for planned in plan.stages if planned.refit]
+    refits = [len(p.views) * images for p in plan.stages if p.refit and p.l2]
     refit_s = sum(sum(_solver_s(plan, count)) for count in refits[:1])
+    work += _repeated_s(plan, cores)
     decode_s = IMAGE_S + BYTE_S * (PHOTO_BYTES if plan.file_bytes is None else plan.file_bytes)
     return START_S + (decode_s * images + work) / cores + refit_s
+
+
+def _repeated_s(plan: Plan, cores: int) -> float:
+    """Return the most that stages trained step by step take if they are repeated with val."""
+    works = zip(plan.stages, stage_works(plan, cores), strict=True)
+    again = sum(work.left(0) for planned, work in works if planned.refit and not planned.l2)
+    train, val = (sum(plan.counts[split].values()) for split in ("train", "val"))
+    return again * (train + val) / train
 
 
 def _solver_s(plan: Plan, images: int) -> tuple[float, float]:

@@ -7,11 +7,11 @@ from functools import partial
 
 from attrs import field, frozen
 
-from tlkit.parts.optimizers import LBFGS
 from tlkit.system.errors import DataError, NumericalError
 from tlkit.system.signals import Interrupted
 from tlkit.train.callback import Callback, Epoch, FlipGain, should_stop
 from tlkit.train.checkpointer import Checkpointer
+from tlkit.train.refit import refit
 from tlkit.train.stage import PreparedRun, StageTrainer
 from tlkit.train.step import Probabilities
 
@@ -54,8 +54,8 @@ class Fitted:
         best: The outcome of the best epoch, by `[fit] monitor`; the same object as `last` if that
             is the best.
         kept: The outcome of the weights that the model has now.
-        refit_images: The number of training and validation images on which the solver fitted these
-            once more; None: it did not, and they are the epoch's.
+        refit_images: The number of training and validation images to which these were fitted once
+            more; None: they were not, and they are the epoch's.
     """
 
     history: tuple[Epoch, ...]
@@ -103,11 +103,9 @@ def fit(training: Training, callback: Callback) -> Fitted:
     keeps_best = training.experiment.fit.keep == "best"
     kept = best if keeps_best else last
     epoch = checkpointer.best if keeps_best else checkpointer.history[-1]
-    optimizer = training.experiment.phases[stages[epoch.stage - 1].phase - 1].optimizer
-    if not (isinstance(optimizer, LBFGS) and optimizer.refit):
+    if not stages[epoch.stage - 1].refit:
         return Fitted(checkpointer.history, last, best, kept)
-    stage = StageTrainer(training, epoch.stage, callback)
-    images = stage.refit(epoch)
+    stage, images = refit(training, checkpointer, epoch, callback)
     refitted = _with_test(epoch, kept.probabilities["val"], stage, kept.flip)
     last, best = (refitted if outcome is kept else outcome for outcome in (last, best))
     return Fitted(checkpointer.history, last, best, refitted, images)

@@ -71,7 +71,7 @@ class PlannedStage:
         views: The augmented views of the training images that its epochs see.
         phase: The number of its phase, from 1.
         l2: With the solver, the strength of L2 regularization in each of its epochs.
-        refit: Whether the solver solves one of them again with the validation images.
+        refit: Whether, if one of its epochs is kept, it is fitted again with the validation images.
         devices: The number of devices that share each training step.
         winograd: Whether 3 × 3 convolutions of the step use Winograd's algorithm.
     """
@@ -404,7 +404,7 @@ def _planned_stages(
                 tuple(dict.fromkeys(views)),
                 number,
                 l2,
-                isinstance(phase.optimizer, LBFGS) and phase.optimizer.refit,
+                phase.fit.refit or (isinstance(phase.optimizer, LBFGS) and phase.optimizer.refit),
                 devices,
                 # Tiles are float32, and XLA has convolutions of its own.
                 winograd

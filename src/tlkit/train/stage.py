@@ -48,6 +48,7 @@ class PreparedRun:
         experiment: Its parts and settings.
         plan: What it will do.
         splits: Its images.
+        learns_val: Whether the images of `val` are training images, after they have chosen.
         hashes: The hash of each image file, by path.
         looks: The difference hash of each image, by path.
         pixels: Keeps the images' pixels, so that each is decoded once.
@@ -60,6 +61,7 @@ class PreparedRun:
     experiment: Experiment
     plan: Plan
     splits: Splits
+    learns_val: bool = False
     hashes: Mapping[str, str] = field(repr=False)
     looks: Mapping[str, str] = field(factory=dict, repr=False)
     pixels: PixelStore | None = field(default=None, repr=False)
@@ -67,6 +69,14 @@ class PreparedRun:
     weights: Mapping[str, str]
     learned_before: Sequence[Any] = field(default=(), repr=False)
     cache: FeatureCache | None
+
+    @property
+    def examples(self) -> Mapping[str, tuple[Example, ...]]:
+        """Return the images by split, without empty splits."""
+        known = dict(self.splits.items())
+        if self.learns_val:
+            known["train"] += known.pop("val")
+        return known
 
 
 class StageTrainer:
@@ -173,7 +183,7 @@ class StageTrainer:
     def epoch(self, done: Sequence[Epoch]) -> Epoch:
         """Train for the stage's next epoch, after those in `done`, and return its figures."""
         number = self.planned.first_epoch + len(done)
-        self.callback.on_epoch_begin(number, self.run.plan.epochs, len(self.run.splits.train))
+        self.callback.on_epoch_begin(number, self.run.plan.epochs, len(self.run.examples["train"]))
         l2, rates = None, [0.0]
         if isinstance(self.step, TrainStep):
             rates = self._learning_rates(number, done)
@@ -200,7 +210,7 @@ class StageTrainer:
 
     def _train(self, step: TrainStep, number: int, rates: Sequence[float]) -> StepTotals:
         """Take the steps of an epoch, each at its learning rate."""
-        examples = self.run.splits.train
+        examples = self.run.examples["train"]
         trained = self._twin or self.run.model
         reseed(trained, self.run.plan.layers, self.experiment.seed, number)
         on_device, images, read_s = DeviceTotals(), 0, -math.inf
@@ -228,16 +238,24 @@ class StageTrainer:
         step.end_epoch()
         return totals
 
-    def refit(self, epoch: Epoch) -> int:
-        """Solve an epoch of the solver again with the validation images; return how many images.
+    def refit(self, epoch: Epoch) -> None:
+        """Solve an epoch of the solver again with the validation images.
 
         Standardization and landmarks stay those of the training images.
         """
         assert epoch.l2 is not None
-        splits = self.run.splits
         self._regression = self._regression_on("train", "val")
         self._solve(epoch.l2, start=True)
-        return len(splits.train) + len(splits.val)
+
+    def repeat(self, epochs: Sequence[Epoch]) -> None:
+        """Train as in these epochs of the stage, the first of it on; none of them is validated."""
+        self.fit_statistics()
+        if isinstance(self.step, TrainStep):
+            for place, epoch in enumerate(epochs):
+                rates = self._learning_rates(epoch.epoch, epochs[:place])
+                self._train(self.step, epoch.epoch, rates)
+        elif (l2 := epochs[-1].l2) is not None:
+            self._solve(l2, start=False)
 
     @property
     def _scores(self) -> keras.Layer:
@@ -245,7 +263,7 @@ class StageTrainer:
 
     def _regression_on(self, *splits: str) -> LogisticRegression:
         """Return the regression of the scores on the images of these splits, in all views."""
-        examples = {split: dict(self.run.splits.items())[split] for split in splits}
+        examples = {split: self.run.examples[split] for split in splits}
         of_all = [example for of_split in examples.values() for example in of_split]
         weights = dict(zip(of_all, self._solver_weights(of_all), strict=True))
         rows = [(split, view) for split in splits for view in self.planned.views]
@@ -268,7 +286,7 @@ class StageTrainer:
         kernel.assign(solution[:-1])
         bias.assign(solution[-1])
         keys = self.keys(self.planned.views[0])
-        weights = self._weights(self.run.splits.train)
+        weights = self._weights(self.run.examples["train"])
         return self._evaluate("train", keys=keys, weights=weights)[0]
 
     def _solver_weights(self, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
@@ -289,7 +307,7 @@ class StageTrainer:
 
         Of features that are kept, those of several steps come `at_once`.
         """
-        experiment, plan, examples = self.experiment, self.run.plan, self.run.splits.train
+        experiment, plan, examples = self.experiment, self.run.plan, self.run.examples["train"]
         labels = self._labels(examples)
         order = epoch_order(labels, plan.sampler, experiment.seed, epoch)
         weights = self._weights(examples)
@@ -317,7 +335,7 @@ class StageTrainer:
 
     def log_loss(self, probabilities: Probabilities, split: str) -> float:
         """Return the mean unweighted loss of a split's probabilities."""
-        losses = cross_entropy(self._labels(dict(self.run.splits.items())[split]), probabilities)
+        losses = cross_entropy(self._labels(self.run.examples[split]), probabilities)
         return float(losses.numpy().mean(dtype=np.float64))
 
     def _learning_rates(self, number: int, done: Sequence[Epoch]) -> list[float]:
@@ -346,7 +364,7 @@ class StageTrainer:
         keys: AugmentationKeys | None = None,
         weights: npt.NDArray[np.float32] | None = None,
     ) -> tuple[StepTotals, Probabilities]:
-        labels = self._labels(dict(self.run.splits.items())[split])
+        labels = self._labels(self.run.examples[split])
         source, batch = source or self.sources[split], self.planned.eval_batch
         at_once = self.step.batches_at_once(batch * source.image_bytes)
         features = source.batches(batch, keys=keys, at_once=at_once)
@@ -392,7 +410,7 @@ class StageTrainer:
                 memory_bytes=KEPT_BYTES if prefix is not None else 0,
                 callback=self.callback,
             )
-            for split, examples in run.splits.items()
+            for split, examples in run.examples.items()
             if only is None or split in only
         }
         if cache is not None and not self._make_room(cache, sources):
@@ -422,7 +440,7 @@ class StageTrainer:
         experiment = self.experiment
         if not experiment.augmentation.changes:
             return None
-        return augmentation_keys(experiment.seed, view, len(self.run.splits.train))
+        return augmentation_keys(experiment.seed, view, len(self.run.examples["train"]))
 
     def _assert_as_planned(self, tail: keras.Model) -> None:
         """Assert that what is trained agrees with the plan."""
