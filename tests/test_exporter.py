@@ -20,6 +20,7 @@ from PIL import Image
 from tests.odd_images import all_odd_images
 from tests.pictures import noise, png, write
 from tests.test_dicom import dicom
+from tests.test_keras_hub import TRANSFORMERS, WritePreset, every_transformer, needs_hub
 from typer.testing import CliRunner
 
 import tlkit
@@ -335,6 +336,56 @@ def test_gelu_and_convolutions_in_groups_become_onnx(tmp_path: Path) -> None:
     done = tlkit.export(folder, tmp_path / "out", to="onnx", backbone=given)
     assert done.difference is not None
     assert done.difference < 1e-5
+
+
+@needs_hub
+@every_transformer
+def test_transformers_become_onnx(kind: str, tmp_path: Path, write_preset: WritePreset) -> None:
+    import keras
+    import onnxruntime
+
+    preset = write_preset(tmp_path / "preset", kind, **TRANSFORMERS[kind])
+    table = {"name": "keras_hub", "preset": str(preset), "weights": "none", "image_size": 32}
+    classifier = untrained(table)
+    for variable in classifier.model.trainable_weights:  # 0 and 1 at first, which hides mistakes
+        variable.assign_add(keras.random.normal(variable.shape, stddev=0.1, seed=1))
+    FORMATS["onnx"].write(with_preprocessing(classifier), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    ends = (*session.get_inputs(), *session.get_outputs())
+    assert [(end.name, end.shape[0]) for end in ends] == [
+        ("pixels", "batch"),
+        ("probabilities", "batch"),
+    ]
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    (found,) = session.run(None, {"pixels": images.astype(np.float32)})
+    np.testing.assert_allclose(found, classifier.predict_proba(images), rtol=0, atol=1e-5)
+    assert np.ptp(found, axis=0).max() > 1e-3
+
+
+def test_tensors_that_are_no_variables_become_constants_in_onnx(tmp_path: Path) -> None:
+    import keras
+    import onnxruntime
+    import tensorflow as tf
+
+    class Shifted(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+        """Holds a tensor and GELU as KerasHub's layers do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset = tf.linspace(-1.0, 1.0, 3)
+            self.act_layer = keras.activations.gelu
+
+        def call(self, x: Any) -> Any:
+            return self.act_layer(x + self.offset)
+
+    image, layer = keras.Input((4, 4, 3)), Shifted()
+    model = keras.Model(image, layer(image))
+    FORMATS["onnx"].write(model, tmp_path / "model.onnx")
+    assert layer.act_layer is keras.activations.gelu
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    pixels = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    (found,) = session.run(None, {"pixels": pixels})
+    np.testing.assert_allclose(found, model(pixels), rtol=0, atol=1e-6)
 
 
 def test_what_onnx_has_no_operator_for_is_told(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def _script(folder: Path, form: Format) -> dict[str, Any]:
             raise
         raise PartError(
             f"{form.file}: tf2onnx has no operator for a layer of this network; export to "
-            f"savedmodel or keras ({' '.join(str(error).split())[:200]})"
+            f"savedmodel ({' '.join(str(error).split())[:200]})"
         ) from error
 
 

@@ -23,6 +23,7 @@ from tlkit.system.source import standalone
 from tlkit.system.text import printable
 
 FACTS, SCRIPT = "model.json", "predict.py"
+GELU = keras.activations.gelu
 HEAD = '''\
 """Classify image files with the model in this folder: python predict.py IMAGE...
 
@@ -165,20 +166,22 @@ def _write_keras(model: keras.Model, path: Path) -> None:
 @contextmanager
 def _onnx_operators(model: keras.Model) -> Iterator[None]:
     """Compute GELU and grouped convolutions, as in ConvNeXt, by operators that tf2onnx supports."""
-    changed = []
+    activations, convolutions = [], []
     for layer in model._flatten_layers():
-        if getattr(layer, "activation", None) is keras.activations.gelu:
-            layer.activation = _gelu
-            changed.append(layer)
+        # Most layers have it as `activation`, KerasHub's Swin as `act_layer`.
+        activations += [(layer, key) for key in vars(layer) if vars(layer)[key] is GELU]
         if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
-            layer.convolution_op = partial(_grouped_convolution, layer)
-            changed.append(layer)
+            convolutions.append(layer)
+    for layer, key in activations:
+        setattr(layer, key, _gelu)
+    for layer in convolutions:
+        layer.convolution_op = partial(_grouped_convolution, layer)
     try:
         yield
     finally:
-        for layer in changed:
-            if getattr(layer, "activation", None) is _gelu:
-                layer.activation = keras.activations.gelu
+        for layer, key in activations:
+            setattr(layer, key, GELU)
+        for layer in convolutions:
             vars(layer).pop("convolution_op", None)
 
 
@@ -209,11 +212,29 @@ def _grouped_convolution(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -
 def _write_onnx(model: keras.Model, path: Path) -> None:
     pixels = keras.InputSpec(shape=model.input.shape, dtype="float32", name="pixels")
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # the file is read back and checked
-    with _onnx_operators(model), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # To patch tf2onnx, Keras 3.15.1 looks for an attribute that NumPy 2 warns about.
         warnings.filterwarnings("ignore", r"In the future `np\.\w+` will be defined")
-        model.export(path, format="onnx", input_signature=[pixels], verbose=False)
+        constant = _with_constants(model)
+        constant.export(path, format="onnx", input_signature=[pixels], verbose=False)
     _name_onnx(path)
+
+
+def _with_constants(model: keras.Model) -> keras.Model:
+    """Return the model as one function in which weights and other tensors are constants.
+
+    A tensor that is no variable, such as the positions in a transformer or the offsets of a preset,
+    is captured by the traced function, and tf2onnx would make it an input of the ONNX model.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    traced = tf.function(lambda pixels: model(pixels, training=False))
+    with _onnx_operators(model):
+        concrete = traced.get_concrete_function(tf.TensorSpec(model.input.shape, tf.float32))
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    function = keras.layers.Lambda(lambda pixels: frozen(pixels)[0], model.output.shape[1:])
+    return keras.Sequential([keras.Input(model.input.shape[1:]), function])
 
 
 def _name_onnx(path: Path) -> None:
