@@ -406,6 +406,30 @@ def test_a_run_trains_on_it_and_is_loaded_again(tmp_path: Path, write_preset: Wr
     np.testing.assert_array_equal(classifier.model.get_layer("conv1_conv").kernel.numpy(), first)
 
 
+@needs_hub
+def test_packed_weights_hold_the_presets_files(tmp_path: Path, write_preset: WritePreset) -> None:
+    folder = write_preset(tmp_path / "preset", "ViTBackbone", **SMALL["ViTBackbone"])
+    command = ["weights", "pack", "keras_hub", "--out", str(tmp_path / "packed")]
+    keys = [f'preset="{folder}"', "image_size=32"]
+    done = CliRunner().invoke(app, [*command, *(word for key in keys for word in ("--set", key))])
+    assert "keras_hub, preset, SHA-256" in done.stdout, done.exception
+    before = KerasHub(preset=folder, image_size=32)
+    shutil.rmtree(folder)
+    table = {"name": "keras_hub", "preset": str(folder), "image_size": 32}
+    part = tlkit.load_experiment(
+        {"data": {"name": "shapes"}, "backbone": {**table, "weights": str(tmp_path / "packed")}}
+    ).backbone
+    assert part.layers() == before.layers()
+    model = part.build()
+    assert part.load_weights(model)["packed_from"].startswith("keras_hub preset ")
+    np.testing.assert_array_equal(
+        part.preprocess_native(pixels()), before.preprocess_native(pixels())
+    )
+    (tmp_path / "packed" / "weights.json").write_text("{")
+    with pytest.raises(tlkit.WeightsError, match=r"weights\.json: is not as tlkit writes it"):
+        KerasHub(preset=folder, weights=tmp_path / "packed").layers()
+
+
 def image(folder: Path) -> Path:
     Image.fromarray(pixels()[0].astype(np.uint8)).save(folder / "image.png")
     return folder / "image.png"

@@ -60,8 +60,12 @@ def pack(
     backbone: Name,
     out: Annotated[Path, typer.Option(help="A new folder.", metavar="DIR")],
     weights: Annotated[
-        str, typer.Option(help="The source: imagenet, bsds500, preset or a file.", metavar="SOURCE")
-    ] = "imagenet",
+        str | None,
+        typer.Option(
+            help="The source: imagenet, bsds500, preset or a file. Unset: the backbone's own.",
+            metavar="SOURCE",
+        ),
+    ] = None,
     license_text: Annotated[
         str, typer.Option("--license", help="The license of the weights.", metavar="TEXT")
     ] = "not stated",
@@ -75,7 +79,7 @@ def pack(
     from tlkit.config.toml import apply_overrides
     from tlkit.parts.packing import pack as write
 
-    settings: dict[str, Any] = {"weights": weights}
+    settings: dict[str, Any] = {} if weights is None else {"weights": weights}
     apply_overrides(settings, overrides or [])
     part: tlkit.Backbone = structure(
         tlkit.registries.backbones.get(backbone), settings, source=backbone

@@ -32,6 +32,7 @@ from tlkit.system.text import nearest
 from tlkit.system.untrusted import parse_json, read_bytes
 from tlkit.weights import sources as weights
 from tlkit.weights.files import Arrays, read_arrays
+from tlkit.weights.shelf import CARD, Card
 
 if TYPE_CHECKING:
     import keras
@@ -218,8 +219,23 @@ def _channels(where: str, key: str, value: Any) -> Channels:
 
 
 def _files_if_there(part: KerasHub) -> str | None:
+    """Return the preset's files, or those that its packed weights hold."""
     folder = preset_folder(part.preset)
-    return str(PresetFiles.read(folder)) if (folder / CONFIG).is_file() else None
+    if (folder / CONFIG).is_file():
+        return str(PresetFiles.read(folder))
+    with suppress(WeightsError):  # a broken card is an error once the files are needed
+        return _packed_files(part)
+    return None
+
+
+def _packed_files(part: KerasHub) -> str | None:
+    """Return the files of the preset whose weights are in a packed folder, if there is one."""
+    for source in part.sources:
+        if isinstance(source, Path) and (source / CARD).is_file():
+            recorded = Card.read(source).keys.get("recorded")
+            if isinstance(recorded, str):
+                return recorded
+    return None
 
 
 def _own_size(part: KerasHub) -> int:
@@ -241,7 +257,8 @@ class KerasHub(Backbone):
         preset: The name of a preset that is on this machine, such as `resnet_50_imagenet`, or the
             path of a preset's folder. Nothing is downloaded.
         weights: The initial weights, or several sources tried in this order: `preset` (those in its
-            folder), `none` (random), or the path of a weights file.
+            folder), `none` (random), or the path of a weights file or of a packed folder, which
+            holds the preset's JSON files too.
         preprocess: How pixels become the network's input: `native` scales and shifts them as the
             preset's `image_converter.json` says, `unit` divides by 255.
         image_size: Height and width of the input, in pixels; unset: as the preset's
@@ -321,6 +338,7 @@ class KerasHub(Backbone):
 
     def _files(self) -> PresetFiles:
         if self.recorded is None:
+            _packed_files(self)  # raises if a card is broken
             return PresetFiles.read(find_preset(self.preset))  # raises with where it should be
         return PresetFiles.parse(preset_folder(self.preset), self.recorded)
 
