@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 import tlkit
 from tlkit.cli import app
+from tlkit.cli.machine import _weights
 from tlkit.parts.available import published_files
 
 runner = CliRunner()
@@ -27,6 +29,34 @@ def test_list_names_what_is_here_and_how_to_get_some(
     assert {"name": "resnet50", "source": "imagenet", "image_size": 224} in found
     monkeypatch.setattr("tlkit.parts.available.available_backbones", lambda: ())
     assert "tlkit weights fetch" in runner.invoke(app, ["weights", "list"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("absent", r"absent: there is no such folder; name the folder that holds packed folders"),
+        ("file", r"file: is not a folder; name the folder"),
+        ("empty", r"empty: holds no packed folders; name the folder"),
+        ("shelf", r"weights\.json: is not as tlkit writes it: .*; pack it again, or remove its"),
+        ("shelf/bad", r"bad: is itself a packed folder; name the folder above it, .*shelf$"),
+    ],
+)
+def test_a_broken_shelf_is_told(
+    name: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "shelf" / "bad").mkdir(parents=True)
+    (tmp_path / "shelf" / "bad" / "weights.json").write_text("{")
+    monkeypatch.setenv("TLKIT_SHELF", str(tmp_path / name))
+    told = runner.invoke(app, ["weights", "list"]).stderr.strip()
+    assert re.match(f"note: TLKIT_SHELF: .*{fault}", told), told
+    (finding,) = [found for found in _weights() if found.name == "TLKIT_SHELF"]
+    assert finding.state == "problem"
+    assert re.search(fault, f"{finding.value}; {finding.advice}")
+    monkeypatch.delenv("TLKIT_SHELF")
+    assert "TLKIT_SHELF" not in runner.invoke(app, ["weights", "list"]).stderr
+    assert not [found for found in _weights() if found.name == "TLKIT_SHELF"]
 
 
 def test_fetch_downloads_keras_file_and_refuses_what_nobody_publishes(

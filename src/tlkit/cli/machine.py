@@ -24,6 +24,7 @@ from tlkit.system.cache import FeatureCache, default_folder
 from tlkit.system.errors import ResourceError, TlkitError
 from tlkit.system.keras import processor, start_keras
 from tlkit.system.parallel import available_cores
+from tlkit.system.text import printable
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -189,7 +190,8 @@ def _disk() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     """Check which pretrained weights are available without a download."""
-    from tlkit.parts.available import available_backbones, published_files
+    from tlkit.parts.available import SHELF, available_backbones, published_files
+    from tlkit.weights.shelf import shelf_faults
 
     here: dict[str, list[str]] = {"imagenet": [], "bsds500": []}
     for one in available_backbones():
@@ -197,6 +199,9 @@ def _weights() -> Iterator[Finding]:
     for source, names in here.items():
         if names:
             yield Finding("weights", source, ", ".join(names))
+    shelf = os.environ.get(SHELF)
+    for fault, advice in shelf_faults(Path(shelf)).items() if shelf else ():
+        yield Finding("weights", SHELF, printable(fault), "problem", printable(advice))
     vgg16 = published_files(tlkit.registries.backbones.get("vgg16"))
     if not here["imagenet"]:
         path = getattr(vgg16["imagenet"], "path", "")

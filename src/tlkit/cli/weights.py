@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import tlkit
-from tlkit.cli.app import MACHINE, AsJson, Group, Overrides, app, command
+from tlkit.cli.app import MACHINE, AsJson, Group, Overrides, app, command, echo
+from tlkit.system.text import printable
 
 weights_app = typer.Typer(
     name="weights",
@@ -28,8 +30,12 @@ Folder = Annotated[Path, typer.Argument(help="A folder that `pack` has written."
 def weights_list(as_json: AsJson = False) -> None:
     """List the backbones whose pretrained weights are here; downloads nothing."""
     from tlkit.parts.available import SHELF, available_backbones
+    from tlkit.weights.shelf import shelf_faults
 
     found = available_backbones()
+    shelf = os.environ.get(SHELF)
+    for fault, advice in shelf_faults(Path(shelf)).items() if shelf else ():
+        echo(f"note: {SHELF}: {printable(fault)}; {printable(advice)}", err=True)
     if as_json:
         facts = [
             {"name": x.name, "source": x.source, "image_size": x.backbone.image_size} for x in found

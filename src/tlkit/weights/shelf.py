@@ -92,3 +92,20 @@ def cards(shelf: Path) -> tuple[tuple[Path, Card], ...]:
         except WeightsError:
             continue
     return tuple(found)
+
+
+def shelf_faults(shelf: Path) -> dict[str, str]:
+    """Return what is wrong with a folder of packed weights, and what to do about it."""
+    another = "name the folder that holds packed folders"
+    if not shelf.is_dir():
+        what = "is not a folder" if shelf.exists() else "there is no such folder"
+        return {f"{shelf}: {what}": another}
+    if (shelf / CARD).is_file():
+        return {f"{shelf}: is itself a packed folder": f"name the folder above it, {shelf.parent}"}
+    faults, paths = {}, sorted(shelf.glob(f"*/{CARD}"))
+    for path in paths:
+        try:
+            Card.read(path.parent)
+        except WeightsError as error:
+            faults[str(error)] = "pack it again, or remove its folder"
+    return faults if paths else {f"{shelf}: holds no packed folders": another}
