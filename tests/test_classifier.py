@@ -126,6 +126,21 @@ def test_no_images_have_no_answers(finished: RunRecord, images: Any) -> None:
     assert finished.classifier.predict(images) == []
 
 
+@pytest.mark.parametrize("path", ["a.jpg", Path("a.jpg")])
+def test_one_path_is_not_a_list(finished: RunRecord, path: str | Path) -> None:
+    classifier: Any = finished.classifier
+    for method in (classifier.predict, classifier.predict_proba, classifier.features):
+        with pytest.raises(tlkit.DataError, match=r"must be a list of paths.*\['a\.jpg'\]$"):
+            method(path)
+    with pytest.raises(tlkit.DataError, match=r"must be a list of paths.*\['a\.jpg'\]$"):
+        next(classifier.iter_predict(path))
+
+
+def test_one_image_is_told_how_to_become_several(finished: RunRecord) -> None:
+    with pytest.raises(tlkit.DataError, match=r"got \(32, 32, 3\) uint8; for one image, images\[N"):
+        finished.classifier.predict(np.zeros((32, 32, 3), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [

@@ -289,6 +289,7 @@ class Classifier:
         Raises:
             ResourceError: If memory or handles run short, after the images before that one.
         """
+        _refuse_one_path(files)
         files = iter(files)
         first = [*itertools.islice(files, LOOKED_AT)]
         names = [file for file in first if not isinstance(file, Rejected)]
@@ -349,14 +350,16 @@ class Classifier:
 
     def _outputs(self, extractor: Extractor, images: Images) -> Probabilities:
         if not isinstance(images, np.ndarray):
+            _refuse_one_path(images)
             paths = [str(path) for path in images]
             reader = self._reader(read_file, mean_file_bytes(paths))
             return _joined(extractor, extractor.stream(reader, paths))
         size = self.experiment.backbone.image_size
         if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
+            way_out = "; for one image, images[None]" if images.ndim == 3 else ""
             raise DataError(
                 f"images: must be (count, {size}, {size}, 3) uint8 from 0 to 255, "
-                f"got {images.shape} {images.dtype}"
+                f"got {images.shape} {images.dtype}{way_out}"
             )
         batch = extractor.batch
         starts = range(0, len(images), batch)
@@ -371,6 +374,12 @@ class Classifier:
     answers = renamed_method("answers", "iter_predict")
     evaluation = renamed_method("evaluation", "evaluate")
     opened = renamed_method("opened", "read_images")
+
+
+def _refuse_one_path(images: object) -> None:
+    """Raise `DataError` for a path in place of a list, whose letters would be taken for paths."""
+    if isinstance(images, str | Path):
+        raise DataError(f"images: must be a list of paths, got one; write [{str(images)!r}]")
 
 
 def own_root(experiment: Experiment, manifest: Path) -> ImageRoot | None:
