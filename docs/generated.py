@@ -316,7 +316,7 @@ def cli_page() -> str:
         "`--quiet`, `--verbose`, `--no-color` and `--debug` may stand after any command too.\n",
         *_command(command, "tlkit"),
     ]
-    return "\n".join(text)
+    return "\n".join(text).replace("\\[", "[")  # escaped for Rich
 
 
 def _command(command: Any, path: str) -> Iterator[str]:
@@ -327,8 +327,7 @@ def _command(command: Any, path: str) -> Iterator[str]:
     yield f"```text\n{usage}\n```\n"
     yield f"{inspect.cleandoc(command.help or '')}\n"
     if command.epilog and path != "tlkit":
-        example = command.epilog.removeprefix("Example: ").replace("\\[", "[")
-        yield f"```sh\n{example}\n```\n"
+        yield f"```sh\n{command.epilog.removeprefix('Example: ')}\n```\n"
     records = [
         parameter.get_help_record(context)
         for parameter in command.get_params(context)

@@ -8,6 +8,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -20,8 +21,9 @@ from tlkit.reports.progress import ProgressBar
 NAMES = re.compile(r"│ ([a-z-]+) ")
 
 
-def help_of(*command: str) -> str:
-    done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
+def help_of(*command: str, columns: int = 80) -> str:
+    env = {"COLUMNS": f"{columns}", "NO_COLOR": "1"}
+    done = CliRunner().invoke(app, [*command, "--help"], env=env)
     assert done.exit_code == 0
     return done.stdout
 
@@ -57,6 +59,30 @@ def test_help_fits_80_columns_and_flags_take_no_value(path: tuple[str, ...]) -> 
         assert set(re.findall(r"--[a-z-]+", text.partition("─ Output ─")[2])) >= {
             "--quiet", "--verbose", "--no-color", "--debug",
         }  # fmt: skip
+
+
+def test_set_shows_keys_that_the_command_takes() -> None:
+    for path in (["layers", "vgg16"], ["weights", "pack", "vgg16"], ["info", "affine"]):
+        text = re.sub(r"[│\s]+", " ", help_of(*path[:-1]))
+        about = text.partition(" --set ")[2].partition("Repeatable")[0]
+        keys = re.findall(r"--set ([a-z_]+)=", about)
+        kind = tlkit.registries.augmentations if path[0] == "info" else tlkit.registries.backbones
+        assert keys
+        assert {*keys} <= {key.name for key in attrs.fields(kind.get(path[-1]))}
+
+
+@pytest.mark.parametrize("path", commands(typer.main.get_command(app)), ids=" ".join)
+def test_help_shows_every_bracket_in_its_texts(path: tuple[str, ...]) -> None:
+    command: Any = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]
+    texts = [command.help, command.epilog, *(getattr(p, "help", "") for p in command.params)]
+    texts += [inner.short_help for inner in getattr(command, "commands", {}).values()]
+    written = " ".join(filter(None, texts)).replace("[dim]", "").replace("[/dim]", "")
+    shown = re.sub(r"[│\s]", "", help_of(*path, columns=300))
+    for part in re.findall(r"\[[^\[\]]*\]", written.replace("\\[", "[")):
+        assert re.sub(r"\s", "", part) in shown, part
+    assert "\\" not in shown
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -32,6 +32,10 @@ PAGES: dict[str, str] = {
 }
 
 
+def test_the_command_line_page_has_no_escapes() -> None:
+    assert "\\[" not in generated.cli_page()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_part_and_every_key_of_a_kind_is_on_its_page(kind: str) -> None:
     page = PAGES[f"reference/{kind}.md"]

@@ -157,7 +157,7 @@ def command(
         group = "" if to is app else f"{to.info.name} "
         usage = f"tlkit {group}{verb} {example}".rstrip().replace("[", "\\[")
         text = inspect.getdoc(function) or ""
-        paragraphs = [part.replace("\n", " ") for part in text.split("\n\n")]
+        paragraphs = [part.replace("\n", " ") for part in text.replace("[", "\\[").split("\n\n")]
         decorate = to.command(
             verb,
             cls=Command,
@@ -220,6 +220,15 @@ Overrides = Annotated[
         metavar="KEY=VALUE",
         help="Change a key, in TOML syntax: --set fit.epochs=3; a word needs no quotes: "
         "--set backbone.name=resnet50. Repeatable.",
+    ),
+]
+BackboneOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the backbone, in TOML syntax: --set image_size=64; a word needs no "
+        "quotes: --set preprocess=unit. Repeatable.",
     ),
 ]
 PluginFiles = Annotated[

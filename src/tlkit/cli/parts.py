@@ -12,7 +12,7 @@ import attrs
 import typer
 
 import tlkit
-from tlkit.cli.app import LOOK_UP, TRAIN, AsJson, Overrides, command, echo, hanging
+from tlkit.cli.app import LOOK_UP, TRAIN, AsJson, BackboneOverrides, command, echo, hanging
 from tlkit.cli.data import Patient
 from tlkit.cli.predict import must_be_new
 from tlkit.system.text import nearest, suggest
@@ -24,7 +24,7 @@ def layers(
     head: Annotated[str | None, typer.Option(help="A head's name; numbers its layers too.")] = None,
     classes: Annotated[int, typer.Option(min=2, help="The number of classes.")] = 2,
     image_size: Annotated[int | None, typer.Option(help="Height and width, in pixels.")] = None,
-    overrides: Overrides = None,
+    overrides: BackboneOverrides = None,
 ) -> None:
     """Print the numbered layers of a backbone, with a head or not.
 
@@ -139,7 +139,15 @@ def info(
         ),
     ] = None,
     image_px: Annotated[int, typer.Option(min=32, help="Side of each picture, in pixels.")] = 224,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the augmentation, in TOML syntax: --set rotation_deg=20. "
+            "Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Describe a part and its keys, or preview an augmentation."""
     if preview is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import tlkit
-from tlkit.cli.app import MACHINE, AsJson, Group, Overrides, app, command, echo
+from tlkit.cli.app import MACHINE, AsJson, BackboneOverrides, Group, app, command, echo
 from tlkit.system.text import printable
 
 weights_app = typer.Typer(
@@ -75,7 +75,7 @@ def pack(
     license_text: Annotated[
         str, typer.Option("--license", help="The license of the weights.", metavar="TEXT")
     ] = "not stated",
-    overrides: Overrides = None,
+    overrides: BackboneOverrides = None,
 ) -> None:
     """Write a backbone's weights into a folder: safetensors, and JSON that says what they are.
 
