@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -190,7 +192,7 @@ class TestOverrides:
     @pytest.mark.parametrize(
         "override",
         [
-            *("", "fit.epochs", "=3", "fit.epochs=", "head.name=two words"),
+            *("", "fit.epochs", "=3", "fit.epochs=", "head.name=[two words"),
             *("[fit]x", "seed=" + "[" * 5000, "seed=1" + "0" * 5000),
         ],
     )
@@ -199,6 +201,25 @@ class TestOverrides:
     ) -> None:
         with pytest.raises(ConfigError, match=r"^--set .*: expected key=value in TOML, with str"):
             load_experiment(file, [override])
+
+    @pytest.mark.parametrize(
+        ("override", "written"),
+        [
+            ("data.path=../flat", "'data.path=\"../flat\"'"),
+            ("head.name=two words", "'head.name=\"two words\"'"),
+            ("phase[1].freeze.train=../x", "'phase[1].freeze.train=\"../x\"'"),
+            ("data.path=D:\\new", "'data.path=\"D:\\\\new\"'"),
+            ("data.path=/a'b", "'data.path=\"/a'\"'\"'b\"'"),
+        ],
+    )
+    def test_a_text_without_quotes_is_shown_with_them(
+        self, file: Path, override: str, written: str
+    ) -> None:
+        message = f"^--set .*: a text needs quotes, .*: --set {re.escape(written)}$"
+        with pytest.raises(ConfigError, match=message):
+            load_experiment(file, [override])
+        (argument,) = shlex.split(written)
+        assert parse_assignment(argument)[1] == override.partition("=")[2]
 
     @pytest.mark.parametrize(
         ("override", "quoted"),

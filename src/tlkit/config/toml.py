@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import logging
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +20,7 @@ from tlkit.config.experiment import Experiment, Origin
 from tlkit.config.structure import new_paths, structure
 from tlkit.parts.plugins import PluginFile, Plugins, active, read_plugins, require_given
 from tlkit.system.errors import ConfigError, Problem
-from tlkit.system.notebook import argument, hint
+from tlkit.system.notebook import argument, either, hint
 from tlkit.system.renames import warn_renamed
 from tlkit.system.untrusted import read_bytes
 
@@ -32,6 +34,7 @@ ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 Keys = tuple[str | int, ...]  # the path of a key, with the place in a list
 WORD = re.compile(r"(?!\d+$)[A-Za-z0-9_][\w./*–-]*")  # needs no quotes in --set
+TEXT = re.compile(r"(?!\d+$)[^\[{\"'].*")  # neither a number nor a list, table or quoted text
 WINDOWS_PATHS = "; write Windows paths in single quotes: 'D:\\new\\images'"
 
 
@@ -154,7 +157,7 @@ def _is_toml(text: str) -> bool:
 
 def _assignment(text: str) -> tuple[tuple[str | int, ...], Any]:
     """Return the key path and value of an assignment, or an empty path and an error message."""
-    place = PLACE.match(text)
+    given, place = text, PLACE.match(text)
     if place:
         text = f"{place[1]}{text[place.end() :]}"
     key_text = _key_text(text)
@@ -164,10 +167,7 @@ def _assignment(text: str) -> tuple[tuple[str | int, ...], Any]:
         parsed: Any = tomllib.loads(text)
         marked: Any = tomllib.loads(f"{key_text} = 0")
     except (ValueError, RecursionError):
-        return (
-            (),
-            "expected key=value in TOML, with strings in quotes: 'head.name=\"pooled\"'",
-        )
+        return (), _way_out(given, key_text, word)
     if key_text.lstrip().startswith("["):  # a table header before the key
         return (), "expected exactly one key=value"
     keys: list[str] = []
@@ -178,6 +178,16 @@ def _assignment(text: str) -> tuple[tuple[str | int, ...], Any]:
         keys.append(key)
         marked, parsed = marked[key], parsed[key]
     return (keys[0], *([int(place[2])] if place else []), *keys[1:]), parsed
+
+
+def _way_out(given: str, key_text: str, word: str) -> str:
+    """Return what is wrong with an assignment: as a rule, a text without quotes."""
+    if not (TEXT.fullmatch(word) and _is_toml(f"{key_text} = 0")):
+        return "expected key=value in TOML, with strings in quotes: 'head.name=\"pooled\"'"
+    key = given.partition("=")[0].strip()
+    quoted = f"{key}={json.dumps(word, ensure_ascii=False)}"
+    written = either(f"--set {shlex.quote(quoted)}", f"overrides=[{quoted!r}]")
+    return f"a text needs quotes, which the shell must not remove: {written}"
 
 
 def load_experiment(
