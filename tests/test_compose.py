@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.fakes import small
 import tlkit
 from tlkit.config.schema import json_schema
 from tlkit.config.structure import structure, unstructure
-from tlkit.parts.compose import LAYERS, REFUSED, Compose
+from tlkit.parts.compose import LAYERS, REFUSED, REQUIRED, Compose
 from tlkit.parts.kinds import registries
 from tlkit.train.feature_key import augmentation_keys
 
@@ -74,6 +75,13 @@ def test_every_layer_that_keras_has_is_known() -> None:
     assert set(LAYERS) <= there
 
 
+def test_arguments_without_a_default_are_known() -> None:
+    for name in LAYERS:
+        parameters = inspect.signature(getattr(keras.layers, name)).parameters.values()
+        named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+        assert REQUIRED.get(name, ()) == tuple(p.name for p in named if p.default is p.empty)
+
+
 def test_equal_operations_draw_differently() -> None:
     flip = {"name": "RandomFlip", "mode": "horizontal"}
     keys = augmentation_keys(0, 0, 40)
@@ -117,6 +125,8 @@ def test_the_table_comes_back() -> None:
         ([{"name": "affine", "rotation": 1}], r"operations\[0\].rotation: unknown key; did you"),
         ([{"name": "affine", "views": 1}], r"operations\[0\].views: must be unset; set augm"),
         ([{}], r"operations\[0\].name: missing"),
+        ([{"name": "RandomRotation"}], r"operations\[0\]: RandomRotation needs factor$"),
+        ([{"name": "RandomTranslation"}], r"needs height_factor and width_factor$"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(operations: list[dict[str, Any]], message: str) -> None:
@@ -128,7 +138,7 @@ def test_mistakes_are_named(operations: list[dict[str, Any]], message: str) -> N
     ("operation", "message"),
     [
         ({"name": "RandomFlip", "mod": "x"}, r"operations\[0\].mod: unknown key; did you mean 'mo"),
-        ({"name": "RandomRotation"}, r"augmentation.operations\[0\]: .*factor"),
+        ({"name": "RandomRotation", "factor": "x"}, r"augmentation.operations\[0\]: .*factor"),
     ],
 )
 def test_a_layers_arguments_are_checked_before_a_run(

@@ -279,7 +279,8 @@ class _Reader:
             try:
                 return other.from_table(table)
             except FieldError as error:
-                return self.wrong(_join(path, error.field), error.message)
+                where = _join(path, error.field) if error.field else path
+                return self.wrong(where, error.message)
         if name not in registry.names():
             known = suggest(name, (*registry.names(), *(other.names() if other else ())))
             return self.wrong(where, f"no {registry.kind} named {name!r}{known}")

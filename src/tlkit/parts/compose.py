@@ -44,6 +44,18 @@ REFUSED = {
 }
 # Keras does nothing, and says nothing, if this is misspelled.
 FLIPS = ("horizontal", "vertical", "horizontal_and_vertical")
+FACTORS = dict.fromkeys(
+    (
+        "RandomBrightness", "RandomColorDegeneration", "RandomContrast", "RandomHue",
+        "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness",
+    ),
+    ("factor",),
+)  # fmt: skip
+REQUIRED = {  # arguments without a default
+    **FACTORS,
+    "RandomTranslation": ("height_factor", "width_factor"),
+    "RandomZoom": ("height_factor",),
+}
 OURS = {"seed", "dtype", "data_format", "bounding_box_format"}  # not the user's to set
 
 
@@ -85,6 +97,8 @@ class KerasLayer(Augmentation):
                 )
         if name == "RandomFlip" and (mode := table.get("mode", FLIPS[-1])) not in FLIPS:
             raise FieldError("mode", f"must be one of {', '.join(FLIPS)}, got {shown(mode)}")
+        if missing := [key for key in REQUIRED.get(name, ()) if key not in table]:
+            raise FieldError("", f"{name} needs {' and '.join(missing)}")
         return cls(name=name, arguments={k: v for k, v in table.items() if k != "name"})
 
     def record(self) -> dict[str, Any]:
