@@ -83,7 +83,7 @@ def test_an_image_that_is_not_the_one_listed_is_named(listed: Callable[[str], st
 def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str) -> None:
     files = {f"{number:02d}.png": b"text" for number in range(broken)}
     with pytest.raises(tlkit.DataError, match=r"^00\.png: is not an image") as caught:
-        look(splits_of(files | {"sound.png": png(1)}))
+        look(splits_of(files | {"sound.png": png(1)}), skip_bad=False)
     lines = [
         f"{number:02d}.png: is not an image; AVIF, BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP and DICOM "
         "are read"
@@ -91,6 +91,11 @@ def test_ten_broken_images_are_named_and_the_rest_counted(broken: int, more: str
     ]
     way_out = "replace or remove them, then run again; or leave them out with data.on_bad_image"
     assert str(caught.value) == "\n".join(lines) + more + f'\n{way_out} = "skip"'
+
+
+def test_skipping_is_advised_only_where_a_key_can_say_so() -> None:
+    with pytest.raises(tlkit.DataError, match=r"are read\nreplace or remove them, then run again$"):
+        look(splits_of({"a.png": b"text", "b.png": png(1)}))
 
 
 BAD = {"a.png": png(1), "b.png": png(2), "c.png": b"text", "d.png": png(4)[:300]}

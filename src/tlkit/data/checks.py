@@ -79,7 +79,7 @@ def check_images(
     splits: Splits,
     looks: FirstLook | None = None,
     *,
-    skip_bad: bool = False,
+    skip_bad: bool | None = None,
     allow_leakage: bool = False,
     on_image: Callable[[int, int], None] = lambda done, count: None,
 ) -> Checked:
@@ -88,7 +88,8 @@ def check_images(
     Args:
         splits: The images.
         looks: A look at all of them, in order, that has begun; None: it begins here.
-        skip_bad: Leave out images that cannot be decoded, instead of raising.
+        skip_bad: Leave out images that cannot be decoded, instead of raising; None: raise, without
+            naming `data.on_bad_image`, which the caller does not take.
         allow_leakage: Accept pictures that are in two splits.
         on_image: Called with the number of images done and of all images.
     """
@@ -154,14 +155,14 @@ def hash_problem(example: Example, sha256: str) -> str:
     return f"has SHA-256 {sha256}, expected {example.sha256}"
 
 
-def _refuse_bad(splits: Splits, checks: Sequence[_Check], skip: bool) -> None:
+def _refuse_bad(splits: Splits, checks: Sequence[_Check], skip: bool | None) -> None:
     """Raise for images that cannot be used; other files than the stated ones are never skipped."""
     bad = [check for check in checks if check.is_other_file or (check.problem and not skip)]
     if not bad:
         return
     rows = [f"{splits.where(check.example.path)}: {printable(check.problem)}" for check in bad]
     way_out = "replace or remove them, then run again"
-    if not any(check.is_other_file for check in bad):
+    if skip is not None and not any(check.is_other_file for check in bad):
         way_out += '; or leave them out with data.on_bad_image = "skip"'
     raise DataError("\n".join([*first_lines(rows, "images"), way_out]))
 
