@@ -258,6 +258,7 @@ def test_a_preset_has_a_size_of_its_own_to_begin_with(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         sizes = {"class_name": "ImageConverter", "config": {"image_size": size}}
         (tmp_path / name / "image_converter.json").write_text(json.dumps(sizes))
+        (tmp_path / name / "config.json").write_text("{}")
     hubs = [KerasHub(preset=tmp_path / name) for name in ("one", "other")]
     assert [hub.image_size for hub in hubs] == [64, 96]
     joined: Any = Joined

@@ -240,12 +240,14 @@ def _packed_files(part: KerasHub) -> str | None:
 
 def _own_size(part: KerasHub) -> int:
     """Return the size that the preset's images have, or 224 if it does not say."""
-    folder = preset_folder(part.preset)
-    with suppress(WeightsError):
-        size = PresetFiles.read(folder).config(CONVERTER)[1].get("image_size")
-        sides: list[Any] = size if isinstance(size, list) else [size]
-        if {*map(type, sides)} == {int} and len({*sides}) == 1 and sides[0] > 0:
-            return int(sides[0])
+    text = _files_if_there(part)
+    if text is not None:
+        with suppress(WeightsError):
+            files = PresetFiles.parse(preset_folder(part.preset), text)
+            size = files.config(CONVERTER)[1].get("image_size")
+            sides: list[Any] = size if isinstance(size, list) else [size]
+            if {*map(type, sides)} == {int} and len({*sides}) == 1 and sides[0] > 0:
+                return int(sides[0])
     return 224
 
 
