@@ -43,6 +43,16 @@ def test_more_work_takes_longer() -> None:
     assert seconds(phase=two) == pytest.approx(once, rel=0.1)
 
 
+def test_a_refit_takes_the_steps_once_more_with_the_images_of_val() -> None:
+    """There are 600 training images and 100 of `val`; reading and starting are not repeated."""
+    steps = {"freeze": {"name": "all_layers"}}
+    once, twice = (seconds(**steps, fit={"epochs": 3, "refit": refit}) for refit in (False, True))
+    assert twice / once == pytest.approx(1 + 7 / 6, rel=0.02)
+    solver = {"optimizer": {"name": "lbfgs"}, "head": {"name": "probe"}}
+    own = {**solver, "optimizer": {"name": "lbfgs", "refit": True}}
+    assert seconds(**solver, fit={"refit": True}) == seconds(**own) > seconds(**solver)
+
+
 def test_larger_files_take_longer(tmp_path: Path) -> None:
     """If their size is known; it is not that of pictures that are drawn."""
     found = []

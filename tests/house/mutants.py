@@ -731,6 +731,28 @@ MUTANTS = (
         "tests/test_first_look.py::test_when_processes_are_used",
     ),
     Mutant(
+        "validation images are not learned in the second fit",
+        "train/refit.py",
+        "evolve(run, learns_val=True)",
+        "evolve(run, learns_val=False)",
+        "tests/test_refit.py::test_it_is_what_so_many_epochs_on_both_splits_give",
+    ),
+    Mutant(
+        "the second fit begins where the first ended",
+        "train/refit.py",
+        "    checkpointer.load_initial()\n",
+        "",
+        "tests/test_refit.py::test_phases_are_repeated_too",
+    ),
+    Mutant(
+        "patients in file names may be in two splits that are drawn",
+        "parts/datasets.py",
+        "with_patients(read_folder(self.path, self.classes), self.patient)",
+        "read_folder(self.path, self.classes)",
+        "tests/test_datasets.py::TestPatientsInFileNames::"
+        "test_stay_in_one_split_of_those_that_are_drawn",
+    ),
+    Mutant(
         "others' augmentations are called twice at a time",
         "train/features.py",
         " or has_gpu() or self.autograph",
