@@ -45,11 +45,11 @@ def test_more_work_takes_longer() -> None:
 
 def test_a_refit_takes_the_steps_once_more_with_the_images_of_val() -> None:
     """There are 600 training images and 100 of `val`; reading and starting are not repeated."""
-    steps = {"freeze": {"name": "all_layers"}}
+    steps: dict[str, Any] = {"freeze": {"name": "all_layers"}}
     once, twice = (seconds(**steps, fit={"epochs": 3, "refit": refit}) for refit in (False, True))
     assert twice / once == pytest.approx(1 + 7 / 6, rel=0.02)
-    solver = {"optimizer": {"name": "lbfgs"}, "head": {"name": "probe"}}
-    own = {**solver, "optimizer": {"name": "lbfgs", "refit": True}}
+    solver: dict[str, Any] = {"optimizer": {"name": "lbfgs"}, "head": {"name": "probe"}}
+    own: dict[str, Any] = {**solver, "optimizer": {"name": "lbfgs", "refit": True}}
     assert seconds(**solver, fit={"refit": True}) == seconds(**own) > seconds(**solver)
 
 

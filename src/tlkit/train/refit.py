@@ -36,7 +36,8 @@ def refit(
     checkpointer.load_initial()
     both, progress = _with_val(run), _Progress(callback)
     for number, epochs in path:
-        what = f"{len(epochs)} epochs" if epochs[-1].l2 is None else "its solver"
+        count = f"{len(epochs)} epoch{'s' * (len(epochs) != 1)}"
+        what = count if epochs[-1].l2 is None else "its solver"
         callback.on_note(f"once more, with the images of val: stage {number}, {what}")
         stage = StageTrainer(both, number, progress)
         stage.repeat(epochs)
@@ -70,4 +71,8 @@ class _Progress(Callback):
     """Tells of the images that pass through frozen layers, and of nothing else: no new epochs."""
 
     def __init__(self, callback: Callback) -> None:
-        self.on_features_progress = callback.on_features_progress  # type: ignore[method-assign]  # as it is
+        self.callback = callback
+
+    def on_features_progress(self, split: str, done: int, count: int) -> None:
+        """Pass it on."""
+        self.callback.on_features_progress(split, done, count)
