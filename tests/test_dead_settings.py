@@ -75,6 +75,8 @@ CHANGED: dict[str, Any] = {
     "datasets.manifest.root": "other",
     "datasets.folder.path": "other",
     "datasets.manifest.path": "other.csv",
+    "datasets.folder.patient": "^([0-9]+)",
+    "datasets.manifest.patient": "^([0-9]+)",
     "datasets.folder.val": 0.4,
     "datasets.folder.test": 0.4,
     "datasets.manifest.val": 0.4,
@@ -465,6 +467,7 @@ PLANNED: dict[str, Any] = {"epochs": 3, "batch_size": 4, "xla": True, "cache": F
 ENDED_WITH: dict[str, Any] = {
     "keep": "best",
     "monitor": "val_accuracy",
+    "refit": True,
     "early_stop_patience": 1,
     "ema": 0.5,
     "winograd": True,  # it rounds otherwise

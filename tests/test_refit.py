@@ -49,9 +49,11 @@ def both(**settings: Any) -> dict[str, Any]:
     [
         ((Stage(4, FROM_SECOND),), {"keep": "best"}, 2),  # the last two are disastrous
         ((Stage(2, SCORES), Stage(2, FROM_SECOND)), {}, 4),
-        ((Stage(2, SCORES), Stage(2, FROM_SECOND)), {"ema": 0.8}, 4),
+        pytest.param(
+            (Stage(2, SCORES), Stage(2, FROM_SECOND)), {"ema": 0.8}, 4, marks=pytest.mark.slow
+        ),
         ((Stage(2, FROM_SECOND),), {"augmentation": Affine(views=2)}, 2),
-        ((Stage(2, FROM_SECOND),), {"batch_norm": "train"}, 2),
+        pytest.param((Stage(2, FROM_SECOND),), {"batch_norm": "train"}, 2, marks=pytest.mark.slow),
     ],
     ids=["the best", "two stages", "ema", "augmented", "batch norm"],
 )

@@ -114,6 +114,7 @@ def parts(draw: st.DrawFn, key: Attribute[Any]) -> Table:
         table.pop("strongest", None)
     if name in {"folder", "manifest"}:
         table |= {key: 0.25 for key in ("val", "test") if key in table}
+        table |= {"patient": "^(p[0-9]+)_"} if table.get("patient") is not None else {}
     return table
 
 
