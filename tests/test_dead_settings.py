@@ -408,6 +408,7 @@ SECONDS_TO_TRACE = (
     "augmentations.randaugment.",
     "augmentations.augmix.chains",
     "augmentations.augmix.operations",
+    "augmentations.augmix.strength",
     "augmentations.augmix.views",
 )
 

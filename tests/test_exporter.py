@@ -20,7 +20,7 @@ from PIL import Image
 from tests.odd_images import all_odd_images
 from tests.pictures import noise, png, write
 from tests.test_dicom import dicom
-from tests.test_keras_hub import TRANSFORMERS, WritePreset, every_transformer, needs_hub
+from tests.test_keras_hub import TRANSFORMERS, WritePreset, needs_hub
 from typer.testing import CliRunner
 
 import tlkit
@@ -339,7 +339,13 @@ def test_gelu_and_convolutions_in_groups_become_onnx(tmp_path: Path) -> None:
 
 
 @needs_hub
-@every_transformer
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] * (kind != "ViTBackbone"))
+        for kind in TRANSFORMERS
+    ],
+)
 def test_transformers_become_onnx(kind: str, tmp_path: Path, write_preset: WritePreset) -> None:
     import keras
     import onnxruntime
