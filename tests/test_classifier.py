@@ -23,6 +23,7 @@ from tlkit.data.images import Reader
 from tlkit.data.pictures import DecodedImageIndex
 from tlkit.data.sources import Rejected
 from tlkit.parts.backbones.vgg import VGG16
+from tlkit.parts.datasets import Folder
 from tlkit.parts.heads import Pooled
 from tlkit.parts.shapes import Shapes
 from tlkit.system.cache import default_folder
@@ -273,6 +274,18 @@ def test_a_folder_of_splits_is_scored_as_the_run_was(
     assert (
         finished.classifier.evaluate(finished.images, split).scores == finished.run.scores[expected]
     )
+
+
+def test_patients_are_found_in_file_names_as_in_the_run(finished: RunRecord) -> None:
+    data = Folder(path=finished.images, patient="^([0-9])")
+    experiment = evolve(finished.classifier.experiment, data=data)
+    classifier = evolve(finished.classifier, experiment=experiment)
+    for images in (finished.images, finished.images / "val"):
+        found = classifier.evaluate(images, "val" if images is finished.images else None).examples
+        assert all(example.patient == Path(example.path).name[0] for example in found)
+    assert {e.patient for e in finished.classifier.evaluate(finished.images, "val").examples} == {
+        ""
+    }
 
 
 def test_evaluate_decodes_each_image_once(

@@ -89,6 +89,15 @@ def test_phases_are_repeated_too() -> None:
     assert found.weights == again.weights
 
 
+def test_a_solver_after_steps_is_repeated_after_them() -> None:
+    optimizers, stages = (
+        (Adam(learning_rate=0.01), LBFGS()),
+        (Stage(2, FROM_SECOND), Stage(1, SCORES)),
+    )
+    found = Trained(*stages, optimizers=optimizers, refit=True)
+    assert found.weights == Trained(*stages, optimizers=optimizers, **both()).weights
+
+
 def epochs(*stages: int, val_losses: Sequence[float]) -> list[Epoch]:
     """Return a history with these stages and validation losses."""
     return [
