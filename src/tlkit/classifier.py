@@ -377,7 +377,7 @@ class Classifier:
 
 
 def _refuse_one_path(images: object) -> None:
-    """Raise `DataError` for a path in place of a list, whose letters would be taken for paths."""
+    """Raise `DataError` for a path instead of a list: its letters would be taken for paths."""
     if isinstance(images, str | Path):
         raise DataError(f"images: must be a list of paths, got one; write [{str(images)!r}]")
 

@@ -248,7 +248,7 @@ class StageTrainer:
         self._solve(epoch.l2, start=True)
 
     def repeat(self, epochs: Sequence[Epoch]) -> None:
-        """Train as in these epochs of the stage, the first of it on; none of them is validated."""
+        """Train as in these epochs, the stage's first ones, without validating."""
         self.fit_statistics()
         if isinstance(self.step, TrainStep):
             for place, epoch in enumerate(epochs):
