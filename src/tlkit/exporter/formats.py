@@ -223,7 +223,7 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
 def _with_constants(model: keras.Model) -> keras.Model:
     """Return the model as one function in which weights and other tensors are constants.
 
-    A tensor that is not a variable, such as the positions in a transformer or a preset's offsets, is
+    A tensor that is not a variable, such as a transformer's positions or a preset's offsets, is
     captured by the traced function, and tf2onnx would make it an input of the ONNX model.
     """
     import tensorflow as tf
